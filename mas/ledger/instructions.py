@@ -1,0 +1,331 @@
+"""What a bucket's ledger is told, and what it answers.
+
+An instruction is one command to the ledger of one bucket. Its coordinator encodes it once; the same bytes are the
+request to the leader, the Raft entry, the log's value and what the followers get. A `Proposal` is the content of one
+Raft entry: chunks of instructions, each chunk from one sender.
+
+Amounts are signed minor units: a debit is negative, a credit positive. Times are microseconds since the epoch, for people;
+no rule reads them (rule 12).
+"""
+
+from enum import IntEnum
+
+import msgspec
+
+EXTERNAL = "@external"
+"""The account of a bucket that stands for the world outside; one for each currency (rule 17)."""
+
+LEDGER_VERSION = 1
+"""The version of the rules that this program judges by (rule 16)."""
+
+
+class Kind(IntEnum):
+    """What a payment is; part of its payment_id."""
+
+    PAYMENT = 1
+    CREATION = 2
+    DEPOSIT = 3
+    WITHDRAWAL = 4
+
+
+class LockMode(IntEnum):
+    """How a lock is held; which modes exclude each other stands in `mas.locks.table`."""
+
+    EXCLUSIVE = 1
+    ESCROW = 2
+    SHARED = 3
+
+
+class Token(msgspec.Struct, frozen=True, array_like=True, gc=False, order=True):
+    """A fencing token: tokens only grow, by (epoch, counter) (rule 36)."""
+
+    epoch: int
+    counter: int
+    mode: LockMode = LockMode.EXCLUSIVE
+
+
+class Code(IntEnum):
+    """What became of an instruction."""
+
+    NONE = 0
+    """A question, or an `End` by an attempt: the payment has no record."""
+    # Outcomes and attempts, as the anchor's record says them.
+    COMMITTED = 1
+    REFUSED = 2
+    """Of `Prepare`: a ledger's no, which binds nobody until the anchor has it. Else the record's outcome."""
+    ABORTED = 3
+    """Attempts up to `attempt` are dead and have done nothing; `xid` is set where a DECIDE was judged so."""
+    KEY_REUSED = 4
+    """The payment has an outcome for another body; `detail` names the fields that differ."""
+    # Legs.
+    PREPARED = 10
+    POSTED = 11
+    FREED = 12
+    OVER = 13
+    """Below the low-water mark and not prepared: whatever it was, it is over."""
+    # Ends of an attempt only (never a ledger's no).
+    PENDING_ON = 20
+    """Would be refused only because of the legs of `xids`, still undecided (rule 15). Not recorded."""
+    CONTENDED = 21
+    LOCK_CONFLICT = 22
+    STALE_XID = 23
+    WRONG_BUCKET = 24
+    # Everything else.
+    DONE = 30
+    """An instruction without legs has taken effect; `number` is its result, where it has one."""
+    UNCHANGED = 31
+    FAILED = 40
+    """The instruction's own logic raised; undone whole, alike on every replica (rule 16)."""
+    ALARM = 41
+    """Can't happen (rule 10); nothing was changed."""
+
+
+class Reason(IntEnum):
+    """Why the ledger says no, or why an attempt ended."""
+
+    NONE = 0
+    ACCOUNT_NOT_FOUND = 1
+    ACCOUNT_EXISTS = 2
+    INSUFFICIENT_FUNDS = 3
+    BALANCE_LIMIT = 4
+    """A credit would pass the greatest balance."""
+    ACCOUNT_FROZEN = 5
+    ACCOUNT_CLOSED = 6
+    CURRENCY_MISMATCH = 7
+    CANCELLED = 8
+    LEGS_PREPARED = 9
+    """Closing, or lowering an overdraft limit, while legs need it."""
+    LOCK_CONFLICT = 20
+    CONTENDED = 21
+    STALE_XID = 22
+    WRONG_BUCKET = 23
+    TIMED_OUT = 24
+    DIED = 25
+    """The attempt was declared dead by a question (rule 11)."""
+    OVERLOADED = 26
+    UNAVAILABLE = 27
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True, gc=False, omit_defaults=True):
+    """The result of one instruction. Which fields are set depends on `code`."""
+
+    code: Code
+    reason: Reason = Reason.NONE
+    attempt: int = 0
+    xid: bytes = b""
+    """COMMITTED: the attempt that did it; ABORTED: the judged DECIDE's, or empty."""
+    time: int = 0
+    """COMMITTED: the posting time of all its legs."""
+    xids: tuple[bytes, ...] = ()
+    detail: str = ""
+    number: int = 0
+    """COMMITTED creation: the bucket of the account; `Epoch`: the epoch taken."""
+
+
+Legs = tuple[tuple[str, int], ...]
+"""(account number, signed amount), in request order."""
+
+
+class Body(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a payment is, apart from how it is carried out. The legs sum to zero, a creation's apart.
+
+    CREATION: one leg, the number and its opening balance. DEPOSIT and WITHDRAWAL: two legs, one of them EXTERNAL.
+    """
+
+    kind: Kind
+    currency: str
+    legs: Legs
+    overdraft_limit: int = 0
+    reference: str = ""
+
+
+class Prepare(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
+    """Phase 1 at a bucket that isn't the anchor: all these legs, or none (rule 4)."""
+
+    xid: bytes
+    payment_id: bytes
+    attempt: int
+    body_hash: bytes
+    anchor: int
+    participants: tuple[int, ...]
+    """Every bucket of the payment but the anchor."""
+    kind: Kind
+    currency: str
+    legs: Legs
+    tokens: tuple[Token | None, ...] = ()
+    overdraft_limit: int = 0
+    left_out: tuple[bytes, ...] = ()
+    """On a second proposal: the xids that the first one was pending on and that are still undecided (rule 15)."""
+
+
+class Decide(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
+    """Phase 2 at the anchor: judge, post the anchor's own legs, write the record (rules 5, 6)."""
+
+    xid: bytes
+    payment_id: bytes
+    attempt: int
+    body: Body
+    body_hash: bytes
+    participants: tuple[int, ...]
+    """The buckets that have voted yes; empty for a payment within this bucket."""
+    own: tuple[int, ...]
+    """Which legs of the body are this bucket's."""
+    place: int = 0
+    """CREATION: the bucket of the new account, which is what is claimed."""
+    tokens: tuple[Token | None, ...] = ()
+    left_out: tuple[bytes, ...] = ()
+
+
+class End(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
+    """Write an outcome REFUSED: a ledger's no of another bucket (rule 8), or a cancellation (rule 9).
+
+    A cancellation has attempt 0 and no body, and only an outcome already there stops it.
+    """
+
+    payment_id: bytes
+    kind: Kind
+    payer: str
+    attempt: int
+    reason: Reason
+    detail: str = ""
+    body: Body | None = None
+    body_hash: bytes = b""
+
+
+class Commit(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
+    """Post what is prepared under this xid, at the time of the anchor's record (rule 10)."""
+
+    xid: bytes
+    time: int
+
+
+class Abort(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
+    """Free what is prepared under this xid (rule 10)."""
+
+    xid: bytes
+
+
+class Ask(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
+    """The resolver's question at the anchor: without an outcome the attempt is declared dead first (rule 11)."""
+
+    payment_id: bytes
+    attempt: int
+    xid: bytes
+    body_hash: bytes
+
+
+class Look(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=7):
+    """A question that changes nothing: by payment, naming its payer (rule 8), or by xid, naming none (rule 15)."""
+
+    payment_id: bytes
+    payer: str = ""
+    kind: Kind = Kind.PAYMENT
+
+
+class Mark(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=8):
+    """Set a lock's token in an account (rule 33). PENDING_ON names the legs prepared there before it."""
+
+    account: str
+    token: Token
+
+
+class Unmark(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=9):
+    """Take a lock's token away."""
+
+    account: str
+    token: Token
+
+
+class CloseIncarnation(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=10):
+    """Set a coordinator's low-water mark beyond all; nothing while a leg of it is prepared (rule 10)."""
+
+    incarnation: bytes
+
+
+class Genesis(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):
+    """The first entry of every bucket's log (rule 20). A second one that says the same changes nothing."""
+
+    cluster: str
+    bucket: int
+    buckets: int
+
+
+class Epoch(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=12):
+    """A lock service that starts takes its epoch, in bucket 1 (rule 36); the answer's `number`."""
+
+    holder: str
+
+
+class SetAccount(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=13):
+    """An administrator's change of one account; None leaves a property as it is (rule 13)."""
+
+    account: str
+    frozen: bool | None = None
+    closed: bool | None = None
+    overdraft_limit: int | None = None
+    token: Token | None = None
+
+
+Instruction = (
+    Prepare
+    | Decide
+    | End
+    | Commit
+    | Abort
+    | Ask
+    | Look
+    | Mark
+    | Unmark
+    | CloseIncarnation
+    | Genesis
+    | Epoch
+    | SetAccount
+)
+
+
+class Chunk(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Instructions of one sender, with the low-water mark that whatever it sends carries (rule 10).
+
+    `incarnation` is empty where no coordinator speaks (a resolver, a lock service, a bucket's first leader).
+    """
+
+    incarnation: bytes
+    low_water: int
+    instructions: tuple[Instruction, ...]
+
+
+class Proposal(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One Raft entry. (proposer, number) lets the node that proposed it find whom to answer, and nobody else."""
+
+    version: int
+    stamp: int
+    proposer: int
+    """A number that the proposing process drew at its start."""
+    number: int
+    chunks: tuple[Chunk, ...]
+
+
+class RawProposal(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A `Proposal` as its leader writes it: the chunks' bytes as they came."""
+
+    version: int
+    stamp: int
+    proposer: int
+    number: int
+    chunks: tuple[msgspec.Raw, ...]
+
+
+encode = msgspec.msgpack.Encoder().encode
+decode_proposal = msgspec.msgpack.Decoder(Proposal).decode
+decode_chunk = msgspec.msgpack.Decoder(Chunk).decode
+
+
+def begins(instruction: Instruction) -> bool:
+    """Whether this begins something, so that overload may turn it away (rule 16)."""
+    match instruction:
+        case Prepare() | Mark() | SetAccount():
+            return True
+        case Decide():
+            return not instruction.participants
+        case _:
+            return False

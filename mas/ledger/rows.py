@@ -1,0 +1,153 @@
+"""A bucket's state as rows: what the AccountDB stores and a snapshot carries.
+
+Rows in memory belong to the ledger, which alone changes them. What it has changed since the last flush it hands out
+as a `WriteSet`.
+"""
+
+import msgspec
+
+from mas.ledger.instructions import Body, Code, Kind, Legs, Reason, Token
+
+
+class Account(msgspec.Struct, array_like=True, gc=False):
+    """One account. `balance - held >= -overdraft_limit` always; `balance + headroom` never passes the greatest balance."""
+
+    number: str
+    id: str
+    """bucket-index-place of its creation: for all time, whatever becomes of the number (rule 19)."""
+    currency: str
+    balance: int = 0
+    held: int = 0
+    """Sum of prepared debits, as a positive number."""
+    headroom: int = 0
+    """Sum of prepared credits."""
+    overdraft_limit: int = 0
+    frozen: bool = False
+    closed: bool = False
+    unseen: bool = False
+    """Being created: prepared, and not yet claimed (rule 18)."""
+    version: int = 0
+    """Grows with every change of the account (rule 14)."""
+    sequence: int = 0
+    """The number of its last posting."""
+    marks: tuple[Token, ...] = ()
+    """Locks that keep payments out (rules 33 to 35)."""
+    fence: Token | None = None
+    """The newest EXCLUSIVE token seen here: older ones are LOCK_CONFLICT (rule 35)."""
+    passed: Token | None = None
+    """The newest token with which a leg took marks away: a mark no newer isn't set again (rule 34)."""
+    chunk: int = 0
+    """The chunk that holds its last posting. Where chunks are cut is each replica's own: not part of the state hash."""
+    chunk64: int = 0
+    """The chunk of its last posting whose number divides by 64. Not part of the state hash."""
+
+
+class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A payment's entry at its anchor, for ever (rule 3)."""
+
+    payment_id: bytes
+    outcome: Code
+    """COMMITTED, REFUSED, or ABORTED, which is no outcome."""
+    body: Body | None = None
+    body_hash: bytes = b""
+    reason: Reason = Reason.NONE
+    attempt: int = 0
+    xid: bytes = b""
+    time: int = 0
+    place: int = 0
+    """CREATION: the bucket of the account."""
+    detail: str = ""
+
+
+class Posting(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One committed change of one balance."""
+
+    account: str
+    sequence: int
+    payment_id: bytes
+    amount: int
+    balance: int
+    """After it."""
+    time: int
+
+
+class PreparedLegs(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What one xid has prepared in this bucket; always in memory (rule 22)."""
+
+    xid: bytes
+    payment_id: bytes
+    attempt: int
+    body_hash: bytes
+    anchor: int
+    participants: tuple[int, ...]
+    kind: Kind
+    currency: str
+    legs: Legs
+    tokens: tuple[Token | None, ...] = ()
+
+
+class Incarnation(msgspec.Struct, array_like=True, gc=False):
+    """What is remembered of one coordinator: its low-water mark, and the posted xids not below it (rule 10)."""
+
+    incarnation: bytes
+    low_water: int = 0
+    posted: dict[int, None] = {}
+    """Counters, in the order of their posting."""
+    closed: bool = False
+
+
+class BucketRow(msgspec.Struct, array_like=True, gc=False):
+    """The bucket itself."""
+
+    bucket: int
+    applied: int = 0
+    term: int = 0
+    """Of the entry applied last."""
+    state_hash: int = 0
+    """As of `applied`; unsigned, 128 bits."""
+    version: int = 1
+    """The ledger version in force (rule 16)."""
+    cluster: str = ""
+    buckets: int = 0
+    """The bucket count at the cluster's creation (rule 20)."""
+    epoch: int = 0
+    """The newest lock service's (rule 36)."""
+    stamp: int = 0
+    """The latest stamp of an entry: stamps never go back (rule 12)."""
+    members: bytes = b""
+    """The encoded `raft.ConfState` as of `applied`."""
+
+
+class WriteSet(msgspec.Struct, gc=False):
+    """Everything that has changed since the write set before; rows are copies, or are never changed again.
+
+    `None` deletes. A leg prepared and settled between two flushes isn't in it.
+    """
+
+    bucket: BucketRow
+    accounts: dict[str, Account]
+    records: dict[bytes, Record]
+    legs: dict[bytes, PreparedLegs | None]
+    claims: dict[str, int]
+    incarnations: dict[bytes, Incarnation]
+    postings: list[Posting]
+
+
+class Loaded(msgspec.Struct, gc=False):
+    """What a load brought: rows, and the applied index read with them (rule 23).
+
+    A number or payment_id that was asked for and isn't here does not exist.
+    """
+
+    applied: int
+    accounts: dict[str, Account]
+    records: dict[bytes, Record]
+    claims: dict[str, int]
+
+
+class Kept(msgspec.Struct, gc=False):
+    """What is always in memory, read once at the start (rule 22)."""
+
+    bucket: BucketRow
+    legs: dict[bytes, PreparedLegs]
+    incarnations: dict[bytes, Incarnation]

@@ -1,0 +1,73 @@
+"""What the Raft host needs of the world: a log, peers, and somebody who keeps each bucket's state."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from mas.raft import ConfState, Entry, HardState, SnapshotMetadata, Storage
+
+
+class LogBatch(Protocol):
+    """Writes of one turn, for all groups; nothing is stored before `commit`. Used by one thread at a time."""
+
+    def create(self, group: int, conf_state: ConfState) -> None:
+        """A new group with an empty log: first index 1, this configuration."""
+
+    def append(self, group: int, entries: Sequence[Entry]) -> None:
+        """Entries without a gap; whatever stood at their indexes and behind them is gone."""
+
+    def set_hard_state(self, group: int, hard_state: HardState) -> None: ...
+
+    def set_conf_state(self, group: int, conf_state: ConfState) -> None: ...
+
+    def restore(self, group: int, metadata: SnapshotMetadata) -> None:
+        """The log begins behind this snapshot. Entries behind it stay where the log holds its (index, term) (rule 28)."""
+
+    def compact(self, group: int, index: int) -> None:
+        """Drop entries up to and including `index`; its term is still known."""
+
+    def set_note(self, group: int, note: bytes | None) -> None:
+        """A snapshot being installed (rule 28)."""
+
+    def commit(self, *, sync: bool) -> None:
+        """Write it all at once. Blocks; runs in the log's own thread. After it returns with `sync`, it is durable.
+
+        Raises `StorageError`: the process must stop, since nobody knows what is on the disk.
+        """
+
+
+class RaftLog(Protocol):
+    """The log of all groups of a node."""
+
+    def groups(self) -> list[int]: ...
+
+    def storage(self, group: int) -> Storage:
+        """What the core reads. Sees a batch's writes once `commit` has been called on the loop's side (see `LogBatch`)."""
+
+    def note(self, group: int) -> bytes | None: ...
+
+    def batch(self) -> LogBatch: ...
+
+    def close(self) -> None: ...
+
+
+class Peers(Protocol):
+    """Frames to other nodes. A frame is delivered once, in order, or never; never copied to another connection."""
+
+    def send(self, peer: int, channel: int, payload: bytes) -> bool:
+        """Never waits. False: not connected, or the bounded queue to this peer is full; nothing was sent."""
+
+    def is_connected(self, peer: int) -> bool: ...
+
+
+class SnapshotFiles(Protocol):
+    """Snapshots of the AccountDB as files (rule 28); the methods block for as long as a file takes, off the loop."""
+
+    async def export(self, group: int, path: Path) -> SnapshotMetadata:
+        """Write the rows of one read transaction, with the applied index, term and membership that it read."""
+
+    async def check(self, group: int, path: Path) -> SnapshotMetadata:
+        """Raises `CorruptData` where the file's state hash isn't that of its rows."""
+
+    async def install(self, group: int, path: Path) -> None:
+        """Swap rows and applied index in one transaction."""

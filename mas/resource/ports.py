@@ -1,0 +1,88 @@
+"""What a Resource Manager needs of the world: a Raft group for each bucket, a database, peers and other buckets."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from mas.ledger.instructions import Answer, Chunk
+from mas.ledger.rows import BucketRow, Kept, Loaded, WriteSet
+from mas.multiraft.events import CommitEvent, Refused
+from mas.raft import SnapshotMetadata
+from mas.runtime import Mailbox
+from mas.transaction.messages import PostingView, TurnedAway
+
+
+class Group(Protocol):
+    """One Raft group of this node, as the AccountService sees it."""
+
+    commit_c: Mailbox[CommitEvent]
+    error_c: Mailbox[Refused]
+
+    def propose(self, number: int, data: bytes) -> None:
+        """Onto propose_c. `number` comes back over error_c if the group doesn't take it. Raises `Overloaded`."""
+
+    def read_index(self, number: int) -> None:
+        """Comes back as a `ReadReady`, or over error_c. Raises `Overloaded`."""
+
+    def set_applied(self, applied: int, flushed: int) -> None:
+        """How far the state is applied in memory, and durably (rule 26): the log is cut behind the latter."""
+
+    def stamp_us(self) -> int:
+        """The time to stamp a proposal with: this node's clock, or its peers' median where it is off by a second (rule 12)."""
+
+
+class AccountDB(Protocol):
+    """The materialised state of this node's buckets. Everything runs off the loop. Raises `DatabaseUnavailable`."""
+
+    async def open(self, bucket: int, writer: bytes) -> Kept:
+        """Become the bucket's writer (rule 25) and read what is always kept in memory; a new bucket is made with applied 0."""
+
+    async def load(
+        self, bucket: int, accounts: Sequence[str], records: Sequence[bytes], claims: Sequence[str]
+    ) -> Loaded:
+        """One autocommit query that reads the applied index with the rows (rule 23)."""
+
+    async def flush(self, writes: WriteSet, *, before: int, writer: bytes) -> bool:
+        """One transaction, conditional on the applied index `before` and the writer; False: no row changed (rule 25).
+
+        Sets `chunk` and `chunk64` of the accounts it writes, and returns once it is synced (rule 26).
+        """
+
+    async def payment_ids(self, bucket: int, after: bytes, limit: int) -> list[bytes]:
+        """A page of all records' ids in ascending order, for the filter (rule 24)."""
+
+    async def postings(
+        self, bucket: int, number: str, before: int, limit: int
+    ) -> tuple[int, list[PostingView]]:
+        """Newest first below sequence `before` (0: from the newest), and the applied index they were read at (rule 29)."""
+
+    async def totals(self, bucket: int) -> tuple[int, dict[str, int], dict[str, int], int, int, int]:
+        """(applied, balances by currency, @external by currency, accounts, COMMITTED records, postings), from the rows alone."""
+
+    async def export(self, bucket: int, path: Path) -> SnapshotMetadata: ...
+
+    async def check(self, bucket: int, path: Path) -> SnapshotMetadata: ...
+
+    async def install(self, bucket: int, path: Path) -> None: ...
+
+    async def bucket_row(self, bucket: int) -> BucketRow | None: ...
+
+    async def close(self) -> None: ...
+
+
+class Peers(Protocol):
+    """Frames to other nodes; see `mas.multiraft.ports.Peers`."""
+
+    def send(self, peer: int, channel: int, payload: bytes) -> bool: ...
+
+
+class Buckets(Protocol):
+    """Whichever node leads a bucket, for a resolver's questions: one live copy of what is sent, never two (rule 6)."""
+
+    def submit(
+        self,
+        bucket: int,
+        chunk: Chunk,
+        on_answer: Callable[[int, Answer | TurnedAway], None],
+    ) -> None:
+        """Calls back once for each position, in any order, on the loop; `TurnedAway` says whether it is unknown."""

@@ -1,0 +1,179 @@
+"""What travels between whoever coordinates and the buckets: one frame a peer and turn, many messages in it.
+
+A request names a bucket and is numbered by its sender; it is answered position by position, as answers come
+(rule 37). A request that a node turns away has done nothing there; one that was lost sight of is unknown (rule 39).
+"""
+
+from enum import IntEnum
+
+import msgspec
+
+from mas.ledger.instructions import Answer
+
+
+class Why(IntEnum):
+    """Why there is no answer of the ledger's."""
+
+    NOT_LEADING = 1
+    """This copy has done nothing; `leader` may say whom to ask."""
+    OVERLOADED = 2
+    """This copy has done nothing."""
+    UNAVAILABLE = 3
+    """This copy has done nothing: no leader, or the database is away, or the deadline is past."""
+    UNKNOWN = 4
+    """It may or may not be done, now or later (rule 39)."""
+    INVALID = 5
+    """The request can't be read or names an unknown bucket."""
+
+
+class ReadLevel(IntEnum):
+    """How fresh and how firm a read is (design, section 8)."""
+
+    LINEARIZABLE = 1
+    READ_COMMITTED = 2
+    READ_UNCOMMITTED = 3
+    STALE = 4
+
+
+class Submit(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
+    """Carry out a chunk of instructions in a bucket. `chunk` is an encoded `ledger.Chunk`."""
+
+    request: int
+    bucket: int
+    chunk: msgspec.Raw
+
+
+class Answers(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
+    """Answers of the ledger, by position in the chunk."""
+
+    request: int
+    answers: tuple[tuple[int, Answer], ...]
+
+
+class TurnedAway(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
+    """These positions (none named: all that are unanswered) get no answer of the ledger's."""
+
+    request: int
+    why: Why
+    positions: tuple[int, ...] = ()
+    leader: int = 0
+    detail: str = ""
+
+
+class ReadAccounts(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
+    """Read accounts of a bucket. Answered by `AccountViews` or `TurnedAway`."""
+
+    request: int
+    bucket: int
+    level: ReadLevel
+    numbers: tuple[str, ...]
+
+
+class AccountView(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """An account as a reader sees it. Amounts in minor units."""
+
+    number: str
+    id: str
+    currency: str
+    balance: int
+    held: int
+    overdraft_limit: int
+    frozen: bool
+    closed: bool
+    version: int
+    sequence: int
+    bucket: int
+
+
+class AccountViews(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
+    """One view for each number asked for, None where there is no such account."""
+
+    request: int
+    views: tuple[AccountView | None, ...]
+    prepared: bool = False
+    """A leg is prepared on one of them: a SERIALIZABLE read starts over (rule 31)."""
+    age_ms: int = 0
+    """STALE: how long ago this replica last heard from its leader."""
+
+
+class ReadClaims(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
+    """Linearizable: which bucket has claimed each number; asked of the numbers' home."""
+
+    request: int
+    bucket: int
+    numbers: tuple[str, ...]
+
+
+class Claims(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=7):
+    """The bucket of each number, 0 where nobody claimed it."""
+
+    request: int
+    buckets: tuple[int, ...]
+
+
+class ReadPostings(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=8):
+    """An account's postings, newest first, below sequence `before` (0: from the newest)."""
+
+    request: int
+    bucket: int
+    number: str
+    before: int
+    limit: int
+
+
+class PostingView(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One line of a statement. Amounts in minor units, time in microseconds since the epoch."""
+
+    sequence: int
+    payment_id: bytes
+    amount: int
+    balance: int
+    time: int
+
+
+class Postings(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=9):
+    """A page of a statement; `found` is False where there is no such account."""
+
+    request: int
+    found: bool
+    postings: tuple[PostingView, ...]
+
+
+class ReadBucket(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=10):
+    """This replica's own state, whoever leads: for checks, tools and the demo's count of the money."""
+
+    request: int
+    bucket: int
+
+
+class BucketView(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):
+    """What one replica says of its bucket, computed from its own rows, flushed and unflushed."""
+
+    request: int
+    bucket: int
+    leader: int
+    term: int
+    commit: int
+    applied: int
+    flushed: int
+    accounts: int
+    balances: dict[str, int]
+    """Sum of the balances of all accounts but @external, by currency."""
+    external: dict[str, int]
+    """The @external accounts' balances, by currency."""
+    prepared: int
+    """Count of prepared xids."""
+    records: int
+    """Count of records with the outcome COMMITTED."""
+    postings: int
+    """Count of all postings."""
+    state_hash: str
+    """Hexadecimal, as of `applied`."""
+
+
+Request = Submit | ReadAccounts | ReadClaims | ReadPostings | ReadBucket
+Reply = Answers | TurnedAway | AccountViews | Claims | Postings | BucketView
+
+encode = msgspec.msgpack.Encoder().encode
+decode_requests = msgspec.msgpack.Decoder(tuple[Request, ...]).decode
+decode_replies = msgspec.msgpack.Decoder(tuple[Reply, ...]).decode
