@@ -1,0 +1,52 @@
+"""What a caller asks of a coordinator, and what it hears.
+
+    COMMITTED, REFUSED      outcomes: for ever; they end the key (rule 9)
+    KEY_REUSED              the key has an outcome for another body; this body did nothing
+    ABORTED                 this try did nothing, for certain; another try of the key may succeed
+    UNKNOWN                 ask again by the same key
+    TURNED_AWAY             nothing was begun and nothing is recorded; speaks of this try alone
+"""
+
+from enum import IntEnum
+
+import msgspec
+
+from mas.ledger.instructions import Body, Reason
+
+
+class Status(IntEnum):
+    """What became of a request."""
+
+    COMMITTED = 1
+    REFUSED = 2
+    ABORTED = 3
+    UNKNOWN = 4
+    KEY_REUSED = 5
+    TURNED_AWAY = 6
+
+
+class PaymentRequest(msgspec.Struct, frozen=True, gc=False):
+    """One payment, or one creation of an account, validated and authorised."""
+
+    caller: str
+    """The token's subject: a renewed token is the same caller (rule 1)."""
+    key: str
+    """The idempotency key; never empty."""
+    body: Body
+    repeat: bool = False
+    """The client says that it has asked before: the anchor is asked before phase 1 (rule 8)."""
+    timeout: float = 10.0
+    """Seconds that the caller waits."""
+
+
+class PaymentResult(msgspec.Struct, frozen=True, gc=False):
+    """The answer to one `PaymentRequest`."""
+
+    status: Status
+    payment_id: bytes
+    reason: Reason = Reason.NONE
+    detail: str = ""
+    time: int = 0
+    """COMMITTED: microseconds since the epoch."""
+    bucket: int = 0
+    """COMMITTED creation: where the account lives."""
