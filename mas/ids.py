@@ -3,6 +3,8 @@
     payment_id   16 bytes   a payment's name for all time (rule 1)
     xid          16 bytes   one attempt: its coordinator's incarnation (10) and a counter (6) (rule 2)
     home         int        the bucket that holds a number's claim
+
+Pure functions of what they are given: clock and dice are the caller's.
 """
 
 from hashlib import blake2b

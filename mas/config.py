@@ -1,0 +1,300 @@
+"""What an operator may set, and how it is read from a TOML file.
+
+Every default stands once, in its struct; a file names only what differs. A key that isn't here is refused
+by name, so that a misspelt one is never silently the default. Relative paths start where the program does.
+"""
+
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from mas.errors import ConfigError
+
+Role = Literal["all", "tm", "tc", "gls", "rm"]
+NodeId = Annotated[int, msgspec.Meta(ge=1, le=2**32 - 1)]
+BucketId = Annotated[int, msgspec.Meta(ge=1, le=2**16)]
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Which node this is. `[node]`"""
+
+    id: NodeId = 1
+    """Unique in the cluster, and never used again once its node is gone."""
+    cluster_id: str = "mas"
+    """Nodes of different clusters refuse each other."""
+    role: Role = "all"
+    """What runs here: `tm` is coordinator and lock service, `tc` and `gls` one of the two, `rm` the buckets."""
+    host: str = ""
+    """A label of the machine: two replicas of a bucket are never placed on one. Empty: not known."""
+    data_dir: str = "data"
+    """Everything that this node stores."""
+    secret_file: str = ""
+    """The cluster's secret, the same on every node. Empty: `cluster.secret` in `data_dir`, made at the first start."""
+
+
+class ListenConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Where this node listens; port 0 takes a free one. `[listen]`"""
+
+    host: str = "127.0.0.1"
+    """The address of every port below."""
+    api: Port = 9008
+    """The public API of a coordinator (TC)."""
+    gls: Port = 9009
+    """The lock service."""
+    node_service: Port = 8008
+    """The coordinator's NodeService, for operators."""
+    rm: Port = 50041
+    """The resource manager's TransactionService, for tools."""
+    peer: Port = 12379
+    """The peer transport: Raft, and what coordinators and buckets tell each other."""
+    http: Port = 8080
+    """Dashboard, /metrics, /healthz, /readyz."""
+
+
+class PeerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """A node of the cluster, this one included. `[[peers]]`"""
+
+    id: NodeId
+    """Its `node.id`."""
+    address: str
+    """Its peer transport, "host:port"."""
+    roles: tuple[Role, ...] = ("all",)
+    """What runs there."""
+
+
+class BucketConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """A bucket at the cluster's creation; later changes are the cluster's own state. `[[buckets]]`"""
+
+    id: BucketId
+    """From 1 to the number of buckets, without gaps."""
+    voters: tuple[NodeId, ...]
+    """The nodes that hold its first replicas."""
+
+
+class RaftConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The pace of consensus. `[raft]`"""
+
+    tick_ms: Count = 100
+    """One tick of every group's clock, in milliseconds."""
+    heartbeat_tick: Count = 1
+    """Ticks between a leader's heartbeats."""
+    election_tick: Count = 10
+    """Ticks without a leader before a follower stands for election; up to twice that, by chance."""
+
+
+class TlsConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Certificates. `[tls]`"""
+
+    enabled: bool = True
+    """Off only where nothing but this machine can reach the ports."""
+    directory: str = ""
+    """Holds ca.crt, node.crt and node.key; empty: `tls` in `data_dir`, with a development CA made at the first start."""
+    ca_file: str = ""
+    """Instead of the directory: who signs the certificates of nodes and clients."""
+    cert_file: str = ""
+    """Instead of the directory: this node's certificate."""
+    key_file: str = ""
+    """Instead of the directory: this node's private key."""
+    mutual: bool = False
+    """Nodes show each other certificates too, beside the cluster's secret."""
+
+
+class JwtConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """How clients prove who they are. `[jwt]`"""
+
+    algorithm: Literal["HS256", "RS256", "ES256", "EdDSA"] = "HS256"
+    """The only one that is accepted."""
+    secret_file: str = ""
+    """HS256: the key that signs and verifies. Empty: `jwt.secret` in `data_dir`, made at the first start."""
+    public_key_file: str = ""
+    """Otherwise: the PEM file that verifies."""
+    issuer: str = "mas"
+    """The `iss` that a token must have."""
+    audience: str = "mas"
+    """The `aud` that a token must have."""
+
+
+class StorageConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Where accounts, records and transactions are kept, and how much of them in memory. `[storage]`"""
+
+    account_db: Literal["sqlite"] = "sqlite"
+    """The engine of the AccountDB."""
+    database: str = "mas"
+    """The name of this node's database."""
+    tm_store: Literal["rocksdb"] = "rocksdb"
+    """The engine of the TM store."""
+    cache_accounts: Count = 100_000
+    """Accounts that a bucket keeps in memory."""
+    cache_records: Count = 100_000
+    """Records of recent payments that a bucket keeps in memory."""
+    log_margin_entries: Annotated[int, msgspec.Meta(ge=0)] = 10_000
+    """Entries that the log keeps behind what the AccountDB has, so that a follower that was away needs no snapshot."""
+    log_margin_seconds: Annotated[float, msgspec.Meta(ge=0)] = 60.0
+    """Seconds of entries that it keeps likewise."""
+    flush_rows_max: Count = 20_000
+    """Rows of one flush; what is over waits for the next."""
+    flush_backlog_rows_max: Count = 200_000
+    """Unflushed rows above which a bucket refuses new work, RESOURCE_EXHAUSTED."""
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that an operator may set."""
+
+    locking: Literal["escrow", "exclusive"] = "escrow"
+    """`exclusive` has payments of one account wait for each other; `escrow` lets the ledger's reservations do it."""
+    lock_timeout_seconds: Seconds = 10.0
+    """The lease of a lock, and the age at which a prepared leg's bucket asks for its outcome (rule 11)."""
+    node: NodeConfig = NodeConfig()
+    listen: ListenConfig = ListenConfig()
+    peers: tuple[PeerConfig, ...] = ()
+    """All nodes; empty: this one is alone."""
+    buckets: tuple[BucketConfig, ...] = (
+        BucketConfig(id=1, voters=(1,)),
+        BucketConfig(id=2, voters=(1,)),
+    )
+    raft: RaftConfig = RaftConfig()
+    tls: TlsConfig = TlsConfig()
+    jwt: JwtConfig = JwtConfig()
+    storage: StorageConfig = StorageConfig()
+
+    def __post_init__(self) -> None:
+        """Refuse what no single field can see is wrong.
+
+        Raises:
+            ConfigError: naming the field, what it is and what is expected.
+        """
+        if self.raft.election_tick <= self.raft.heartbeat_tick:
+            raise ConfigError(
+                f"raft.election_tick is {self.raft.election_tick}: expected more than "
+                f"raft.heartbeat_tick, {self.raft.heartbeat_tick}"
+            )
+        self._check_peers()
+        self._check_buckets()
+        files = (self.tls.ca_file, self.tls.cert_file, self.tls.key_file)
+        if any(files) and (self.tls.directory or not all(files)):
+            raise ConfigError(
+                "tls: expected `directory`, or all of ca_file, cert_file and key_file"
+            )
+        if self.jwt.algorithm != "HS256" and not self.jwt.public_key_file:
+            raise ConfigError(f"jwt.public_key_file is empty: {self.jwt.algorithm} needs one")
+
+    def node_ids(self) -> tuple[int, ...]:
+        """Every node of the cluster."""
+        return tuple(peer.id for peer in self.peers) or (self.node.id,)
+
+    def remarks(self) -> list[str]:
+        """What is allowed, and worth a warning at the start."""
+        return [
+            f"bucket {bucket.id} has {len(bucket.voters)} voters: an even number survives "
+            "no more failures than one less"
+            for bucket in self.buckets
+            if len(bucket.voters) % 2 == 0
+        ]
+
+    def _check_peers(self) -> None:
+        ids = self.node_ids()
+        _refuse_twice("peers", ids)
+        if self.node.id not in ids:
+            raise ConfigError(f"node.id is {self.node.id}: expected one of the peers {list(ids)}")
+        for peer in self.peers:
+            host, _, port = peer.address.rpartition(":")
+            if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
+                raise ConfigError(
+                    f'the address of peer {peer.id} is {peer.address!r}: expected "host:port"'
+                )
+
+    def _check_buckets(self) -> None:
+        ids = [bucket.id for bucket in self.buckets]
+        if sorted(ids) != list(range(1, len(ids) + 1)) or not ids:
+            raise ConfigError(f"buckets have the ids {ids}: expected 1, 2, 3 ... without gaps")
+        for bucket in self.buckets:
+            _refuse_twice(f"voters of bucket {bucket.id}", bucket.voters)
+            unknown = [voter for voter in bucket.voters if voter not in self.node_ids()]
+            if unknown or not bucket.voters:
+                raise ConfigError(
+                    f"bucket {bucket.id} has the voters {list(bucket.voters)}: "
+                    f"expected some of the nodes {list(self.node_ids())}"
+                )
+
+
+def load_config(path: Path) -> Config:
+    """The configuration in a TOML file.
+
+    Raises:
+        ConfigError: the file can't be read, or something in it is wrong.
+    """
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration {path} can't be read: {error}") from error
+    try:
+        return parse_config(text)
+    except ConfigError as error:
+        raise ConfigError(f"configuration {path}: {error}") from error
+
+
+def parse_config(text: str) -> Config:
+    """The configuration in a TOML text.
+
+    Raises:
+        ConfigError: no TOML, an unknown key, or a value that isn't allowed.
+    """
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"not a TOML file: {error}") from error
+    _check_tree(Config, tree, "")
+    try:
+        return msgspec.convert(tree, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(str(error)) from error
+
+
+def format_config(config: Config) -> str:
+    """The TOML text that reads back as this configuration."""
+    tree: dict[str, Any] = msgspec.to_builtins(config)
+    tables = {name: value for name, value in tree.items() if isinstance(value, dict)}
+    lists = {name: value for name, value in tree.items() if isinstance(value, list | tuple)}
+    lines = _format_pairs({k: v for k, v in tree.items() if k not in tables and k not in lists})
+    for name, table in tables.items():
+        lines += ["", f"[{name}]", *_format_pairs(table)]
+    for name, items in lists.items():
+        for item in items:
+            lines += ["", f"[[{name}]]", *_format_pairs(item)]
+    return "\n".join(lines) + "\n"
+
+
+def _format_pairs(table: dict[str, Any]) -> list[str]:
+    # JSON's strings, numbers, booleans and flat lists are TOML's too.
+    return [f"{key} = {msgspec.json.encode(value).decode()}" for key, value in table.items()]
+
+
+def _check_tree(struct: type[msgspec.Struct], tree: dict[str, Any], path: str) -> None:
+    """Refuse unknown keys and words, naming the known ones, which msgspec's messages don't."""
+    hints = get_type_hints(struct)
+    for key, value in tree.items():
+        if key not in hints:
+            place = f"[{path}]" if path else "the top level"
+            raise ConfigError(f"unknown key {key!r} in {place}: known are {', '.join(hints)}")
+        name = f"{path}.{key}" if path else key
+        kind = get_args(hints[key])[0] if get_origin(hints[key]) is tuple else hints[key]
+        words = get_args(kind) if get_origin(kind) is Literal else ()
+        for item in value if isinstance(value, list) else [value]:
+            if words and item not in words:
+                raise ConfigError(f"{name} is {item!r}: expected one of {', '.join(words)}")
+            if isinstance(item, dict) and isinstance(kind, type):
+                _check_tree(kind, item, name)
+
+
+def _refuse_twice(what: str, ids: Iterable[int]) -> None:
+    seen: list[int] = []
+    for node_id in ids:
+        if node_id in seen:
+            raise ConfigError(f"{what} name node {node_id} twice")
+        seen.append(node_id)

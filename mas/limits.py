@@ -1,0 +1,119 @@
+"""Every bound that MAS keeps, and the checks of what comes from outside.
+
+A limit is named once, here, with its unit last. A check raises `InvalidRequest` saying which field, what
+it was, and what is expected. What an operator may tune is in `mas.config`.
+"""
+
+from mas.errors import InvalidRequest
+
+# --- What a request may say ---------------------------------------------------------------------
+
+ACCOUNT_NUMBER_CHARACTERS_MAX = 64
+IDEMPOTENCY_KEY_CHARACTERS_MAX = 128
+REFERENCE_CHARACTERS_MAX = 140
+"""As long as the remittance information of ISO 20022."""
+
+AMOUNT_MAX = 10**15
+"""Minor units, of one leg: ten thousand milliards of dollars."""
+BALANCE_MAX = 2**62
+"""Minor units, either way: a signed 64-bit integer has room for a balance and what is reserved."""
+LEGS_PER_PAYMENT_MAX = 64
+PAGE_ITEMS_MAX = 1_000
+"""Postings or accounts in one reply."""
+
+# --- What travels -------------------------------------------------------------------------------
+
+MESSAGE_BYTES_MAX = 4 * 1024 * 1024
+"""Of a gRPC message, both ways."""
+FRAME_BYTES_MAX = 8 * 1024 * 1024
+"""Of a frame between nodes: a full turn to a peer, with room for all groups' heartbeats."""
+SNAPSHOT_CHUNK_BYTES = 256 * 1024
+
+# --- What one turn may do (rule 38) -------------------------------------------------------------
+
+TURN_INSTRUCTIONS_MAX = 1_000
+TURN_BYTES_MAX = 256 * 1024
+TURN_SECONDS_MAX = 0.010
+
+# --- What may wait ------------------------------------------------------------------------------
+
+MAILBOX_ITEMS_MAX = 65_536
+"""Of an actor that serves clients; whoever finds it full is answered at once."""
+PEER_QUEUE_BYTES_MAX = 32 * 1024 * 1024
+"""Frames that wait for one slow peer; what is over is dropped, and Raft sends it again."""
+REQUESTS_IN_FLIGHT_MAX = 16_384
+"""Payments that one coordinator carries at a time."""
+
+_SHOWN_CHARACTERS_MAX = 40
+
+
+def check_account_number(value: str, field: str = "account_number") -> None:
+    """An account's number, as a client may choose it.
+
+    Raises:
+        InvalidRequest: empty, too long, with characters that can't be printed, with blanks around
+            it, or beginning with "@" (those accounts are the system's).
+    """
+    _check_text(value, field, 1, ACCOUNT_NUMBER_CHARACTERS_MAX)
+    if value[0] == "@":
+        raise _invalid(field, value, 'no "@" at its beginning: those accounts are the system\'s')
+    if value[0] == " " or value[-1] == " ":
+        raise _invalid(field, value, "no blanks around it")
+
+
+def check_idempotency_key(value: str, field: str = "idempotency_key") -> None:
+    """A client's name for one payment.
+
+    Raises:
+        InvalidRequest: empty, too long, or with characters that can't be printed.
+    """
+    _check_text(value, field, 1, IDEMPOTENCY_KEY_CHARACTERS_MAX)
+
+
+def check_reference(value: str, field: str = "reference") -> None:
+    """What a payer tells the payee; may be empty.
+
+    Raises:
+        InvalidRequest: too long, or with characters that can't be printed.
+    """
+    _check_text(value, field, 0, REFERENCE_CHARACTERS_MAX)
+
+
+def check_amount(value: int, field: str = "amount", *, zero_allowed: bool = False) -> None:
+    """An amount in minor units.
+
+    Raises:
+        InvalidRequest: negative, above `AMOUNT_MAX`, or zero where that isn't allowed.
+    """
+    least = 0 if zero_allowed else 1
+    if not least <= value <= AMOUNT_MAX:
+        raise _invalid(field, value, f"from {least} to {AMOUNT_MAX} minor units")
+
+
+def check_message_size(size: int, field: str = "message") -> None:
+    """The bytes of a message from outside.
+
+    Raises:
+        InvalidRequest: above `MESSAGE_BYTES_MAX`.
+    """
+    if size > MESSAGE_BYTES_MAX:
+        raise _invalid(field, size, f"at most {MESSAGE_BYTES_MAX} bytes: send several")
+
+
+def shorten(value: object) -> str:
+    """A value as an error message shows it: quoted, nothing unprintable, and never long."""
+    if isinstance(value, str) and len(value) > _SHOWN_CHARACTERS_MAX:
+        return f"{value[:_SHOWN_CHARACTERS_MAX]!r}... ({len(value)} characters)"
+    return repr(value)
+
+
+def _check_text(value: str, field: str, least: int, most: int) -> None:
+    if not least <= len(value) <= most:
+        raise _invalid(field, value, f"{least} to {most} characters")
+    # False for control and format characters, line ends, lone surrogates, and any blank but " ".
+    if not value.isprintable():
+        raise _invalid(field, value, "printable characters only")
+
+
+def _invalid(field: str, value: object, expected: str) -> InvalidRequest:
+    return InvalidRequest(f"{field} {shorten(value)} is not allowed: expected {expected}")

@@ -1,0 +1,83 @@
+"""How MAS logs: one line of `key=value` or JSON an event, on stderr, with secrets taken out.
+
+    time=2026-01-31T12:00:00.123Z level=info logger=mas.daemon message="serving" role=all
+
+A record's fields come from `extra`: `log.info("serving", extra={"role": role})`.
+"""
+
+import logging
+import re
+import sys
+from datetime import UTC, datetime
+from typing import Literal
+
+import msgspec
+
+_STANDARD_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {
+    "message",
+    "asctime",
+    "taskName",
+}
+_PLAIN_VALUE = re.compile(r"[^\s\"=]+")
+
+_SECRETS = (
+    (re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*"), "[token]"),
+    (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL), "[key]"),
+    (re.compile(r"(?i)\b(bearer) +[^\s\"',]+"), r"\1 [secret]"),
+    (re.compile(r"""(?i)\b((?:authorization|password|secret|token)["']?\s*[=:]\s*)(?:(["']).*?\2|(?!\[)[^\s"',]+)"""), r"\1[secret]"),
+)  # fmt: skip
+
+
+def redact(text: str) -> str:
+    """The text without what looks like a token, a private key, or a named secret."""
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def configure_logging(level: str = "INFO", style: Literal["text", "json"] = "text") -> None:
+    """Send every record from `level` up to stderr; replaces what was configured before.
+
+    Raises:
+        ValueError: an unknown level.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonFormatter() if style == "json" else _TextFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+
+
+class _FieldsFormatter(logging.Formatter):
+    """Collects a record's fields; how they are written is the subclass's."""
+
+    def fields(self, record: logging.LogRecord) -> dict[str, object]:
+        created = datetime.fromtimestamp(record.created, UTC)
+        fields: dict[str, object] = {
+            "time": created.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": redact(record.getMessage()),
+        }
+        for name, value in record.__dict__.items():
+            if name not in _STANDARD_FIELDS:
+                # Name and value together, so that a field called "token" is known for one.
+                fields[name] = redact(f"{name}={value}").removeprefix(f"{name}=")
+        if record.exc_info:
+            fields["exception"] = redact(self.formatException(record.exc_info))
+        return fields
+
+
+class _TextFormatter(_FieldsFormatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return " ".join(f"{name}={_quoted(value)}" for name, value in self.fields(record).items())
+
+
+class _JsonFormatter(_FieldsFormatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return msgspec.json.encode(self.fields(record)).decode()
+
+
+def _quoted(value: object) -> str:
+    text = str(value)
+    return text if _PLAIN_VALUE.fullmatch(text) else msgspec.json.encode(text).decode()
