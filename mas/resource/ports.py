@@ -56,7 +56,9 @@ class AccountDB(Protocol):
     ) -> tuple[int, list[PostingView]]:
         """Newest first below sequence `before` (0: from the newest), and the applied index they were read at (rule 29)."""
 
-    async def totals(self, bucket: int) -> tuple[int, dict[str, int], dict[str, int], int, int, int]:
+    async def totals(
+        self, bucket: int
+    ) -> tuple[int, dict[str, int], dict[str, int], int, int, int]:
         """(applied, balances by currency, @external by currency, accounts, COMMITTED records, postings), from the rows alone."""
 
     async def export(self, bucket: int, path: Path) -> SnapshotMetadata: ...

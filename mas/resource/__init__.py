@@ -1,0 +1,9 @@
+"""The Resource Manager: a node's buckets, served.
+
+`ResourceManager` is the node's door, `AccountService` the actor behind it for each bucket.
+"""
+
+from mas.resource.actor import AccountService, Ports, ResourceSettings, writer_mark
+from mas.resource.manager import ResourceManager
+
+__all__ = ["AccountService", "Ports", "ResourceManager", "ResourceSettings", "writer_mark"]

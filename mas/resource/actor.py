@@ -1,0 +1,613 @@
+"""The AccountService: one actor per bucket, between the requests of coordinators and the bucket's ledger.
+
+    requests ──► propose_c ──► Raft group ──► commit_c ──► ledger.apply ──► replies
+                                                               └──► flusher ──► AccountDB
+
+What waits when it wakes becomes one proposal; what is committed is applied in order; an answer is given only for what
+this leader proposed itself and has seen applied, to whoever asked for it. The service decides nothing: the ledger
+does, and every replica applies alike (rule 16).
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NoReturn
+
+import msgspec
+
+from mas.errors import DatabaseUnavailable, NotLeading, Overloaded
+from mas.ledger import (
+    Answer,
+    Ask,
+    Chunk,
+    CloseIncarnation,
+    Code,
+    Genesis,
+    Instruction,
+    Ledger,
+    Missing,
+    Proposal,
+    begins,
+    decode_chunk,
+    decode_proposal,
+    encode,
+)
+from mas.ledger.instructions import LEDGER_VERSION, Decide, Mark, Prepare, RawProposal
+from mas.ledger.rows import Kept, Loaded
+from mas.multiraft.events import Committed, Leadership, ReadReady, Refused, Restored
+from mas.raft import Entry, EntryType
+from mas.resource.flusher import Flusher
+from mas.resource.ports import AccountDB, Buckets, Group
+from mas.resource.reads import Firm, Read, missing_numbers, view_accounts, view_claims
+from mas.resource.routes import OWN, Proposed, Route
+from mas.resource.undecided import Round, Waiting
+from mas.runtime import Actor, Clock, Mailbox, Supervisor
+from mas.transaction.messages import (
+    Answers,
+    BucketView,
+    Postings,
+    ReadAccounts,
+    ReadBucket,
+    ReadClaims,
+    ReadLevel,
+    ReadPostings,
+    Reply,
+    Request,
+    Submit,
+    TurnedAway,
+    Why,
+)
+from mas.transaction.participant import Resolver, settle
+
+_log = logging.getLogger(__name__)
+
+_INSTRUCTIONS_PER_PROPOSAL = 1_000
+_BYTES_PER_PROPOSAL = 256 * 1024
+_TURN_SECONDS = 0.010
+_RESOLVE_SECONDS = 0.25
+_RELOAD_SECONDS = 0.5
+_INCARNATION_SILENT_SECONDS = 24 * 3600.0
+_REQUESTS_WAITING = 65_536
+_FILTER_PAGE = 5_000
+
+
+class ResourceSettings(msgspec.Struct, frozen=True):
+    """How a bucket is served."""
+
+    cluster: str
+    buckets: int
+    """The bucket count at the cluster's creation."""
+    lock_timeout: float = 5.0
+    """Seconds after which a prepared leg's anchor is asked (rule 11)."""
+    flush_pause: float = 0.2
+    """Seconds between two flushes: what changes meanwhile is written once."""
+    cached_rows: int = 200_000
+    """Accounts, and as many records, that may stay in memory when they are clean."""
+    in_flight: int = 50_000
+    """Instructions proposed and not yet applied, above which new work is turned away (rule 16)."""
+    unflushed: int = 400_000
+    """Instructions applied and not yet durable in the AccountDB, above which new work is turned away."""
+
+
+class Ports(msgspec.Struct, frozen=True):
+    """The world of one bucket's service."""
+
+    group: Group
+    database: AccountDB
+    buckets: Buckets
+    reply: Callable[[int, Reply], None]
+    """Takes a node and the reply for it."""
+    proposer: int
+    """A number that this process drew at its start: it marks its proposals, and its writes (rule 25)."""
+
+
+def writer_mark(proposer: int) -> bytes:
+    """The `writer` that this process is to its databases (rule 25)."""
+    return proposer.to_bytes(8, "big")
+
+
+class AccountService(Actor):
+    """Serves one bucket on this node, as its leader or as a follower."""
+
+    def __init__(
+        self, bucket: int, kept: Kept, ports: Ports, clock: Clock, settings: ResourceSettings
+    ) -> None:
+        self.name = f"account-service-{bucket}"
+        self.bucket = bucket
+        self.requests: Mailbox[tuple[int, Request]] = Mailbox(
+            f"{self.name}.requests", _REQUESTS_WAITING
+        )
+        self._group = ports.group
+        self._database = ports.database
+        self._buckets = ports.buckets
+        self._reply = ports.reply
+        self._proposer = ports.proposer
+        self._clock = clock
+        self._settings = settings
+
+        self._leadership = Leadership(0, 0, leading=False)
+        self._heard_leader = clock.monotonic()
+        self._last_number = 0
+        self._proposed: dict[int, Proposed] = {}
+        self._in_flight = 0
+        self._reads: dict[int, list[Read]] = {}
+        self._reads_waiting: list[tuple[int, list[Read]]] = []
+        self._reads_to_load: Mailbox[Read | tuple[int, ReadPostings | ReadBucket]] = Mailbox(
+            f"{self.name}.reads", _REQUESTS_WAITING
+        )
+        self._resolver = Resolver(settings.lock_timeout)
+        self._filter_empty = asyncio.Event()
+        self._heard: dict[bytes, float] = {}
+        self._start_from(kept)
+
+    def _start_from(self, kept: Kept) -> None:
+        self._ledger = Ledger(kept)
+        self._flusher = Flusher(
+            self._ledger,
+            self._database,
+            writer_mark(self._proposer),
+            self._clock,
+            self._settings.flush_pause,
+        )
+        self._filter_empty.set()
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        async with Supervisor() as supervisor:
+            supervisor.spawn(f"{self.name}.propose", self._forever(self._propose_turn))
+            supervisor.spawn(f"{self.name}.commit", self._forever(self._commit_turn))
+            supervisor.spawn(f"{self.name}.error", self._forever(self._error_turn))
+            supervisor.spawn(f"{self.name}.flush", self._forever(self._flush_turn))
+            supervisor.spawn(f"{self.name}.read", self._forever(self._read_turn))
+            supervisor.spawn(f"{self.name}.resolve", self._forever(self._resolve_turn))
+            supervisor.spawn(f"{self.name}.filter", self._forever(self._filter_turn))
+            await supervisor.wait()
+
+    async def _forever(self, turn: Callable[[], Awaitable[None]]) -> NoReturn:
+        while True:
+            await turn()
+
+    # -- requests: what queued up since the last turn becomes one proposal -------------------------------
+
+    async def _propose_turn(self) -> None:
+        batch: list[tuple[Chunk, msgspec.Raw, Route]] = []
+        reads: list[Read] = []
+        for peer, request in await self.requests.drain():
+            match request:
+                case Submit():
+                    batch.extend(self._admit(peer, request))
+                case ReadAccounts() | ReadClaims():
+                    reads.append(Read(peer, request))
+                case ReadPostings() | ReadBucket():
+                    self._read_later(peer, request.request, (peer, request))
+        self._propose(batch)
+        self._take_reads(reads)
+
+    def _admit(self, peer: int, request: Submit) -> list[tuple[Chunk, msgspec.Raw, Route]]:
+        """Decide before proposing, and only about what begins something (rule 16)."""
+        if not self._leadership.leading:
+            if peer:
+                self._reply(peer, self._not_leading(request.request))
+            return []
+        try:
+            chunk = decode_chunk(request.chunk)
+        except msgspec.DecodeError as error:
+            self._reply(peer, TurnedAway(request.request, Why.INVALID, detail=str(error)))
+            return []
+        if chunk.incarnation:
+            self._heard[chunk.incarnation] = self._clock.monotonic()
+        refusal = self._overload()
+        if refusal is None:
+            return [(chunk, request.chunk, Route(peer, request.request))]
+        why, detail = refusal
+        begun = tuple(i for i, each in enumerate(chunk.instructions) if begins(each))
+        if not begun:
+            return [(chunk, request.chunk, Route(peer, request.request))]
+        self._reply(peer, TurnedAway(request.request, why, positions=begun, detail=detail))
+        kept = tuple(i for i, each in enumerate(chunk.instructions) if not begins(each))
+        rest = Chunk(chunk.incarnation, chunk.low_water, tuple(chunk.instructions[i] for i in kept))
+        return [(rest, msgspec.Raw(encode(rest)), Route(peer, request.request, kept))]
+
+    def _overload(self) -> tuple[Why, str] | None:
+        if self._flusher.failing_since is not None:
+            return Why.UNAVAILABLE, f"bucket {self.bucket}: the account database can't be written"
+        if self._in_flight >= self._settings.in_flight:
+            return Why.OVERLOADED, f"bucket {self.bucket} has too much in flight"
+        if self._flusher.behind >= self._settings.unflushed:
+            return Why.OVERLOADED, f"bucket {self.bucket}: the account database is too far behind"
+        return None
+
+    def _not_leading(self, request: int) -> TurnedAway:
+        return TurnedAway(request, Why.NOT_LEADING, leader=self._leadership.leader)
+
+    def _propose(self, batch: list[tuple[Chunk, msgspec.Raw, Route]]) -> None:
+        """As few entries as the bounds of a turn allow (rule 38)."""
+        start = instructions = size = 0
+        for end, (chunk, raw, _) in enumerate(batch):
+            if end > start and (
+                instructions + len(chunk.instructions) > _INSTRUCTIONS_PER_PROPOSAL
+                or size + len(raw) > _BYTES_PER_PROPOSAL
+            ):
+                self._propose_entry(batch[start:end])
+                start, instructions, size = end, 0, 0
+            instructions += len(chunk.instructions)
+            size += len(raw)
+        if batch[start:]:
+            self._propose_entry(batch[start:])
+
+    def _propose_entry(self, batch: list[tuple[Chunk, msgspec.Raw, Route]]) -> None:
+        self._last_number += 1
+        number = self._last_number
+        proposal = RawProposal(
+            LEDGER_VERSION,
+            self._group.stamp_us(),
+            self._proposer,
+            number,
+            tuple(raw for _, raw, _ in batch),
+        )
+        proposed = Proposed(
+            tuple(chunk for chunk, _, _ in batch), tuple(route for *_, route in batch)
+        )
+        try:
+            self._group.propose(number, encode(proposal))
+        except Overloaded as error:
+            self._turn_away(proposed, Why.OVERLOADED, str(error))
+            return
+        self._proposed[number] = proposed
+        self._in_flight += _count(proposed)
+
+    def _submit_own(self, *instructions: Instruction) -> None:
+        """This leader's own instructions take the way of all others; nobody is answered."""
+        chunk = msgspec.Raw(encode(Chunk(b"", 0, instructions)))
+        self.requests.put((0, Submit(0, self.bucket, chunk)))
+
+    def _turn_away(self, proposed: Proposed, why: Why, detail: str = "", leader: int = 0) -> None:
+        for chunk, route in zip(proposed.chunks, proposed.routes, strict=True):
+            if route.peer:
+                positions = tuple(
+                    place for i in range(len(chunk.instructions)) if (place := route.place(i)) >= 0
+                )
+                self._reply(route.peer, TurnedAway(route.request, why, positions, leader, detail))
+
+    # -- commit_c: apply in order, answer what this leader proposed --------------------------------------
+
+    async def _commit_turn(self) -> None:
+        for event in await self._group.commit_c.drain():
+            match event:
+                case Committed():
+                    await self._apply_all(event.entries)
+                case Leadership():
+                    self._on_leadership(event)
+                case ReadReady():
+                    self._on_read_ready(event)
+                case Restored():
+                    await self._on_restored()
+
+    async def _apply_all(self, entries: tuple[Entry, ...]) -> None:
+        """Load what the entries need in one query, then apply them, giving way to others every 10 ms."""
+        proposals = [self._decode(entry) for entry in entries]
+        await self._load(proposals)
+        started = self._clock.monotonic()
+        waiting: list[Waiting] = []
+        for entry, proposal in zip(entries, proposals, strict=True):
+            if proposal is None:
+                self._ledger.advance(entry.index, entry.term)
+                continue
+            waiting.extend(self._apply(entry, proposal))
+            if self._clock.monotonic() - started > _TURN_SECONDS:
+                await self._clock.sleep(0)
+                started = self._clock.monotonic()
+        self._after_apply()
+        if waiting and self._leadership.leading:
+            Round(waiting, self._ledger.legs, self._propose_again).ask(self._buckets)
+        else:
+            for item in waiting:
+                self._reply(item.route.peer, self._not_leading(item.route.request))
+
+    def _decode(self, entry: Entry) -> Proposal | None:
+        if entry.type is not EntryType.NORMAL or not entry.data:
+            return None
+        return decode_proposal(entry.data)
+
+    async def _load(self, proposals: list[Proposal | None]) -> None:
+        accounts: dict[str, None] = {}
+        records: dict[bytes, None] = {}
+        claims: dict[str, None] = {}
+        for proposal in proposals:
+            if proposal is not None and (missing := self._ledger.missing(proposal)):
+                accounts.update(dict.fromkeys(missing.accounts))
+                records.update(dict.fromkeys(missing.records))
+                claims.update(dict.fromkeys(missing.claims))
+        if accounts or records or claims:
+            asked = Missing(list(accounts), list(records), list(claims))
+            self._ledger.load(
+                asked, await self._read_rows(asked.accounts, asked.records, asked.claims)
+            )
+
+    async def _read_rows(
+        self, accounts: Sequence[str], records: Sequence[bytes], claims: Sequence[str]
+    ) -> Loaded:
+        """Rows no older than the last flush acknowledged by the time they are here (rule 23)."""
+        while True:
+            try:
+                loaded = await self._database.load(self.bucket, accounts, records, claims)
+            except DatabaseUnavailable as error:
+                _log.error("bucket %d waits for rows: %s", self.bucket, error)
+                await self._clock.sleep(_RELOAD_SECONDS)
+                continue
+            if loaded.applied >= self._flusher.flushed:
+                return loaded
+
+    def _apply(self, entry: Entry, proposal: Proposal) -> list[Waiting]:
+        answers = self._ledger.apply(entry.index, entry.term, proposal)
+        self._flusher.behind += sum(map(len, answers))
+        if proposal.proposer != self._proposer:
+            return []
+        proposed = self._proposed.pop(proposal.number, None)
+        if proposed is None:
+            return []
+        self._in_flight -= _count(proposed)
+        waiting: list[Waiting] = []
+        for chunk, route, given in zip(proposed.chunks, proposed.routes, answers, strict=True):
+            if route.peer:
+                self._answer(chunk, route, given, waiting)
+        return waiting
+
+    def _answer(
+        self, chunk: Chunk, route: Route, given: list[Answer], waiting: list[Waiting]
+    ) -> None:
+        answers: list[tuple[int, Answer]] = []
+        for position, answer in enumerate(given):
+            place = route.place(position)
+            if place < 0:
+                continue
+            if answer.code is Code.PENDING_ON and not route.second:
+                instruction = chunk.instructions[position]
+                assert isinstance(instruction, Prepare | Decide | Mark)
+                waiting.append(Waiting(route, place, instruction, answer.xids))
+            else:
+                answers.append((place, answer))
+        if answers:
+            self._reply(route.peer, Answers(route.request, tuple(answers)))
+
+    def _propose_again(self, round_: Round) -> None:
+        """The second proposals of rule 15, behind what the anchors' answers settle."""
+        if not self._leadership.leading:
+            for item in round_.waiting:
+                self._reply(item.route.peer, self._not_leading(item.route.request))
+            return
+        batch: list[tuple[Chunk, msgspec.Raw, Route]] = []
+        if settled := round_.settled():
+            batch.append(_encoded(Chunk(b"", 0, settled), OWN))
+        for item in round_.waiting:
+            route = Route(item.route.peer, item.route.request, (item.position,), second=True)
+            batch.append(_encoded(Chunk(b"", 0, (round_.again(item),)), route))
+        self._propose(batch)
+
+    def _after_apply(self) -> None:
+        applied = self._ledger.bucket.applied
+        self._heard_leader = self._clock.monotonic()
+        self._group.set_applied(applied, self._flusher.flushed)
+        self._flusher.wake()
+        # Here and nowhere else: what an apply has loaded must not leave before it is applied.
+        self._ledger.evict(self._settings.cached_rows)
+        while self._reads_waiting and self._reads_waiting[0][0] <= applied:
+            self._answer_reads(self._reads_waiting.pop(0)[1])
+
+    def _on_leadership(self, leadership: Leadership) -> None:
+        """What an earlier leadership proposed and lost sight of is unknown to whoever asked (rule 39)."""
+        self._leadership = leadership
+        lost, self._proposed = self._proposed, {}
+        self._in_flight = 0
+        for proposed in lost.values():
+            self._turn_away(proposed, Why.UNKNOWN, "leadership was lost", leadership.leader)
+        if leadership.leading:
+            now = self._clock.monotonic()
+            self._resolver.lead(now, self._ledger.legs)
+            self._heard = dict.fromkeys(self._ledger.incarnations(), now)
+            if not self._ledger.bucket.buckets:
+                genesis = Genesis(self._settings.cluster, self.bucket, self._settings.buckets)
+                self._propose([_encoded(Chunk(b"", 0, (genesis,)), OWN)])
+
+    async def _on_restored(self) -> None:
+        """A snapshot is in the database: memory starts from there."""
+        self._flusher.retired = True
+        self._start_from(await self._database.open(self.bucket, writer_mark(self._proposer)))
+
+    # -- error_c: what the group did not take -----------------------------------------------------------
+
+    async def _error_turn(self) -> None:
+        for refused in await self._group.error_c.drain():
+            why, leader = _why(refused)
+            if refused.read:
+                for read in self._reads.pop(refused.number, []):
+                    self._reply(read.peer, TurnedAway(read.request.request, why, leader=leader))
+            elif proposed := self._proposed.pop(refused.number, None):
+                self._in_flight -= _count(proposed)
+                self._turn_away(proposed, why, str(refused.error), leader)
+
+    # -- reads -------------------------------------------------------------------------------------------
+
+    def _take_reads(self, reads: list[Read]) -> None:
+        """All linearizable reads of a turn share one read index."""
+        firm: list[Read] = []
+        for read in reads:
+            request = read.request
+            level = request.level if isinstance(request, ReadAccounts) else ReadLevel.LINEARIZABLE
+            if level is not ReadLevel.STALE and not self._leadership.leading:
+                self._reply(read.peer, self._not_leading(request.request))
+            elif level is ReadLevel.LINEARIZABLE:
+                firm.append(read)
+            else:
+                self._answer_reads([read])
+        if firm:
+            self._last_number += 1
+            self._reads[self._last_number] = firm
+            self._group.read_index(self._last_number)
+
+    def _on_read_ready(self, ready: ReadReady) -> None:
+        for number in ready.numbers:
+            reads = self._reads.pop(number, [])
+            if ready.index <= self._ledger.bucket.applied:
+                self._answer_reads(reads)
+            else:
+                self._reads_waiting.append((ready.index, reads))
+
+    def _answer_reads(self, reads: list[Read]) -> None:
+        """Answer what memory can; what must be loaded waits for its rows, and for nobody else's."""
+        for read in reads:
+            if missing_numbers(self._ledger, read.request):
+                self._read_later(read.peer, read.request.request, read)
+            else:
+                self._answer_read(read)
+
+    def _read_later(
+        self, peer: int, request: int, item: Read | tuple[int, ReadPostings | ReadBucket]
+    ) -> None:
+        if not self._reads_to_load.offer(item):
+            detail = f"bucket {self.bucket} has too many reads waiting"
+            self._reply(peer, TurnedAway(request, Why.OVERLOADED, detail=detail))
+
+    def _answer_read(self, read: Read) -> None:
+        request = read.request
+        if isinstance(request, ReadClaims):
+            self._reply(read.peer, view_claims(self._ledger, request))
+            return
+        age_ms = round(1000 * (self._clock.monotonic() - self._heard_leader))
+        views = view_accounts(self._ledger, request, self.bucket, age_ms)
+        if request.level is not ReadLevel.LINEARIZABLE or not views.prepared:
+            self._reply(read.peer, views)
+            return
+        legs = self._ledger.prepared_on(request.numbers)
+        Firm(views, legs, lambda reply: self._reply(read.peer, reply)).ask(self._buckets)
+
+    async def _read_turn(self) -> None:
+        for item in await self._reads_to_load.drain():
+            if isinstance(item, Read):
+                await self._answer_loaded(item)
+            else:
+                await self._answer_stored(*item)
+
+    async def _answer_loaded(self, read: Read) -> None:
+        while numbers := missing_numbers(self._ledger, read.request):
+            is_claim = isinstance(read.request, ReadClaims)
+            asked = Missing([], [], numbers) if is_claim else Missing(numbers, [], [])
+            loaded = await self._read_rows(asked.accounts, asked.records, asked.claims)
+            self._ledger.load(asked, loaded)
+        self._answer_read(read)
+
+    async def _answer_stored(self, peer: int, request: ReadPostings | ReadBucket) -> None:
+        """From the database, once it holds all that is applied now (rule 29, the simple way)."""
+        await self._flusher.wait_flushed()
+        try:
+            reply = (
+                await self._postings(request)
+                if isinstance(request, ReadPostings)
+                else await self._bucket_view(request)
+            )
+        except DatabaseUnavailable as error:
+            reply = TurnedAway(request.request, Why.UNAVAILABLE, detail=str(error))
+        self._reply(peer, reply)
+
+    async def _postings(self, request: ReadPostings) -> Reply:
+        if not self._leadership.leading:
+            return self._not_leading(request.request)
+        found = await self._database.load(self.bucket, (request.number,), (), ())
+        _, postings = await self._database.postings(
+            self.bucket, request.number, request.before, request.limit
+        )
+        account = found.accounts.get(request.number)
+        exists = account is not None and not account.unseen
+        return Postings(request.request, exists, tuple(postings))
+
+    async def _bucket_view(self, request: ReadBucket) -> BucketView:
+        row = await self._database.bucket_row(self.bucket)
+        applied, balances, external, accounts, records, postings = await self._database.totals(
+            self.bucket
+        )
+        bucket = self._ledger.bucket
+        return BucketView(
+            request=request.request,
+            bucket=self.bucket,
+            leader=self._leadership.leader,
+            term=bucket.term,
+            commit=bucket.applied,
+            applied=applied,
+            flushed=self._flusher.flushed,
+            accounts=accounts,
+            balances=balances,
+            external=external,
+            prepared=len(self._ledger.legs),
+            records=records,
+            postings=postings,
+            state_hash=f"{row.state_hash if row else 0:032x}",
+        )
+
+    # -- the rest: flushes, the resolver, the filter -----------------------------------------------------
+
+    async def _flush_turn(self) -> None:
+        flusher = self._flusher
+        await flusher.flush()
+        if flusher is self._flusher:
+            self._group.set_applied(self._ledger.bucket.applied, flusher.flushed)
+
+    async def _resolve_turn(self) -> None:
+        """The leader asks the anchors of legs older than the lock timeout, and closes incarnations long silent."""
+        await self._clock.sleep(_RESOLVE_SECONDS)
+        if not self._leadership.leading:
+            return
+        now = self._clock.monotonic()
+        self._resolver.observe(now, self._ledger.legs)
+        by_anchor: dict[int, list[bytes]] = {}
+        for prepared in self._resolver.due(now):
+            by_anchor.setdefault(prepared.anchor, []).append(prepared.xid)
+        for anchor, xids in by_anchor.items():
+            self._ask(anchor, xids)
+        self._close_silent(now)
+
+    def _ask(self, anchor: int, xids: list[bytes]) -> None:
+        asked = [self._ledger.legs[xid] for xid in xids]
+        questions = tuple(
+            Ask(each.payment_id, each.attempt, each.xid, each.body_hash) for each in asked
+        )
+
+        def on_answer(position: int, answer: Answer | TurnedAway) -> None:
+            decided = settle(asked[position], answer) if isinstance(answer, Answer) else None
+            if decided is not None and self._leadership.leading:
+                self._submit_own(decided)
+
+        self._buckets.submit(anchor, Chunk(b"", 0, questions), on_answer)
+
+    def _close_silent(self, now: float) -> None:
+        silent = [
+            incarnation
+            for incarnation, heard in self._heard.items()
+            if now - heard > _INCARNATION_SILENT_SECONDS
+        ]
+        for incarnation in silent:
+            del self._heard[incarnation]
+            self._submit_own(CloseIncarnation(incarnation))
+
+    async def _filter_turn(self) -> None:
+        """Until the filter holds every record's id it answers "maybe" (rule 24)."""
+        await self._filter_empty.wait()
+        self._filter_empty.clear()
+        ledger, after = self._ledger, b""
+        while page := await self._database.payment_ids(self.bucket, after, _FILTER_PAGE):
+            ledger.filter.add_all(page)
+            after = page[-1]
+        ledger.filter.complete()
+
+
+def _encoded(chunk: Chunk, route: Route) -> tuple[Chunk, msgspec.Raw, Route]:
+    return chunk, msgspec.Raw(encode(chunk)), route
+
+
+def _count(proposed: Proposed) -> int:
+    return sum(len(chunk.instructions) for chunk in proposed.chunks)
+
+
+def _why(refused: Refused) -> tuple[Why, int]:
+    if isinstance(refused.error, NotLeading):
+        return Why.NOT_LEADING, refused.error.leader
+    return Why.OVERLOADED, 0

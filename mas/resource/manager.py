@@ -1,0 +1,76 @@
+"""The Resource Manager: one per node, the door to the AccountServices of its buckets.
+
+It takes request frames of coordinators, resolvers and tools apart and gathers the replies of a turn into one frame a
+peer. Nothing is decided here.
+"""
+
+import asyncio
+import logging
+
+import msgspec
+
+from mas.errors import MailboxClosed
+from mas.resource.actor import AccountService
+from mas.resource.ports import Peers
+from mas.transaction.messages import Reply, Request, TurnedAway, Why, decode_requests, encode
+
+_log = logging.getLogger(__name__)
+
+REPLY_CHANNEL = 3
+_REPLIES_PER_FRAME = 256
+
+
+class ResourceManager:
+    """Routes requests to the buckets of this node, and replies to their senders."""
+
+    def __init__(self, peers: Peers) -> None:
+        self._peers = peers
+        self._services: dict[int, AccountService] = {}
+        self._replies: dict[int, list[Reply]] = {}
+
+    def add(self, service: AccountService) -> None:
+        """Serve one more bucket."""
+        self._services[service.bucket] = service
+
+    def services(self) -> list[AccountService]:
+        """The AccountServices of this node, by bucket."""
+        return [self._services[bucket] for bucket in sorted(self._services)]
+
+    def on_frame(self, peer: int, payload: bytes) -> None:
+        """Take a frame of requests from a peer. One that can't be read is dropped; its sender hears nothing and asks again."""
+        try:
+            requests = decode_requests(payload)
+        except msgspec.DecodeError as error:
+            _log.warning("a request frame of node %d can't be read, dropped: %s", peer, error)
+            return
+        for request in requests:
+            self._deliver(peer, request)
+
+    def _deliver(self, peer: int, request: Request) -> None:
+        service = self._services.get(request.bucket)
+        if service is None:
+            detail = f"this node holds no replica of bucket {request.bucket}"
+            self.reply(peer, TurnedAway(request.request, Why.INVALID, detail=detail))
+            return
+        try:
+            taken = service.requests.offer((peer, request))
+        except MailboxClosed:
+            self.reply(peer, TurnedAway(request.request, Why.UNAVAILABLE, detail="stopping"))
+            return
+        if not taken:
+            detail = f"bucket {request.bucket} has too many requests waiting"
+            self.reply(peer, TurnedAway(request.request, Why.OVERLOADED, detail=detail))
+
+    def reply(self, peer: int, reply: Reply) -> None:
+        """Send a reply with all others of this turn. One that can't be sent is lost: its asker doesn't know, and asks."""
+        if not self._replies:
+            asyncio.get_running_loop().call_soon(self._send_replies)
+        self._replies.setdefault(peer, []).append(reply)
+
+    def _send_replies(self) -> None:
+        gathered, self._replies = self._replies, {}
+        for peer, replies in gathered.items():
+            for start in range(0, len(replies), _REPLIES_PER_FRAME):
+                frame = encode(tuple(replies[start : start + _REPLIES_PER_FRAME]))
+                if not self._peers.send(peer, REPLY_CHANNEL, frame):
+                    _log.warning("replies to node %d are lost: not connected, or too slow", peer)

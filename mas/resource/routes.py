@@ -1,0 +1,31 @@
+"""Whom an applied instruction's answer is for: only the node that proposed an entry answers for it, and each
+answer goes to the request that brought its instruction, never to whoever happens to wait."""
+
+import msgspec
+
+from mas.ledger import Chunk
+
+
+class Route(msgspec.Struct, gc=False):
+    """The request behind one chunk of a proposal. `peer` 0: this bucket's own, nobody to answer."""
+
+    peer: int
+    request: int
+    positions: tuple[int, ...] = ()
+    """Where the chunk isn't the request's whole: each instruction's place in the request, -1 for our own."""
+    second: bool = False
+    """Proposed again after PENDING_ON (rule 15): whatever the ledger says now is the answer."""
+
+    def place(self, position: int) -> int:
+        """The place in the request of the chunk's instruction at `position`."""
+        return self.positions[position] if self.positions else position
+
+
+OWN = Route(0, 0)
+
+
+class Proposed(msgspec.Struct, gc=False):
+    """A proposal that this leader has made and not yet seen applied."""
+
+    chunks: tuple[Chunk, ...]
+    routes: tuple[Route, ...]
