@@ -1,10 +1,10 @@
 """What a caller asks of a coordinator, and what it hears.
 
-    COMMITTED, REFUSED      outcomes: for ever; they end the key (rule 9)
-    KEY_REUSED              the key has an outcome for another body; this body did nothing
-    ABORTED                 this try did nothing, for certain; another try of the key may succeed
-    UNKNOWN                 ask again by the same key
-    TURNED_AWAY             nothing was begun and nothing is recorded; speaks of this try alone
+COMMITTED, REFUSED      outcomes: for ever; they end the key (rule 9)
+KEY_REUSED              the key has an outcome for another body; this body did nothing
+ABORTED                 this try did nothing, for certain; another try of the key may succeed
+UNKNOWN                 ask again by the same key
+TURNED_AWAY             nothing was begun and nothing is recorded; speaks of this try alone
 """
 
 from enum import IntEnum

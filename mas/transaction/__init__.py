@@ -1,0 +1,1 @@
+"""Two-phase commit as data: coordinator's and participant's side, and the messages between them."""

@@ -1,0 +1,138 @@
+"""What a bucket does about its prepared legs: when it asks, and what an answer means (rules 10 to 12, 15)."""
+
+from itertools import pairwise
+
+import pytest
+
+from mas.ids import make_xid
+from mas.ledger.instructions import Abort, Answer, Ask, Code, Commit, Kind, Reason
+from mas.ledger.rows import PreparedLegs
+from mas.transaction.participant import BACK_OFF_MAX, Resolver, questions, settle
+
+LIFE = bytes(10)
+LOCK_TIMEOUT = 5.0
+
+
+def legs(counter: int, *, anchor: int = 1, attempt: int = 1) -> PreparedLegs:
+    return PreparedLegs(
+        xid=make_xid(LIFE, counter),
+        payment_id=bytes((counter,)) * 16,
+        attempt=attempt,
+        body_hash=b"hash",
+        anchor=anchor,
+        participants=(2,),
+        kind=Kind.PAYMENT,
+        currency="USD",
+        legs=(("B", 5),),
+    )
+
+
+MINE = make_xid(LIFE, 1)
+OTHER = make_xid(LIFE, 9)
+
+
+@pytest.mark.parametrize(
+    ("answer", "instruction"),
+    [
+        (Answer(Code.COMMITTED, attempt=2, xid=MINE, time=77), Commit(MINE, 77)),
+        (Answer(Code.COMMITTED, attempt=3, xid=OTHER, time=77), Abort(MINE)),
+        (Answer(Code.REFUSED, Reason.CANCELLED), Abort(MINE)),
+        (Answer(Code.KEY_REUSED), Abort(MINE)),
+        (Answer(Code.ABORTED, attempt=2), Abort(MINE)),
+        (Answer(Code.ABORTED, attempt=3), Abort(MINE)),
+        (Answer(Code.ABORTED, attempt=1), None),
+        (Answer(Code.NONE), None),
+        (Answer(Code.WRONG_BUCKET), None),
+        (Answer(Code.FAILED), None),
+    ],
+)
+def test_rule_11_only_the_records_own_xid_is_committed(
+    answer: Answer, instruction: Commit | Abort | None
+) -> None:
+    assert settle(legs(1, attempt=2), answer) == instruction
+
+
+def test_questions_are_one_list_an_anchor_and_an_xid_once() -> None:
+    one, two, three = legs(1, anchor=4), legs(2, anchor=3), legs(3, anchor=4)
+
+    asked = questions([one, two, one, three])
+
+    assert {anchor: [ask.xid for ask in asks] for anchor, asks in asked.items()} == {
+        4: [one.xid, three.xid],
+        3: [two.xid],
+    }
+    assert asked[3] == [Ask(two.payment_id, 1, two.xid, b"hash")]
+
+
+def test_rule_11_a_leg_is_asked_about_once_it_is_older_than_the_lock_timeout() -> None:
+    resolver = Resolver(LOCK_TIMEOUT)
+    resolver.prepared(legs(1), 100.0)
+    resolver.prepared(legs(2), 102.0)
+
+    assert resolver.next() == 105.0
+    assert resolver.due(104.9) == []
+    assert resolver.due(105.0) == [legs(1)]
+    assert resolver.due(106.0) == []
+    assert resolver.due(107.0) == [legs(2)]
+
+
+def test_a_settled_leg_is_never_asked_about() -> None:
+    resolver = Resolver(LOCK_TIMEOUT)
+    resolver.prepared(legs(1), 0.0)
+    resolver.prepared(legs(2), 0.0)
+    resolver.settled(legs(1).xid)
+    assert resolver.due(5.0) == [legs(2)]
+
+    resolver.settled(legs(2).xid)
+
+    assert len(resolver) == 0
+    assert resolver.due(1_000.0) == []
+
+
+def test_an_unanswered_question_is_asked_again_ever_more_slowly() -> None:
+    resolver = Resolver(LOCK_TIMEOUT)
+    resolver.prepared(legs(1), 0.0)
+    asked = []
+    for now in range(200):
+        asked += [now] * len(resolver.due(float(now)))
+
+    pauses = [after - before for before, after in pairwise(asked)]
+    assert asked[0] == 5
+    assert pauses[:3] == [5, 10, 20]
+    assert set(pauses[3:]) == {int(BACK_OFF_MAX)}
+
+
+def test_rule_12_a_new_leadership_counts_all_ages_again() -> None:
+    resolver = Resolver(LOCK_TIMEOUT)
+    resolver.prepared(legs(1), 0.0)
+    assert resolver.due(5.0) == [legs(1)]
+
+    resolver.lead(50.0, [legs(1), legs(2)])
+
+    assert resolver.due(54.0) == []
+    assert resolver.due(55.0) == [legs(1), legs(2)]
+
+
+def test_a_leg_reported_twice_keeps_its_age() -> None:
+    resolver = Resolver(LOCK_TIMEOUT)
+    resolver.lead(0.0, [legs(1)])
+
+    resolver.prepared(legs(1), 4.0)
+
+    assert resolver.due(5.0) == [legs(1)]
+    resolver.prepared(legs(1), 6.0)
+    assert len(resolver) == 1
+
+
+def test_rule_38_a_turn_asks_a_bounded_number_of_questions_and_forgets_none() -> None:
+    resolver = Resolver(LOCK_TIMEOUT)
+    resolver.lead(0.0, [legs(counter) for counter in range(1, 8)])
+
+    first = resolver.due(5.0, limit=3)
+    second = resolver.due(5.0, limit=3)
+    third = resolver.due(5.0, limit=3)
+
+    assert [len(first), len(second), len(third)] == [3, 3, 1]
+    assert {one.xid for one in first + second + third} == {
+        legs(counter).xid for counter in range(1, 8)
+    }
