@@ -288,7 +288,11 @@ def _check_tree(struct: type[msgspec.Struct], tree: dict[str, Any], path: str) -
         for item in value if isinstance(value, list) else [value]:
             if words and item not in words:
                 raise ConfigError(f"{name} is {item!r}: expected one of {', '.join(words)}")
-            if isinstance(item, dict) and isinstance(kind, type):
+            if (
+                isinstance(item, dict)
+                and isinstance(kind, type)
+                and issubclass(kind, msgspec.Struct)
+            ):
                 _check_tree(kind, item, name)
 
 

@@ -1,0 +1,101 @@
+"""What comes from outside has a bound, and a refusal says which field, what it was and what is expected."""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mas import limits
+from mas.errors import InvalidRequest
+from mas.limits import (
+    check_account_number,
+    check_amount,
+    check_idempotency_key,
+    check_message_size,
+    check_reference,
+    shorten,
+)
+
+
+@pytest.mark.parametrize("number", ["a", "alice", "DE89 3704 0044", "Nguyễn-01", "x" * 64, "a@b"])
+def test_account_numbers_that_are_fine(number: str) -> None:
+    check_account_number(number)
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        ("", "1 to 64 characters"),
+        ("x" * 65, "1 to 64 characters"),
+        ("@external", '"@"'),
+        (" a", "blanks"),
+        ("a ", "blanks"),
+        (" ", "blanks"),
+        ("a\n", "printable"),
+        ("a\tb", "printable"),
+        ("a\x00b", "printable"),
+        ("a\x7f", "printable"),
+        ("a\u200bb", "printable"),
+        ("a\u00a0b", "printable"),
+        ("a\u202eb", "printable"),
+        ("a\ud800", "printable"),
+    ],
+)
+def test_account_numbers_that_are_not(number: str, expected: str) -> None:
+    with pytest.raises(InvalidRequest, match=expected) as refusal:
+        check_account_number(number, "payee")
+    message = str(refusal.value)
+    assert message.startswith("payee ")
+    assert message.isprintable()
+    assert len(message) < 200
+
+
+@pytest.mark.parametrize(
+    ("check", "least", "most"),
+    [(check_idempotency_key, 1, 128), (check_reference, 0, 140)],
+)
+def test_texts_have_a_length(check: Callable[[str], None], least: int, most: int) -> None:
+    check("k" * least)
+    check("k" * most)
+    with pytest.raises(InvalidRequest, match=f"{least} to {most} characters"):
+        check("k" * (most + 1))
+    with pytest.raises(InvalidRequest, match="printable"):
+        check("line\nline")
+
+
+def test_an_empty_key_is_no_key() -> None:
+    with pytest.raises(InvalidRequest, match="idempotency_key ''"):
+        check_idempotency_key("")
+
+
+def test_amounts_are_positive_and_in_range() -> None:
+    check_amount(1)
+    check_amount(limits.AMOUNT_MAX)
+    check_amount(0, zero_allowed=True)
+    for amount in (0, -1, limits.AMOUNT_MAX + 1):
+        with pytest.raises(InvalidRequest, match=f"amount {amount} "):
+            check_amount(amount)
+    with pytest.raises(InvalidRequest):
+        check_amount(-1, zero_allowed=True)
+
+
+def test_messages_have_a_size() -> None:
+    check_message_size(limits.MESSAGE_BYTES_MAX)
+    with pytest.raises(InvalidRequest, match="bytes"):
+        check_message_size(limits.MESSAGE_BYTES_MAX + 1)
+
+
+def test_sums_fit_a_signed_64_bit_integer() -> None:
+    # A balance at its greatest, with every leg of a payment on top, before the ledger refuses it.
+    assert limits.BALANCE_MAX + limits.LEGS_PER_PAYMENT_MAX * limits.AMOUNT_MAX < 2**63
+
+
+def test_a_turn_and_a_message_fit_a_frame() -> None:
+    assert limits.TURN_BYTES_MAX <= limits.MESSAGE_BYTES_MAX <= limits.FRAME_BYTES_MAX
+
+
+@given(st.text())
+def test_a_shown_value_is_short_and_printable(value: str) -> None:
+    assert shorten(value).isprintable()
+    assert len(shorten("x" * 40 + value)) < 80
