@@ -5,8 +5,7 @@ to ask, and what follows from the answer (rules 10 to 12, 15). Who leads, and ho
 Resource Manager's business.
 """
 
-from collections.abc import Iterable
-from heapq import heappop, heappush
+from collections.abc import Iterable, Mapping
 
 from mas.ledger.instructions import Abort, Answer, Ask, Code, Commit
 from mas.ledger.rows import PreparedLegs
@@ -50,76 +49,45 @@ def questions(legs: Iterable[PreparedLegs]) -> dict[int, list[Ask]]:
 class Resolver:
     """Which prepared legs of one bucket are due for a question, while this node leads it.
 
-    A leg's age counts from its apply or from the start of this leadership, whichever is later (rule 12). It is
-    asked about when it is older than the lock timeout, and then again, each time twice as long after, up
-    to `BACK_OFF_MAX`. All times are monotonic seconds, handed in.
+    A leg's age counts from when it was first seen here, or from the start of this leadership, whichever is later
+    (rule 12). It is asked about when it is older than the lock timeout, and then again, each time after twice
+    as long, up to `BACK_OFF_MAX`. Nearly every leg is settled long before: so nothing is told of each one, and
+    the bucket shows now and then what is prepared. All times are monotonic seconds, handed in.
     """
 
-    __slots__ = ("_asked", "_lock_timeout", "_order", "_young")
+    __slots__ = ("_legs", "_lock_timeout", "_questions")
 
     def __init__(self, lock_timeout: float) -> None:
         assert lock_timeout > 0
         self._lock_timeout = lock_timeout
-        # Nearly every leg is settled long before it is due: those cost one entry here, oldest first.
-        self._young: dict[bytes, tuple[float, PreparedLegs]] = {}
-        # Those asked about: with the pause that follows the next question, and by time of that question.
-        self._asked: dict[bytes, tuple[float, PreparedLegs]] = {}
-        self._order: list[tuple[float, bytes]] = []
+        self._legs: Mapping[bytes, PreparedLegs] = {}
+        # By xid: when to ask, and the pause that follows. Those asked about go to the end.
+        self._questions: dict[bytes, tuple[float, float]] = {}
 
-    def __len__(self) -> int:
-        return len(self._young) + len(self._asked)
+    def lead(self, now: float, legs: Mapping[bytes, PreparedLegs]) -> None:
+        """This node leads from now on, and these legs are prepared, by xid; all ages begin again."""
+        self._questions.clear()
+        self.observe(now, legs)
 
-    def lead(self, now: float, legs: Iterable[PreparedLegs]) -> None:
-        """This node leads from now on, and these legs are prepared; all ages begin again."""
-        self._asked.clear()
-        self._order.clear()
-        self._young = {one.xid: (now, one) for one in legs}
-
-    def prepared(self, legs: PreparedLegs, now: float) -> None:
-        """These legs have just been applied."""
-        if legs.xid not in self._asked:
-            self._young.setdefault(legs.xid, (now, legs))
-
-    def settled(self, xid: bytes) -> None:
-        """The legs of this xid are posted or freed."""
-        if self._young.pop(xid, None) is None:
-            self._asked.pop(xid, None)
+    def observe(self, now: float, legs: Mapping[bytes, PreparedLegs]) -> None:
+        """These legs are prepared now: age those that are new, forget those that are gone."""
+        questions = self._questions
+        for xid in [xid for xid in questions if xid not in legs]:
+            del questions[xid]
+        new = (now + self._lock_timeout, self._lock_timeout)
+        for xid in legs:
+            if xid not in questions:
+                questions[xid] = new
+        self._legs = legs
 
     def due(self, now: float, limit: int = QUESTIONS_MAX) -> list[PreparedLegs]:
-        """Legs to ask about now, oldest question first; each counts as asked."""
-        due: list[PreparedLegs] = []
-        self._ask_again(now, limit, due)
-        self._ask_first(now, limit, due)
-        return due
-
-    def next(self) -> float | None:
-        """When `due` has something to say, if nothing is settled before; None: never."""
-        oldest = next(iter(self._young.values()), None)
-        times = [] if oldest is None else [oldest[0] + self._lock_timeout]
-        return min(times + [when for when, _ in self._order[:1]], default=None)
-
-    def _ask_again(self, now: float, limit: int, due: list[PreparedLegs]) -> None:
-        order = self._order
-        again: list[tuple[float, bytes]] = []
-        while order and order[0][0] <= now and len(due) < limit:
-            _, xid = heappop(order)
-            if xid in self._asked:
-                pause, legs = self._asked[xid]
-                self._asked[xid] = (min(2 * pause, BACK_OFF_MAX), legs)
-                again.append((now + pause, xid))
-                due.append(legs)
-        for entry in again:
-            heappush(order, entry)
-
-    def _ask_first(self, now: float, limit: int, due: list[PreparedLegs]) -> None:
-        ripe = []
-        for xid, (since, legs) in self._young.items():
-            if len(due) == limit or now - since < self._lock_timeout:
-                break
-            ripe.append(xid)
-            due.append(legs)
-        pause = min(self._lock_timeout, BACK_OFF_MAX)
-        for xid in ripe:
-            _, legs = self._young.pop(xid)
-            self._asked[xid] = (min(2 * pause, BACK_OFF_MAX), legs)
-            heappush(self._order, (now + pause, xid))
+        """Legs still prepared to ask about now, longest unasked first; each counts as asked."""
+        ripe = [
+            (xid, pause)
+            for xid, (when, pause) in self._questions.items()
+            if when <= now and xid in self._legs
+        ][:limit]
+        for xid, pause in ripe:
+            del self._questions[xid]
+            self._questions[xid] = (now + pause, min(2 * pause, BACK_OFF_MAX))
+        return [self._legs[xid] for xid, _ in ripe]

@@ -64,12 +64,15 @@ def test_questions_are_one_list_an_anchor_and_an_xid_once() -> None:
     assert asked[3] == [Ask(two.payment_id, 1, two.xid, b"hash")]
 
 
+def by_xid(*counters: int) -> dict[bytes, PreparedLegs]:
+    return {legs(counter).xid: legs(counter) for counter in counters}
+
+
 def test_rule_11_a_leg_is_asked_about_once_it_is_older_than_the_lock_timeout() -> None:
     resolver = Resolver(LOCK_TIMEOUT)
-    resolver.prepared(legs(1), 100.0)
-    resolver.prepared(legs(2), 102.0)
+    resolver.lead(100.0, by_xid(1))
+    resolver.observe(102.0, by_xid(1, 2))
 
-    assert resolver.next() == 105.0
     assert resolver.due(104.9) == []
     assert resolver.due(105.0) == [legs(1)]
     assert resolver.due(106.0) == []
@@ -78,22 +81,22 @@ def test_rule_11_a_leg_is_asked_about_once_it_is_older_than_the_lock_timeout() -
 
 def test_a_settled_leg_is_never_asked_about() -> None:
     resolver = Resolver(LOCK_TIMEOUT)
-    resolver.prepared(legs(1), 0.0)
-    resolver.prepared(legs(2), 0.0)
-    resolver.settled(legs(1).xid)
+    prepared = by_xid(1, 2)
+    resolver.lead(0.0, prepared)
+
+    del prepared[legs(1).xid]
     assert resolver.due(5.0) == [legs(2)]
 
-    resolver.settled(legs(2).xid)
-
-    assert len(resolver) == 0
+    resolver.observe(6.0, {})
     assert resolver.due(1_000.0) == []
 
 
 def test_an_unanswered_question_is_asked_again_ever_more_slowly() -> None:
     resolver = Resolver(LOCK_TIMEOUT)
-    resolver.prepared(legs(1), 0.0)
+    resolver.lead(0.0, by_xid(1))
     asked = []
     for now in range(200):
+        resolver.observe(float(now), by_xid(1))
         asked += [now] * len(resolver.due(float(now)))
 
     pauses = [after - before for before, after in pairwise(asked)]
@@ -104,35 +107,29 @@ def test_an_unanswered_question_is_asked_again_ever_more_slowly() -> None:
 
 def test_rule_12_a_new_leadership_counts_all_ages_again() -> None:
     resolver = Resolver(LOCK_TIMEOUT)
-    resolver.prepared(legs(1), 0.0)
+    resolver.lead(0.0, by_xid(1))
     assert resolver.due(5.0) == [legs(1)]
 
-    resolver.lead(50.0, [legs(1), legs(2)])
+    resolver.lead(50.0, by_xid(1, 2))
 
     assert resolver.due(54.0) == []
     assert resolver.due(55.0) == [legs(1), legs(2)]
 
 
-def test_a_leg_reported_twice_keeps_its_age() -> None:
+def test_a_leg_seen_again_keeps_its_age() -> None:
     resolver = Resolver(LOCK_TIMEOUT)
-    resolver.lead(0.0, [legs(1)])
+    resolver.lead(0.0, by_xid(1))
 
-    resolver.prepared(legs(1), 4.0)
+    resolver.observe(4.0, by_xid(1))
 
     assert resolver.due(5.0) == [legs(1)]
-    resolver.prepared(legs(1), 6.0)
-    assert len(resolver) == 1
 
 
 def test_rule_38_a_turn_asks_a_bounded_number_of_questions_and_forgets_none() -> None:
     resolver = Resolver(LOCK_TIMEOUT)
-    resolver.lead(0.0, [legs(counter) for counter in range(1, 8)])
+    resolver.lead(0.0, by_xid(*range(1, 8)))
 
-    first = resolver.due(5.0, limit=3)
-    second = resolver.due(5.0, limit=3)
-    third = resolver.due(5.0, limit=3)
+    turns = [resolver.due(5.0, limit=3) for _ in range(3)]
 
-    assert [len(first), len(second), len(third)] == [3, 3, 1]
-    assert {one.xid for one in first + second + third} == {
-        legs(counter).xid for counter in range(1, 8)
-    }
+    assert [len(asked) for asked in turns] == [3, 3, 1]
+    assert {one.xid for asked in turns for one in asked} == set(by_xid(*range(1, 8)))
