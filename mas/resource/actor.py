@@ -57,7 +57,7 @@ from mas.transaction.messages import (
     TurnedAway,
     Why,
 )
-from mas.transaction.participant import Resolver, settle
+from mas.transaction.participant import Resolver, instruct, questions
 
 _log = logging.getLogger(__name__)
 
@@ -498,12 +498,13 @@ class AccountService(Actor):
 
     async def _answer_stored(self, peer: int, request: ReadPostings | ReadBucket) -> None:
         """From the database, once it holds all that is applied now (rule 29, the simple way)."""
+        lag_ms = round(1000 * self._flusher.lag_seconds())
         await self._flusher.wait_flushed()
         try:
             reply = (
                 await self._postings(request)
                 if isinstance(request, ReadPostings)
-                else await self._bucket_view(request)
+                else await self._bucket_view(request, lag_ms)
             )
         except DatabaseUnavailable as error:
             reply = TurnedAway(request.request, Why.UNAVAILABLE, detail=str(error))
@@ -520,7 +521,7 @@ class AccountService(Actor):
         exists = account is not None and not account.unseen
         return Postings(request.request, exists, tuple(postings))
 
-    async def _bucket_view(self, request: ReadBucket) -> BucketView:
+    async def _bucket_view(self, request: ReadBucket, lag_ms: int) -> BucketView:
         row = await self._database.bucket_row(self.bucket)
         applied, balances, external, accounts, records, postings = await self._database.totals(
             self.bucket
@@ -541,6 +542,7 @@ class AccountService(Actor):
             records=records,
             postings=postings,
             state_hash=f"{row.state_hash if row else 0:032x}",
+            lag_ms=lag_ms,
         )
 
     # -- the rest: flushes, the resolver, the filter -----------------------------------------------------
@@ -558,25 +560,18 @@ class AccountService(Actor):
             return
         now = self._clock.monotonic()
         self._resolver.observe(now, self._ledger.legs)
-        by_anchor: dict[int, list[bytes]] = {}
-        for prepared in self._resolver.due(now):
-            by_anchor.setdefault(prepared.anchor, []).append(prepared.xid)
-        for anchor, xids in by_anchor.items():
-            self._ask(anchor, xids)
+        for anchor, asked in questions(self._resolver.due(now)).items():
+            self._ask(anchor, asked)
         self._close_silent(now)
 
-    def _ask(self, anchor: int, xids: list[bytes]) -> None:
-        asked = [self._ledger.legs[xid] for xid in xids]
-        questions = tuple(
-            Ask(each.payment_id, each.attempt, each.xid, each.body_hash) for each in asked
-        )
-
+    def _ask(self, anchor: int, asked: list[Ask]) -> None:
         def on_answer(position: int, answer: Answer | TurnedAway) -> None:
-            decided = settle(asked[position], answer) if isinstance(answer, Answer) else None
+            ask = asked[position]
+            decided = instruct(ask.xid, ask.attempt, answer) if isinstance(answer, Answer) else None
             if decided is not None and self._leadership.leading:
                 self._submit_own(decided)
 
-        self._buckets.submit(anchor, Chunk(b"", 0, questions), on_answer)
+        self._buckets.submit(anchor, Chunk(b"", 0, tuple(asked)), on_answer)
 
     def _close_silent(self, now: float) -> None:
         silent = [

@@ -31,6 +31,8 @@ class Flusher:
         self._pause_seconds = pause_seconds
         self._dirty = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._dirty_since: float | None = None
+        self._taken_since: float | None = None
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self.flushed = ledger.bucket.applied
         """The index up to which the state is durable."""
@@ -43,7 +45,14 @@ class Flusher:
 
     def wake(self) -> None:
         """Something has been applied."""
+        if self._dirty_since is None:
+            self._dirty_since = self._clock.monotonic()
         self._dirty.set()
+
+    def lag_seconds(self) -> float:
+        """How old the oldest change is that the database doesn't hold yet."""
+        oldest = self._taken_since if self._taken_since is not None else self._dirty_since
+        return 0.0 if oldest is None else self._clock.monotonic() - oldest
 
     async def wait_flushed(self) -> None:
         """Return once all that is applied now is durable."""
@@ -68,9 +77,11 @@ class Flusher:
         await self._pause()
 
     async def _write(self) -> None:
+        self._taken_since, self._dirty_since = self._dirty_since, None
         writes = self._ledger.take_writes()
         applied = writes.bucket.applied
         if applied == self.flushed:
+            self._taken_since = None
             return
         taken = self.behind
         while True:
@@ -91,7 +102,7 @@ class Flusher:
                 "writing: it went back in time, or another node writes to it. Start this node again to replay from "
                 "what it holds; give each node a database of its own"
             )
-        self.failing_since = None
+        self.failing_since = self._taken_since = None
         self.flushed = applied
         self.behind -= taken
         self._ledger.flushed(writes)

@@ -169,6 +169,8 @@ class BucketView(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11)
     """Count of all postings."""
     state_hash: str
     """Hexadecimal, as of `applied`."""
+    lag_ms: int = 0
+    """How old the oldest change was, when this was asked, that the AccountDB did not hold yet."""
 
 
 Request = Submit | ReadAccounts | ReadClaims | ReadPostings | ReadBucket

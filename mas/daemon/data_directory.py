@@ -1,0 +1,130 @@
+"""The directory in which a node keeps everything: made, locked and known as this node's before anything opens a file in it.
+
+identity.json      cluster and node that it belongs to
+lock               held by the process that uses it
+cluster.secret     what nodes prove to each other
+jwt.secret         what signs and verifies clients' tokens (HS256)
+tls/               certificates
+raft/ tm/ NAME.sqlite3
+"""
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from mas.errors import DataDirectoryError
+from mas.runtime import Dice
+
+_SECRET_BYTES = 32
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Whose data this is."""
+
+    cluster: str
+    node: int
+
+
+class DataDirectory:
+    """An opened data directory. Only one process has it at a time.
+
+    Raises:
+        DataDirectoryError: it can't be written, another process uses it, or it belongs to another cluster or node.
+    """
+
+    def __init__(self, path: Path, identity: Identity) -> None:
+        self.path = path
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise DataDirectoryError(
+                f"data directory {path} can't be written ({error.strerror}): name another with --data-dir, "
+                "or give this user the right to write there"
+            ) from error
+        try:
+            self._take_lock()
+            self._check_identity(identity)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let another process have it."""
+        os.close(self._lock)
+
+    def secret(self, name: str, dice: Dice) -> bytes:
+        """The secret in the file of this name, made at the first start."""
+        path = self.path / name
+        if not path.exists():
+            write_private(path, dice.randbytes(_SECRET_BYTES).hex())
+        return read_secret(path)
+
+    def _take_lock(self) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataDirectoryError(
+                f"data directory {self.path} is in use by another process: stop it, or name another with --data-dir"
+            ) from error
+
+    def _check_identity(self, identity: Identity) -> None:
+        path = self.path / "identity.json"
+        if not path.exists():
+            write_private(path, msgspec.json.encode(identity).decode())
+            return
+        try:
+            found = msgspec.json.decode(path.read_bytes(), type=Identity)
+        except (OSError, msgspec.DecodeError) as error:
+            raise DataDirectoryError(f"{path} can't be read: {error}") from error
+        if found != identity:
+            raise DataDirectoryError(
+                f"data directory {self.path} belongs to node {found.node} of cluster {found.cluster!r}, and this is node "
+                f"{identity.node} of cluster {identity.cluster!r}: name another with --data-dir, or mend `node` in the configuration"
+            )
+
+
+def read_secret(path: Path) -> bytes:
+    """A secret from its file.
+
+    Raises:
+        DataDirectoryError: it can't be read, or is too short to be a secret.
+    """
+    try:
+        secret = path.read_bytes().strip()
+    except OSError as error:
+        raise DataDirectoryError(f"secret {path} can't be read: {error.strerror}") from error
+    if len(secret) < _SECRET_BYTES:
+        raise DataDirectoryError(
+            f"secret {path} has {len(secret)} bytes: expected {_SECRET_BYTES} or more"
+        )
+    return secret
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only this user can read; it is there whole, or not at all."""
+    temporary = path.with_name(path.name + ".new")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise DataDirectoryError(f"{path} can't be written: {error.strerror}") from error

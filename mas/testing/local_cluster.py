@@ -1,0 +1,291 @@
+"""A cluster of real `mas serve` processes on loopback, in a temporary directory.
+
+    async with LocalCluster() as cluster:
+        async with cluster.client() as client:
+            await client.create_account("alice", "100.00")
+            cluster.kill(cluster.resource_managers[0])
+
+One transaction manager and some resource managers, TLS and tokens on, every bucket replicated on all of them. Nodes can
+be killed, paused and started again; leaving the block ends every process and removes every file.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from mas.api.tokens import TokenIssuer
+from mas.client import Client
+from mas.config import (
+    BucketConfig,
+    Config,
+    JwtConfig,
+    ListenConfig,
+    NodeConfig,
+    PeerConfig,
+    RaftConfig,
+    StorageConfig,
+    TlsConfig,
+    format_config,
+)
+from mas.daemon.data_directory import write_private
+from mas.errors import MasError
+from mas.network.tls import ensure_development_certificates
+from mas.runtime import Clock, Dice, SystemClock, SystemDice
+
+_START_SECONDS = 30.0
+_STOP_SECONDS = 10.0
+_POLL_SECONDS = 0.02
+
+
+class NodeFailed(MasError):
+    """A node's process ended by itself, or didn't get ready."""
+
+
+class Node:
+    """One `mas serve` process, and what is needed to start it again."""
+
+    def __init__(self, node_id: int, role: str, config_file: Path, log_file: Path) -> None:
+        self.id = node_id
+        self.role = role
+        self.config_file = config_file
+        self.log_file = log_file
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
+
+    @property
+    def pid(self) -> int:
+        """The process's id; 0 while there is none."""
+        return self._process.pid if self._process is not None else 0
+
+    def is_running(self) -> bool:
+        """Whether its process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self, environment: dict[str, str] | None = None) -> None:
+        """Start the process, without waiting until it is ready."""
+        assert not self.is_running(), f"node {self.id} runs already"
+        command = [sys.executable, "-m", "mas", "serve", "--config", str(self.config_file)]
+        with self.log_file.open("ab") as log:
+            self._log_start = log.tell()
+            self._process = subprocess.Popen(  # noqa: S603 - our own program
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=os.environ | (environment or {}),
+                start_new_session=True,  # A Ctrl-C is for whoever holds the cluster, which then ends it.
+            )
+
+    def signal(self, number: int) -> None:
+        """Send the process a signal, if it lives."""
+        if self._process is not None and self.is_running():
+            self._process.send_signal(number)
+
+    def wait(self, seconds: float) -> int:
+        """Wait for the process to end; its exit status. Raises `subprocess.TimeoutExpired`."""
+        assert self._process is not None
+        return self._process.wait(seconds)
+
+    def log(self) -> str:
+        """What the process has printed since its last start."""
+        with self.log_file.open("rb") as log:
+            log.seek(self._log_start)
+            return log.read().decode(errors="replace")
+
+    def is_ready(self) -> bool:
+        """Whether it says that it serves."""
+        return " is ready" in self.log()
+
+
+class LocalCluster:
+    """The processes of one cluster. Node ids run from 1: the resource managers, then the transaction manager."""
+
+    def __init__(
+        self,
+        *,
+        resource_managers: int = 3,
+        buckets: int = 3,
+        directory: Path | None = None,
+        raft: RaftConfig | None = None,
+        storage: StorageConfig | None = None,
+        lock_timeout_seconds: float = 2.0,
+        clock: Clock | None = None,
+        dice: Dice | None = None,
+    ) -> None:
+        self._temporary = (
+            tempfile.TemporaryDirectory(prefix="mas-cluster-") if directory is None else None
+        )
+        self.directory = Path(self._temporary.name) if self._temporary else Path(directory or "")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._clock = clock or SystemClock()
+        self._dice = dice or SystemDice()
+        self.buckets = buckets
+        ids = range(1, resource_managers + 2)
+        ports = _free_ports(6 * len(ids))
+        self._jwt_secret = self._dice.randbytes(32).hex().encode()
+        self._write_shared_files()
+        peers = tuple(
+            PeerConfig(
+                id=node, address=f"127.0.0.1:{ports[6 * i + 4]}", roles=(self._role_of(node, ids),)
+            )
+            for i, node in enumerate(ids)
+        )
+        self._shared = Config(
+            peers=peers,
+            buckets=tuple(
+                BucketConfig(id=bucket, voters=tuple(ids[:-1])) for bucket in range(1, buckets + 1)
+            ),
+            raft=raft or RaftConfig(),
+            storage=storage or StorageConfig(),
+            lock_timeout_seconds=lock_timeout_seconds,
+            tls=TlsConfig(directory=str(self.directory / "tls")),
+            jwt=JwtConfig(secret_file=str(self.directory / "jwt.secret")),
+        )
+        self.nodes = {
+            node: self._make_node(node, self._role_of(node, ids), ports[6 * i : 6 * i + 6])
+            for i, node in enumerate(ids)
+        }
+        self.resource_managers = [self.nodes[node] for node in ids[:-1]]
+        self.transaction_manager = self.nodes[ids[-1]]
+        self.address = f"127.0.0.1:{ports[6 * (len(ids) - 1)]}"
+
+    @staticmethod
+    def _role_of(node: int, ids: range) -> str:
+        return "tm" if node == ids[-1] else "rm"
+
+    def _write_shared_files(self) -> None:
+        ensure_development_certificates(self.directory / "tls", ("localhost", "127.0.0.1"))
+        write_private(self.directory / "cluster.secret", self._dice.randbytes(32).hex())
+        write_private(self.directory / "jwt.secret", self._jwt_secret.decode())
+
+    def _make_node(self, node: int, role: str, ports: list[int]) -> Node:
+        config = msgspec.structs.replace(
+            self._shared,
+            node=NodeConfig(
+                id=node,
+                cluster_id="local",
+                role=role,  # type: ignore[arg-type] - one of the words, by _role_of
+                data_dir=str(self.directory / f"node{node}"),
+                secret_file=str(self.directory / "cluster.secret"),
+            ),
+            listen=ListenConfig(
+                api=ports[0],
+                gls=ports[1],
+                node_service=ports[2],
+                rm=ports[3],
+                peer=ports[4],
+                http=ports[5],
+            ),
+        )
+        file = self.directory / f"node{node}.toml"
+        file.write_text(format_config(config))
+        return Node(node, role, file, self.directory / f"node{node}.log")
+
+    # -- running -----------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def start(self) -> None:
+        """Start every node and wait until the cluster carries payments."""
+        for node in self.nodes.values():
+            node.start()
+        for node in self.nodes.values():
+            await self.wait_ready(node)
+
+    async def wait_ready(self, node: Node) -> None:
+        """Wait until the node says that it serves.
+
+        Raises:
+            NodeFailed: its process ended, or it took too long; the message ends with its log.
+        """
+        deadline = self._clock.monotonic() + _START_SECONDS
+        while not node.is_ready():
+            if not node.is_running():
+                raise NodeFailed(f"node {node.id} ended by itself; its log:\n{node.log()}")
+            if self._clock.monotonic() > deadline:
+                raise NodeFailed(
+                    f"node {node.id} isn't ready after {_START_SECONDS:.0f} s; its log:\n{node.log()}"
+                )
+            await self._clock.sleep(_POLL_SECONDS)
+
+    def kill(self, node: Node) -> None:
+        """SIGKILL: the process has no chance to do anything more."""
+        node.signal(signal.SIGKILL)
+        node.wait(_STOP_SECONDS)
+
+    def pause(self, node: Node) -> None:
+        """SIGSTOP: the process stands still until `resume`."""
+        node.signal(signal.SIGSTOP)
+
+    def resume(self, node: Node) -> None:
+        """SIGCONT after `pause`."""
+        node.signal(signal.SIGCONT)
+
+    async def restart(self, node: Node, environment: dict[str, str] | None = None) -> None:
+        """Start a node that has ended, and wait until it serves."""
+        node.start(environment)
+        await self.wait_ready(node)
+
+    def close(self) -> None:
+        """End every process, and remove every file that this cluster made."""
+        for node in self.nodes.values():
+            node.signal(signal.SIGCONT)
+            node.signal(signal.SIGTERM)
+        for node in self.nodes.values():
+            if node.pid:
+                _end(node)
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    # -- talking to it -----------------------------------------------------------------------------------
+
+    def token(self, subject: str = "operator:root") -> str:
+        """A token for "operator:NAME" or "account:NUMBER"."""
+        issuer = TokenIssuer(self._jwt_secret, self._shared.jwt.issuer, self._shared.jwt.audience)
+        return issuer.issue(subject)
+
+    def client(self, subject: str = "operator:root") -> Client:
+        """A client of the transaction manager, with that subject's token."""
+        return Client(self.address, token=self.token(subject), ca=self.directory / "tls" / "ca.crt")
+
+
+def _end(node: Node) -> None:
+    try:
+        node.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        node.signal(signal.SIGKILL)
+        node.wait(_STOP_SECONDS)
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that were free a moment ago; all held at once, so that none comes twice."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
