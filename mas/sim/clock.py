@@ -1,0 +1,27 @@
+"""The clock of a simulated node: virtual time, and a calendar that may be wrong."""
+
+import asyncio
+
+EPOCH_US = 1_800_000_000_000_000
+"""What the calendar says when a virtual loop begins, in microseconds: 15 January 2027."""
+
+
+class VirtualClock:
+    """A node's view of the loop's time."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, ahead_us: int = 0) -> None:
+        self._loop = loop
+        self.ahead_us = ahead_us
+        """How far the calendar is ahead of the others'; may jump at any time (rule 12)."""
+
+    def monotonic(self) -> float:
+        """Virtual seconds since the loop was made."""
+        return self._loop.time()
+
+    def now_us(self) -> int:
+        """Microseconds since the epoch, as this node believes."""
+        return EPOCH_US + int(self._loop.time() * 1_000_000) + self.ahead_us
+
+    async def sleep(self, seconds: float) -> None:
+        """Let others run for this long, in virtual time."""
+        await asyncio.sleep(seconds)
