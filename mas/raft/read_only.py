@@ -1,0 +1,101 @@
+"""Reads that wait for proof: on a leader for a quorum, on a follower for its leader's answer.
+
+A context may repeat, and a host can't tell two answers of one context apart. So an answer is
+given only where it is good for the newest read of its context: an older read waits with the newer.
+"""
+
+from mas.raft.messages import ReadState
+
+# A follower's reads whose answers are awaited; the oldest are forgotten, and then never answered.
+MAX_FORWARDED = 1 << 12
+
+
+class PendingRead:
+    """The reads of one reader and context, waiting for `round` to be confirmed."""
+
+    __slots__ = ("context", "count", "index", "number", "reader", "round")
+
+    def __init__(self, reader: int, number: int, context: bytes, index: int) -> None:
+        self.reader = reader
+        self.number = number
+        self.context = context
+        self.index = index
+        self.round = 0
+        self.count = 1
+
+
+class ReadRounds:
+    """A leader's reads, in rounds: all reads of a turn are confirmed by one exchange of heartbeats.
+
+    A round is numbered once it begins. Who answers round n has confirmed every round before it too,
+    so that a lost heartbeat costs nothing but time (dissertation, 6.4).
+    """
+
+    __slots__ = ("_newest", "last_round", "unsent")
+
+    def __init__(self) -> None:
+        self._newest: dict[tuple[int, bytes], PendingRead] = {}  # rounds ascend
+        self.last_round = 0
+        self.unsent = False
+
+    def __bool__(self) -> bool:
+        return bool(self._newest)
+
+    def add(self, read: PendingRead) -> None:
+        """A read for the next round."""
+        key = read.reader, read.context
+        older = self._newest.pop(key, None)
+        if older is not None:
+            read.count += older.count
+            read.number = max(read.number, older.number)
+        read.round = self.last_round + 1
+        self._newest[key] = read
+        self.unsent = True
+
+    def begin_round(self) -> None:
+        """Close the round: what comes now belongs to the next."""
+        self.last_round += 1
+        self.unsent = False
+
+    def confirmed(self, last_round: int) -> list[PendingRead]:
+        """Take out the reads of every round up to `last_round`."""
+        answered = []
+        for read in self._newest.values():
+            if read.round > last_round:
+                break
+            answered.append(read)
+        for read in answered:
+            del self._newest[read.reader, read.context]
+        return answered
+
+
+class ForwardedReads:
+    """A follower's reads on their way to the leader and back, numbered.
+
+    The first number is the caller's: a node that restarts must not take an answer to a read of its
+    earlier life for one of this life's.
+    """
+
+    __slots__ = ("_next_number", "_waiting")
+
+    def __init__(self, first_number: int) -> None:
+        self._waiting: dict[bytes, tuple[int, int]] = {}  # context: number of the newest, how many
+        self._next_number = first_number
+
+    def add(self, context: bytes) -> int:
+        """A read begins; its number."""
+        _, count = self._waiting.pop(context, (0, 0))
+        if len(self._waiting) >= MAX_FORWARDED:
+            del self._waiting[next(iter(self._waiting))]
+        number = self._next_number
+        self._next_number += 1
+        self._waiting[context] = number, count + 1
+        return number
+
+    def answered(self, context: bytes, number: int, index: int) -> list[ReadState]:
+        """The leader's answer to a read; nothing where a newer read of that context waits, or none."""
+        newest, count = self._waiting.get(context, (-1, 0))
+        if newest != number:
+            return []
+        del self._waiting[context]
+        return [ReadState(index, context)] * count

@@ -1,0 +1,97 @@
+"""What can't come from a correct peer, and what can't have been persisted by a correct node.
+
+Checked before anything changes. Who lets such input in makes the log or the commit index wrong for ever;
+who refuses it loses a message or stops one replica.
+"""
+
+from collections.abc import Callable
+
+from mas.raft import confchange
+from mas.raft.config import Config
+from mas.raft.errors import ConfigError, CorruptState, IllegalMessage
+from mas.raft.messages import ConfState, HardState, Message, MessageType
+from mas.raft.storage import Storage
+
+
+def check_message(message: Message, node_id: int, last_index: int) -> None:
+    """Raises IllegalMessage for what no correct peer would send to this node."""
+    if message.to != node_id:
+        raise IllegalMessage(f"a message to node {message.to} came to node {node_id}")
+    if message.from_ < 1 or (message.from_ == node_id and message.type != MessageType.READ_INDEX):
+        raise IllegalMessage(f"a message of type {message.type} can't be from node {message.from_}")
+    check = _CHECKS.get(message.type)
+    if check is not None:
+        check(message, last_index)
+    elif message.type not in _KNOWN:
+        raise IllegalMessage(f"unknown message type {message.type} from node {message.from_}")
+
+
+def check_persisted(
+    config: Config, storage: Storage, hard_state: HardState, conf_state: ConfState
+) -> None:
+    """Raises CorruptState where the storage can't be what a node has left behind.
+
+    Any prefix of what a Ready asks to be written is fine: a snapshot or entries without the hard
+    state that came with them were never acknowledged to anybody.
+    """
+    first, last = storage.first_index(), storage.last_index()
+    if last < first - 1:
+        raise CorruptState(f"the log begins at {first} and ends at {last}")
+    if min(hard_state.term, hard_state.vote, hard_state.commit) < 0:
+        raise CorruptState(f"{hard_state} has a negative field")
+    if hard_state.vote and not hard_state.term:
+        raise CorruptState(f"a vote for node {hard_state.vote} in no term")
+    if hard_state.commit > last:
+        raise CorruptState(f"commit is {hard_state.commit}, and the log ends at {last}: it was cut")
+    if config.applied > last:
+        raise CorruptState(f"applied is {config.applied}, and the log ends at {last}: it was lost")
+    if 0 < config.applied < first - 1:
+        raise CorruptState(
+            f"applied is {config.applied}, and the log begins at {first}: the state machine lacks "
+            "entries that are gone; restore the snapshot and start with its index as applied"
+        )
+    try:
+        confchange.check(conf_state)
+    except ConfigError as error:
+        raise CorruptState(f"the persisted configuration can't be: {error}") from error
+
+
+def _check_append(message: Message, _last_index: int) -> None:
+    index, term = message.index, message.log_term
+    if index < 0:
+        raise IllegalMessage(f"an APPEND behind index {index}")
+    for entry in message.entries:
+        index += 1
+        if entry.index != index:
+            raise IllegalMessage(f"an APPEND has entry {entry.index} where {index} was expected")
+        if entry.term < term or entry.term > message.term:
+            raise IllegalMessage(
+                f"an APPEND of term {message.term} has entry {index} of term {entry.term} "
+                f"behind one of term {term}"
+            )
+        term = entry.term
+
+
+def _check_heartbeat(message: Message, last_index: int) -> None:
+    if message.commit > last_index:
+        raise IllegalMessage(
+            f"a HEARTBEAT commits {message.commit}, and the log ends at {last_index}: "
+            "what this node had acknowledged is lost, or the sender isn't of this group"
+        )
+
+
+def _check_snapshot(message: Message, _last_index: int) -> None:
+    if message.snapshot is None:
+        raise IllegalMessage("a SNAPSHOT without a snapshot")
+    try:
+        confchange.check(message.snapshot.metadata.conf_state)
+    except ConfigError as error:
+        raise IllegalMessage(f"a SNAPSHOT with a configuration that can't be: {error}") from error
+
+
+_KNOWN = frozenset(MessageType)
+_CHECKS: dict[MessageType, Callable[[Message, int], None]] = {
+    MessageType.APPEND: _check_append,
+    MessageType.HEARTBEAT: _check_heartbeat,
+    MessageType.SNAPSHOT: _check_snapshot,
+}
