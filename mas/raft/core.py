@@ -12,6 +12,7 @@ dissertation; the protocol is etcd's, with these differences:
 """
 
 from collections.abc import Callable
+from typing import ClassVar
 
 from mas.raft import confchange
 from mas.raft.config import Config, ReadOnlyOption
@@ -170,7 +171,7 @@ class Raft:
         # READ_INDEX has no term: what it asks for is proved in whatever term the leader is in.
         if message.term and message.term != self.term and not self._settle_term(message):
             return
-        _HANDLERS[message.type](self, message)
+        self._HANDLERS[message.type](self, message)
 
     def check(self, message: Message) -> None:
         """Raises IllegalMessage for what no correct peer would send."""
@@ -472,12 +473,16 @@ class Raft:
         return self.vote == message.from_ or (self.vote == NOBODY and self.leader == NOBODY)
 
     def _on_vote_response(self, message: Message) -> None:
-        if self.role is Role.CANDIDATE and message.type == MessageType.VOTE_RESPONSE:
+        if self._answers_campaign(message):
             self._poll(message.from_, granted=not message.reject)
-        elif self.role is Role.PRE_CANDIDATE and message.type == MessageType.PRE_VOTE_RESPONSE:
-            # A grant names the term it is for: one for an earlier campaign is no grant for this.
-            if message.reject or message.term in (0, self.term + 1):
-                self._poll(message.from_, granted=not message.reject)
+
+    def _answers_campaign(self, message: Message) -> bool:
+        if message.type == MessageType.VOTE_RESPONSE:
+            return self.role is Role.CANDIDATE
+        # A grant names the term it is for: one for an earlier campaign is none for this.
+        return self.role is Role.PRE_CANDIDATE and (
+            message.reject or message.term in (0, self.term + 1)
+        )
 
     def _poll(self, node: int, *, granted: bool) -> None:
         self._votes.setdefault(node, granted)
@@ -964,18 +969,17 @@ class Raft:
     def _send(self, message: Message) -> None:
         self.messages.append(message)
 
-
-_HANDLERS: dict[MessageType, Callable[[Raft, Message], None]] = {
-    MessageType.APPEND: Raft._on_append,
-    MessageType.APPEND_RESPONSE: Raft._on_append_response,
-    MessageType.VOTE: Raft._on_vote_request,
-    MessageType.VOTE_RESPONSE: Raft._on_vote_response,
-    MessageType.PRE_VOTE: Raft._on_vote_request,
-    MessageType.PRE_VOTE_RESPONSE: Raft._on_vote_response,
-    MessageType.HEARTBEAT: Raft._on_heartbeat,
-    MessageType.HEARTBEAT_RESPONSE: Raft._on_heartbeat_response,
-    MessageType.SNAPSHOT: Raft._on_snapshot,
-    MessageType.TIMEOUT_NOW: Raft._on_timeout_now,
-    MessageType.READ_INDEX: Raft._on_read_index,
-    MessageType.READ_INDEX_RESPONSE: Raft._on_read_index_response,
-}
+    _HANDLERS: ClassVar[dict[MessageType, Callable[["Raft", Message], None]]] = {
+        MessageType.APPEND: _on_append,
+        MessageType.APPEND_RESPONSE: _on_append_response,
+        MessageType.VOTE: _on_vote_request,
+        MessageType.VOTE_RESPONSE: _on_vote_response,
+        MessageType.PRE_VOTE: _on_vote_request,
+        MessageType.PRE_VOTE_RESPONSE: _on_vote_response,
+        MessageType.HEARTBEAT: _on_heartbeat,
+        MessageType.HEARTBEAT_RESPONSE: _on_heartbeat_response,
+        MessageType.SNAPSHOT: _on_snapshot,
+        MessageType.TIMEOUT_NOW: _on_timeout_now,
+        MessageType.READ_INDEX: _on_read_index,
+        MessageType.READ_INDEX_RESPONSE: _on_read_index_response,
+    }
