@@ -8,7 +8,8 @@ acts on: whose fault it was (its branch), and whether the same call may be tried
     ├── InvalidRequest            the caller's: mend the request
     │   ├── Unauthenticated
     │   ├── PermissionDenied
-    │   └── NotFound
+    │   ├── NotFound
+    │   └── NotSupported
     ├── ConfigError               the operator's: mend configuration or command line
     │   └── DataDirectoryError
     ├── Unavailable               nobody's, for now: nothing has happened, try again
@@ -23,6 +24,7 @@ acts on: whose fault it was (its branch), and whether the same call may be tried
     ├── StorageError              this replica or node can't go on
     │   ├── CorruptData
     │   ├── LostLog
+    │   ├── UnknownVersion
     │   └── DatabaseUnavailable   the AccountDB or TM store is away: flushes wait, nothing is lost
     └── RaftError                 see `mas.raft`
 """
@@ -50,6 +52,10 @@ class PermissionDenied(InvalidRequest):
 
 class NotFound(InvalidRequest):
     """What the request names isn't there."""
+
+
+class NotSupported(InvalidRequest):
+    """The request is well formed, and this version can't do it."""
 
 
 class ConfigError(MasError):
@@ -103,9 +109,16 @@ class NetworkError(MasError):
 
 
 class PeerRefused(NetworkError):
-    """A peer of another cluster, with another secret, or with an unknown id."""
+    """A peer of another cluster, with another secret, or with an unknown id.
+
+    `reason` is one word of `mas.network.handshake.Refusal`.
+    """
 
     retryable = False
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class StorageError(MasError):
@@ -118,6 +131,10 @@ class CorruptData(StorageError):
 
 class LostLog(StorageError):
     """The database is ahead of the log: the log was lost (rule 28)."""
+
+
+class UnknownVersion(StorageError):
+    """The log holds an entry of a newer program: run that program on this node (rule 16)."""
 
 
 class DatabaseUnavailable(StorageError):
