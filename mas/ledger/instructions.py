@@ -15,6 +15,9 @@ import msgspec
 EXTERNAL = "@external"
 """The account of a bucket that stands for the world outside; one for each currency (rule 17)."""
 
+NONE_LEFT_OUT = (b"",)
+"""What a second proposal leaves out where nothing is undecided any more (rule 15)."""
+
 LEDGER_VERSION = 1
 """The version of the rules that this program judges by (rule 16)."""
 
@@ -155,7 +158,10 @@ class Prepare(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     tokens: tuple[Token | None, ...] = ()
     overdraft_limit: int = 0
     left_out: tuple[bytes, ...] = ()
-    """On a second proposal: the xids that the first one was pending on and that are still undecided (rule 15)."""
+    """On a second proposal: the xids that the first one was pending on and that are still undecided (rule 15).
+
+    Never empty there: `NONE_LEFT_OUT` where all of them have been decided meanwhile.
+    """
 
 
 class Decide(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
@@ -173,6 +179,7 @@ class Decide(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
     place: int = 0
     """CREATION: the bucket of the new account, which is what is claimed."""
     tokens: tuple[Token | None, ...] = ()
+    """One for each leg that `own` names, in its order, or none at all; so it is in `Prepare`, for its legs."""
     left_out: tuple[bytes, ...] = ()
 
 

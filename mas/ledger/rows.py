@@ -4,6 +4,8 @@ Rows in memory belong to the ledger, which alone changes them. What it has chang
 as a `WriteSet`.
 """
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from mas.ledger.instructions import Body, Code, Kind, Legs, Reason, Token
@@ -25,7 +27,7 @@ class Account(msgspec.Struct, array_like=True, gc=False):
     frozen: bool = False
     closed: bool = False
     unseen: bool = False
-    """Being created: prepared, and not yet claimed (rule 18)."""
+    """Never set: an account being created has no row yet, only its prepared leg (rule 18)."""
     version: int = 0
     """Grows with every change of the account (rule 14)."""
     sequence: int = 0
@@ -40,6 +42,10 @@ class Account(msgspec.Struct, array_like=True, gc=False):
     """The chunk that holds its last posting. Where chunks are cut is each replica's own: not part of the state hash."""
     chunk64: int = 0
     """The chunk of its last posting whose number divides by 64. Not part of the state hash."""
+
+    if TYPE_CHECKING:
+
+        def __copy__(self) -> "Account": ...
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -84,6 +90,8 @@ class PreparedLegs(msgspec.Struct, frozen=True, array_like=True, gc=False):
     currency: str
     legs: Legs
     tokens: tuple[Token | None, ...] = ()
+    overdraft_limit: int = 0
+    """CREATION: of the account, which has no row before its `Commit` (rule 18)."""
 
 
 class Incarnation(msgspec.Struct, array_like=True, gc=False):
@@ -116,6 +124,10 @@ class BucketRow(msgspec.Struct, array_like=True, gc=False):
     """The latest stamp of an entry: stamps never go back (rule 12)."""
     members: bytes = b""
     """The encoded `raft.ConfState` as of `applied`."""
+
+    if TYPE_CHECKING:
+
+        def __copy__(self) -> "BucketRow": ...
 
 
 class WriteSet(msgspec.Struct, gc=False):

@@ -1,0 +1,91 @@
+"""Which rows an instruction will look at, so that they can be loaded before it is applied (rule 23)."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from mas.ledger.instructions import (
+    EXTERNAL,
+    Abort,
+    Ask,
+    CloseIncarnation,
+    Commit,
+    Decide,
+    End,
+    Epoch,
+    Genesis,
+    Kind,
+    Legs,
+    Look,
+    Mark,
+    Prepare,
+    SetAccount,
+    Unmark,
+)
+from mas.ledger.rows import PreparedLegs
+
+_Prepared = Mapping[bytes, PreparedLegs]
+Needs = tuple[Iterable[str], bytes | None, str | None]
+"""Account numbers, a payment_id whose record is needed, a number whose claim is needed."""
+
+_NOTHING: Needs = ((), None, None)
+
+
+def external_number(currency: str) -> str:
+    """The number of the account that a leg names `EXTERNAL` (rule 17)."""
+    return f"{EXTERNAL}/{currency}"
+
+
+def own_legs(instruction: Decide) -> Legs:
+    """The legs that the anchor itself carries out."""
+    legs, own = instruction.body.legs, instruction.own
+    return legs if len(own) == len(legs) else tuple([legs[position] for position in own])
+
+
+def _numbers(kind: Kind, currency: str, legs: Legs) -> Iterator[str]:
+    for number, _ in legs:
+        yield external_number(currency) if number == EXTERNAL else number
+    if kind is Kind.CREATION and legs:
+        yield external_number(currency)
+
+
+def _of_prepare(i: Prepare, _: _Prepared) -> Needs:
+    return _numbers(i.kind, i.currency, i.legs), None, None
+
+
+def _of_decide(i: Decide, _: _Prepared) -> Needs:
+    body = i.body
+    claim = body.legs[0][0] if body.kind is Kind.CREATION else None
+    return _numbers(body.kind, body.currency, own_legs(i)), i.payment_id, claim
+
+
+def _of_prepared(i: Commit | Abort, prepared: _Prepared) -> Needs:
+    legs = prepared.get(i.xid)
+    if legs is None:
+        return _NOTHING
+    return _numbers(legs.kind, legs.currency, legs.legs), None, None
+
+
+def _of_payer(kind: Kind, payer: str, payment_id: bytes) -> Needs:
+    return (payer,) if payer and kind is not Kind.CREATION else (), payment_id, None
+
+
+def _of_account(i: Mark | Unmark | SetAccount, _: _Prepared) -> Needs:
+    return (i.account,), None, None
+
+
+# Typed by what each one takes; `Any`, since a type says which of them it goes to.
+NEEDS: dict[type, Callable[[Any, _Prepared], Needs]] = {
+    Prepare: _of_prepare,
+    Decide: _of_decide,
+    End: lambda i, _: _of_payer(i.kind, i.payer, i.payment_id),
+    Commit: _of_prepared,
+    Abort: _of_prepared,
+    Ask: lambda i, _: ((), i.payment_id, None),
+    Look: lambda i, _: _of_payer(i.kind, i.payer, i.payment_id),
+    Mark: _of_account,
+    Unmark: _of_account,
+    SetAccount: _of_account,
+    CloseIncarnation: lambda i, _: _NOTHING,
+    Genesis: lambda i, _: _NOTHING,
+    Epoch: lambda i, _: _NOTHING,
+}

@@ -1,0 +1,741 @@
+"""The rules of the money: every change of a bucket's state is made in this file.
+
+    an entry ──► for each chunk: its coordinator's low-water mark (rule 10)
+                 for each instruction: look ──► judge ──► stage ──► put in place ──► answer
+
+An instruction changes staged copies of accounts, and puts them in place as its last act, when nothing can go wrong
+any more. So a refusal, and a fault of our own, leave no trace (rule 16). Nothing here waits, reads a clock,
+or asks anybody: the same entries give every replica the same rows and the same answers.
+
+A leg reserves: a debit its funds (`held`), a credit its headroom. What is reserved can always be posted (rule 13).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from mas.errors import UnknownVersion
+from mas.ids import COUNTER_MAX, INCARNATION_BYTES, home_bucket
+from mas.ledger.comparison import differing_fields
+from mas.ledger.instructions import (
+    EXTERNAL,
+    LEDGER_VERSION,
+    Abort,
+    Answer,
+    Ask,
+    Body,
+    CloseIncarnation,
+    Code,
+    Commit,
+    Decide,
+    End,
+    Epoch,
+    Genesis,
+    Kind,
+    Legs,
+    LockMode,
+    Look,
+    Mark,
+    Prepare,
+    Proposal,
+    Reason,
+    SetAccount,
+    Token,
+    Unmark,
+)
+from mas.ledger.memory import UNKNOWN, Memory, Missing, NotLoaded
+from mas.ledger.needs import NEEDS, external_number, own_legs
+from mas.ledger.rows import Account, Incarnation, Kept, Posting, PreparedLegs, Record
+from mas.limits import BALANCE_MAX
+
+_BEYOND_ALL = COUNTER_MAX + 1
+"""The low-water mark of an incarnation that is closed."""
+
+_PREPARED = Answer(Code.PREPARED)
+_POSTED = Answer(Code.POSTED)
+_FREED = Answer(Code.FREED)
+_OVER = Answer(Code.OVER)
+_DONE = Answer(Code.DONE)
+_UNCHANGED = Answer(Code.UNCHANGED)
+_NO_RECORD = Answer(Code.NONE)
+_STALE_XID = Answer(Code.STALE_XID, Reason.STALE_XID)
+_WRONG_BUCKET = Answer(Code.WRONG_BUCKET, Reason.WRONG_BUCKET)
+_LOCK_CONFLICT = Answer(Code.LOCK_CONFLICT, Reason.LOCK_CONFLICT)
+_CONTENDED = Answer(Code.CONTENDED, Reason.CONTENDED)
+
+# What is said of several legs is what the gravest says: first what records nothing, then what ends the attempt
+# alone, then a no that nothing can change, then what depends on legs still undecided.
+_GRAVITY = {
+    Code.WRONG_BUCKET: 0,
+    Code.LOCK_CONFLICT: 1,
+    Code.REFUSED: 2,
+    Code.CONTENDED: 3,
+    Code.PENDING_ON: 4,
+}
+
+_Staged = dict[str, Account]
+"""Accounts as an instruction will leave them, by number; put in place at its end."""
+
+
+class Ledger(Memory):
+    """One bucket's ledger, as one replica holds it."""
+
+    def __init__(self, kept: Kept) -> None:
+        super().__init__(kept)
+        self._is_whole = True
+        self._now = 0
+        self._created = 0
+        # Accounts on which a leg of the `exclusive` mode is prepared (rule 35).
+        self._exclusive: dict[str, bytes] = {}
+        for legs in self.legs.values():
+            self._note_exclusive(legs)
+        # `Any`, since the type of an instruction says which of them it goes to.
+        self._rules: dict[type, Callable[[Any], Answer]] = {
+            Prepare: self._prepare,
+            Decide: self._decide,
+            End: self._end,
+            Commit: self._commit,
+            Abort: self._abort,
+            Ask: self._ask,
+            Look: self._look,
+            Mark: self._mark,
+            Unmark: self._unmark,
+            CloseIncarnation: self._close_incarnation,
+            Genesis: self._genesis,
+            Epoch: self._epoch,
+            SetAccount: self._set_account,
+        }
+
+    # -- Entries ---------------------------------------------------------------------------------------
+
+    def missing(self, proposal: Proposal) -> Missing:
+        """What to load before this is applied; each once, in the order of the instructions.
+
+        Raises:
+            UnknownVersion: this program doesn't know the rules that the entry is to be judged by.
+        """
+        self._check_version(proposal)
+        accounts: dict[str, None] = {}
+        records: dict[bytes, None] = {}
+        claims: dict[str, None] = {}
+        in_memory, absent = self._accounts, self._absent_accounts
+        for chunk in proposal.chunks:
+            for instruction in chunk.instructions:
+                numbers, payment_id, claimed = NEEDS[type(instruction)](instruction, self.legs)
+                for number in numbers:
+                    if number not in in_memory and number not in absent:
+                        accounts[number] = None
+                if payment_id is not None and self.record(payment_id) is UNKNOWN:
+                    records[payment_id] = None
+                if claimed is not None and self.claim(claimed) is UNKNOWN:
+                    claims[claimed] = None
+        return Missing(list(accounts), list(records), list(claims))
+
+    def apply(self, index: int, term: int, proposal: Proposal) -> list[list[Answer]]:
+        """Carry out an entry; the answers of each chunk's instructions, in their order.
+
+        Whatever leaves this leaves the ledger half way through an entry: it can't be used any more, and this replica
+        starts again from what its database holds.
+
+        Raises:
+            UnknownVersion: the entry is of a newer program; nothing of it was applied (rule 16).
+            NotLoaded: `missing` was not asked, or not heeded.
+        """
+        self._check_version(proposal)
+        self._begin(index, term)
+        self._is_whole = False
+        self.bucket.version = max(self.bucket.version, proposal.version)
+        self._now = self.bucket.stamp = max(self.bucket.stamp, proposal.stamp)
+        self._created = 0
+        answers = []
+        for chunk in proposal.chunks:
+            if chunk.incarnation:
+                self._raise_low_water(chunk.incarnation, chunk.low_water)
+            answers.append([self._carry_out(each) for each in chunk.instructions])
+        self._is_whole = True
+        return answers
+
+    def advance(self, index: int, term: int, members: bytes | None = None) -> None:
+        """Pass an entry without instructions; `members` is the encoded membership that it brought."""
+        self._begin(index, term)
+        if members is not None:
+            self.bucket.members = members
+
+    def _begin(self, index: int, term: int) -> None:
+        assert self._is_whole, "an apply was interrupted: start again from the database"
+        assert index == self.bucket.applied + 1, f"{index} after {self.bucket.applied}"
+        self.bucket.applied, self.bucket.term = index, term
+
+    def _check_version(self, proposal: Proposal) -> None:
+        if proposal.version > LEDGER_VERSION:
+            raise UnknownVersion(
+                f"bucket {self.bucket.bucket}: an entry after {self.bucket.applied} is to be judged by ledger version "
+                f"{proposal.version}, this program knows {LEDGER_VERSION}: run the newer program on this node"
+            )
+
+    def _carry_out(self, instruction: object) -> Answer:
+        """Apply one instruction; one whose own logic raises has changed nothing, and says so alike everywhere."""
+        try:
+            return self._rules[type(instruction)](instruction)
+        except (MemoryError, RecursionError, OSError, NotLoaded):
+            # Not of the instruction's making: another replica may fare better (rule 16).
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, every replica records it alike (rule 16)
+            return Answer(Code.FAILED, detail=type(error).__name__)
+
+    def _raise_low_water(self, name: bytes, low_water: int) -> None:
+        """A coordinator's mark only grows (rule 10)."""
+        row = self._incarnation(name)
+        if low_water > row.low_water:
+            row.low_water = low_water
+            self._changed_incarnations[name] = row
+
+    def _incarnation(self, name: bytes) -> Incarnation:
+        row = self._incarnations.get(name)
+        if row is None:
+            self._incarnations[name] = self._changed_incarnations[name] = row = Incarnation(name)
+        return row
+
+    # -- Phase 1, and its end at a bucket that isn't the anchor (rules 4, 10) -----------------------------
+
+    def _prepare(self, i: Prepare) -> Answer:
+        if i.xid in self.legs:
+            return _PREPARED
+        if (spent := self._spent(i.xid)) is not None:
+            return _STALE_XID if spent is _OVER else spent
+        staged: _Staged = {}
+        if i.kind is Kind.CREATION:
+            refusal = self._judge_opening(*i.legs[0], i.left_out)
+        else:
+            refusal = self._reserve(staged, i.legs, i.currency, i.tokens, i.left_out)
+        if refusal is not None:
+            return refusal
+        legs = PreparedLegs(
+            i.xid,
+            i.payment_id,
+            i.attempt,
+            i.body_hash,
+            i.anchor,
+            i.participants,
+            i.kind,
+            i.currency,
+            i.legs,
+            i.tokens,
+            i.overdraft_limit,
+        )
+        self._put_accounts(staged)
+        self._put_legs(legs)
+        if i.tokens:
+            self._note_exclusive(legs)
+        return _PREPARED
+
+    def _commit(self, i: Commit) -> Answer:
+        legs = self.legs.get(i.xid)
+        if legs is None:
+            return self._spent(i.xid) or Answer(
+                Code.ALARM, detail="COMMIT of what is neither prepared nor posted"
+            )
+        staged: _Staged = {}
+        postings: list[Posting] = []
+        if legs.kind is Kind.CREATION:
+            self._open(staged, postings, legs, i.time)
+        else:
+            self._post(staged, postings, legs, i.time)
+        incarnation = self._incarnation(i.xid[:INCARNATION_BYTES])
+        counter = int.from_bytes(i.xid[INCARNATION_BYTES:], "big")
+        self._put_accounts(staged)
+        self.postings += postings
+        self._settle(legs)
+        if counter >= incarnation.low_water:
+            incarnation.posted[counter] = None
+            self._changed_incarnations[incarnation.incarnation] = incarnation
+        return _POSTED
+
+    def _abort(self, i: Abort) -> Answer:
+        legs = self.legs.get(i.xid)
+        if legs is None:
+            spent = self._spent(i.xid)
+            return (
+                Answer(Code.ALARM, detail="ABORT of what is posted")
+                if spent is _POSTED
+                else spent or _FREED
+            )
+        staged: _Staged = {}
+        if legs.kind is not Kind.CREATION:
+            for number, amount in legs.legs:
+                row = self._stage(staged, number, legs.currency)
+                if amount < 0:
+                    row.held += amount
+                else:
+                    row.headroom -= amount
+        self._put_accounts(staged)
+        self._settle(legs)
+        return _FREED
+
+    def _spent(self, xid: bytes) -> Answer | None:
+        """OVER below its coordinator's mark, POSTED if this bucket remembers posting it (rule 10)."""
+        row = self._incarnations.get(xid[:INCARNATION_BYTES])
+        if row is None:
+            return None
+        counter = int.from_bytes(xid[INCARNATION_BYTES:], "big")
+        if counter < row.low_water:
+            return _OVER
+        return _POSTED if counter in row.posted else None
+
+    def _settle(self, legs: PreparedLegs) -> None:
+        self._drop_legs(legs)
+        if legs.tokens:
+            for number, _ in legs.legs:
+                if self._exclusive.get(number) == legs.xid:
+                    del self._exclusive[number]
+
+    # -- The anchor: the last leg decides (rules 5, 6) -----------------------------------------------------
+
+    def _decide(self, i: Decide) -> Answer:
+        body = i.body
+        if body.kind is Kind.CREATION and not self._is_home(body.legs[0][0]):
+            return _WRONG_BUCKET
+        record = self._record(i.payment_id)
+        if record is not None:
+            if record.outcome is not Code.ABORTED:
+                return _tell(record, body, i.body_hash)
+            if record.attempt >= i.attempt:
+                return _say(record)
+        if body.kind is Kind.CREATION:
+            return self._decide_creation(i)
+        assert not sum([amount for _, amount in body.legs]), "the legs don't sum to zero"
+
+        legs = own_legs(i)
+        staged: _Staged = {}
+        refusal = self._reserve(staged, legs, body.currency, i.tokens, i.left_out)
+        if refusal is not None:
+            return self._decline(i, refusal)
+        postings: list[Posting] = []
+        self._post(staged, postings, _as_prepared(i, legs), self._now)
+        return self._conclude(i, staged, postings)
+
+    def _decide_creation(self, i: Decide) -> Answer:
+        """The home claims the number, and opens the account where it is the chosen place itself (rule 18)."""
+        number, opening = i.body.legs[0]
+        assert (i.place == self.bucket.bucket) == bool(i.own), (
+            "a place is either here or a participant"
+        )
+        claim = self.claim(number)
+        if claim is UNKNOWN:
+            raise NotLoaded(f"claim of {number}")
+        if claim is not None:
+            return self._decline(i, Answer(Code.REFUSED, Reason.ACCOUNT_EXISTS))
+        staged: _Staged = {}
+        postings: list[Posting] = []
+        if i.own:
+            refusal = self._judge_opening(number, opening, i.left_out)
+            if refusal is not None:
+                return self._decline(i, refusal)
+            self._open(staged, postings, _as_prepared(i, i.body.legs), self._now)
+        answer = self._conclude(i, staged, postings)
+        self._claims[number] = self._changed_claims[number] = i.place
+        return answer
+
+    def _conclude(self, i: Decide, staged: _Staged, postings: list[Posting]) -> Answer:
+        record = Record(
+            i.payment_id,
+            Code.COMMITTED,
+            i.body,
+            i.body_hash,
+            Reason.NONE,
+            i.attempt,
+            i.xid,
+            self._now,
+            i.place,
+        )
+        answer = _say(record)
+        self._put_accounts(staged)
+        self.postings += postings
+        self._put_record(record)
+        return answer
+
+    def _decline(self, i: Decide, refusal: Answer) -> Answer:
+        """Record what was judged: a ledger's no is the outcome, anything else ends the attempt (rule 6)."""
+        if refusal.code in (Code.WRONG_BUCKET, Code.PENDING_ON):
+            return refusal
+        outcome = Code.REFUSED if refusal.code is Code.REFUSED else Code.ABORTED
+        record = Record(
+            i.payment_id,
+            outcome,
+            i.body,
+            i.body_hash,
+            refusal.reason,
+            i.attempt,
+            i.xid,
+            detail=refusal.detail,
+        )
+        self._put_record(record)
+        return _say(record)
+
+    def _end(self, i: End) -> Answer:
+        """An outcome REFUSED, unless there is one, or the attempt that brings it is dead (rules 8, 9)."""
+        if i.kind is Kind.CREATION and not self._is_home(i.payer):
+            return _WRONG_BUCKET
+        record = self._record(i.payment_id)
+        if record is not None and record.outcome is not Code.ABORTED:
+            return _tell(record, i.body, i.body_hash)
+        if i.kind is not Kind.CREATION and self._account(i.payer) is None:
+            return _WRONG_BUCKET
+        # A cancellation belongs to no attempt: dead ones don't stop it.
+        if i.attempt and record is not None and record.attempt >= i.attempt:
+            return _say(record)
+        record = Record(
+            i.payment_id, Code.REFUSED, i.body, i.body_hash, i.reason, i.attempt, detail=i.detail
+        )
+        self._put_record(record)
+        return _say(record)
+
+    def _ask(self, i: Ask) -> Answer:
+        """Without an outcome the attempt dies first; then the answer is what the record says (rule 11)."""
+        record = self._record(i.payment_id)
+        if record is None or (record.outcome is Code.ABORTED and record.attempt < i.attempt):
+            record = Record(i.payment_id, Code.ABORTED, reason=Reason.DIED, attempt=i.attempt)
+            self._put_record(record)
+        return _say(record)
+
+    def _look(self, i: Look) -> Answer:
+        if i.payer and i.kind is Kind.CREATION and not self._is_home(i.payer):
+            return _WRONG_BUCKET
+        record = self._record(i.payment_id)
+        if record is not None:
+            return _say(record)
+        if i.payer and i.kind is not Kind.CREATION and self._account(i.payer) is None:
+            return _WRONG_BUCKET
+        return _NO_RECORD
+
+    def _record(self, payment_id: bytes) -> Record | None:
+        record = self._records.get(payment_id)
+        if record is None and self.record(payment_id) is UNKNOWN:
+            raise NotLoaded(f"record {payment_id.hex()}")
+        return record
+
+    def _is_home(self, number: str) -> bool:
+        """Whether this bucket holds the claim of this number (rule 20)."""
+        return home_bucket(number, self.bucket.buckets) == self.bucket.bucket
+
+    # -- Legs: judging and reserving (rules 13, 15, 34, 35) ------------------------------------------------
+
+    def _reserve(
+        self,
+        staged: _Staged,
+        legs: Legs,
+        currency: str,
+        tokens: tuple[Token | None, ...],
+        left_out: tuple[bytes, ...],
+    ) -> Answer | None:
+        """Reserve all legs on staged accounts, or say why not; legs on one account count together."""
+        refusals: list[Answer] = []
+        for position, (number, amount) in enumerate(legs):
+            token = tokens[position] if tokens else None
+            if number != EXTERNAL:
+                refusal = self._judge(staged, number, amount, currency, token, left_out)
+                if refusal is not None:
+                    refusals.append(refusal)
+                    continue
+            row = self._stage(staged, number, currency)
+            if amount < 0:
+                row.held -= amount
+            else:
+                row.headroom += amount
+            if token is not None:
+                _pass_marks(row, token)
+        return _gravest(refusals) if refusals else None
+
+    def _judge(
+        self,
+        staged: _Staged,
+        number: str,
+        amount: int,
+        currency: str,
+        token: Token | None,
+        left_out: tuple[bytes, ...],
+    ) -> Answer | None:
+        """Why this leg can't be prepared now, None if it can."""
+        account = staged.get(number) or self._account(number)
+        if account is None:
+            # Only a creation is prepared on an account that isn't there.
+            return (
+                self._undecided(number, left_out) if number in self._prepared_on else _WRONG_BUCKET
+            )
+        if (account.marks or token or self._exclusive) and self._is_locked(account, token):
+            return _LOCK_CONFLICT
+        if account.currency != currency:
+            return Answer(Code.REFUSED, Reason.CURRENCY_MISMATCH, detail=number)
+        if account.closed or account.frozen:
+            why = Reason.ACCOUNT_CLOSED if account.closed else Reason.ACCOUNT_FROZEN
+            return Answer(Code.REFUSED, why, detail=number)
+        if amount < 0:
+            if account.balance - account.held + amount >= -account.overdraft_limit:
+                return None
+        elif account.balance + account.headroom + amount <= BALANCE_MAX:
+            return None
+        return self._without_room(account, amount, left_out)
+
+    def _without_room(self, account: Account, amount: int, left_out: tuple[bytes, ...]) -> Answer:
+        """Room is lacking as things stand: for good, or only for legs that are still undecided (rule 15).
+
+        What the second proposal leaves out counts as if it had never been there: it has been told to nobody.
+        """
+        number = account.number
+        now = self._accounts[number]
+        debits = credits_ = 0
+        for xid in self._prepared_on.get(number, ()):
+            if xid not in left_out:
+                for other, prepared in self.legs[xid].legs:
+                    if other == number and prepared < 0:
+                        debits += prepared
+                    elif other == number:
+                        credits_ += prepared
+        if amount < 0:
+            # At best all other debits are freed and all other credits posted; this payment's own stay.
+            own = account.held - now.held
+            at_best = account.balance + credits_ - own + amount >= -account.overdraft_limit
+            why = Reason.INSUFFICIENT_FUNDS
+        else:
+            own = account.headroom - now.headroom
+            at_best = account.balance + debits + own + amount <= BALANCE_MAX
+            why = Reason.BALANCE_LIMIT
+        return (
+            self._undecided(number, left_out)
+            if at_best
+            else Answer(Code.REFUSED, why, detail=number)
+        )
+
+    def _undecided(self, number: str, left_out: tuple[bytes, ...]) -> Answer:
+        """Once the leader has asked about them it isn't asked again: the attempt ends (rule 15)."""
+        if left_out:
+            return _CONTENDED
+        return Answer(Code.PENDING_ON, xids=tuple(self._prepared_on[number]))
+
+    def _is_locked(self, account: Account, token: Token | None) -> bool:
+        """A mark, a newer fence, or a leg of the `exclusive` mode keeps this leg out (rules 34, 35)."""
+        if account.number in self._exclusive:
+            return True
+        if token is None:
+            return bool(account.marks)
+        if account.fence is not None and token < account.fence:
+            return True
+        if token.mode is LockMode.EXCLUSIVE and account.number in self._prepared_on:
+            return True
+        return any(mark > token for mark in account.marks)
+
+    def _judge_opening(
+        self, number: str, opening: int, left_out: tuple[bytes, ...]
+    ) -> Answer | None:
+        """Why an account can't be made here now, None if it can (rule 18)."""
+        assert opening >= 0, "an opening balance is not a debt"
+        if self._account(number) is not None:
+            return Answer(Code.REFUSED, Reason.ACCOUNT_EXISTS, detail=number)
+        if opening > BALANCE_MAX:
+            return Answer(Code.REFUSED, Reason.BALANCE_LIMIT, detail=number)
+        return self._undecided(number, left_out) if number in self._prepared_on else None
+
+    def _note_exclusive(self, legs: PreparedLegs) -> None:
+        for (number, _), token in zip(legs.legs, legs.tokens, strict=False):
+            if token is not None and token.mode is LockMode.EXCLUSIVE:
+                self._exclusive[number] = legs.xid
+
+    # -- Legs: posting -------------------------------------------------------------------------------------
+
+    def _post(
+        self, staged: _Staged, postings: list[Posting], legs: PreparedLegs, time: int
+    ) -> None:
+        """Turn what is reserved into postings; an account's postings are numbered in one sequence."""
+        for number, amount in legs.legs:
+            row = self._stage(staged, number, legs.currency)
+            if amount < 0:
+                row.held += amount
+            else:
+                row.headroom -= amount
+            self._post_one(row, postings, amount, legs.payment_id, time)
+
+    def _open(
+        self, staged: _Staged, postings: list[Posting], legs: PreparedLegs, time: int
+    ) -> None:
+        """Show a new account, its opening balance paid by `@external` (rules 17, 18)."""
+        number, opening = legs.legs[0]
+        self._created += 1
+        name = f"{self.bucket.bucket}-{self.bucket.applied}-{self._created}"
+        row = Account(number, name, legs.currency, overdraft_limit=legs.overdraft_limit, version=1)
+        staged[number] = row
+        if opening:
+            external = self._stage(staged, EXTERNAL, legs.currency)
+            self._post_one(external, postings, -opening, legs.payment_id, time)
+            self._post_one(row, postings, opening, legs.payment_id, time)
+
+    def _post_one(
+        self, row: Account, postings: list[Posting], amount: int, payment_id: bytes, time: int
+    ) -> None:
+        row.balance += amount
+        row.sequence += 1
+        postings.append(Posting(row.number, row.sequence, payment_id, amount, row.balance, time))
+
+    def _stage(self, staged: _Staged, number: str, currency: str) -> Account:
+        """This instruction's copy of an account that exists, or of `@external`, which needs no creation."""
+        if number == EXTERNAL:
+            number = external_number(currency)
+        row = staged.get(number)
+        if row is None:
+            account = self._account(number)
+            if account is None:
+                assert number[0] == EXTERNAL[0], f"{number} has left under prepared legs"
+                account = Account(number, f"{self.bucket.bucket}-0-0/{currency}", currency)
+            staged[number] = row = account.__copy__()
+            row.version += 1
+        return row
+
+    def _put_accounts(self, staged: _Staged) -> None:
+        self._accounts.update(staged)
+        self._changed_accounts.update(staged)
+
+    def _account(self, number: str) -> Account | None:
+        account = self._accounts.get(number)
+        if account is None and number not in self._absent_accounts:
+            raise NotLoaded(f"account {number}")
+        return account
+
+    # -- Locks' marks, and an administrator's changes (rules 13, 33, 34) -----------------------------------
+
+    def _mark(self, i: Mark) -> Answer:
+        """Keep new legs out; PENDING_ON names those that were here before."""
+        account, token = self._account(i.account), i.token
+        if account is None:
+            return _WRONG_BUCKET
+        if token not in account.marks:
+            if account.passed is not None and token <= account.passed:
+                return _LOCK_CONFLICT
+            if account.fence is not None and token < account.fence:
+                return _LOCK_CONFLICT
+            self._put_marks(account, (*account.marks, token))
+        xids = tuple(self._prepared_on.get(i.account, ()))
+        return Answer(Code.PENDING_ON, xids=xids) if xids else _DONE
+
+    def _unmark(self, i: Unmark) -> Answer:
+        account = self._account(i.account)
+        if account is None:
+            return _WRONG_BUCKET
+        if i.token not in account.marks:
+            return _UNCHANGED
+        self._put_marks(account, tuple(mark for mark in account.marks if mark != i.token))
+        return _DONE
+
+    def _put_marks(self, account: Account, marks: tuple[Token, ...]) -> None:
+        """Without a new version: readers' locks would otherwise spoil each other's second looks (rule 31)."""
+        row = account.__copy__()
+        row.marks = marks
+        self._put_accounts({row.number: row})
+
+    def _set_account(self, i: SetAccount) -> Answer:
+        account = self._account(i.account)
+        if account is None:
+            return _WRONG_BUCKET
+        if i.token is not None:
+            if i.token not in account.marks:
+                return _LOCK_CONFLICT
+        elif any(mark.mode is LockMode.EXCLUSIVE for mark in account.marks):
+            return _LOCK_CONFLICT
+        if i.closed and not account.closed and i.account in self._prepared_on:
+            return Answer(Code.REFUSED, Reason.LEGS_PREPARED, detail=i.account)
+        row = account.__copy__()
+        row.frozen = account.frozen if i.frozen is None else i.frozen
+        row.closed = account.closed if i.closed is None else i.closed
+        if i.overdraft_limit is not None:
+            assert i.overdraft_limit >= 0, "a limit is not a claim"
+            row.overdraft_limit = i.overdraft_limit
+            if row.balance < -row.overdraft_limit:
+                return Answer(Code.REFUSED, Reason.INSUFFICIENT_FUNDS, detail=i.account)
+            if row.balance - row.held < -row.overdraft_limit:
+                return Answer(Code.REFUSED, Reason.LEGS_PREPARED, detail=i.account)
+        if row == account:
+            return _UNCHANGED
+        row.version += 1
+        self._put_accounts({row.number: row})
+        return _DONE
+
+    # -- The bucket itself (rules 10, 20, 36) ---------------------------------------------------------------
+
+    def _close_incarnation(self, i: CloseIncarnation) -> Answer:
+        name = i.incarnation
+        if any(xid[:INCARNATION_BYTES] == name for xid in self.legs):
+            return _UNCHANGED
+        row = self._incarnation(name)
+        if row.closed:
+            return _UNCHANGED
+        row.closed, row.low_water = True, _BEYOND_ALL
+        self._changed_incarnations[name] = row
+        return _DONE
+
+    def _genesis(self, i: Genesis) -> Answer:
+        bucket = self.bucket
+        if bucket.bucket != i.bucket:
+            return Answer(Code.ALARM, detail=f"genesis of bucket {i.bucket}")
+        if not bucket.buckets:
+            bucket.cluster, bucket.buckets = i.cluster, i.buckets
+            return _DONE
+        if (bucket.cluster, bucket.buckets) != (i.cluster, i.buckets):
+            return Answer(Code.ALARM, detail="a second genesis says something else")
+        return _UNCHANGED
+
+    def _epoch(self, _: Epoch) -> Answer:
+        self.bucket.epoch += 1
+        return Answer(Code.DONE, number=self.bucket.epoch)
+
+
+def _say(record: Record) -> Answer:
+    """The record as it stands."""
+    return Answer(
+        record.outcome,
+        record.reason,
+        record.attempt,
+        record.xid,
+        record.time,
+        (),
+        record.detail,
+        record.place,
+    )
+
+
+def _tell(record: Record, body: Body | None, body_hash: bytes) -> Answer:
+    """An outcome, to whoever came with this body; a cancellation has none, and is the answer to any (rule 9)."""
+    if body is None or record.body is None or record.body_hash == body_hash:
+        return _say(record)
+    return Answer(Code.KEY_REUSED, detail=differing_fields(record.body, body))
+
+
+def _gravest(refusals: list[Answer]) -> Answer:
+    first = min(refusals, key=lambda refusal: _GRAVITY[refusal.code])
+    if first.code is not Code.PENDING_ON or len(refusals) == 1:
+        return first
+    xids = dict.fromkeys(xid for refusal in refusals for xid in refusal.xids)
+    return Answer(Code.PENDING_ON, xids=tuple(xids))
+
+
+def _as_prepared(i: Decide, legs: Legs) -> PreparedLegs:
+    """The anchor's own legs, as if they had been prepared: they are posted in the same way."""
+    body = i.body
+    return PreparedLegs(
+        i.xid,
+        i.payment_id,
+        i.attempt,
+        i.body_hash,
+        0,
+        (),
+        body.kind,
+        body.currency,
+        legs,
+        overdraft_limit=body.overdraft_limit,
+    )
+
+
+def _pass_marks(row: Account, token: Token) -> None:
+    """A newer token passes older marks and takes them away; an EXCLUSIVE one fences what is older (rules 34, 35)."""
+    older = [mark for mark in row.marks if mark < token]
+    if older:
+        row.marks = tuple(mark for mark in row.marks if mark >= token)
+        row.passed = token
+    if token.mode is LockMode.EXCLUSIVE:
+        row.fence = token
