@@ -35,7 +35,7 @@ def redact(text: str) -> str:
     return text
 
 
-def configure_logging(level: str = "INFO", style: Literal["text", "json"] = "text") -> None:
+def setup_logging(level: str = "INFO", style: Literal["text", "json"] = "text") -> None:
     """Send every record from `level` up to stderr; replaces what was configured before.
 
     Raises:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mas.telemetry import configure_logging, redact
+from mas.telemetry import setup_logging, redact
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJl"
 
@@ -50,7 +50,7 @@ def test_what_is_no_secret_stays(text: str) -> None:
 
 
 def test_text_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    configure_logging("info")
+    setup_logging("info")
     log = logging.getLogger("mas.test")
     log.debug("unseen")
     log.info("two words", extra={"role": "all", "note": 'say "a"\nb', "count": 3})
@@ -63,7 +63,7 @@ def test_text_lines(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    configure_logging("DEBUG", "json")
+    setup_logging("DEBUG", "json")
     try:
         raise ValueError("password=hunter2")
     except ValueError:
@@ -77,4 +77,4 @@ def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_an_unknown_level_is_refused() -> None:
     with pytest.raises(ValueError, match="LOUD"):
-        configure_logging("loud")
+        setup_logging("loud")
