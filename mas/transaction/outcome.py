@@ -8,10 +8,14 @@ TURNED_AWAY             nothing was begun and nothing is recorded; speaks of thi
 """
 
 from enum import IntEnum
+from hashlib import blake2b
 
 import msgspec
 
-from mas.ledger.instructions import Body, Reason
+from mas.ids import payment_id
+from mas.ledger.instructions import EXTERNAL, Body, Kind, Reason, encode
+
+BODY_HASH_BYTES = 16
 
 
 class Status(IntEnum):
@@ -50,3 +54,30 @@ class PaymentResult(msgspec.Struct, frozen=True, gc=False):
     """COMMITTED: microseconds since the epoch."""
     bucket: int = 0
     """COMMITTED creation: where the account lives."""
+
+
+def payer(body: Body) -> str:
+    """The account whose bucket is the anchor (rule 3): a creation's number; in a deposit, the account paid into."""
+    return body.legs[payer_position(body)][0]
+
+
+def payer_position(body: Body) -> int:
+    """Which leg is the payer's."""
+    if body.kind is Kind.CREATION:
+        return 0
+    into = body.kind is Kind.DEPOSIT
+    for position, (number, amount) in enumerate(body.legs):
+        if number != EXTERNAL and (amount > 0) is into:
+            return position
+    raise AssertionError(f"{body} has no payer")
+
+
+def name(request: PaymentRequest) -> bytes:
+    """The payment_id of what is requested (rule 1). Deposits and withdrawals are payments."""
+    kind = Kind.CREATION if request.body.kind is Kind.CREATION else Kind.PAYMENT
+    return payment_id(kind, request.caller, payer(request.body), request.key)
+
+
+def hash_body(body: Body) -> bytes:
+    """What tells two bodies apart: BLAKE2b-128 of the encoded body."""
+    return blake2b(encode(body), digest_size=BODY_HASH_BYTES).digest()

@@ -1,0 +1,55 @@
+"""Which bucket has which legs of a payment, as far as its coordinator knows."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from mas.ledger.instructions import EXTERNAL, Body, Kind
+from mas.transaction.outcome import payer_position
+
+
+class Placement(msgspec.Struct, frozen=True, gc=False):
+    """Where a payment's accounts are.
+
+    With an account missing, nothing else is said of the legs.
+    """
+
+    anchor: int
+    """0: nobody has claimed the payer."""
+    own: tuple[int, ...] = ()
+    """Which legs of the body are the anchor's."""
+    others: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    """Bucket and which legs, of every other bucket, in the order of the legs."""
+    missing: str = ""
+    """An account that nobody has claimed: its home's linearizable word for it (rule 3)."""
+
+
+def place(body: Body, buckets: Sequence[int]) -> Placement:
+    """Group the legs of a payment by the buckets of their accounts; 0 says that nobody has claimed one.
+
+    The `EXTERNAL` account is in every bucket: its leg goes where the payer is (rule 17), whatever is said of it.
+    """
+    assert body.kind is not Kind.CREATION
+    anchor = buckets[payer_position(body)]
+    own: list[int] = []
+    others: dict[int, list[int]] = {}
+    missing = ""
+    for position, (number, _) in enumerate(body.legs):
+        bucket = anchor if number == EXTERNAL else buckets[position]
+        if bucket == anchor:
+            own.append(position)
+        else:
+            others.setdefault(bucket, []).append(position)
+        if not bucket and not missing:
+            missing = number
+    if missing:
+        return Placement(anchor, missing=missing)
+    grouped = tuple((bucket, tuple(positions)) for bucket, positions in others.items())
+    return Placement(anchor, tuple(own), grouped)
+
+
+def place_creation(home: int, bucket: int) -> Placement:
+    """A new account in `bucket`, claimed at its number's home, which is the anchor (rule 18)."""
+    if home == bucket:
+        return Placement(home, own=(0,))
+    return Placement(home, others=((bucket, (0,)),))
