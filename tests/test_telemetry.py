@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mas.telemetry import setup_logging, redact
+from mas.telemetry import redact, setup_logging
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJl"
 
