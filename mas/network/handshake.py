@@ -1,0 +1,233 @@
+"""How two nodes prove to each other that they belong together, before any frame passes.
+
+    dialler  -> Hello      version, cluster, who calls, whom it means, a nonce
+    listener -> Challenge  a nonce, and proof that it knows the cluster's secret
+    dialler  -> Proof      the same proof of its own
+    listener -> Welcome    or, at any point, Refused with a reason
+
+A proof is an HMAC over everything that both have said, nonces included, under a label of its side: it can't be used
+twice, reflected, or carried to another connection, cluster or node. The secret itself never travels. What both end
+with are the connection's *numbers*, one a direction, which neither chose alone and with which its frames are sealed.
+
+Nothing here waits or knows a socket: bytes in, bytes out.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Callable
+from enum import StrEnum
+from typing import TypeVar
+
+import msgspec
+
+from mas.errors import PeerRefused
+
+PROTOCOL_VERSION = 1
+NONCE_BYTES = 32
+
+
+class Refusal(StrEnum):
+    """Why a node doesn't talk to another; `PeerRefused.reason`."""
+
+    VERSION = "version"
+    CLUSTER = "cluster"
+    SECRET = "secret"  # noqa: S105 - the word, not the thing
+    UNKNOWN_ID = "unknown-id"
+    OWN_ID = "own-id"
+    WRONG_NODE = "wrong-node"
+    MALFORMED = "malformed"
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Who this node is, to the others."""
+
+    cluster: str
+    node: int
+    secret: bytes
+
+
+class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """The dialler's first word. Its first field stays first for all versions."""
+
+    version: int
+    cluster: str
+    node: int
+    to: int
+    nonce: bytes
+
+
+class Challenge(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """The listener has found the Hello in order."""
+
+    nonce: bytes
+    proof: bytes
+
+
+class Proof(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """The dialler's side."""
+
+    proof: bytes
+
+
+class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """Frames may pass."""
+
+
+class Refused(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """The listener closes the connection."""
+
+    reason: Refusal
+    detail: str
+
+
+Message = Hello | Challenge | Proof | Welcome | Refused
+T = TypeVar("T", Hello, Challenge, Proof, Welcome)
+
+encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Message).decode
+_decode_fields = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+_decode_int = msgspec.msgpack.Decoder(int).decode
+
+
+class Dialler:
+    """The side that opens the connection. Its methods raise `PeerRefused`."""
+
+    def __init__(self, identity: Identity, peer: int, nonce: bytes) -> None:
+        assert len(nonce) == NONCE_BYTES
+        self._identity = identity
+        self._hello = Hello(PROTOCOL_VERSION, identity.cluster, identity.node, peer, nonce)
+        self._seal: _Seal | None = None
+
+    def hello(self) -> bytes:
+        """The first word."""
+        return encode(self._hello)
+
+    def on_challenge(self, data: bytes) -> bytes:
+        """Check the listener's proof; this side's own is the answer."""
+        challenge = _expect(Challenge, data)
+        self._seal = _Seal(self._identity.secret, self._hello, challenge.nonce)
+        if not hmac.compare_digest(challenge.proof, self._seal.proof("listener")):
+            raise PeerRefused(
+                f"node {self._hello.to} has another cluster secret: give all nodes the same",
+                Refusal.SECRET,
+            )
+        return encode(Proof(self._seal.proof("dialler")))
+
+    def on_welcome(self, data: bytes) -> tuple[int, int]:
+        """The connection's numbers: of what the dialler sends, and of what the listener sends."""
+        _expect(Welcome, data)
+        assert self._seal is not None
+        return self._seal.numbers()
+
+
+class Listener:
+    """The side that was called. Its methods raise `PeerRefused`; `refusal` then tells the dialler."""
+
+    def __init__(self, identity: Identity, knows: Callable[[int], bool], nonce: bytes) -> None:
+        assert len(nonce) == NONCE_BYTES
+        self._identity = identity
+        self._knows = knows
+        self._nonce = nonce
+        self._seal: _Seal | None = None
+        self.peer = 0
+        """Who says that it calls; true once `on_proof` has returned."""
+
+    def on_hello(self, data: bytes) -> bytes:
+        """Check who calls, and whom; the answer challenges it."""
+        _check_version(data)
+        hello = _expect(Hello, data)
+        self.peer = hello.node
+        self._check(hello)
+        self._seal = _Seal(self._identity.secret, hello, self._nonce)
+        return encode(Challenge(self._nonce, self._seal.proof("listener")))
+
+    def on_proof(self, data: bytes) -> bytes:
+        """Check the dialler's proof; the answer lets it in."""
+        proof = _expect(Proof, data)
+        assert self._seal is not None
+        if not hmac.compare_digest(proof.proof, self._seal.proof("dialler")):
+            raise PeerRefused(
+                f"a caller that says it is node {self.peer} has another cluster secret",
+                Refusal.SECRET,
+            )
+        return encode(Welcome())
+
+    def numbers(self) -> tuple[int, int]:
+        """The connection's numbers: of what the dialler sends, and of what the listener sends."""
+        assert self._seal is not None
+        return self._seal.numbers()
+
+    def _check(self, hello: Hello) -> None:
+        mine = self._identity
+        if hello.cluster != mine.cluster:
+            raise PeerRefused(
+                f"node {hello.node} belongs to cluster {hello.cluster!r}, this node to {mine.cluster!r}",
+                Refusal.CLUSTER,
+            )
+        if hello.node == mine.node:
+            raise PeerRefused(
+                f"two nodes have the id {mine.node}: give each its own", Refusal.OWN_ID
+            )
+        if hello.to != mine.node:
+            raise PeerRefused(
+                f"node {hello.node} calls node {hello.to} here, this is node {mine.node}: mend its address",
+                Refusal.WRONG_NODE,
+            )
+        if len(hello.nonce) != NONCE_BYTES:
+            raise _malformed(f"a nonce of {len(hello.nonce)} bytes")
+        if not self._knows(hello.node):
+            raise PeerRefused(
+                f"node {hello.node} isn't a member of cluster {mine.cluster!r}: add it first",
+                Refusal.UNKNOWN_ID,
+            )
+
+
+def refusal(error: PeerRefused) -> bytes:
+    """The last word to a dialler that is refused."""
+    return encode(Refused(Refusal(error.reason), str(error)))
+
+
+class _Seal:
+    """What both sides can compute, and nobody without the secret."""
+
+    def __init__(self, secret: bytes, hello: Hello, nonce: bytes) -> None:
+        self._secret = secret
+        self._transcript = encode((hello, nonce))
+
+    def proof(self, side: str) -> bytes:
+        return hmac.digest(self._secret, b"mas " + side.encode() + self._transcript, hashlib.sha256)
+
+    def numbers(self) -> tuple[int, int]:
+        numbers = self.proof("numbers")
+        return int.from_bytes(numbers[:8], "big"), int.from_bytes(numbers[8:16], "big")
+
+
+def _expect(kind: type[T], data: bytes) -> T:
+    try:
+        message = _decode(data)
+    except msgspec.DecodeError as error:
+        raise _malformed(f"no handshake ({error})") from error
+    if isinstance(message, Refused):
+        raise PeerRefused(message.detail, message.reason)
+    if not isinstance(message, kind):
+        raise _malformed(f"{type(message).__name__} where {kind.__name__} was due")
+    return message
+
+
+def _check_version(data: bytes) -> None:
+    """Before anything else of a Hello is read: another version's other fields may be anything."""
+    try:
+        version = _decode_int(_decode_fields(data)[1])
+    except (msgspec.DecodeError, IndexError) as error:
+        raise _malformed(f"no handshake ({error})") from error
+    if version != PROTOCOL_VERSION:
+        raise PeerRefused(
+            f"the caller speaks version {version} of the peer protocol, this node {PROTOCOL_VERSION}",
+            Refusal.VERSION,
+        )
+
+
+def _malformed(what: str) -> PeerRefused:
+    return PeerRefused(
+        f"the other side sent {what}: is something else on its port?", Refusal.MALFORMED
+    )

@@ -1,0 +1,411 @@
+"""The peer transport over real sockets of this machine: what arrives, what doesn't, and who is told."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from random import Random
+
+import aiohttp
+import msgspec
+import pytest
+
+from mas import limits
+from mas.network import handshake
+from mas.network.channels import Channel
+from mas.network.connection import Connection
+from mas.network.frames import Packer
+from mas.network.handshake import Identity, Refusal
+from mas.network.transport import PeerStatistics, PeerTransport, TransportSettings
+from mas.runtime import SystemClock
+
+QUICK = TransportSettings(
+    connect=2.0, heartbeat=5.0, backoff_min=0.01, backoff_max=0.05, backoff_refused=0.05, close=0.2
+)
+
+
+class Node:
+    """A transport, and what it has seen."""
+
+    def __init__(
+        self,
+        node: int,
+        *,
+        cluster: str = "bank",
+        secret: bytes = b"secret",
+        settings: TransportSettings = QUICK,
+    ) -> None:
+        self.id = node
+        self.frames: list[tuple[int, int, bytes]] = []
+        self.peers: list[tuple[int, bool]] = []
+        self.transport = PeerTransport(
+            Identity(cluster, node, secret),
+            host="127.0.0.1",
+            port=0,
+            clock=SystemClock(),
+            dice=Random(node),
+            settings=settings,
+        )
+        self.transport.on_frame(Channel.RAFT, self._taker(Channel.RAFT))
+        self.transport.on_frame(Channel.REPLY, self._taker(Channel.REPLY))
+        self.transport.on_peer(lambda peer, up: self.peers.append((peer, up)))
+
+    def _taker(self, channel: Channel) -> Callable[[int, bytes], None]:
+        return lambda peer, payload: self.frames.append((peer, channel, payload))
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.transport.port}"
+
+    def peer(self, node: int) -> PeerStatistics:
+        return next(each for each in self.transport.statistics() if each.peer == node)
+
+
+@asynccontextmanager
+async def running(*nodes: Node) -> AsyncIterator[None]:
+    for node in nodes:
+        await node.transport.start()
+    runs = [asyncio.create_task(node.transport.run()) for node in nodes]
+    try:
+        yield
+    finally:
+        for run in runs:
+            run.cancel()
+        await asyncio.wait(runs)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():
+        await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def a_pair() -> AsyncIterator[tuple[Node, Node]]:
+    one, two = Node(1), Node(2)
+    async with running(one, two):
+        one.transport.add_peer(2, two.address)
+        two.transport.add_peer(1, one.address)
+        await until(lambda: one.peer(2).dialled and one.peer(2).accepted)
+        await until(lambda: two.peer(1).dialled and two.peer(1).accepted)
+        yield one, two
+
+
+def connection(node: Node, peer: int) -> Connection:
+    dialled = node.transport._peers[peer].dialled
+    assert dialled is not None
+    return dialled
+
+
+@pytest.mark.asyncio
+async def test_frames_go_both_ways_in_order() -> None:
+    async with a_pair() as (one, two):
+        for i in range(500):
+            assert one.transport.send(2, Channel.RAFT, b"%d" % i)
+            assert two.transport.send(1, Channel.REPLY, b"%d" % i)
+        await until(lambda: len(one.frames) == len(two.frames) == 500)
+        assert two.frames == [(1, Channel.RAFT, b"%d" % i) for i in range(500)]
+        assert one.frames == [(2, Channel.REPLY, b"%d" % i) for i in range(500)]
+
+
+@pytest.mark.asyncio
+async def test_each_direction_has_its_own_connection() -> None:
+    async with a_pair() as (one, two):
+        one.transport.send(2, Channel.RAFT, b"x")
+        await until(lambda: two.frames)
+        dialled, accepted = one.peer(2).dialled, one.peer(2).accepted
+        assert dialled is not None
+        assert accepted is not None
+        assert dialled.frames_sent == 1
+        assert accepted.frames_sent == 0
+
+
+@pytest.mark.asyncio
+async def test_a_frame_as_large_as_allowed_arrives_and_a_larger_one_is_not_sent() -> None:
+    async with a_pair() as (one, two):
+        assert not one.transport.send(2, Channel.RAFT, bytes(limits.FRAME_BYTES_MAX + 1))
+        assert one.transport.send(2, Channel.RAFT, bytes(limits.FRAME_BYTES_MAX))
+        await until(lambda: two.frames)
+        assert len(two.frames[0][2]) == limits.FRAME_BYTES_MAX
+        assert one.peers == [(2, True)]
+
+
+@pytest.mark.asyncio
+async def test_one_who_is_not_dialled_answers_over_the_connection_it_accepted() -> None:
+    one, two = Node(1), Node(2)
+    async with running(one, two):
+        two.transport.add_peer(1)
+        one.transport.add_peer(2, two.address)
+        await until(lambda: two.transport.is_connected(1))
+        assert two.transport.send(1, Channel.REPLY, b"answer")
+        await until(lambda: one.frames)
+        assert one.frames == [(2, Channel.REPLY, b"answer")]
+
+
+@pytest.mark.asyncio
+async def test_a_frame_to_oneself_arrives_on_a_later_turn() -> None:
+    one = Node(1)
+    async with running(one):
+        assert one.transport.is_connected(1)
+        assert one.transport.send(1, Channel.RAFT, b"a")
+        assert one.transport.send(1, Channel.RAFT, b"b")
+        assert one.frames == []
+        await asyncio.sleep(0)
+        assert one.frames == [(1, Channel.RAFT, b"a"), (1, Channel.RAFT, b"b")]
+
+
+@pytest.mark.asyncio
+async def test_nobody_to_send_to() -> None:
+    one = Node(1)
+    async with running(one):
+        one.transport.add_peer(2)
+        assert not one.transport.send(2, Channel.RAFT, b"x")
+        assert not one.transport.send(3, Channel.RAFT, b"x")
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("stranger", "reason"),
+    [
+        (Node(1, secret=b"another"), Refusal.SECRET),
+        (Node(1, cluster="shop"), Refusal.CLUSTER),
+        (Node(9), Refusal.UNKNOWN_ID),
+        (Node(2), Refusal.OWN_ID),
+    ],
+)
+async def test_m7_a_stranger_is_refused_and_told_once(
+    stranger: Node, reason: Refusal, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "mas.network.transport")
+    two = Node(2)
+    tries = 0
+
+    def count() -> bool:
+        nonlocal tries
+        tries += 1
+        return False
+
+    async with running(stranger, two):
+        two.transport.add_peer(1)
+        peer = 3 if stranger.id == 2 else 2
+        stranger.transport.add_peer(peer, two.address)
+        dial = stranger.transport._connect
+        stranger.transport._connect = lambda each: (count(), dial(each))[1]  # type: ignore[method-assign]
+        await until(lambda: tries >= 3)
+        assert stranger.peer(peer).trouble == reason
+        assert not two.transport.is_connected(stranger.id) or stranger.id == 2
+        assert two.peers == []
+    said = [record for record in caplog.records if "refused: " in record.getMessage()]
+    assert len([r for r in said if f"node {peer} at" in r.getMessage()]) == 1
+    assert len(said) <= 2
+
+
+@pytest.mark.asyncio
+async def test_who_calls_the_wrong_node_is_refused() -> None:
+    one, two = Node(1), Node(2)
+    async with running(one, two):
+        two.transport.add_peer(1)
+        one.transport.add_peer(3, two.address)
+        await until(lambda: one.peer(3).trouble)
+        assert one.peer(3).trouble == Refusal.WRONG_NODE
+
+
+@pytest.mark.asyncio
+async def test_a_broken_connection_is_told_and_made_again() -> None:
+    async with a_pair() as (one, two):
+        connection(one, 2)._socket._conn.transport.abort()
+        await until(lambda: one.peer(2).connections == 3)
+        assert (2, False) in one.peers
+        assert (1, False) in two.peers
+        await until(lambda: one.transport.is_connected(2) and one.peers[-1] == (2, True))
+        assert one.transport.send(2, Channel.RAFT, b"again")
+        await until(lambda: two.frames)
+        assert two.frames == [(1, Channel.RAFT, b"again")]
+
+
+@pytest.mark.asyncio
+async def test_a_node_that_comes_back_is_found() -> None:
+    one, two = Node(1), Node(2)
+    one.transport.add_peer(2, "127.0.0.1:1")
+    async with running(one):
+        await until(lambda: one.peer(2).trouble == "unreachable")
+        one.transport.remove_peer(2)
+        async with running(two):
+            two.transport.add_peer(1)
+            one.transport.add_peer(2, two.address)
+            await until(lambda: one.transport.is_connected(2))
+            port = two.transport.port
+        await until(lambda: not one.transport.is_connected(2))
+        third = Node(2)
+        third.transport._port = port
+        async with running(third):
+            third.transport.add_peer(1)
+            await until(lambda: one.transport.is_connected(2))
+
+
+@pytest.mark.asyncio
+async def test_a_removed_peer_is_hung_up_on_and_does_not_come_back() -> None:
+    async with a_pair() as (one, two):
+        two.transport.remove_peer(1)
+        await until(lambda: one.peer(2).trouble == Refusal.UNKNOWN_ID)
+        assert not two.transport.is_connected(1)
+
+
+class DeafListener:
+    """Shakes hands, and then reads nothing."""
+
+    def __init__(self) -> None:
+        self.waiting = asyncio.Event()
+
+    async def __call__(self, request: aiohttp.web.BaseRequest) -> aiohttp.web.StreamResponse:
+        socket = aiohttp.web.WebSocketResponse()
+        await socket.prepare(request)
+        listener = handshake.Listener(Identity("bank", 2, b"secret"), lambda _: True, bytes(32))
+        await socket.send_bytes(listener.on_hello((await socket.receive()).data))
+        await socket.send_bytes(listener.on_proof((await socket.receive()).data))
+        await self.waiting.wait()
+        return socket
+
+
+@pytest.mark.asyncio
+async def test_a_slow_peer_costs_bounded_memory_and_is_noticed() -> None:
+    deaf = DeafListener()
+    server = aiohttp.web.Server(deaf)
+    listener = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
+    patient = msgspec.structs.replace(QUICK, heartbeat=0.5)
+    one = Node(1, settings=patient)
+    async with running(one):
+        one.transport.add_peer(2, f"127.0.0.1:{listener.sockets[0].getsockname()[1]}")
+        await until(lambda: one.transport.is_connected(2))
+        frame = bytes(1 << 20)
+        taken = 0
+        while one.transport.send(2, Channel.RAFT, frame):
+            taken += len(frame)
+            await asyncio.sleep(0)
+        dialled = one.peer(2).dialled
+        assert dialled is not None
+        assert dialled.bytes_waiting <= limits.PEER_QUEUE_BYTES_MAX
+        assert limits.PEER_QUEUE_BYTES_MAX * 0.9 < taken < limits.PEER_QUEUE_BYTES_MAX * 1.6
+        assert dialled.frames_refused == 1
+        await until(lambda: (2, False) in one.peers)
+    deaf.waiting.set()
+    listener.close()
+    await server.shutdown()
+
+
+@asynccontextmanager
+async def shaken(
+    node: Node, peer: int
+) -> AsyncIterator[tuple[aiohttp.ClientWebSocketResponse, Packer]]:
+    """A connection to a node that has shaken hands as `peer`, and may then misbehave."""
+    async with aiohttp.ClientSession() as session:
+        socket = await session.ws_connect(f"http://{node.address}/peer", max_msg_size=0)
+        dialler = handshake.Dialler(Identity("bank", peer, b"secret"), node.id, bytes(32))
+        await socket.send_bytes(dialler.hello())
+        await socket.send_bytes(dialler.on_challenge((await socket.receive()).data))
+        numbers = dialler.on_welcome((await socket.receive()).data)
+        yield socket, Packer(numbers[0])
+        await socket.close()
+
+
+async def announce_oversize(socket: aiohttp.ClientWebSocketResponse, _packer: Packer) -> None:
+    """The head of a binary message of nine megabytes, which the other side needn't wait for."""
+    head = b"\x82\xff" + (9 << 20).to_bytes(8, "big") + b"mask"
+    socket._conn.transport.write(head)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("misbehave", "code"),
+    [
+        (announce_oversize, aiohttp.WSCloseCode.MESSAGE_TOO_BIG),
+        (
+            lambda socket, _: socket.send_bytes(b"neither seal nor frame"),
+            aiohttp.WSCloseCode.PROTOCOL_ERROR,
+        ),
+        (
+            lambda socket, packer: socket.send_bytes(packer.pack([(99, b"?")])),
+            aiohttp.WSCloseCode.PROTOCOL_ERROR,
+        ),
+        (
+            lambda socket, packer: socket.send_bytes(packer.pack([(1, b"\xc1")])),
+            aiohttp.WSCloseCode.PROTOCOL_ERROR,
+        ),
+    ],
+    ids=["oversize", "garbage", "unknown channel", "unreadable payload"],
+)
+async def test_m6_what_cannot_be_taken_closes_that_connection_only(
+    misbehave: Callable[[aiohttp.ClientWebSocketResponse, Packer], Awaitable[None]], code: int
+) -> None:
+    one = Node(1)
+    one.transport._frame_handlers[Channel.RAFT] = lambda _, payload: msgspec.msgpack.decode(payload)
+    async with running(one):
+        one.transport.add_peer(2)
+        one.transport.add_peer(3)
+        async with shaken(one, 3) as (good, good_packer), shaken(one, 2) as (bad, bad_packer):
+            await misbehave(bad, bad_packer)
+            closed = await bad.receive()
+            assert closed.type is aiohttp.WSMsgType.CLOSE
+            assert closed.data == code
+            await good.send_bytes(good_packer.pack([(Channel.REPLY, b"fine")]))
+            await until(lambda: one.frames)
+            assert one.frames == [(3, Channel.REPLY, b"fine")]
+
+
+@pytest.mark.asyncio
+async def test_m6_a_garbage_handshake_is_refused_and_the_node_stays_up() -> None:
+    one = Node(1)
+    async with running(one):
+        one.transport.add_peer(2)
+        async with aiohttp.ClientSession() as session:
+            socket = await session.ws_connect(f"http://{one.address}/peer")
+            await socket.send_bytes(b"open sesame")
+            answer = msgspec.msgpack.decode((await socket.receive()).data)
+            assert answer[1] == Refusal.MALFORMED
+            assert (await socket.receive()).data == aiohttp.WSCloseCode.POLICY_VIOLATION
+            plain = await session.get(f"http://{one.address}/")
+            assert plain.status == 426
+        async with shaken(one, 2):
+            await until(lambda: one.transport.is_connected(2))
+
+
+@pytest.mark.asyncio
+async def test_a_frame_nobody_here_listens_for_is_dropped() -> None:
+    async with a_pair() as (one, two):
+        assert one.transport.send(2, Channel.LOCKS, b"no lock service here")
+        assert one.transport.send(2, Channel.RAFT, b"next")
+        await until(lambda: two.frames)
+        assert two.frames == [(1, Channel.RAFT, b"next")]
+
+
+@pytest.mark.asyncio
+async def test_what_a_handler_raises_stops_the_node() -> None:
+    one, two = Node(1), Node(2)
+
+    def fail(_peer: int, _payload: bytes) -> None:
+        raise AssertionError("a broken invariant")
+
+    one.transport._frame_handlers[Channel.RAFT] = fail
+    await one.transport.start()
+    run = asyncio.create_task(one.transport.run())
+    async with running(two):
+        one.transport.add_peer(2)
+        two.transport.add_peer(1, one.address)
+        await until(lambda: two.transport.is_connected(1))
+        two.transport.send(1, Channel.RAFT, b"x")
+        with pytest.raises(AssertionError, match="a broken invariant"):
+            await run
+
+
+@pytest.mark.asyncio
+async def test_a_later_connection_takes_an_earlier_ones_place() -> None:
+    one = Node(1)
+    async with running(one):
+        one.transport.add_peer(2)
+        async with shaken(one, 2) as (first, _):
+            await until(lambda: one.peer(2).accepted)
+            async with shaken(one, 2) as (second, packer):
+                assert (await first.receive()).type is aiohttp.WSMsgType.CLOSE
+                await second.send_bytes(packer.pack([(Channel.RAFT, b"x")]))
+                await until(lambda: one.frames)
+                assert one.transport.is_connected(2)
+        assert one.peers[:3] == [(2, True), (2, False), (2, True)]
