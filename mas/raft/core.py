@@ -8,6 +8,7 @@ dissertation; the protocol is etcd's, with these differences:
   reads came before it;
 - a node's own vote and own log count once they are persisted, for the campaign and the term in
   which they were made, and not otherwise;
+- a refused vote tells what is committed, so that a leader that left can't strand the rest (TiKV's);
 - a read is answered only where no newer read of its context waits (`mas.raft.read_only`).
 """
 
@@ -34,14 +35,13 @@ from mas.raft.messages import (
     Message,
     MessageType,
     ProgressState,
-    ReadState,
     Role,
     Snapshot,
     Status,
 )
 from mas.raft.progress import Progress
 from mas.raft.quorum import VoteResult, joint_index, joint_vote
-from mas.raft.read_only import ForwardedReads, PendingRead, ReadRounds
+from mas.raft.read_only import ForwardedReads, PendingRead, ReadAnswers, ReadRounds
 from mas.raft.storage import Storage
 from mas.raft.validation import check_message, check_persisted
 
@@ -92,7 +92,7 @@ class Raft:
         "messages",
         "own_vote_due",
         "randomized_election_timeout",
-        "read_states",
+        "read_answers",
         "role",
         "term",
         "vote",
@@ -135,7 +135,7 @@ class Raft:
 
         self.role = Role.FOLLOWER
         self.messages: list[Message] = []
-        self.read_states: list[ReadState] = []
+        self.read_answers = ReadAnswers()
         self._forwarded: ForwardedReads | None = None
         self._first_life = hard_state == HardState()
         self.campaign_number = 0
@@ -168,6 +168,8 @@ class Raft:
         self.check(message)
         if message.type in _RESPONSES and message.from_ not in self._members:
             return
+        if message.reject and message.commit and message.type != MessageType.APPEND_RESPONSE:
+            self._learn_commit(message)
         # READ_INDEX has no term: what it asks for is proved in whatever term the leader is in.
         if message.term and message.term != self.term and not self._settle_term(message):
             return
@@ -217,10 +219,14 @@ class Raft:
 
     def read_index(self, context: bytes) -> None:
         """Ask for an index that a linearizable read may be served at (dissertation, 6.4)."""
+        count = 1 + self.read_answers.withdraw(context)
         if self.role is Role.LEADER:
-            self._read(PendingRead(self.id, 0, context, 0))
-        elif self.leader != NOBODY:
-            number = self._forwarded_reads().add(context)
+            if self._forwarded is not None:
+                self._forwarded.forget(context)
+            self._read(PendingRead(self.id, 0, context, count))
+            return
+        number = self._forwarded_reads().add(context, count)
+        if self.leader != NOBODY:
             self._forward_read(self.id, number, context)
 
     def transfer_leader(self, transferee: int) -> None:
@@ -351,11 +357,7 @@ class Raft:
         term would never learn of ours but by such an answer.
         """
         if message.type == MessageType.PRE_VOTE:
-            self._send(
-                Message(
-                    MessageType.PRE_VOTE_RESPONSE, message.from_, self.id, self.term, reject=True
-                )
-            )
+            self._refuse_vote(message.from_, MessageType.PRE_VOTE_RESPONSE)
         elif (self._config.check_quorum or self._config.pre_vote) and (
             message.type == MessageType.APPEND or message.type == MessageType.HEARTBEAT
         ):
@@ -464,7 +466,34 @@ class Raft:
                 self._election_elapsed = 0
                 self.vote = message.from_
         else:
-            self._send(Message(response, message.from_, self.id, self.term, reject=True))
+            self._refuse_vote(message.from_, response)
+
+    def _refuse_vote(self, candidate: int, response: MessageType) -> None:
+        """Refuse, and say what is committed here, which the candidate may hold and not know.
+
+        A leader that has left the group by its own entry is the only one that knows this entry to be
+        committed. The others can't win by the old configuration without its vote, and it can't lead.
+        """
+        committed = self._log.committed
+        self._send(
+            Message(
+                response,
+                candidate,
+                self.id,
+                self.term,
+                log_term=self._log.term(committed),
+                commit=committed,
+                reject=True,
+            )
+        )
+
+    def _learn_commit(self, message: Message) -> None:
+        """Commit what a refusal says is committed; true in every term, where the log holds it."""
+        log = self._log
+        if self.role is Role.LEADER or not log.matches(message.commit, message.log_term):
+            return
+        if log.commit_to(message.commit) and self._has_unapplied_conf_change():
+            self._become_follower(self.term, NOBODY)
 
     def _may_vote_for(self, message: Message) -> bool:
         """One vote a term; a pre-vote for a later term is no vote."""
@@ -891,7 +920,7 @@ class Raft:
 
     def _on_read_index(self, message: Message) -> None:
         if self.role is Role.LEADER:
-            self._read(PendingRead(message.from_, message.reject_hint, message.context, 0))
+            self._read(PendingRead(message.from_, message.reject_hint, message.context))
         elif self.leader != NOBODY:
             self._forward_read(message.from_, message.reject_hint, message.context)
 
@@ -936,7 +965,7 @@ class Raft:
 
     def _answer_read(self, read: PendingRead) -> None:
         if read.reader == self.id:
-            self.read_states += [ReadState(read.index, read.context)] * read.count
+            self.read_answers.add(read.context, read.index, read.count)
             return
         self._send(
             Message(
@@ -953,8 +982,9 @@ class Raft:
     def _on_read_index_response(self, message: Message) -> None:
         if self.role is not Role.FOLLOWER:
             return
-        reads = self._forwarded_reads()
-        self.read_states += reads.answered(message.context, message.reject_hint, message.index)
+        count = self._forwarded_reads().answered(message.context, message.reject_hint)
+        if count:
+            self.read_answers.add(message.context, message.index, count)
         # The index was the leader's commit, with an entry of its term there: the same here is committed.
         if self._log.matches(message.index, message.term):
             self._log.commit_to(message.index)

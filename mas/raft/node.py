@@ -116,7 +116,7 @@ class RawNode:
             or log.has_unstable()
             or log.has_unapplied()
             or core.has_due()
-            or bool(core.read_states)
+            or bool(core.read_answers)
             or log.snapshot is not None
             or core.own_vote_due
             or self._hard_state_changed()
@@ -137,11 +137,10 @@ class RawNode:
             snapshot=log.snapshot,
             committed_entries=tuple(log.unapplied(self._max_committed_size)),
             messages=tuple(core.messages),
-            read_states=tuple(core.read_states),
+            read_states=core.read_answers.take(),
             must_sync=self._must_sync(log.snapshot) or bool(entries),
         )
         core.messages = []
-        core.read_states = []
         if ready.hard_state is not None:
             self._hard_state = ready.hard_state
         self._accepted_campaign = core.campaign_number

@@ -15,13 +15,13 @@ class PendingRead:
 
     __slots__ = ("context", "count", "index", "number", "reader", "round")
 
-    def __init__(self, reader: int, number: int, context: bytes, index: int) -> None:
+    def __init__(self, reader: int, number: int, context: bytes, count: int = 1) -> None:
         self.reader = reader
         self.number = number
         self.context = context
-        self.index = index
+        self.count = count
+        self.index = 0
         self.round = 0
-        self.count = 1
 
 
 class ReadRounds:
@@ -82,20 +82,57 @@ class ForwardedReads:
         self._waiting: dict[bytes, tuple[int, int]] = {}  # context: number of the newest, how many
         self._next_number = first_number
 
-    def add(self, context: bytes) -> int:
+    def add(self, context: bytes, count: int) -> int:
         """A read begins; its number."""
-        _, count = self._waiting.pop(context, (0, 0))
+        _, older = self._waiting.pop(context, (0, 0))
         if len(self._waiting) >= MAX_FORWARDED:
             del self._waiting[next(iter(self._waiting))]
         number = self._next_number
         self._next_number += 1
-        self._waiting[context] = number, count + 1
+        self._waiting[context] = number, older + count
         return number
 
-    def answered(self, context: bytes, number: int, index: int) -> list[ReadState]:
-        """The leader's answer to a read; nothing where a newer read of that context waits, or none."""
+    def answered(self, context: bytes, number: int) -> int:
+        """How many reads the leader's answer to this one is good for; 0 where a newer one waits."""
         newest, count = self._waiting.get(context, (-1, 0))
         if newest != number:
-            return []
+            return 0
         del self._waiting[context]
-        return [ReadState(index, context)] * count
+        return count
+
+    def forget(self, context: bytes) -> None:
+        """No answer that is on its way is good any longer."""
+        self._waiting.pop(context, None)
+
+
+class ReadAnswers:
+    """Answered reads that the host has not taken yet."""
+
+    __slots__ = ("_untaken",)
+
+    def __init__(self) -> None:
+        self._untaken: dict[bytes, tuple[int, int]] = {}  # context: index, how many reads
+
+    def __bool__(self) -> bool:
+        return bool(self._untaken)
+
+    def add(self, context: bytes, index: int, count: int) -> None:
+        """This many reads of a context may be served at `index`."""
+        _, older = self._untaken.pop(context, (0, 0))
+        self._untaken[context] = index, older + count
+
+    def withdraw(self, context: bytes) -> int:
+        """A newer read begins, and these answers are too old for it; how many reads wait again."""
+        _, count = self._untaken.pop(context, (0, 0))
+        return count
+
+    def take(self) -> tuple[ReadState, ...]:
+        """Hand everything to the host."""
+        if not self._untaken:
+            return ()
+        untaken, self._untaken = self._untaken, {}
+        return tuple(
+            ReadState(index, context)
+            for context, (index, count) in untaken.items()
+            for _ in range(count)
+        )
