@@ -121,8 +121,12 @@ class Memory:
 
     def record(self, payment_id: bytes) -> Record | Literal[Unknown.NOT_IN_MEMORY] | None:
         """A payment's record; the filter's "no" counts as knowing that there is none."""
-        record = _look(payment_id, self._records, self._absent_records)
-        return None if record is UNKNOWN and payment_id not in self.filter else record
+        record = self._records.get(payment_id)
+        if record is None and payment_id not in self._absent_records:
+            if payment_id in self.filter:
+                return UNKNOWN
+            self._absent_records.add(payment_id)
+        return record
 
     def claim(self, number: str) -> int | Literal[Unknown.NOT_IN_MEMORY] | None:
         """The bucket of the account with this number, whose home is this bucket."""

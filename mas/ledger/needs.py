@@ -1,6 +1,6 @@
 """Which rows an instruction will look at, so that they can be loaded before it is applied (rule 23)."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mas.ledger.instructions import (
@@ -24,7 +24,7 @@ from mas.ledger.instructions import (
 from mas.ledger.rows import PreparedLegs
 
 _Prepared = Mapping[bytes, PreparedLegs]
-Needs = tuple[Iterable[str], bytes | None, str | None]
+Needs = tuple[Sequence[str], bytes | None, str | None]
 """Account numbers, a payment_id whose record is needed, a number whose claim is needed."""
 
 _NOTHING: Needs = ((), None, None)
@@ -41,11 +41,13 @@ def own_legs(instruction: Decide) -> Legs:
     return legs if len(own) == len(legs) else tuple([legs[position] for position in own])
 
 
-def _numbers(kind: Kind, currency: str, legs: Legs) -> Iterator[str]:
-    for number, _ in legs:
-        yield external_number(currency) if number == EXTERNAL else number
-    if kind is Kind.CREATION and legs:
-        yield external_number(currency)
+def _numbers(kind: Kind, currency: str, legs: Legs) -> list[str]:
+    numbers = [number for number, _ in legs]
+    if kind is Kind.CREATION:
+        numbers.append(EXTERNAL)
+    if EXTERNAL in numbers:
+        numbers[numbers.index(EXTERNAL)] = external_number(currency)
+    return numbers
 
 
 def _of_prepare(i: Prepare, _: _Prepared) -> Needs:

@@ -239,7 +239,7 @@ class Ledger(Memory):
         if legs.kind is Kind.CREATION:
             self._open(staged, postings, legs, i.time)
         else:
-            self._post(staged, postings, legs, i.time)
+            self._post(staged, postings, legs.legs, legs.currency, legs.payment_id, i.time)
         incarnation = self._incarnation(i.xid[:INCARNATION_BYTES])
         counter = int.from_bytes(i.xid[INCARNATION_BYTES:], "big")
         self._put_accounts(staged)
@@ -310,7 +310,7 @@ class Ledger(Memory):
         if refusal is not None:
             return self._decline(i, refusal)
         postings: list[Posting] = []
-        self._post(staged, postings, _as_prepared(i, legs), self._now)
+        self._post(staged, postings, legs, body.currency, i.payment_id, self._now)
         return self._conclude(i, staged, postings)
 
     def _decide_creation(self, i: Decide) -> Answer:
@@ -330,7 +330,7 @@ class Ledger(Memory):
             refusal = self._judge_opening(number, opening, i.left_out)
             if refusal is not None:
                 return self._decline(i, refusal)
-            self._open(staged, postings, _as_prepared(i, i.body.legs), self._now)
+            self._open(staged, postings, _as_prepared(i), self._now)
         answer = self._conclude(i, staged, postings)
         self._claims[number] = self._changed_claims[number] = i.place
         return answer
@@ -542,16 +542,26 @@ class Ledger(Memory):
     # -- Legs: posting -------------------------------------------------------------------------------------
 
     def _post(
-        self, staged: _Staged, postings: list[Posting], legs: PreparedLegs, time: int
+        self,
+        staged: _Staged,
+        postings: list[Posting],
+        legs: Legs,
+        currency: str,
+        payment_id: bytes,
+        time: int,
     ) -> None:
         """Turn what is reserved into postings; an account's postings are numbered in one sequence."""
-        for number, amount in legs.legs:
-            row = self._stage(staged, number, legs.currency)
+        for number, amount in legs:
+            row = staged.get(number) or self._stage(staged, number, currency)
             if amount < 0:
                 row.held += amount
             else:
                 row.headroom -= amount
-            self._post_one(row, postings, amount, legs.payment_id, time)
+            row.balance += amount
+            row.sequence += 1
+            postings.append(
+                Posting(row.number, row.sequence, payment_id, amount, row.balance, time)
+            )
 
     def _open(
         self, staged: _Staged, postings: list[Posting], legs: PreparedLegs, time: int
@@ -560,19 +570,14 @@ class Ledger(Memory):
         number, opening = legs.legs[0]
         self._created += 1
         name = f"{self.bucket.bucket}-{self.bucket.applied}-{self._created}"
-        row = Account(number, name, legs.currency, overdraft_limit=legs.overdraft_limit, version=1)
-        staged[number] = row
+        limit = legs.overdraft_limit
+        staged[number] = Account(
+            number, name, legs.currency, headroom=opening, overdraft_limit=limit, version=1
+        )
         if opening:
-            external = self._stage(staged, EXTERNAL, legs.currency)
-            self._post_one(external, postings, -opening, legs.payment_id, time)
-            self._post_one(row, postings, opening, legs.payment_id, time)
-
-    def _post_one(
-        self, row: Account, postings: list[Posting], amount: int, payment_id: bytes, time: int
-    ) -> None:
-        row.balance += amount
-        row.sequence += 1
-        postings.append(Posting(row.number, row.sequence, payment_id, amount, row.balance, time))
+            self._stage(staged, EXTERNAL, legs.currency).held += opening
+            both = ((EXTERNAL, -opening), (number, opening))
+            self._post(staged, postings, both, legs.currency, legs.payment_id, time)
 
     def _stage(self, staged: _Staged, number: str, currency: str) -> Account:
         """This instruction's copy of an account that exists, or of `@external`, which needs no creation."""
@@ -714,8 +719,8 @@ def _gravest(refusals: list[Answer]) -> Answer:
     return Answer(Code.PENDING_ON, xids=tuple(xids))
 
 
-def _as_prepared(i: Decide, legs: Legs) -> PreparedLegs:
-    """The anchor's own legs, as if they had been prepared: they are posted in the same way."""
+def _as_prepared(i: Decide) -> PreparedLegs:
+    """A creation whose place is its home, as if it had been prepared there."""
     body = i.body
     return PreparedLegs(
         i.xid,
@@ -726,7 +731,7 @@ def _as_prepared(i: Decide, legs: Legs) -> PreparedLegs:
         (),
         body.kind,
         body.currency,
-        legs,
+        body.legs,
         overdraft_limit=body.overdraft_limit,
     )
 
