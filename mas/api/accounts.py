@@ -1,0 +1,231 @@
+"""AccountService: accounts and payments, for clients. Thin: who, whether, what; the coordinator does the rest."""
+
+# gRPC calls a method by its name in the .proto file.
+# ruff: noqa: N802
+
+from collections.abc import AsyncIterator
+
+import grpc
+
+from mas.api import requests
+from mas.api.answering import Context, answering, metadata_of
+from mas.api.auth import Authenticator
+from mas.api.authorise import (
+    check_may_end,
+    check_may_operate,
+    check_may_read,
+    check_may_read_all,
+)
+from mas.api.gathering import Gathering
+from mas.api.payment_stream import PaymentStream
+from mas.api.ports import Coordinator
+from mas.api.tokens import Principal, TokenIssuer, account_subject
+from mas.errors import NotFound, Overloaded, Unavailable
+from mas.ledger.instructions import Answer, Code, Reason
+from mas.limits import shorten
+from mas.runtime import Dice
+from mas.transaction.outcome import PaymentRequest, PaymentResult, Status
+from mas.wire.gen.mas.v1 import account_pb2 as pb
+from mas.wire.gen.mas.v1 import account_pb2_grpc as pb_grpc
+from mas.wire.messages import account_to_wire, bucket_to_wire, posting_to_wire, result_to_wire
+
+_KEY_BYTES = 16
+
+
+class AccountServicer(pb_grpc.AccountServiceServicer):
+    """The methods of `mas.v1.AccountService`.
+
+    Without a `token_issuer` (tokens are signed elsewhere) a new account gets no token here.
+    """
+
+    name = "mas.v1.AccountService"
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        authenticator: Authenticator,
+        token_issuer: TokenIssuer | None,
+        dice: Dice,
+    ) -> None:
+        self._coordinator = coordinator
+        self._authenticator = authenticator
+        self._token_issuer = token_issuer
+        self._dice = dice
+        self._gathering = Gathering(coordinator)
+        self._streams: dict[PaymentStream, None] = {}
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Serve on this server."""
+        pb_grpc.add_AccountServiceServicer_to_server(self, server)
+
+    def drain(self) -> None:
+        """Begin nothing more on the streams; each ends once all it has begun is answered."""
+        for stream in self._streams:
+            stream.finish()
+
+    @answering
+    async def CreateAccount(
+        self, request: pb.CreateAccountRequest, context: Context
+    ) -> pb.CreateAccountReply:
+        """Open an account, and issue its token."""
+        principal = self._who(context)
+        key = request.idempotency_key or self._make_key()
+        creation = requests.to_creation(request, principal, key, _timeout(context))
+        result = await self._carry_out(creation)
+        token = ""
+        if result.outcome == pb.OUTCOME_COMMITTED and self._token_issuer is not None:
+            token = self._token_issuer.issue(account_subject(request.account_number))
+        if not request.idempotency_key:
+            result.idempotency_key = key
+        return pb.CreateAccountReply(result=result, token=token)
+
+    @answering
+    async def GetAccount(
+        self, request: pb.GetAccountRequest, context: Context
+    ) -> pb.GetAccountReply:
+        """Read accounts."""
+        principal = self._who(context)
+        numbers = requests.to_numbers(request)
+        for number in numbers:
+            check_may_read(principal, number)
+        level = requests.to_read_level(request.level)
+        views = await self._coordinator.read_accounts(numbers, level, _timeout(context))
+        return pb.GetAccountReply(accounts=map(account_to_wire, numbers, views))
+
+    @answering
+    async def CreatePayment(self, request: pb.Payment, context: Context) -> pb.PaymentResult:
+        """Carry out one payment."""
+        principal = self._who(context)
+        given = request.idempotency_key
+        if not given:
+            request.idempotency_key = self._make_key()
+        result = await self._carry_out(requests.to_payment(request, principal, _timeout(context)))
+        if not given:
+            result.idempotency_key = request.idempotency_key
+        return result
+
+    # gRPC takes a coroutine that writes by itself too, and cancels it with its call, which leaves
+    # no generator half-way.
+    @answering
+    async def CreatePayments(  # type: ignore[override]
+        self, request_iterator: AsyncIterator[pb.PaymentBatch], context: Context
+    ) -> None:
+        """Carry out batches of payments."""
+        stream = PaymentStream(self._coordinator, self._authenticator, self._who(context))
+        self._streams[stream] = None
+        try:
+            await stream.run(request_iterator, context)
+        finally:
+            del self._streams[stream]
+
+    @answering
+    async def CancelPayment(self, request: pb.PaymentName, context: Context) -> pb.PaymentResult:
+        """End a key for good (rule 9)."""
+        principal = self._who(context)
+        payment_id, kind, payer = requests.to_payment_name(request, principal)
+        check_may_end(principal, payer)
+        result = await self._coordinator.cancel(payment_id, kind, payer, _timeout(context))
+        return result_to_wire(result)
+
+    @answering
+    async def GetPayment(self, request: pb.PaymentName, context: Context) -> pb.PaymentResult:
+        """What has become of a payment."""
+        principal = self._who(context)
+        payment_id, kind, payer = requests.to_payment_name(request, principal)
+        check_may_read(principal, payer)
+        result = await self._coordinator.read_payment(payment_id, kind, payer, _timeout(context))
+        if result is None:
+            raise NotFound(
+                f"payment {payment_id.hex()} of account {shorten(payer)} has no outcome so far: "
+                "check caller, payer and key, or ask again"
+            )
+        return result_to_wire(result)
+
+    @answering
+    async def ListPostings(
+        self, request: pb.ListPostingsRequest, context: Context
+    ) -> pb.ListPostingsReply:
+        """A page of a statement."""
+        number = request.account_number
+        check_may_read(self._who(context), number)
+        limit = requests.to_page_items(request.limit)
+        postings = await self._coordinator.read_postings(
+            number, request.before, limit, _timeout(context)
+        )
+        if postings is None:
+            raise NotFound(f"account {shorten(number)} doesn't exist")
+        return pb.ListPostingsReply(postings=map(posting_to_wire, postings))
+
+    @answering
+    async def SetAccount(
+        self, request: pb.SetAccountRequest, context: Context
+    ) -> pb.SetAccountReply:
+        """An administrator's change."""
+        check_may_operate(self._who(context), "change accounts")
+        change = requests.to_set_account(request)
+        return _set_account_reply(await self._coordinator.set_account(change, _timeout(context)))
+
+    @answering
+    async def CheckBucket(self, request: pb.CheckBucketRequest, context: Context) -> pb.BucketState:
+        """A replica's own state."""
+        check_may_read_all(self._who(context), "the state of buckets")
+        if request.replica not in self._coordinator.buckets().get(request.bucket, ()):
+            raise NotFound(
+                f"bucket {request.bucket} has no replica on node {request.replica}: "
+                "expected one that ListBuckets names"
+            )
+        return bucket_to_wire(
+            await self._coordinator.read_bucket(request.bucket, request.replica, _timeout(context))
+        )
+
+    @answering
+    async def ListBuckets(
+        self, request: pb.ListBucketsRequest, context: Context
+    ) -> pb.ListBucketsReply:
+        """Every bucket and its replicas."""
+        check_may_read_all(self._who(context), "the list of buckets")
+        return pb.ListBucketsReply(
+            buckets=[
+                pb.Bucket(bucket=bucket, replicas=replicas)
+                for bucket, replicas in sorted(self._coordinator.buckets().items())
+            ]
+        )
+
+    def _who(self, context: Context) -> Principal:
+        return self._authenticator.authenticate(metadata_of(context))
+
+    def _make_key(self) -> str:
+        return self._dice.randbytes(_KEY_BYTES).hex()
+
+    async def _carry_out(self, request: PaymentRequest) -> pb.PaymentResult:
+        result = await self._gathering.submit(request)
+        _raise_if_turned_away(result)
+        return result_to_wire(result)
+
+
+def _timeout(context: Context) -> float:
+    return requests.to_timeout(context.time_remaining())
+
+
+def _raise_if_turned_away(result: PaymentResult) -> None:
+    """Overload and outages are statuses, where a call has one."""
+    if result.status is not Status.TURNED_AWAY:
+        return
+    if result.reason is Reason.OVERLOADED:
+        raise Overloaded(result.detail or "the bucket has no room for more: try again later")
+    if result.reason is Reason.UNAVAILABLE:
+        raise Unavailable(result.detail or "the bucket has no leader: try again later")
+
+
+def _set_account_reply(answer: Answer) -> pb.SetAccountReply:
+    match answer.code:
+        case Code.DONE | Code.UNCHANGED:
+            return pb.SetAccountReply(outcome=pb.OUTCOME_COMMITTED)
+        case Code.REFUSED:
+            outcome = pb.OUTCOME_REFUSED
+        case _:
+            outcome = pb.OUTCOME_ABORTED
+    detail = answer.detail or answer.code.name
+    return pb.SetAccountReply(
+        outcome=outcome, reason=pb.Reason.ValueType(answer.reason), detail=detail
+    )

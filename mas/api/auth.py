@@ -1,0 +1,162 @@
+"""Who is calling: tokens of clients, and the cluster's secret of nodes and tools.
+
+A token is verified once and remembered until it expires. The algorithm is ours, never the token's: a token that says
+"none", or HS256 where a public key verifies, is refused.
+"""
+
+import hmac
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jwt
+
+from mas.api.tokens import (
+    DEFAULT_AUDIENCE,
+    DEFAULT_ISSUER,
+    Principal,
+    Role,
+    account_of,
+    check_secret,
+)
+from mas.errors import InvalidRequest, Unauthenticated
+from mas.runtime import Clock
+
+TOKENS_REMEMBERED_MAX = 10_000
+TOKEN_CHARACTERS_MAX = 4_096
+AUTHORIZATION_KEY = "authorization"
+CLUSTER_SECRET_KEY = "mas-cluster-secret"  # noqa: S105 - the name of a metadata key
+
+Metadata = Iterable[tuple[str, str | bytes]] | None
+
+_OPTIONS: Any = {
+    "require": ["exp", "iss", "aud", "sub"],
+    "enforce_minimum_key_length": True,
+    # Time is our clock's, and looked at for every message, not only here.
+    "verify_exp": False,
+    "verify_iat": False,
+}
+
+
+class Authenticator:
+    """Knows a principal by its token.
+
+    `key` is the secret of HS256, or the public key in PEM of another algorithm.
+
+    Raises:
+        ConfigError: the secret is too short.
+    """
+
+    def __init__(
+        self,
+        key: bytes,
+        clock: Clock,
+        algorithm: str = "HS256",
+        issuer: str = DEFAULT_ISSUER,
+        audience: str = DEFAULT_AUDIENCE,
+    ) -> None:
+        if algorithm == "HS256":
+            check_secret(key)
+        self._key = key
+        self._clock = clock
+        self._algorithms: Sequence[str] = (algorithm,)
+        self._issuer = issuer
+        self._audience = audience
+        self._known: dict[str, Principal] = {}
+
+    def authenticate(self, metadata: Metadata) -> Principal:
+        """Who sent this metadata.
+
+        Raises:
+            Unauthenticated: no token, or one that is wrong or has expired.
+        """
+        token = _bare_token(_find(metadata, AUTHORIZATION_KEY))
+        principal = self._known.get(token)
+        if principal is None:
+            principal = self._verify(token)
+            self.check_expiry(principal)
+            self._remember(token, principal)
+        else:
+            self.check_expiry(principal)
+        return principal
+
+    def check_expiry(self, principal: Principal) -> None:
+        """A stream asks this again for each of its messages.
+
+        Raises:
+            Unauthenticated: the token has expired meanwhile.
+        """
+        if self._clock.now_us() >= principal.expires_us:
+            raise Unauthenticated("the token has expired: get a new one from an operator")
+
+    def _remember(self, token: str, principal: Principal) -> None:
+        if len(self._known) >= TOKENS_REMEMBERED_MAX:
+            del self._known[next(iter(self._known))]
+        self._known[token] = principal
+
+    def _verify(self, token: str) -> Principal:
+        try:
+            claims = jwt.decode(
+                token,
+                self._key,
+                algorithms=self._algorithms,
+                options=_OPTIONS,
+                issuer=self._issuer,
+                audience=self._audience,
+            )
+            return _principal_in(claims)
+        # PyJWT's own errors; what a hostile header or claim brings to light in its depths; ours.
+        except (jwt.PyJWTError, TypeError, ValueError, OverflowError, InvalidRequest) as error:
+            raise Unauthenticated(
+                f"the token is not accepted ({error}): expected one that this cluster has issued"
+            ) from error
+
+
+def _principal_in(claims: dict[str, Any]) -> Principal:
+    subject = claims["sub"]
+    role = Role(str(claims.get("role")))
+    expires = claims["exp"]
+    if not isinstance(expires, int) or isinstance(expires, bool):
+        raise InvalidRequest("exp is not a whole number of seconds")
+    return Principal(subject, role, account_of(subject, role), expires * 1_000_000)
+
+
+def _find(metadata: Metadata, name: str) -> str:
+    for key, value in metadata or ():
+        if key == name and isinstance(value, str):
+            return value
+    return ""
+
+
+def _bare_token(value: str) -> str:
+    scheme, _, rest = value.partition(" ")
+    token = (rest if scheme.lower() == "bearer" else value).strip()
+    if not token:
+        raise Unauthenticated(
+            f"the metadata `{AUTHORIZATION_KEY}` holds no token: expected one, bare or after Bearer"
+        )
+    if len(token) > TOKEN_CHARACTERS_MAX:
+        raise Unauthenticated(
+            f"the token has {len(token)} characters: expected at most {TOKEN_CHARACTERS_MAX}"
+        )
+    return token
+
+
+class ClusterSecret:
+    """Keeps everybody out who doesn't know the cluster's secret."""
+
+    def __init__(self, secret: bytes) -> None:
+        assert secret, "an empty secret would let everybody in"
+        self._secret = secret
+
+    def check(self, metadata: Metadata) -> None:
+        """Let whoever knows it pass.
+
+        Raises:
+            Unauthenticated: no secret, or another one.
+        """
+        offered = _find(metadata, CLUSTER_SECRET_KEY).encode()
+        if not hmac.compare_digest(offered, self._secret):
+            raise Unauthenticated(
+                f"this service is for the cluster itself: expected its secret in the metadata "
+                f"`{CLUSTER_SECRET_KEY}`"
+            )

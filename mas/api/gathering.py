@@ -1,0 +1,42 @@
+"""Calls that arrive in one turn of the loop go to the coordinator together: one batch, not one each."""
+
+import asyncio
+
+from mas.api.ports import Coordinator
+from mas.errors import Overloaded
+from mas.transaction.outcome import PaymentRequest, PaymentResult
+
+
+class Gathering:
+    """Where single requests wait for the rest of their turn; no timer, so nobody waits longer."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._coordinator = coordinator
+        self._requests: list[PaymentRequest] = []
+        self._futures: list[asyncio.Future[PaymentResult]] = []
+
+    def submit(self, request: PaymentRequest) -> asyncio.Future[PaymentResult]:
+        """What becomes of one request; fails with `Overloaded` when it was not begun."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[PaymentResult] = loop.create_future()
+        if not self._requests:
+            loop.call_soon(self._hand_over)
+        self._requests.append(request)
+        self._futures.append(future)
+        return future
+
+    def _hand_over(self) -> None:
+        requests, futures = self._requests, self._futures
+        self._requests, self._futures = [], []
+
+        def on_result(position: int, result: PaymentResult) -> None:
+            # The caller may have gone.
+            if not futures[position].done():
+                futures[position].set_result(result)
+
+        try:
+            self._coordinator.submit(requests, on_result)
+        except Overloaded as error:
+            for future in futures:
+                if not future.done():
+                    future.set_exception(error)

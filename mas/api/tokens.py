@@ -1,0 +1,145 @@
+"""Who a token speaks for, and how tokens are made.
+
+A token's subject is "account:NUMBER" or "operator:NAME", its role says what that one may do:
+
+    account     pays from its own account, and reads it
+    auditor     reads everything
+    operator    also opens, freezes and closes accounts, deposits and withdraws
+    gateway     also pays from any account, for its owner: a payment front end, a load program
+"""
+
+from enum import StrEnum
+from pathlib import Path
+
+import jwt
+import msgspec
+
+from mas.errors import ConfigError, InvalidRequest
+from mas.runtime import Clock, SystemClock
+
+DEFAULT_ISSUER = "mas"
+DEFAULT_AUDIENCE = "mas"
+TOKEN_LIFETIME_SECONDS = 90 * 24 * 3600
+SECRET_BYTES_MIN = 32
+"""Of HS256: as long as its hash (RFC 7518, section 3.2)."""
+
+_ACCOUNT_PREFIX = "account:"
+_OPERATOR_PREFIX = "operator:"
+
+
+class Role(StrEnum):
+    """What a token's bearer may do."""
+
+    ACCOUNT = "account"
+    AUDITOR = "auditor"
+    OPERATOR = "operator"
+    GATEWAY = "gateway"
+
+
+class Principal(msgspec.Struct, frozen=True):
+    """Who is calling."""
+
+    subject: str
+    """The same for a renewed token: idempotency keys belong to it (rule 1)."""
+    role: Role
+    account: str
+    """The account's number, empty for operators."""
+    expires_us: int
+    """Microseconds since the epoch."""
+
+
+def account_subject(number: str) -> str:
+    """The subject of an account's token."""
+    return _ACCOUNT_PREFIX + number
+
+
+def operator_subject(name: str) -> str:
+    """The subject of an operator's token, whatever its role."""
+    return _OPERATOR_PREFIX + name
+
+
+def account_of(subject: str, role: Role) -> str:
+    """The account that a subject with this role speaks for, empty for an operator.
+
+    Raises:
+        InvalidRequest: subject and role don't belong together.
+    """
+    prefix = _ACCOUNT_PREFIX if role is Role.ACCOUNT else _OPERATOR_PREFIX
+    name = subject.removeprefix(prefix)
+    if name in ("", subject):
+        raise InvalidRequest(
+            f'subject {subject!r} can\'t have the role {role.value}: expected "{prefix}..."'
+        )
+    return name if role is Role.ACCOUNT else ""
+
+
+class TokenIssuer:
+    """Makes tokens that an `Authenticator` with the same secret accepts. HS256.
+
+    Raises:
+        ConfigError: the secret is too short.
+    """
+
+    def __init__(
+        self,
+        secret: bytes,
+        issuer: str = DEFAULT_ISSUER,
+        audience: str = DEFAULT_AUDIENCE,
+        clock: Clock | None = None,
+    ) -> None:
+        check_secret(secret)
+        self._secret = secret
+        self._issuer = issuer
+        self._audience = audience
+        self._clock = clock or SystemClock()
+
+    def issue(
+        self,
+        subject: str,
+        role: Role | None = None,
+        lifetime_seconds: int = TOKEN_LIFETIME_SECONDS,
+    ) -> str:
+        """A token for this subject; without a role, an account's or an operator's by its subject.
+
+        Raises:
+            InvalidRequest: subject and role don't belong together.
+        """
+        if role is None:
+            role = Role.ACCOUNT if subject.startswith(_ACCOUNT_PREFIX) else Role.OPERATOR
+        account_of(subject, role)
+        now = self._clock.now_us() // 1_000_000
+        claims = {
+            "iss": self._issuer,
+            "aud": self._audience,
+            "sub": subject,
+            "role": role.value,
+            "iat": now,
+            "exp": now + lifetime_seconds,
+        }
+        return jwt.encode(claims, self._secret, algorithm="HS256")
+
+
+def check_secret(secret: bytes) -> None:
+    """What signs tokens must be hard to guess.
+
+    Raises:
+        ConfigError: it is too short.
+    """
+    if len(secret) < SECRET_BYTES_MIN:
+        raise ConfigError(
+            f"the tokens' secret has {len(secret)} bytes: expected {SECRET_BYTES_MIN} or more"
+        )
+
+
+def read_secret(path: Path) -> bytes:
+    """The secret in a file, without line ends around it.
+
+    Raises:
+        ConfigError: it can't be read, or is too short.
+    """
+    try:
+        secret = path.read_bytes().strip()
+    except OSError as error:
+        raise ConfigError(f"secret {path} can't be read: {error.strerror}") from error
+    check_secret(secret)
+    return secret

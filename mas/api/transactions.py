@@ -1,0 +1,123 @@
+"""TransactionService: the two phases, for tools that know the cluster's secret.
+
+An adapter over what nodes say to each other: a chunk goes to a bucket's leader as it is, and each method takes only the
+instructions that belong to its phase.
+"""
+
+# gRPC calls a method by its name in the .proto file.
+# ruff: noqa: N802
+
+import asyncio
+
+import grpc
+import msgspec
+
+from mas.api.answering import Context, answering, metadata_of
+from mas.api.auth import ClusterSecret
+from mas.api.ports import Buckets
+from mas.api.requests import to_timeout
+from mas.errors import DeadlineExceeded, InvalidRequest
+from mas.ledger.instructions import (
+    Abort,
+    Answer,
+    Ask,
+    Chunk,
+    Commit,
+    Decide,
+    Instruction,
+    Look,
+    Prepare,
+    decode_chunk,
+)
+from mas.transaction.messages import Answers, Reply, TurnedAway, encode
+from mas.wire.gen.mas.v1 import transaction_pb2 as pb
+from mas.wire.gen.mas.v1 import transaction_pb2_grpc as pb_grpc
+
+Kinds = tuple[type[Instruction], ...]
+
+
+class TransactionServicer(pb_grpc.TransactionServiceServicer):
+    """The methods of `mas.v1.TransactionService`."""
+
+    name = "mas.v1.TransactionService"
+
+    def __init__(self, buckets: Buckets, cluster_secret: ClusterSecret) -> None:
+        self._buckets = buckets
+        self._cluster_secret = cluster_secret
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Serve on this server."""
+        pb_grpc.add_TransactionServiceServicer_to_server(self, server)
+
+    def drain(self) -> None:
+        """What is under way ends by itself."""
+
+    @answering
+    async def ProcessPhase1(self, request: pb.Phase, context: Context) -> pb.PhaseReply:
+        """Prepare legs (rule 4)."""
+        return await self._process(request, context, (Prepare,))
+
+    @answering
+    async def ProcessPhase2Commit(self, request: pb.Phase, context: Context) -> pb.PhaseReply:
+        """Decide at the anchor, commit elsewhere (rules 5, 10)."""
+        return await self._process(request, context, (Decide, Commit))
+
+    @answering
+    async def ProcessPhase2Rollback(self, request: pb.Phase, context: Context) -> pb.PhaseReply:
+        """Free what is prepared (rule 10)."""
+        return await self._process(request, context, (Abort,))
+
+    @answering
+    async def Resolve(self, request: pb.Phase, context: Context) -> pb.PhaseReply:
+        """Ask an anchor (rules 8, 11, 15)."""
+        return await self._process(request, context, (Ask, Look))
+
+    async def _process(self, request: pb.Phase, context: Context, kinds: Kinds) -> pb.PhaseReply:
+        self._cluster_secret.check(metadata_of(context))
+        chunk = _decode(request.chunk, kinds)
+        answers = await self._ask(request.bucket, chunk, to_timeout(context.time_remaining()))
+        return pb.PhaseReply(frame=encode(_frame(answers)))
+
+    async def _ask(self, bucket: int, chunk: Chunk, timeout: float) -> list[Answer | TurnedAway]:
+        answers: dict[int, Answer | TurnedAway] = {}
+        complete = asyncio.Event()
+
+        def on_answer(position: int, answer: Answer | TurnedAway) -> None:
+            answers[position] = answer
+            if len(answers) == len(chunk.instructions):
+                complete.set()
+
+        self._buckets.submit(bucket, chunk, on_answer)
+        try:
+            async with asyncio.timeout(timeout):
+                await complete.wait()
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"bucket {bucket} has answered {len(answers)} of {len(chunk.instructions)} in time: "
+                "the rest is unknown, ask again by the same xids"
+            ) from error
+        return [answers[position] for position in range(len(chunk.instructions))]
+
+
+def _decode(data: bytes, kinds: Kinds) -> Chunk:
+    try:
+        chunk = decode_chunk(data)
+    except msgspec.MsgspecError as error:
+        raise InvalidRequest(f"chunk can't be read: {error}") from error
+    wrong = [type(each).__name__ for each in chunk.instructions if not isinstance(each, kinds)]
+    if wrong or not chunk.instructions:
+        expected = ", ".join(kind.__name__ for kind in kinds)
+        raise InvalidRequest(f"chunk has {', '.join(wrong) or 'nothing'}: expected {expected}")
+    return chunk
+
+
+def _frame(answers: list[Answer | TurnedAway]) -> tuple[Reply, ...]:
+    given = tuple(
+        (position, answer) for position, answer in enumerate(answers) if isinstance(answer, Answer)
+    )
+    turned_away = tuple(
+        msgspec.structs.replace(answer, request=0, positions=(position,))
+        for position, answer in enumerate(answers)
+        if isinstance(answer, TurnedAway)
+    )
+    return (Answers(0, given), *turned_away) if given else turned_away
