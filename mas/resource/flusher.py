@@ -9,7 +9,7 @@ import asyncio
 import logging
 
 from mas.errors import DatabaseUnavailable, StorageError
-from mas.ledger import Ledger
+from mas.ledger import Ledger, WriteSet
 from mas.resource.ports import AccountDB
 from mas.runtime import Clock
 
@@ -84,16 +84,7 @@ class Flusher:
             self._taken_since = None
             return
         taken = self.behind
-        while True:
-            try:
-                changed = await self._database.flush(
-                    writes, before=self.flushed, writer=self._writer
-                )
-            except DatabaseUnavailable as error:
-                self._on_failure(error)
-                await self._clock.sleep(_RETRY_SECONDS)
-            else:
-                break
+        changed = await self._flush_until_answered(writes)
         if self.retired:
             return
         if not changed:
@@ -107,6 +98,14 @@ class Flusher:
         self.behind -= taken
         self._ledger.flushed(writes)
         self._answer_waiters()
+
+    async def _flush_until_answered(self, writes: WriteSet) -> bool:
+        while True:
+            try:
+                return await self._database.flush(writes, before=self.flushed, writer=self._writer)
+            except DatabaseUnavailable as error:
+                self._on_failure(error)
+                await self._clock.sleep(_RETRY_SECONDS)
 
     def _on_failure(self, error: DatabaseUnavailable) -> None:
         """The same write set is tried again: nothing accepted is lost, and new work is turned away meanwhile."""

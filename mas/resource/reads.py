@@ -50,7 +50,10 @@ def view_accounts(ledger: Ledger, request: ReadAccounts, bucket: int, age_ms: in
     accounts = [_visible(ledger, number) for number in request.numbers]
     return AccountViews(
         request.request,
-        tuple(account and _view(account, bucket, request.level) for account in accounts),
+        tuple(
+            None if account is None else _view(account, bucket, request.level)
+            for account in accounts
+        ),
         any(account is not None and (account.held or account.headroom) for account in accounts),
         age_ms if request.level is ReadLevel.STALE else 0,
     )

@@ -9,8 +9,19 @@ from collections.abc import Callable
 
 import msgspec
 
-from mas.ledger import Abort, Answer, Chunk, Commit, Instruction, Look, Prepare, PreparedLegs
-from mas.ledger.instructions import Decide, Mark
+from mas.ledger import (
+    NONE_LEFT_OUT,
+    Abort,
+    Answer,
+    Chunk,
+    Commit,
+    Decide,
+    Instruction,
+    Look,
+    Mark,
+    Prepare,
+    PreparedLegs,
+)
 from mas.resource.ports import Buckets
 from mas.resource.routes import Route
 from mas.transaction.messages import TurnedAway
@@ -40,16 +51,11 @@ class Round:
         self._asked: dict[int, list[PreparedLegs]] = {}
         self._settled: dict[bytes, Commit | Abort] = {}
         self._undecided: dict[bytes, None] = {}
-        for item in waiting:
-            for xid in item.xids:
-                self._collect(xid, legs.get(xid))
+        """Undecided by the word of their anchors. Where an anchor is out of reach, its legs are not among them."""
+        for xid in dict.fromkeys(xid for item in waiting for xid in item.xids):
+            if prepared := legs.get(xid):
+                self._asked.setdefault(prepared.anchor, []).append(prepared)
         self._outstanding = sum(map(len, self._asked.values()))
-
-    def _collect(self, xid: bytes, prepared: PreparedLegs | None) -> None:
-        if prepared is None or xid in self._undecided:
-            return
-        self._undecided[xid] = None
-        self._asked.setdefault(prepared.anchor, []).append(prepared)
 
     def ask(self, buckets: Buckets) -> None:
         """Send one message to each anchor; without a question open, conclude at once."""
@@ -63,10 +69,12 @@ class Round:
     def _hear(self, asked: list[PreparedLegs]) -> Callable[[int, Answer | TurnedAway], None]:
         def on_answer(position: int, answer: Answer | TurnedAway) -> None:
             prepared = asked[position]
-            decided = settle(prepared, answer) if isinstance(answer, Answer) else None
-            if decided is not None:
-                self._settled[prepared.xid] = decided
-                del self._undecided[prepared.xid]
+            if isinstance(answer, Answer):
+                decided = settle(prepared, answer)
+                if decided is None:
+                    self._undecided[prepared.xid] = None
+                else:
+                    self._settled[prepared.xid] = decided
             self._outstanding -= 1
             if not self._outstanding:
                 self._conclude(self)
@@ -82,4 +90,4 @@ class Round:
         if isinstance(item.instruction, Mark):
             return item.instruction
         left_out = tuple(xid for xid in item.xids if xid in self._undecided)
-        return msgspec.structs.replace(item.instruction, left_out=left_out)
+        return msgspec.structs.replace(item.instruction, left_out=left_out or NONE_LEFT_OUT)

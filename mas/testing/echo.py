@@ -1,0 +1,40 @@
+"""The baseline of the benchmark: a bare grpc.aio unary echo, with TLS and the channel options of MAS's own ports.
+
+    python -m mas.testing.echo DIRECTORY
+
+Serves with the certificates in DIRECTORY until it is ended, and prints the port that it took.
+"""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import grpc
+
+from mas.network.channels import grpc_server_options
+
+METHOD = "/mas.testing.Echo/Echo"
+
+
+async def serve(directory: Path) -> None:
+    """Echo bytes until cancelled."""
+    server = grpc.aio.server(options=grpc_server_options())
+    handler = grpc.method_handlers_generic_handler(
+        "mas.testing.Echo", {"Echo": grpc.unary_unary_rpc_method_handler(_echo)}
+    )
+    server.add_generic_rpc_handlers((handler,))
+    pair = ((directory / "node.key").read_bytes(), (directory / "node.crt").read_bytes())
+    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
+    await server.start()
+    print(port, flush=True)  # noqa: T201 - for the process that started this one
+    await server.wait_for_termination()
+
+
+async def _echo(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+    return request
+
+
+if __name__ == "__main__":
+    import uvloop
+
+    uvloop.run(serve(Path(sys.argv[1])))

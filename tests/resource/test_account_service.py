@@ -1,0 +1,406 @@
+"""The AccountService against a group of one, a database of dicts and other buckets that the test speaks for."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import msgspec
+import pytest
+import pytest_asyncio
+
+from mas.errors import NotLeading, Overloaded
+from mas.ids import make_xid
+from mas.ledger.instructions import (
+    EXTERNAL,
+    Abort,
+    Answer,
+    Ask,
+    Body,
+    Chunk,
+    Code,
+    Commit,
+    Decide,
+    Instruction,
+    Kind,
+    Look,
+    Prepare,
+    Reason,
+    encode,
+)
+from mas.multiraft.events import ReadReady, Refused
+from mas.resource import AccountService, Ports, ResourceSettings
+from mas.runtime import Supervisor, SystemClock
+from mas.transaction.messages import (
+    AccountViews,
+    Answers,
+    ReadAccounts,
+    ReadLevel,
+    Reply,
+    Submit,
+    TurnedAway,
+    Why,
+)
+from tests.resource.worlds import FakeBuckets, FakeDatabase, FakeGroup, Replies
+
+TC = b"coordinate"
+CALLER = 7
+
+
+class World:
+    def __init__(self) -> None:
+        self.group = FakeGroup()
+        self.database = FakeDatabase()
+        self.buckets = FakeBuckets()
+        self.replies = Replies()
+        self.settings = ResourceSettings("test", 1, lock_timeout=0.05, flush_pause=0.001)
+        self.counter = 0
+        self.requests = 0
+        self.service: AccountService
+
+    async def open(self) -> None:
+        kept = await self.database.open(1, (99).to_bytes(8, "big"))
+        ports = Ports(self.group, self.database, self.buckets, self.replies, 99)  # type: ignore[arg-type]
+        self.service = AccountService(1, kept, ports, SystemClock(), self.settings)
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():
+                await asyncio.sleep(0)
+
+    def submit(self, *instructions: Instruction, low_water: int = 0) -> int:
+        self.requests += 1
+        raw = msgspec.Raw(encode(Chunk(TC, low_water, instructions)))
+        self.service.requests.put((CALLER, Submit(self.requests, 1, raw)))
+        return self.requests
+
+    def read(self, *numbers: str, level: ReadLevel = ReadLevel.LINEARIZABLE) -> int:
+        self.requests += 1
+        self.service.requests.put((CALLER, ReadAccounts(self.requests, 1, level, numbers)))
+        return self.requests
+
+    def reply_to(self, request: int) -> Reply | None:
+        return next(
+            (r for peer, r in self.replies.all if peer == CALLER and r.request == request), None
+        )
+
+    async def reply(self, request: int) -> Reply:
+        await self.until(lambda: self.reply_to(request) is not None)
+        reply = self.reply_to(request)
+        assert reply is not None
+        return reply
+
+    async def answer(self, request: int) -> Answer:
+        reply = await self.reply(request)
+        assert isinstance(reply, Answers), reply
+        ((position, answer),) = reply.answers
+        assert position == 0
+        return answer
+
+    def xid(self) -> bytes:
+        self.counter += 1
+        return make_xid(TC, self.counter)
+
+    def create(self, number: str, opening: int) -> Decide:
+        """A creation whose bucket is its own home: one entry."""
+        body = Body(Kind.CREATION, "USD", ((number, opening),))
+        return Decide(self.xid(), number.encode().ljust(16), 1, body, b"h", (), (0,), place=1)
+
+    def pay(self, payer: str, payee: str, amount: int, key: str) -> Decide:
+        body = Body(Kind.PAYMENT, "USD", ((payer, -amount), (payee, amount)))
+        return Decide(self.xid(), key.encode().ljust(16), 1, body, b"h", (), (0, 1))
+
+    def prepare(self, legs: tuple[tuple[str, int], ...], key: str, anchor: int = 2) -> Prepare:
+        return Prepare(
+            self.xid(), key.encode().ljust(16), 1, b"h", anchor, (1,), Kind.PAYMENT, "USD", legs
+        )
+
+
+@pytest_asyncio.fixture
+async def world() -> AsyncIterator[World]:
+    world = World()
+    await world.open()
+    async with Supervisor() as supervisor:
+        supervisor.spawn("service", world.service.run())
+        world.group.lead()
+        await world.until(lambda: world.group.entries)  # Genesis
+        yield world
+
+
+async def open_accounts(world: World, **balances: int) -> None:
+    for number, balance in balances.items():
+        assert (
+            await world.answer(world.submit(world.create(number, balance)))
+        ).code is Code.COMMITTED
+
+
+@pytest.mark.asyncio
+async def test_a_payment_is_answered_once_it_is_applied(world: World) -> None:
+    await open_accounts(world, alice=1000, bob=0)
+    world.group.held = []
+    request = world.submit(world.pay("alice", "bob", 300, "k"))
+    await world.until(lambda: world.group.held)
+    assert world.reply_to(request) is None
+    world.group.release()
+    assert (await world.answer(request)).code is Code.COMMITTED
+    views = await world.reply(world.read("alice", "bob", "carol"))
+    assert isinstance(views, AccountViews)
+    assert [view and view.balance for view in views.views] == [700, 300, None]
+
+
+@pytest.mark.asyncio
+async def test_what_waits_becomes_one_entry_and_each_hears_its_own_answer(world: World) -> None:
+    await open_accounts(world, alice=100, bob=0)
+    before = len(world.group.entries)
+    first = world.submit(world.pay("alice", "bob", 60, "a"))
+    second = world.submit(world.pay("alice", "bob", 60, "b"))
+    third = world.submit(world.pay("alice", "bob", 40, "c"))
+    answers = [await world.answer(each) for each in (first, second, third)]
+    assert [each.code for each in answers] == [Code.COMMITTED, Code.REFUSED, Code.COMMITTED]
+    assert answers[1].reason is Reason.INSUFFICIENT_FUNDS
+    assert len(world.group.entries) == before + 1
+
+
+@pytest.mark.asyncio
+async def test_another_proposers_entry_answers_nobody(world: World) -> None:
+    """The seed's trap: any applied entry answered any waiter."""
+    await open_accounts(world, alice=100, bob=0)
+    world.group.held = []
+    request = world.submit(world.pay("alice", "bob", 10, "mine"))
+    await world.until(lambda: world.group.held)
+    ((_, data),) = world.group.held
+    foreign = msgspec.msgpack.decode(data)
+    foreign[2] += 1  # the proposer
+    world.group.commit(msgspec.msgpack.encode(foreign))
+    await world.until(lambda: world.group.applied[0] == world.group.index)
+    assert world.reply_to(request) is None
+
+
+@pytest.mark.asyncio
+async def test_lost_leadership_makes_what_was_proposed_unknown(world: World) -> None:
+    """Rule 39."""
+    await open_accounts(world, alice=100, bob=0)
+    world.group.held = []
+    request = world.submit(world.pay("alice", "bob", 10, "k"))
+    await world.until(lambda: world.group.held)
+    world.group.lead(term=2, leading=False, leader=3)
+    reply = await world.reply(request)
+    assert isinstance(reply, TurnedAway)
+    assert reply.why is Why.UNKNOWN
+    later = await world.reply(world.submit(world.pay("alice", "bob", 10, "l")))
+    assert isinstance(later, TurnedAway)
+    assert (later.why, later.leader) == (Why.NOT_LEADING, 3)
+
+
+@pytest.mark.asyncio
+async def test_what_the_group_does_not_take_has_done_nothing(world: World) -> None:
+    await open_accounts(world, alice=100, bob=0)
+    world.group.held = []
+    request = world.submit(world.pay("alice", "bob", 10, "k"))
+    await world.until(lambda: world.group.held)
+    world.group.error_c.put(Refused(world.group.held[0][0], NotLeading("moved", leader=2)))
+    reply = await world.reply(request)
+    assert isinstance(reply, TurnedAway)
+    assert (reply.why, reply.leader) == (Why.NOT_LEADING, 2)
+    world.group.refuse = Overloaded("full")
+    world.group.held = None
+    refused = await world.reply(world.submit(world.pay("alice", "bob", 10, "l")))
+    assert isinstance(refused, TurnedAway)
+    assert refused.why is Why.OVERLOADED
+
+
+@pytest.mark.asyncio
+async def test_overload_turns_away_only_what_begins_something(world: World) -> None:
+    """Rule 16, T28."""
+    await open_accounts(world, alice=100, bob=0)
+    prepare = world.prepare((("bob", 5),), "p")
+    assert (await world.answer(world.submit(prepare))).code is Code.PREPARED
+    world.service._settings = msgspec.structs.replace(world.settings, unflushed=0)
+    request = world.submit(Commit(prepare.xid, 5), world.pay("alice", "bob", 1, "k"))
+    await world.until(lambda: len([r for _, r in world.replies.all if r.request == request]) == 2)
+    turned, answered = (r for _, r in world.replies.all if r.request == request)
+    assert isinstance(turned, TurnedAway)
+    assert (turned.why, turned.positions) == (Why.OVERLOADED, (1,))
+    assert isinstance(answered, Answers)
+    assert [(place, answer.code) for place, answer in answered.answers] == [(0, Code.POSTED)]
+
+
+@pytest.mark.asyncio
+async def test_an_unreadable_chunk_harms_none_beside_it(world: World) -> None:
+    """Rule 37."""
+    await open_accounts(world, alice=100, bob=0)
+    bad = world.requests + 1
+    world.requests += 1
+    world.service.requests.put((CALLER, Submit(bad, 1, msgspec.Raw(b"\x93\x01\x02\x03"))))
+    good = world.submit(world.pay("alice", "bob", 10, "k"))
+    reply = await world.reply(bad)
+    assert isinstance(reply, TurnedAway)
+    assert reply.why is Why.INVALID
+    assert (await world.answer(good)).code is Code.COMMITTED
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("committed", [True, False])
+async def test_a_leg_undecided_is_asked_about_before_its_money_is_refused(
+    world: World, committed: bool
+) -> None:
+    """Rule 15, T6: a payee told of its money can spend it; what never happened refuses nobody for ever."""
+    await open_accounts(world, alice=0, bob=0)
+    incoming = world.prepare((("alice", 50),), "in")
+    assert (await world.answer(world.submit(incoming))).code is Code.PREPARED
+    request = world.submit(world.pay("alice", "bob", 50, "out"))
+    await world.until(lambda: world.buckets.asked)
+    ((anchor, chunk, on_answer),) = world.buckets.asked
+    assert (anchor, chunk.instructions) == (2, (Look(incoming.payment_id),))
+    assert world.reply_to(request) is None
+    if committed:
+        on_answer(0, Answer(Code.COMMITTED, xid=incoming.xid, time=9))
+    else:
+        on_answer(0, Answer(Code.ABORTED, attempt=1))
+    answer = await world.answer(request)
+    assert answer.code is (Code.COMMITTED if committed else Code.REFUSED)
+
+
+@pytest.mark.asyncio
+async def test_an_anchor_out_of_reach_ends_the_attempt_as_contended(world: World) -> None:
+    """Rule 15: its leg may be committed and its payee told, so nothing is refused for it; proposed again one time only."""
+    await open_accounts(world, alice=0, bob=0)
+    incoming = world.prepare((("alice", 50),), "in")
+    await world.answer(world.submit(incoming))
+    request = world.submit(world.pay("alice", "bob", 50, "out"))
+    await world.until(lambda: world.buckets.asked)
+    world.buckets.asked[0][2](0, TurnedAway(1, Why.UNAVAILABLE))
+    answer = await world.answer(request)
+    assert (answer.code, answer.reason) == (Code.ABORTED, Reason.CONTENDED)
+
+
+@pytest.mark.asyncio
+async def test_what_its_anchor_calls_undecided_is_left_out(world: World) -> None:
+    """Rule 15: it was answered to nobody, so a refusal for want of it is true."""
+    await open_accounts(world, alice=0, bob=0)
+    incoming = world.prepare((("alice", 50),), "in")
+    await world.answer(world.submit(incoming))
+    request = world.submit(world.pay("alice", "bob", 50, "out"))
+    await world.until(lambda: world.buckets.asked)
+    world.buckets.asked[0][2](0, Answer(Code.NONE))
+    answer = await world.answer(request)
+    assert (answer.code, answer.reason) == (Code.REFUSED, Reason.INSUFFICIENT_FUNDS)
+
+
+@pytest.mark.asyncio
+async def test_an_old_leg_is_asked_about_and_settled(world: World) -> None:
+    """Rule 11: the leader of a bucket asks the anchor, and never ends a leg by itself."""
+    await open_accounts(world, alice=0)
+    incoming = world.prepare((("alice", 50),), "in")
+    await world.answer(world.submit(incoming))
+    await world.until(lambda: world.buckets.asked)
+    anchor, chunk, on_answer = world.buckets.asked[0]
+    assert anchor == 2
+    assert chunk.instructions == (Ask(incoming.payment_id, 1, incoming.xid, b"h"),)
+    on_answer(0, Answer(Code.NONE))
+    assert incoming.xid in world.service._ledger.legs
+    on_answer(0, Answer(Code.COMMITTED, xid=incoming.xid, time=9))
+    await world.until(lambda: incoming.xid not in world.service._ledger.legs)
+    views = await world.reply(world.read("alice"))
+    assert isinstance(views, AccountViews)
+    assert views.views[0] is not None
+    assert views.views[0].balance == 50
+
+
+@pytest.mark.asyncio
+async def test_a_read_waits_for_its_index(world: World) -> None:
+    await open_accounts(world, alice=100)
+    world.group.read_indexes_held = True
+    request = world.read("alice")
+    await world.until(lambda: world.group.reads)
+    world.group.commit_c.put(ReadReady((world.group.reads[-1],), world.group.index + 1))
+    other = world.submit(world.create("bob", 0))
+    await world.answer(other)
+    reply = await world.reply(request)
+    assert isinstance(reply, AccountViews)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("answer", "balance"),
+    [(Answer(Code.COMMITTED, xid=b"its own"), 150), (Answer(Code.NONE), 100), (None, 0)],
+)
+async def test_a_firm_read_counts_in_the_legs_that_turn_out_committed(
+    world: World, answer: Answer | None, balance: int
+) -> None:
+    """Rule 30."""
+    world.service._resolver = type(world.service._resolver)(1000.0)
+    await open_accounts(world, alice=100)
+    incoming = world.prepare((("alice", 50),), "in")
+    await world.answer(world.submit(incoming))
+    request = world.read("alice")
+    await world.until(lambda: world.buckets.asked)
+    _, chunk, on_answer = world.buckets.asked[0]
+    assert chunk.instructions == (Look(incoming.payment_id),)
+    if answer is None:
+        on_answer(0, TurnedAway(1, Why.UNAVAILABLE))
+        assert isinstance(await world.reply(request), TurnedAway)
+        return
+    if answer.xid:
+        answer = msgspec.structs.replace(answer, xid=incoming.xid)
+    on_answer(0, answer)
+    reply = await world.reply(request)
+    assert isinstance(reply, AccountViews)
+    assert reply.views[0] is not None
+    assert reply.views[0].balance == balance
+
+
+@pytest.mark.asyncio
+async def test_what_is_applied_reaches_the_database_and_a_new_start(world: World) -> None:
+    await open_accounts(world, alice=100, bob=0)
+    await world.answer(world.submit(world.pay("alice", "bob", 30, "k")))
+    prepare = world.prepare((("bob", 5),), "p")
+    await world.answer(world.submit(prepare))
+    await world.until(
+        lambda: world.database.row and world.database.row.applied == world.group.index
+    )
+    hash_then = world.service._ledger.state_hash()
+    await world.open()
+    assert world.service._ledger.state_hash() == hash_then
+    assert list(world.service._ledger.legs) == [prepare.xid]
+
+
+@pytest.mark.asyncio
+async def test_a_database_that_refuses_loses_nothing_and_keeps_new_work_out(world: World) -> None:
+    await open_accounts(world, alice=100, bob=0)
+    await world.until(
+        lambda: world.database.row and world.database.row.applied == world.group.index
+    )
+    world.database.down = True
+    assert (
+        await world.answer(world.submit(world.pay("alice", "bob", 30, "k")))
+    ).code is Code.COMMITTED
+    await world.until(lambda: world.service._flusher.failing_since is not None)
+    refused = await world.reply(world.submit(world.pay("alice", "bob", 1, "l")))
+    assert isinstance(refused, TurnedAway)
+    assert refused.why is Why.UNAVAILABLE
+    world.database.down = False
+    await world.until(
+        lambda: world.database.row and world.database.row.applied == world.group.index
+    )
+
+
+@pytest.mark.asyncio
+async def test_a_deposit_moves_money_in_from_outside(world: World) -> None:
+    """Rule 17: balances of a currency sum to zero."""
+    await open_accounts(world, alice=100)
+    body = Body(Kind.DEPOSIT, "USD", ((EXTERNAL, -50), ("alice", 50)))
+    deposit = Decide(world.xid(), b"d".ljust(16), 1, body, b"h", (), (0, 1))
+    assert (await world.answer(world.submit(deposit))).code is Code.COMMITTED
+    ledger = world.service._ledger
+    total = sum(ledger.account(number).balance for number in ("alice", "@external/USD"))
+    assert total == 0
+
+
+@pytest.mark.asyncio
+async def test_a_freed_leg_gives_its_funds_back(world: World) -> None:
+    await open_accounts(world, alice=100, bob=0)
+    prepare = world.prepare((("alice", -80),), "p")
+    await world.answer(world.submit(prepare))
+    assert (await world.answer(world.submit(Abort(prepare.xid)))).code is Code.FREED
+    assert (
+        await world.answer(world.submit(world.pay("alice", "bob", 80, "k")))
+    ).code is Code.COMMITTED
