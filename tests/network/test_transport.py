@@ -72,6 +72,8 @@ async def running(*nodes: Node) -> AsyncIterator[None]:
         for run in runs:
             run.cancel()
         await asyncio.wait(runs)
+        for node in nodes:  # a task that is cancelled before its first turn never ran
+            await node.transport.stop()
 
 
 async def until(condition: Callable[[], object]) -> None:
