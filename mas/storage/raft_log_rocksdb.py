@@ -1,0 +1,369 @@
+"""The raft log of a node in one RocksDB: entries, hard state, configuration and beginning of every group.
+
+    group (8 bytes) | kind (1) | index (8), big-endian  ->  crc32 | payload
+
+A commit is one write and one fsync for all groups (`write`, then `flush_wal`: a write with sync=True would hold the
+interpreter lock for the whole fsync), in the log's own thread. The states that the core reads change behind it, each by
+one assignment. Recent entries are kept in memory, so that replication and apply don't read RocksDB; older ones are read
+from it where a slow follower needs them, and checked.
+
+Damage that RocksDB itself finds stops the node; a record with a wrong checksum, or a hole, stops its group's replica.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from struct import Struct
+from typing import Self
+
+import msgspec
+from rocksdict import Rdict, WriteBatch
+
+from mas.errors import CorruptData, StorageError
+from mas.raft import ConfState, Entry, EntryType, HardState, Storage
+from mas.runtime import failpoint
+from mas.storage.group_log import (
+    Append,
+    Change,
+    ChangeBatch,
+    Compact,
+    Create,
+    Drop,
+    GroupLog,
+    GroupStorage,
+    Restore,
+    SetConfState,
+    SetHardState,
+    SetNote,
+)
+from mas.storage.rocksdb import open_database, seal, storage_error, unseal
+
+TAIL_BYTES_MAX = 4 * 1024 * 1024
+"""Data of the entries that one group keeps in memory."""
+TAIL_ENTRIES_MAX = 2_048
+
+_KEY = Struct(">QBQ")
+_START, _HARD_STATE, _CONF_STATE, _NOTE, _ENTRY = range(1, 6)
+_LAST = (1 << 64) - 1
+_HEADER = Struct(">QB")
+"""Of an entry's payload: term and type, before its data."""
+_PLACE = Struct(">QQ")
+"""Index and term before the first entry."""
+_encode = msgspec.msgpack.Encoder().encode
+_decode_hard_state = msgspec.msgpack.Decoder(HardState).decode
+_decode_conf_state = msgspec.msgpack.Decoder(ConfState).decode
+
+
+class RocksRaftLog:
+    """The log of all groups of a node. Fits `mas.multiraft.ports.RaftLog`."""
+
+    def __init__(self, path: Path, database: Rdict, tail_bytes: int) -> None:
+        self._path = path
+        self._database = database
+        self._tail_bytes = tail_bytes
+        self._groups: dict[int, GroupLog] = {}
+        self._storages: dict[int, GroupStorage] = {}
+        self._damaged: dict[int, CorruptData] = {}
+        self._failure: StorageError | None = None
+
+    @classmethod
+    def open(cls, path: Path, cluster: str, node: int, *, tail_bytes: int = TAIL_BYTES_MAX) -> Self:
+        """Open or create the log in this directory, and verify every record of it.
+
+        Raises:
+            DataDirectoryError: it can't be written, another process uses it, or it belongs to another cluster or node.
+            CorruptData: RocksDB found damage that isn't a torn tail.
+        """
+        database = open_database(path, kind="raft log", cluster=cluster, node=node)
+        log = cls(path, database, tail_bytes)
+        try:
+            log._recover()
+        except BaseException:
+            database.close()
+            raise
+        return log
+
+    def groups(self) -> list[int]:
+        """The groups that this node holds, ascending; the damaged ones too."""
+        return sorted([*self._groups, *self._damaged])
+
+    def storage(self, group: int) -> Storage:
+        """What the core reads: the state after the last commit.
+
+        Raises:
+            CorruptData: this group's records are damaged; the others can go on.
+        """
+        return self._storage(group)
+
+    def note(self, group: int) -> bytes | None:
+        """The snapshot being installed (rule 28). Raises `CorruptData`."""
+        return self._view(group).note
+
+    def batch(self) -> "RocksBatch":
+        """Writes to come."""
+        return RocksBatch(self)
+
+    def close(self) -> None:
+        """Close the database; nothing may be under way."""
+        self._database.close()
+
+    def write(self, changes: list[tuple[int, Change]], *, sync: bool) -> None:
+        """A batch's commit, in the log's thread."""
+        if self._failure is not None:
+            # A second fsync may say "fine" about pages that the first one has lost.
+            raise self._failure
+        groups = dict.fromkeys(group for group, _ in changes)
+        staged = {group: self._groups[group] for group in groups if group in self._groups}
+        records = WriteBatch(raw_mode=True)
+        for group, change in changes:
+            _stage(staged, records, group, change)
+        self._write(records, sync=sync)
+        for group in groups:
+            self._publish(group, staged.get(group))
+
+    def hide(self, group: int, index: int) -> None:
+        """On the loop: entries up to and including `index` are being compacted."""
+        self._storage(group).hide(index)
+
+    def _write(self, records: WriteBatch, *, sync: bool) -> None:
+        failpoint("raft_log.before_write")
+        try:
+            self._database.write(records)
+            failpoint("raft_log.before_sync")
+            if sync:
+                self._database.flush_wal(sync=True)
+        except Exception as error:
+            self._failure = storage_error(self._path, "writing the raft log to", error)
+            raise self._failure from error
+        failpoint("raft_log.after_sync")
+
+    def _publish(self, group: int, log: GroupLog | None) -> None:
+        if log is not None:
+            self._groups[group] = log.trim(TAIL_ENTRIES_MAX, self._tail_bytes)
+        else:
+            self._groups.pop(group, None)
+            self._storages.pop(group, None)
+        self._damaged.pop(group, None)
+
+    def _storage(self, group: int) -> GroupStorage:
+        storage = self._storages.get(group)
+        if storage is None:
+            self._view(group)
+            storage = GroupStorage(
+                lambda: self._groups[group],
+                lambda lo, hi, max_bytes: self._fetch(group, lo, hi, max_bytes),
+            )
+            self._storages[group] = storage
+        return storage
+
+    def _view(self, group: int) -> GroupLog:
+        if group in self._damaged:
+            raise self._damaged[group]
+        return self._groups[group]
+
+    def _fetch(self, group: int, lo: int, hi: int, max_bytes: int | None) -> list[Entry]:
+        entries: list[Entry] = []
+        size = 0
+        for key, record in self._scan(_KEY.pack(group, _ENTRY, lo)):
+            entry = self._read_entry(group, key, record, lo + len(entries))
+            size += len(entry.data)
+            if max_bytes is not None and size > max_bytes and entries:
+                break
+            entries.append(entry)
+            if entry.index == hi - 1:
+                break
+        if not entries:
+            raise self._damage(group, f"entry {lo} is missing")
+        return entries
+
+    def _read_entry(self, group: int, key: bytes, record: bytes, expected: int) -> Entry:
+        if key != _KEY.pack(group, _ENTRY, expected):
+            raise self._damage(group, f"entry {expected} is missing")
+        try:
+            return _decode_entry(expected, unseal(key, record))
+        except CorruptData as error:
+            raise self._damage(group, f"entry {expected}: {error}") from error
+
+    def _recover(self) -> None:
+        groups: dict[int, _Recovery] = {}
+        for key, record in self._scan(_KEY.pack(1, 0, 0)):
+            group, kind, index = _KEY.unpack(key)
+            recovery = groups.get(group)
+            if recovery is None:
+                recovery = groups[group] = _Recovery(self._tail_bytes)
+            recovery.add(key, kind, index, record)
+        for group, recovery in groups.items():
+            try:
+                self._groups[group] = recovery.finish()
+            except CorruptData as error:
+                self._damaged[group] = self._damage(group, str(error))
+
+    def _scan(self, key: bytes) -> Iterator[tuple[bytes, bytes]]:
+        scan = self._database.iter()
+        scan.seek(key)
+        while scan.valid():
+            yield scan.key(), scan.value()
+            scan.next()
+        try:
+            # An iterator that met damage just ends: its status says so.
+            scan.status()
+        except Exception as error:
+            raise storage_error(self._path, "reading the raft log in", error) from error
+
+    def _damage(self, group: int, what: str) -> CorruptData:
+        return CorruptData(
+            f"the raft log of bucket {group} in {self._path} is damaged: {what}. This replica takes no part any more; "
+            f"rebuild it from the others with `mas admin replica rebuild`"
+        )
+
+
+class RocksBatch(ChangeBatch):
+    """Writes of one turn: collected on the loop, encoded and written in the log's thread by `commit`."""
+
+    def __init__(self, log: RocksRaftLog) -> None:
+        super().__init__()
+        self._log = log
+
+    def compact(self, group: int, index: int) -> None:
+        """Drop entries up to and including `index`; its term is still known. They are hidden at once."""
+        self._log.hide(group, index)
+        super().compact(group, index)
+
+    def commit(self, *, sync: bool) -> None:
+        """Write it all at once; with `sync` it is durable on return.
+
+        Raises:
+            StorageError: nobody knows what is on the disk; the process must stop.
+        """
+        self._log.write(self.changes, sync=sync)
+
+
+class _Recovery:
+    """One group, put together from its records in the order of their keys: entries come last."""
+
+    def __init__(self, tail_bytes: int) -> None:
+        self._tail_bytes = tail_bytes
+        self._fields: dict[int, bytes] = {}
+        self._log: GroupLog | None = None
+        self._entries: list[Entry] = []
+        self._damage: CorruptData | None = None
+
+    def add(self, key: bytes, kind: int, index: int, record: bytes) -> None:
+        """The next record; behind a bad one nothing counts."""
+        if self._damage is None:
+            try:
+                self._add(kind, index, unseal(key, record))
+            except CorruptData as error:
+                self._damage = error
+
+    def finish(self) -> GroupLog:
+        """The log as it was. Raises `CorruptData`."""
+        if self._damage is not None:
+            raise self._damage
+        log = self._take_entries()
+        if log.hard_state.commit > log.last:
+            raise CorruptData(
+                f"entries up to {log.hard_state.commit} were committed, and the log ends at {log.last}"
+            )
+        return log
+
+    def _add(self, kind: int, index: int, payload: bytes) -> None:
+        if kind != _ENTRY:
+            self._fields[kind] = payload
+            return
+        if self._log is None:
+            self._log = _decode_fields(self._fields)
+        expected = self._log.last + len(self._entries) + 1
+        if index != expected:
+            raise CorruptData(f"entry {expected} is missing: the next is {index}")
+        self._entries.append(_decode_entry(index, payload))
+        if len(self._entries) == TAIL_ENTRIES_MAX:
+            self._log = self._take_entries()
+
+    def _take_entries(self) -> GroupLog:
+        log = self._log if self._log is not None else _decode_fields(self._fields)
+        entries, self._entries = self._entries, []
+        return log.append(entries).trim(TAIL_ENTRIES_MAX, self._tail_bytes) if entries else log
+
+
+def _stage(staged: dict[int, GroupLog], records: WriteBatch, group: int, change: Change) -> None:
+    match change:
+        case Create():
+            assert group not in staged, f"group {group} exists"
+            after = staged[group] = GroupLog(change.conf_state)
+            _put_start(records, group, after)
+            _put(records, group, _HARD_STATE, _encode(after.hard_state))
+            _put(records, group, _CONF_STATE, _encode(after.conf_state))
+        case Drop():
+            staged.pop(group, None)
+            records.delete_range(_KEY.pack(group, 0, 0), _KEY.pack(group + 1, 0, 0))
+        case _:
+            before = staged[group]
+            after = staged[group] = before.change(change)
+            _erase_entries(records, group, before, after)
+            _put_change(records, group, change, after)
+
+
+def _erase_entries(records: WriteBatch, group: int, before: GroupLog, after: GroupLog) -> None:
+    if after.start > before.start:
+        first, end = before.start + 1, after.start + 1
+        records.delete_range(_KEY.pack(group, _ENTRY, first), _KEY.pack(group, _ENTRY, end))
+    first = after.last + 1
+    if before.last >= first:
+        records.delete_range(
+            _KEY.pack(group, _ENTRY, first), _KEY.pack(group, _ENTRY, before.last + 1)
+        )
+
+
+def _put_change(records: WriteBatch, group: int, change: Change, after: GroupLog) -> None:
+    match change:
+        case Append():
+            for entry in change.entries:
+                _put(records, group, _ENTRY, _encode_entry(entry), entry.index)
+        case SetHardState():
+            _put(records, group, _HARD_STATE, _encode(change.hard_state))
+        case SetConfState():
+            _put(records, group, _CONF_STATE, _encode(change.conf_state))
+        case Restore():
+            _put_start(records, group, after)
+            _put(records, group, _CONF_STATE, _encode(after.conf_state))
+        case Compact():
+            _put_start(records, group, after)
+        case SetNote(note=None):
+            records.delete(_KEY.pack(group, _NOTE, 0))
+        case SetNote(note=bytes() as note):
+            _put(records, group, _NOTE, note)
+        case _:
+            raise AssertionError(f"{change} has no records")
+
+
+def _put(records: WriteBatch, group: int, kind: int, payload: bytes, index: int = 0) -> None:
+    key = _KEY.pack(group, kind, index)
+    records.put(key, seal(key, payload))
+
+
+def _put_start(records: WriteBatch, group: int, log: GroupLog) -> None:
+    _put(records, group, _START, _PLACE.pack(log.start, log.start_term))
+
+
+def _encode_entry(entry: Entry) -> bytes:
+    return _HEADER.pack(entry.term, entry.type) + entry.data
+
+
+def _decode_entry(index: int, payload: bytes) -> Entry:
+    term, kind = _HEADER.unpack_from(payload)
+    return Entry(index, term, EntryType(kind), payload[_HEADER.size :])
+
+
+def _decode_fields(fields: dict[int, bytes]) -> GroupLog:
+    missing = {_START, _HARD_STATE, _CONF_STATE}.difference(fields)
+    if missing:
+        raise CorruptData("its beginning, hard state or configuration is missing")
+    start, start_term = _PLACE.unpack(fields[_START])
+    return GroupLog(
+        conf_state=_decode_conf_state(fields[_CONF_STATE]),
+        hard_state=_decode_hard_state(fields[_HARD_STATE]),
+        note=fields.get(_NOTE),
+        start=start,
+        start_term=start_term,
+        last=start,
+    )

@@ -1,0 +1,307 @@
+"""Faults of the disk under the RocksDB raft log (crash matrix F14, F15, F16)."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+from rocksdict import Options, Rdict
+
+from mas.errors import CorruptData, DataDirectoryError, StorageError
+from mas.raft import ConfState, Entry, EntryType, HardState
+from mas.storage.raft_log_rocksdb import RocksRaftLog
+
+VOTERS = ConfState(voters=(1, 2, 3))
+CHILD = """
+import sys
+from pathlib import Path
+from mas.raft import ConfState, Entry, EntryType, HardState
+from mas.storage.raft_log_rocksdb import RocksRaftLog
+
+log = RocksRaftLog.open(Path(sys.argv[1]), "test", 1)
+batch = log.batch()
+for group in (1, 2):
+    batch.create(group, ConfState(voters=(1, 2, 3)))
+batch.commit(sync=True)
+for index in range(1, int(sys.argv[2]) + 1):
+    batch = log.batch()
+    for group in (1, 2):
+        batch.append(group, [Entry(index, 1, EntryType.NORMAL, b"%d" % index * 300)])
+        batch.set_hard_state(group, HardState(1, 1, index))
+    batch.commit(sync=True)
+    print(index, flush=True)
+import os, signal
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def write_and_die(path: Path, count: int, failpoints: str = "") -> int:
+    """A process that writes so many batches and is killed; the last index it acknowledged."""
+    child = subprocess.run(
+        [sys.executable, "-c", CHILD, str(path), str(count)],
+        env={**os.environ, "MAS_FAILPOINTS": failpoints},
+        stdout=subprocess.PIPE,
+        check=False,
+    )
+    assert child.returncode == -signal.SIGKILL
+    return int((child.stdout.split() or [b"0"])[-1])
+
+
+def wal_of(path: Path) -> Path:
+    return max(path.glob("*.log"), key=lambda file: file.stat().st_size)
+
+
+def damage(file: Path, change: Callable[[bytearray], None]) -> None:
+    data = bytearray(file.read_bytes())
+    change(data)
+    file.write_bytes(data)
+
+
+def last_indexes(path: Path) -> set[int]:
+    log = RocksRaftLog.open(path, "test", 1)
+    try:
+        assert log.groups() == [1, 2]
+        return {log.storage(group).last_index() for group in log.groups()}
+    finally:
+        log.close()
+
+
+@pytest.mark.parametrize("point", ["before_write", "before_sync", "after_sync"])
+def test_f16_a_kill_in_a_commit_loses_nothing_acknowledged_and_tears_no_batch(
+    tmp_path: Path, point: str
+) -> None:
+    acknowledged = write_and_die(tmp_path, 9, f"raft_log.{point}=kill@7")
+
+    last = last_indexes(tmp_path)
+    assert acknowledged == 5
+    assert last in ({acknowledged}, {acknowledged + 1})  # one and the same in both groups
+    assert (last == {acknowledged}) == (point == "before_write")
+
+
+def test_f14_a_torn_tail_is_cut_off(tmp_path: Path) -> None:
+    write_and_die(tmp_path, 20)
+    wal = wal_of(tmp_path)
+    damage(wal, lambda data: data.__delitem__(slice(len(data) - 50, None)))
+
+    assert last_indexes(tmp_path) == {19}
+
+
+def test_f14_a_flipped_bit_in_a_synced_record_is_refused(tmp_path: Path) -> None:
+    write_and_die(tmp_path, 20)
+    damage(
+        wal_of(tmp_path), lambda data: data.__setitem__(len(data) // 2, data[len(data) // 2] ^ 1)
+    )
+
+    with pytest.raises(CorruptData, match="mas admin replica rebuild"):
+        RocksRaftLog.open(tmp_path, "test", 1)
+
+
+def test_f14_synced_records_cut_out_of_the_middle_are_refused(tmp_path: Path) -> None:
+    write_and_die(tmp_path, 20)
+    damage(wal_of(tmp_path), lambda data: data.__delitem__(slice(3000, 5000)))
+
+    with pytest.raises(CorruptData):
+        RocksRaftLog.open(tmp_path, "test", 1)
+
+
+def raw(path: Path) -> Rdict:
+    return Rdict(str(path), Options(raw_mode=True))
+
+
+def entry_key(group: int, index: int) -> bytes:
+    return group.to_bytes(8, "big") + b"\5" + index.to_bytes(8, "big")
+
+
+def replace_record(path: Path, key: bytes, record: bytes | None) -> None:
+    database = raw(path)
+    if record is None:
+        database.delete(key)
+    else:
+        database.put(key, record)
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("tamper", "says"),
+    [
+        (lambda record: record[:-1] + bytes((record[-1] ^ 1,)), "wrong checksum"),
+        (lambda _record: None, "entry 4 is missing"),
+        (lambda _record: b"", "wrong checksum"),
+    ],
+)
+def test_f14_a_damaged_record_stops_its_group_only(
+    tmp_path: Path, tamper: Callable[[bytes], bytes | None], says: str
+) -> None:
+    write_and_die(tmp_path, 8)
+    database = raw(tmp_path)
+    record = database.get(entry_key(2, 4))
+    database.close()
+    replace_record(tmp_path, entry_key(2, 4), tamper(record))
+
+    log = RocksRaftLog.open(tmp_path, "test", 1)
+    with pytest.raises(CorruptData, match=rf"bucket 2 .*{says}.*mas admin replica rebuild"):
+        log.storage(2)
+    assert log.storage(1).last_index() == 8
+    batch = log.batch()
+    batch.drop(2)
+    batch.create(2, VOTERS)
+    batch.commit(sync=True)
+    assert log.storage(2).last_index() == 0
+    log.close()
+
+
+def test_f14_a_record_at_anothers_place_is_noticed(tmp_path: Path) -> None:
+    write_and_die(tmp_path, 8)
+    database = raw(tmp_path)
+    database.put(entry_key(1, 5), database.get(entry_key(1, 6)))
+    database.close()
+
+    log = RocksRaftLog.open(tmp_path, "test", 1)
+    with pytest.raises(CorruptData, match="wrong checksum"):
+        log.storage(1)
+    log.close()
+
+
+def test_f14_a_log_that_ends_before_its_commit_is_refused(tmp_path: Path) -> None:
+    write_and_die(tmp_path, 8)
+    for index in (7, 8):
+        replace_record(tmp_path, entry_key(1, index), None)
+
+    log = RocksRaftLog.open(tmp_path, "test", 1)
+    with pytest.raises(CorruptData, match="up to 8 were committed, and the log ends at 6"):
+        log.storage(1)
+    log.close()
+
+
+def test_damage_met_by_a_late_read_is_refused(tmp_path: Path) -> None:
+    write_and_die(tmp_path, 8)
+    log = RocksRaftLog.open(tmp_path, "test", 1, tail_bytes=0)
+    log._database.put(entry_key(1, 3), b"nonsense")
+
+    assert [e.index for e in log.storage(1).entries(1, 3)] == [1, 2]
+    with pytest.raises(CorruptData, match="bucket 1"):
+        log.storage(1).entries(1, 9)
+    log.close()
+
+
+class FailingDatabase:
+    """Its disk says no to the first fsync, and yes to all that follow."""
+
+    def __init__(self, database: Rdict) -> None:
+        self._database = database
+        self.syncs = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._database, name)
+
+    def flush_wal(self, sync: bool) -> None:
+        self.syncs += 1
+        if self.syncs == 1:
+            raise Exception("IO error: While fdatasync: 000004.log: Input/output error")  # noqa: TRY002 - as RocksDB's
+
+
+def test_f15_after_a_failed_fsync_nothing_is_written_any_more(tmp_path: Path) -> None:
+    log = RocksRaftLog.open(tmp_path, "test", 1)
+    log._database = failing = FailingDatabase(log._database)
+    for _ in range(2):
+        batch = log.batch()
+        batch.create(1, VOTERS)
+        with pytest.raises(StorageError, match=r"Input/output error.*must stop"):
+            batch.commit(sync=True)
+    assert failing.syncs == 1
+    assert log.groups() == []
+    log.close()
+
+
+@pytest.mark.parametrize(("cluster", "node"), [("other", 1), ("test", 2)])
+def test_anothers_directory_is_refused(tmp_path: Path, cluster: str, node: int) -> None:
+    RocksRaftLog.open(tmp_path, "test", 1).close()
+
+    with pytest.raises(DataDirectoryError, match=rf"node 1 of cluster 'test'.*node {node}"):
+        RocksRaftLog.open(tmp_path, cluster, node)
+    RocksRaftLog.open(tmp_path, "test", 1).close()
+
+
+def test_a_directory_in_use_is_refused(tmp_path: Path) -> None:
+    log = RocksRaftLog.open(tmp_path, "test", 1)
+    with pytest.raises(DataDirectoryError, match="in use by another process"):
+        RocksRaftLog.open(tmp_path, "test", 1)
+    log.close()
+
+
+def test_a_path_that_cant_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataDirectoryError, match=re.escape(str(tmp_path))):
+        RocksRaftLog.open(tmp_path / "file" / "raft", "test", 1)
+
+
+def test_a_database_without_an_identity_is_refused(tmp_path: Path) -> None:
+    database = raw(tmp_path)
+    database.put(b"somebody's", b"data")
+    database.close()
+    with pytest.raises(CorruptData, match="doesn't say whose"):
+        RocksRaftLog.open(tmp_path, "test", 1)
+
+
+def test_reads_of_recent_entries_dont_touch_the_database(tmp_path: Path) -> None:
+    log = RocksRaftLog.open(tmp_path, "test", 1, tail_bytes=1000)
+    batch = log.batch()
+    batch.create(1, VOTERS)
+    batch.append(1, [Entry(i, i // 10, EntryType.NORMAL, bytes(100)) for i in range(1, 31)])
+    batch.commit(sync=True)
+    storage = log.storage(1)
+    assert [e.index for e in storage.entries(19, 23)] == [19, 20, 21, 22]  # across both
+    log.close()
+
+    assert len(storage.entries(21, 31)) == 10
+    assert [storage.term(i) for i in (1, 10, 29, 30)] == [0, 1, 2, 3]
+
+
+def test_the_cores_view_is_never_a_mix_while_commits_run(tmp_path: Path) -> None:
+    """Reads on the loop's side while the log's thread appends, replaces and compacts."""
+    log = RocksRaftLog.open(tmp_path, "test", 1, tail_bytes=2_000)
+    batch = log.batch()
+    batch.create(1, VOTERS)
+    batch.append(1, [Entry(1, 1)])
+    batch.commit(sync=True)
+    storage, done = log.storage(1), Event()
+
+    def write() -> None:
+        for term in range(2, 120):
+            last = log.storage(1).last_index()
+            batch = log.batch()
+            batch.append(1, [Entry(last + i, term, EntryType.NORMAL, bytes(90)) for i in range(9)])
+            batch.set_hard_state(1, HardState(term, 0, last - 1))
+            batch.commit(sync=True)
+        done.set()
+
+    writer = Thread(target=write)
+    writer.start()
+    reads = 0
+    while not done.is_set() or not reads:
+        # An entry whose successor was written is never replaced here, as a core never reads one that is.
+        last = storage.last_index() - 1
+        found = storage.entries(storage.first_index(), last) if last > 1 else []
+        assert [entry.index for entry in found] == list(range(1, last)) if found else True
+        assert [entry.term for entry in found] == [storage.term(e.index) for e in found]
+        reads += 1
+    writer.join()
+    log.close()
+
+
+def test_what_is_being_compacted_is_hidden_at_once(tmp_path: Path) -> None:
+    """Else the log's beginning could move, from the log's thread, between two reads of the core."""
+    write_and_die(tmp_path, 8)
+    log = RocksRaftLog.open(tmp_path, "test", 1)
+    storage = log.storage(1)
+    batch = log.batch()
+    batch.compact(1, 5)
+    assert (storage.first_index(), storage.term(5)) == (6, 1)
+    batch.commit(sync=False)
+    assert (storage.first_index(), storage.term(5)) == (6, 1)
+    log.close()
