@@ -24,14 +24,17 @@ class Buckets(Protocol):
         lost sight of; anything else: it has done nothing and never will.
         """
 
-    async def query(self, bucket: int, request: Request, timeout: float) -> Reply:
-        """A read at the bucket's leader (`ReadBucket`: at any replica), tried again at others until `timeout` seconds.
+    async def query(self, bucket: int, request: Request, timeout: float, replica: int = 0) -> Reply:
+        """A read at the bucket's leader, or at the named replica alone, tried again until `timeout` seconds are over.
 
-        Raises `Unavailable`.
+        The router numbers the request by itself. Raises `Unavailable`.
         """
 
     def all(self) -> list[int]:
         """Every bucket of the cluster, ascending."""
+
+    def replicas(self) -> dict[int, list[int]]:
+        """Every bucket of the cluster, ascending, and the nodes that hold its replicas."""
 
 
 class PendingEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
