@@ -186,8 +186,8 @@ class Payment(_message.Message):
     currency: _builtins.str
     """ISO 4217; empty: USD."""
     idempotency_key: _builtins.str
-    """Names this payment for all time, among those of this caller and payer. Empty: the server makes one,
-    and the result carries it.
+    """Names this payment for all time, among those of this caller and payer. Empty, in a call: the server
+    makes one, and the result carries it. On a stream it must be there.
     """
     reference: _builtins.str
     """What the payer tells the payee."""
