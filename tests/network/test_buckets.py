@@ -1,0 +1,429 @@
+"""The router to the buckets' leaders, over a transport that does what the test says."""
+
+import asyncio
+from collections.abc import Callable
+from random import Random
+
+import pytest
+
+from mas import limits
+from mas.errors import Unavailable
+from mas.ledger.instructions import (
+    Abort,
+    Answer,
+    Chunk,
+    Code,
+    Commit,
+    Instruction,
+    Mark,
+    Token,
+    decode_chunk,
+)
+from mas.network.buckets import BucketRouter, RouterSettings
+from mas.network.channels import Channel
+from mas.runtime import SystemClock
+from mas.transaction.messages import (
+    AccountViews,
+    Answers,
+    ReadAccounts,
+    ReadBucket,
+    ReadLevel,
+    Reply,
+    Request,
+    Submit,
+    TurnedAway,
+    Why,
+    decode_requests,
+    encode,
+)
+
+DONE = Answer(Code.DONE)
+SETTINGS = RouterSettings(timeout=0.3, query_timeout=0.1, pause=0.02, beginning_max=10)
+
+
+class FakePeers:
+    """Keeps what was sent, by peer."""
+
+    def __init__(self, *connected: int) -> None:
+        self.connected = set(connected)
+        self.full: set[int] = set()
+        self.frames: list[tuple[int, bytes]] = []
+        self.arrived = asyncio.Event()
+
+    def send(self, peer: int, channel: int, payload: bytes) -> bool:
+        assert channel == Channel.REQUEST
+        if peer not in self.connected or peer in self.full:
+            return False
+        self.frames.append((peer, payload))
+        self.arrived.set()
+        return True
+
+    def is_connected(self, peer: int) -> bool:
+        return peer in self.connected
+
+
+class Caller:
+    """Submits, and keeps the answers by position."""
+
+    def __init__(self, *connected: int, settings: RouterSettings = SETTINGS) -> None:
+        self.peers = FakePeers(*(connected or (1, 2, 3)))
+        self.router = BucketRouter(
+            self.peers,
+            {1: [1, 2, 3], 2: [2, 3, 1]},
+            clock=SystemClock(),
+            dice=Random(1),
+            settings=settings,
+        )
+        self.answers: list[tuple[int, Answer | TurnedAway]] = []
+
+    def submit(self, *instructions: Instruction, bucket: int = 1) -> None:
+        self.router.submit(
+            bucket,
+            Chunk(b"", 0, instructions),
+            lambda position, answer: self.answers.append((position, answer)),
+        )
+
+    async def next(self) -> tuple[int, tuple[Request, ...]]:
+        """The next frame sent: its peer, and what is in it."""
+        while not self.peers.frames:
+            self.peers.arrived.clear()
+            await self.peers.arrived.wait()
+        peer, frame = self.peers.frames.pop(0)
+        return peer, decode_requests(frame)
+
+    async def next_submit(self) -> tuple[int, Submit]:
+        peer, requests = await self.next()
+        (request,) = requests
+        assert isinstance(request, Submit)
+        return peer, request
+
+    def reply(self, peer: int, *replies: Reply) -> None:
+        self.router.on_reply(peer, encode(replies))
+
+    def whys(self) -> dict[int, Why]:
+        return {i: each.why for i, each in self.answers if isinstance(each, TurnedAway)}
+
+
+def commits(count: int) -> list[Commit]:
+    return [Commit(bytes((i,)), i) for i in range(count)]
+
+
+def marks(count: int) -> list[Mark]:
+    return [Mark(f"account-{i}", Token(1, i)) for i in range(count)]
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():
+        await asyncio.sleep(0.005)
+
+
+@pytest.mark.asyncio
+async def test_answers_come_back_by_position_in_any_order() -> None:
+    caller = Caller()
+    caller.submit(*commits(3))
+    peer, request = await caller.next_submit()
+    assert peer == 1
+    assert decode_chunk(request.chunk).instructions == tuple(commits(3))
+    caller.reply(1, Answers(request.request, ((2, DONE),)))
+    caller.reply(1, Answers(request.request, ((0, DONE), (1, Answer(Code.OVER)))))
+    assert caller.answers == [(2, DONE), (0, DONE), (1, Answer(Code.OVER))]
+
+
+@pytest.mark.asyncio
+async def test_all_of_one_turn_is_one_frame_a_peer() -> None:
+    caller = Caller()
+    for _ in range(5):
+        caller.submit(*commits(2))
+        caller.submit(*commits(2), bucket=2)
+    frames = [await caller.next(), await caller.next()]
+    assert [(peer, len(requests)) for peer, requests in frames] == [(1, 5), (2, 5)]
+    assert not caller.peers.frames
+
+
+@pytest.mark.asyncio
+async def test_a_frame_is_bounded() -> None:
+    caller = Caller()
+    for _ in range(60):
+        caller.submit(Abort(bytes(20_000)))
+    await until(lambda: len(caller.peers.frames) >= 5)
+    sizes = [len(frame) for _, frame in caller.peers.frames]
+    assert max(sizes) < limits.TURN_BYTES_MAX + 1_000
+    assert sum(len(decode_requests(frame)) for _, frame in caller.peers.frames) == 60
+
+
+@pytest.mark.asyncio
+async def test_a_hint_is_followed_and_remembered() -> None:
+    caller = Caller()
+    caller.submit(*commits(2))
+    peer, request = await caller.next_submit()
+    caller.reply(peer, TurnedAway(request.request, Why.NOT_LEADING, leader=3))
+    peer, again = await caller.next_submit()
+    assert peer == 3
+    assert again.chunk == request.chunk
+    caller.reply(3, Answers(again.request, ((0, DONE), (1, DONE))))
+    assert caller.answers == [(0, DONE), (1, DONE)]
+    caller.submit(*commits(1))
+    assert (await caller.next())[0] == 3
+    assert caller.router.leader(1) == 3
+
+
+@pytest.mark.asyncio
+async def test_without_a_hint_the_other_replicas_are_tried_then_all_again() -> None:
+    caller = Caller()
+    caller.submit(*commits(1))
+    asked = []
+    for _ in range(8):
+        peer, request = await caller.next_submit()
+        asked.append(peer)
+        caller.reply(peer, TurnedAway(request.request, Why.NOT_LEADING))
+    assert set(asked[:3]) == {1, 2, 3}
+    peer, request = await caller.next_submit()
+    caller.reply(peer, Answers(request.request, ((0, DONE),)))
+    assert caller.answers == [(0, DONE)]
+
+
+@pytest.mark.asyncio
+async def test_only_what_was_turned_away_is_sent_elsewhere() -> None:
+    caller = Caller()
+    caller.submit(*commits(4))
+    peer, request = await caller.next_submit()
+    caller.reply(peer, TurnedAway(request.request, Why.NOT_LEADING, positions=(1, 3), leader=2))
+    peer, part = await caller.next_submit()
+    assert peer == 2
+    assert decode_chunk(part.chunk).instructions == (commits(4)[1], commits(4)[3])
+    caller.reply(2, Answers(part.request, ((1, DONE), (0, Answer(Code.OVER)))))
+    caller.reply(1, Answers(request.request, ((0, DONE), (2, DONE))))
+    assert sorted(caller.answers, key=lambda each: each[0]) == [
+        (0, DONE),
+        (1, Answer(Code.OVER)),
+        (2, DONE),
+        (3, DONE),
+    ]
+
+
+@pytest.mark.asyncio
+async def test_the_rest_of_a_half_answered_request_is_sent_elsewhere() -> None:
+    caller = Caller()
+    caller.submit(*commits(3))
+    peer, request = await caller.next_submit()
+    caller.reply(peer, Answers(request.request, ((1, DONE),)))
+    caller.reply(peer, TurnedAway(request.request, Why.NOT_LEADING, leader=2))
+    _, part = await caller.next_submit()
+    assert decode_chunk(part.chunk).instructions == (commits(3)[0], commits(3)[2])
+
+
+@pytest.mark.asyncio
+async def test_rule_6_there_is_one_live_copy() -> None:
+    """A copy that was neither answered nor turned away is never sent again, whatever else happens."""
+    caller = Caller()
+    caller.submit(*commits(1))
+    await caller.next_submit()
+    caller.router.on_peer(2, False)
+    caller.router.on_peer(2, True)
+    await until(lambda: caller.answers)
+    assert caller.whys() == {0: Why.UNKNOWN}
+    assert not caller.peers.frames
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("why", [Why.UNKNOWN, Why.OVERLOADED, Why.UNAVAILABLE])
+async def test_other_refusals_are_passed_on_for_their_positions(why: Why) -> None:
+    caller = Caller()
+    caller.submit(*commits(3))
+    peer, request = await caller.next_submit()
+    caller.reply(peer, TurnedAway(request.request, why, positions=(0,)))
+    assert caller.whys() == {0: why}
+    caller.reply(peer, TurnedAway(request.request, why))
+    assert caller.whys() == {0: why, 1: why, 2: why}
+    assert not caller.peers.frames
+
+
+@pytest.mark.asyncio
+async def test_rule_39_what_was_at_a_lost_peer_is_unknown() -> None:
+    caller = Caller()
+    caller.submit(*commits(2))
+    caller.submit(*commits(1), bucket=2)
+    _, request = await caller.next_submit()
+    caller.reply(1, Answers(request.request, ((0, DONE),)))
+    caller.router.on_peer(1, False)
+    assert caller.answers[0] == (0, DONE)
+    assert caller.whys() == {1: Why.UNKNOWN}
+    caller.reply(1, Answers(request.request, ((1, DONE),)))
+    assert len(caller.answers) == 2, "a late answer was given a second time"
+
+
+@pytest.mark.asyncio
+async def test_no_answer_in_time_is_unknown_and_another_replica_is_asked_next() -> None:
+    caller = Caller()
+    caller.submit(*commits(1))
+    await caller.next_submit()
+    await until(lambda: caller.answers)
+    assert caller.whys() == {0: Why.UNKNOWN}
+    caller.submit(*commits(1))
+    assert (await caller.next())[0] == 2
+
+
+@pytest.mark.asyncio
+async def test_what_nobody_took_in_time_has_done_nothing() -> None:
+    caller = Caller()
+    caller.peers.connected = set()
+    caller.submit(*commits(2))
+    await until(lambda: len(caller.answers) == 2)
+    assert caller.whys() == {0: Why.UNAVAILABLE, 1: Why.UNAVAILABLE}
+
+
+@pytest.mark.asyncio
+async def test_a_frame_that_did_not_go_out_goes_to_another() -> None:
+    caller = Caller()
+    caller.peers.full = {1}
+    caller.submit(*commits(1))
+    peer, request = await caller.next_submit()
+    assert peer == 2
+    caller.reply(2, Answers(request.request, ((0, DONE),)))
+    assert caller.answers == [(0, DONE)]
+
+
+@pytest.mark.asyncio
+async def test_a_peer_that_comes_up_gets_what_waited() -> None:
+    caller = Caller()
+    caller.peers.connected = set()
+    caller.submit(*commits(1))
+    await asyncio.sleep(0)
+    caller.peers.connected = {3}
+    assert (await caller.next())[0] == 3
+
+
+@pytest.mark.asyncio
+async def test_replies_of_others_and_of_other_lives_are_nobodys() -> None:
+    caller, later = Caller(), Caller()
+    later.router._last_number = Random(2).randrange(1 << 62)
+    caller.submit(*commits(1))
+    later.submit(*commits(1))
+    _, request = await caller.next_submit()
+    caller.reply(2, Answers(request.request, ((0, DONE),)))
+    later.reply(1, Answers(request.request, ((0, DONE),)))
+    assert caller.answers == later.answers == []
+
+
+@pytest.mark.asyncio
+async def test_rule_16_overload_turns_away_what_begins_and_nothing_else() -> None:
+    caller = Caller()
+    caller.submit(*marks(8))
+    caller.submit(marks(1)[0], *commits(2), *marks(3))
+    await until(lambda: len(caller.answers) == 4)
+    assert caller.whys() == dict.fromkeys((0, 3, 4, 5), Why.OVERLOADED)
+    _, (first, rest) = await caller.next()
+    assert isinstance(rest, Submit)
+    assert decode_chunk(rest.chunk).instructions == tuple(commits(2))
+    caller.reply(1, Answers(rest.request, ((1, DONE),)))
+    assert caller.answers[-1] == (2, DONE)
+    caller.reply(1, Answers(first.request, tuple((i, DONE) for i in range(8))))
+    caller.submit(*marks(10))
+    _, request = await caller.next_submit()
+    assert len(decode_chunk(request.chunk).instructions) == 10
+
+
+@pytest.mark.asyncio
+async def test_room_is_given_back_however_it_ends() -> None:
+    caller = Caller()
+    caller.submit(*marks(5))
+    _, request = await caller.next_submit()
+    caller.reply(1, TurnedAway(request.request, Why.NOT_LEADING, positions=(0, 1), leader=2))
+    await caller.next_submit()
+    caller.router.on_peer(1, False)
+    await until(lambda: len(caller.answers) == 5)
+    assert caller.router._beginning == 0
+    caller.submit(*marks(10))
+    await caller.next_submit()
+    caller.router.close()
+    assert len(caller.answers) == 15
+    assert caller.router._beginning == 0
+
+
+@pytest.mark.asyncio
+async def test_a_callback_may_submit_again() -> None:
+    caller = Caller()
+
+    def again(_position: int, answer: Answer | TurnedAway) -> None:
+        assert isinstance(answer, TurnedAway)
+        caller.submit(*commits(1))
+
+    caller.router.submit(1, Chunk(b"", 0, (Abort(b"x"),)), again)
+    await caller.next_submit()
+    caller.peers.connected = {2, 3}
+    caller.router.on_peer(1, False)
+    peer, request = await caller.next_submit()
+    assert peer == 2
+    caller.reply(2, Answers(request.request, ((0, DONE),)))
+    assert caller.answers == [(0, DONE)]
+
+
+READ = ReadAccounts(0, 1, ReadLevel.LINEARIZABLE, ("alice",))
+
+
+@pytest.mark.asyncio
+async def test_a_read_follows_the_leader_until_it_is_answered() -> None:
+    caller = Caller()
+    reading = asyncio.create_task(caller.router.query(1, READ, 1.0))
+    peer, (request,) = await caller.next()
+    caller.reply(peer, TurnedAway(request.request, Why.NOT_LEADING, leader=3))
+    peer, (request,) = await caller.next()
+    assert peer == 3
+    caller.reply(3, AccountViews(request.request, (None,)))
+    assert await reading == AccountViews(request.request, (None,))
+    assert not caller.router._live
+
+
+@pytest.mark.asyncio
+async def test_a_read_that_is_not_answered_is_asked_of_another() -> None:
+    caller = Caller()
+    reading = asyncio.create_task(caller.router.query(1, READ, 1.0))
+    first, _ = await caller.next()
+    peer, (request,) = await caller.next()
+    assert peer != first
+    caller.reply(peer, AccountViews(request.request, (None,)))
+    await reading
+
+
+@pytest.mark.asyncio
+async def test_a_read_of_a_lost_peer_goes_on_at_another() -> None:
+    caller = Caller()
+    reading = asyncio.create_task(caller.router.query(1, READ, 1.0))
+    await caller.next()
+    caller.peers.connected = {2, 3}
+    caller.router.on_peer(1, False)
+    peer, (request,) = await caller.next()
+    caller.reply(peer, AccountViews(request.request, (None,)))
+    await reading
+
+
+@pytest.mark.asyncio
+async def test_a_read_that_nobody_answers_is_unavailable() -> None:
+    caller = Caller()
+    reading = asyncio.create_task(caller.router.query(1, READ, 0.2))
+    peer, (request,) = await caller.next()
+    caller.reply(peer, TurnedAway(request.request, Why.UNAVAILABLE, detail="the disk is full"))
+    with pytest.raises(Unavailable, match=r"within 0\.2 s"):
+        await reading
+
+
+@pytest.mark.asyncio
+async def test_a_named_replica_is_asked_and_no_other() -> None:
+    caller = Caller()
+    reading = asyncio.create_task(caller.router.query(1, ReadBucket(0, 1), 0.3, replica=2))
+    for _ in range(2):
+        peer, (request,) = await caller.next()
+        assert peer == 2
+        caller.reply(2, TurnedAway(request.request, Why.UNAVAILABLE))
+    with pytest.raises(Unavailable):
+        await reading
+
+
+@pytest.mark.asyncio
+async def test_the_buckets_and_their_nodes() -> None:
+    caller = Caller()
+    assert caller.router.all() == [1, 2]
+    caller.router.set_replicas(3, [7])
+    caller.router.set_replicas(1, [4, 5])
+    assert caller.router.replicas() == {1: [4, 5], 2: [2, 3, 1], 3: [7]}
+    assert caller.router.leader(1) == 4
