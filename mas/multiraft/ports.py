@@ -1,10 +1,26 @@
 """What the Raft host needs of the world: a log, peers, and somebody who keeps each bucket's state."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from mas.raft import ConfState, Entry, HardState, SnapshotMetadata, Storage
+
+T = TypeVar("T")
+
+Spawn = Callable[[str, Coroutine[Any, Any, None]], object]
+"""Starts a named task of the supervisor's."""
+
+# Of the peer transport (`mas.network.channels`).
+RAFT_CHANNEL = 1
+SNAPSHOT_CHANNEL = 4
+
+
+class Worker(Protocol):
+    """Where blocking work is done: a thread of its own, or in the simulator the loop after some virtual time."""
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Return what `work` returns, or raise what it raises. One at a time, in the order of the calls."""
 
 
 class LogBatch(Protocol):
@@ -61,7 +77,10 @@ class Peers(Protocol):
 
 
 class SnapshotFiles(Protocol):
-    """Snapshots of the AccountDB as files (rule 28); the methods block for as long as a file takes, off the loop."""
+    """Snapshots of the AccountDB as files (rule 28); they take as long as a file takes, off the loop.
+
+    Raises `DatabaseUnavailable` where it may be tried again.
+    """
 
     async def export(self, group: int, path: Path) -> SnapshotMetadata:
         """Write the rows of one read transaction, with the applied index, term and membership that it read."""

@@ -1,0 +1,339 @@
+"""The Raft host: one actor drives all groups of a node, turn by turn.
+
+    frames, proposals, reads, ticks ──► step the groups that got something
+                                        take their Readies ─► a leader's APPENDs leave at once
+                                        one write for all, in the log's thread, while turns go on
+                                        then: acknowledgements and votes, entries to commit_c, advance
+                                        one frame a peer
+
+A group's Ready is never taken before the one before is finished; groups that have nothing to write
+don't wait for those that have.
+"""
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from mas.errors import NetworkError
+from mas.multiraft.clocks import PeerClocks
+from mas.multiraft.config import HostConfig
+from mas.multiraft.frames import Outbox, decode_frame
+from mas.multiraft.group import RaftGroup, World
+from mas.multiraft.group_log import check_database, lost_log
+from mas.multiraft.members import read_members
+from mas.multiraft.ports import Peers, RaftLog, SnapshotFiles, Worker
+from mas.multiraft.snapshot_receiver import SnapshotReceiver, finish_installs, settle_note
+from mas.multiraft.snapshot_sender import SnapshotSender
+from mas.multiraft.snapshots import Done, Gone, Offer, Piece, Pull, Request, decode_message
+from mas.multiraft.writer import LogWriter
+from mas.raft import ConfState, MessageType, Ready
+from mas.runtime import Actor, Clock, Dice, Mailbox, Supervisor
+
+_log = logging.getLogger(__name__)
+
+_FRAMES = 4_096
+_FRAMES_BYTES = 32 << 20
+_FRAMES_PER_TURN = 64
+# Readies of one group in one turn, where none of them needs a write.
+_READIES_PER_TURN = 4
+# A loop that was late by more ticks than this was paused: the peers' frames that wait say more than the clock.
+_LATE_TICKS_MAX = 2
+
+
+class HostStatistics(msgspec.Struct, frozen=True):
+    """What a host has done since its start."""
+
+    groups: int
+    turns: int
+    writes: int
+    """Batches committed to the log, whatever the number of groups in them."""
+    frames_dropped: int
+    """Frames that found no room, or couldn't be read."""
+
+
+class RaftHost(Actor):
+    """All Raft groups of a node.
+
+    A start: `finish_snapshots`, open the databases, `add_group` for each bucket, then `run`.
+    """
+
+    name = "raft"
+
+    def __init__(
+        self,
+        config: HostConfig,
+        *,
+        log: RaftLog,
+        log_thread: Worker,
+        peers: Peers,
+        snapshots: SnapshotFiles,
+        file_thread: Worker,
+        clock: Clock,
+        dice: Dice,
+    ) -> None:
+        self._config = config
+        self._log = log
+        self._snapshot_files = snapshots
+        self._clock = clock
+        self._clocks = PeerClocks(config.node, clock)
+        self._tasks = Supervisor()
+        self._wake = asyncio.Event()
+        self._frames: Mailbox[tuple[int, bytes]] = Mailbox("raft frames", _FRAMES)
+        self._frames_bytes = 0
+        self._frames_dropped = 0
+        self._turns = 0
+        self._ticks = 0
+        self._groups: dict[int, RaftGroup] = {}
+        self._busy: dict[int, RaftGroup] = {}
+        self._outbox = Outbox(peers)
+        self._writer = LogWriter(log, log_thread)
+        self._sender = SnapshotSender(
+            config, self._groups, snapshots, file_thread, peers, clock, self._spawn
+        )
+        self._receiver = SnapshotReceiver(
+            config, self._groups, snapshots, file_thread, peers, self._writer, clock, self._spawn
+        )
+        self._world = World(
+            config=config,
+            clock=clock,
+            dice=dice,
+            clocks=self._clocks,
+            wake=self._mark,
+            newest_snapshot=self._sender.newest,
+        )
+
+    # -- the start -----------------------------------------------------------------------------
+
+    async def finish_snapshots(self) -> None:
+        """Finish the installations that the last run was stopped in (rule 28); before the databases are opened.
+
+        Raises:
+            DatabaseUnavailable: start again once the database is there.
+        """
+        folder = self._config.snapshot_folder
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in sorted(folder.glob("*.outgoing")):
+            path.unlink()
+        await finish_installs(self._log, self._snapshot_files, folder)
+
+    def add_group(
+        self, group_id: int, voters: Sequence[int], *, applied: int = 0, applied_term: int = 0
+    ) -> RaftGroup:
+        """Take part in a group, before `run`.
+
+        `voters` are those that the group began with, none on a node that joins it later. `applied` is what the
+        AccountDB holds, and `applied_term` the term of that entry (rule 27). Writes to the log, and blocks for it.
+
+        Raises:
+            LostLog: the database is ahead of the log.
+            CorruptData: database and log don't belong together, or the log is damaged.
+            CorruptState: what the log holds can't be a state of Raft.
+        """
+        if group_id not in self._log.groups():
+            if applied:
+                raise lost_log(group_id, applied, 0)
+            self._create(group_id, voters)
+        settle_note(self._log, group_id, applied)
+        storage = self._log.storage(group_id)
+        check_database(group_id, storage, applied, applied_term)
+        group = RaftGroup(group_id, storage, read_members(storage, applied), applied, self._world)
+        self._groups[group_id] = group
+        self._mark(group)
+        return group
+
+    def _create(self, group_id: int, voters: Sequence[int]) -> None:
+        batch = self._log.batch()
+        batch.create(group_id, ConfState(voters=tuple(sorted(voters))))
+        batch.commit(sync=True)
+
+    # -- doors, called on the loop -------------------------------------------------------------
+
+    def on_frame(self, peer: int, payload: bytes) -> None:
+        """A frame of the RAFT channel. Where too much waits it is dropped: Raft sends again."""
+        if self._frames_bytes + len(payload) > _FRAMES_BYTES or not self._frames.offer(
+            (peer, payload)
+        ):
+            self._frames_dropped += 1
+            return
+        self._frames_bytes += len(payload)
+        self._wake.set()
+
+    def on_snapshot_frame(self, peer: int, payload: bytes) -> None:
+        """A frame of the SNAPSHOT channel."""
+        try:
+            message = decode_message(payload)
+        except NetworkError as error:
+            self._drop_frame(peer, error)
+            return
+        match message:
+            case Pull() | Done() | Request():
+                self._sender.on_message(peer, message)
+            case Offer() | Piece() | Gone():
+                self._receiver.on_message(peer, message)
+        self._wake.set()
+
+    def on_peer(self, peer: int, up: bool) -> None:  # noqa: FBT001  (the transport's callback)
+        """A connection is there, or is gone and with it what was on its way."""
+        if up:
+            return
+        self._sender.on_peer_down(peer)
+        for group in self._groups.values():
+            group.report_unreachable(peer)
+            self._mark(group)
+
+    def hand_over(self) -> None:
+        """Before a stop: have other nodes lead what this one leads. `status` of the groups shows when."""
+        for group in self._groups.values():
+            group.hand_over()
+
+    @property
+    def groups(self) -> dict[int, RaftGroup]:
+        """All groups by id."""
+        return dict(self._groups)
+
+    def statistics(self) -> HostStatistics:
+        """What it has done so far."""
+        return HostStatistics(
+            groups=len(self._groups),
+            turns=self._turns,
+            writes=self._writer.commits,
+            frames_dropped=self._frames_dropped,
+        )
+
+    async def run(self) -> None:
+        """Drive the groups until cancelled.
+
+        Raises:
+            StorageError: the log failed; the process must stop.
+        """
+        async with self._tasks as tasks:
+            tasks.spawn("raft.writes", self._writer.run())
+            tasks.spawn("raft.turns", self._run_turns())
+            tasks.spawn("raft.ticks", self._run_ticks())
+            tasks.spawn("raft.snapshots.out", self._sender.run())
+            tasks.spawn("raft.snapshots.in", self._receiver.run())
+            await tasks.wait()
+
+    # -- turns ---------------------------------------------------------------------------------
+
+    async def _run_turns(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            self._turns += 1
+            self._step_frames()
+            self._tick()
+            self._serve_groups()
+            self._send()
+            await asyncio.sleep(0)
+
+    async def _run_ticks(self) -> None:
+        period = self._config.tick_ms / 1000
+        due = self._clock.monotonic() + period
+        while True:
+            await self._clock.sleep(max(0.0, due - self._clock.monotonic()))
+            late = max(0, int((self._clock.monotonic() - due) / period))
+            self._ticks = min(self._ticks + 1 + late, _LATE_TICKS_MAX)
+            self._wake.set()
+            due += (1 + late) * period
+
+    def _step_frames(self) -> None:
+        for peer, payload in self._frames.drain_nowait(_FRAMES_PER_TURN):
+            self._frames_bytes -= len(payload)
+            try:
+                frame = decode_frame(payload)
+            except NetworkError as error:
+                self._drop_frame(peer, error)
+                continue
+            self._clocks.heard(peer, frame.clock_us)
+            for group_id, message in frame.messages:
+                group = self._groups.get(group_id)
+                if group is not None:  # else: it has left this node, or isn't here yet
+                    group.step(peer, message)
+                    self._busy[group_id] = group
+        if len(self._frames):
+            self._wake.set()
+
+    def _tick(self) -> None:
+        """Behind the frames: what peers have said in the meantime comes first."""
+        ticks, self._ticks = self._ticks, 0
+        if not ticks:
+            return
+        for group in self._groups.values():
+            group.tick(ticks)
+            self._busy[group.id] = group
+            self._compact(group)
+        self._sender.tick()
+        self._receiver.tick()
+
+    def _compact(self, group: RaftGroup) -> None:
+        index = group.cut_before(self._sender.pinned(group.id))
+        if index:
+            self._writer.batch.compact(group.id, index)
+            self._writer.batch.set_conf_state(group.id, group.members.at(index))
+            group.members.forget_before(index)
+            self._writer.submit(sync=False)
+
+    def _serve_groups(self) -> None:
+        busy, self._busy = self._busy, {}
+        for group in busy.values():
+            self._serve(group)
+
+    def _serve(self, group: RaftGroup) -> None:
+        """Readies without anything to write are finished at once, and may make room for the next."""
+        for _ in range(_READIES_PER_TURN):
+            ready = group.take()
+            if ready is None:
+                return
+            if ready.must_sync:
+                self._write(group, ready)
+                return
+            self._finish(group, ready, sent_appends=False)
+        self._mark(group)
+
+    def _write(self, group: RaftGroup, ready: Ready) -> None:
+        batch = self._writer.batch
+        batch.append(group.id, ready.entries)
+        hard_state = group.hard_state_to_write(ready)
+        if hard_state is not None:
+            batch.set_hard_state(group.id, hard_state)
+        sends_appends = group.may_send_before_write(ready)
+        if sends_appends:
+            for message in ready.messages:
+                if message.type is MessageType.APPEND:
+                    self._outbox.add(group.id, message)
+        self._writer.submit(
+            partial(self._finish, group, ready, sent_appends=sends_appends), sync=True
+        )
+
+    def _finish(self, group: RaftGroup, ready: Ready, *, sent_appends: bool) -> None:
+        """What had to be durable is: everything else may be said, and done."""
+        for message in ready.messages:
+            if message.type is MessageType.SNAPSHOT:
+                self._sender.offer(group.id, message.to)
+            elif message.type is not MessageType.APPEND or not sent_appends:
+                self._outbox.add(group.id, message)
+        group.finish(ready)
+        self._mark(group)
+
+    def _send(self) -> None:
+        for group_id, message in self._outbox.send(self._clock.now_us()):
+            if message.type is MessageType.APPEND:
+                self._groups[group_id].report_unreachable(message.to)
+
+    # -- small things --------------------------------------------------------------------------
+
+    def _mark(self, group: RaftGroup) -> None:
+        self._busy[group.id] = group
+        self._wake.set()
+
+    def _spawn(self, name: str, coroutine: Coroutine[Any, Any, None]) -> None:
+        self._tasks.spawn(name, coroutine)
+
+    def _drop_frame(self, peer: int, error: NetworkError) -> None:
+        self._frames_dropped += 1
+        _log.warning("from node %d: %s; dropped", peer, error)

@@ -1,0 +1,80 @@
+"""Frames between hosts: all groups' messages of a turn to one peer travel together, heartbeats too.
+
+A frame carries the sender's clock, from which a leader that is off finds its group's median (rule 12).
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import msgspec
+
+from mas.errors import NetworkError
+from mas.limits import TURN_BYTES_MAX
+from mas.multiraft.ports import RAFT_CHANNEL, Peers
+from mas.raft import Message
+
+# What a message and an entry take beside their data, roughly: enough to bound a frame by.
+_MESSAGE_BYTES = 64
+_ENTRY_BYTES = 16
+
+
+class RaftFrame(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One frame of the RAFT channel; `messages` name the group each is for."""
+
+    version: Literal[1]
+    clock_us: int
+    messages: tuple[tuple[int, Message], ...]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(RaftFrame)
+
+
+def encode_frame(clock_us: int, messages: Sequence[tuple[int, Message]]) -> bytes:
+    """The bytes of a `RaftFrame`."""
+    return _encoder.encode((1, clock_us, messages))
+
+
+def decode_frame(payload: bytes) -> RaftFrame:
+    """Raises NetworkError where the bytes are no frame of this version."""
+    try:
+        return _decoder.decode(payload)
+    except msgspec.DecodeError as error:
+        raise NetworkError(
+            f"a Raft frame of {len(payload)} bytes can't be read ({error}): "
+            "expected version 1; let all nodes run versions that understand each other"
+        ) from error
+
+
+class Outbox:
+    """What a turn sends, by peer."""
+
+    def __init__(self, peers: Peers) -> None:
+        self._peers = peers
+        self._waiting: dict[int, list[tuple[int, Message]]] = {}
+
+    def add(self, group: int, message: Message) -> None:
+        """For the end of the turn."""
+        self._waiting.setdefault(message.to, []).append((group, message))
+
+    def send(self, clock_us: int) -> list[tuple[int, Message]]:
+        """Send it all, one frame a peer unless that grows too long; what was not sent, for the groups to know."""
+        waiting, self._waiting = self._waiting, {}
+        lost: list[tuple[int, Message]] = []
+        for peer, messages in waiting.items():
+            for part in _cut(messages):
+                if not self._peers.send(peer, RAFT_CHANNEL, encode_frame(clock_us, part)):
+                    lost.extend(part)
+        return lost
+
+
+def _cut(messages: list[tuple[int, Message]]) -> Iterator[list[tuple[int, Message]]]:
+    """Parts in order, each of at most TURN_BYTES_MAX or one message (rule 38)."""
+    start = size = 0
+    for position, (_, message) in enumerate(messages):
+        own = _MESSAGE_BYTES + sum(_ENTRY_BYTES + len(entry.data) for entry in message.entries)
+        if size + own > TURN_BYTES_MAX and position > start:
+            yield messages[start:position]
+            start, size = position, 0
+        size += own
+    yield messages[start:]

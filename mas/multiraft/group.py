@@ -1,0 +1,476 @@
+"""One Raft group of this node: its core, and the mailboxes between it and whoever keeps its state.
+
+    propose ──► propose_c ──► core ──► Ready ──► the host's writes and frames
+                                         │
+    commit_c ◄── entries, leadership, reads, in order
+    error_c  ◄── what the group did not take
+
+Methods of the first part are its users'; the rest is the host's, and runs only in its turns.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
+
+import msgspec
+
+from mas.errors import CorruptData, MailboxClosed, MasError, NotLeading, Overloaded, Unavailable
+from mas.limits import TURN_BYTES_MAX, check_message_size
+from mas.multiraft.clocks import PeerClocks
+from mas.multiraft.compaction import LogMargin
+from mas.multiraft.config import HostConfig
+from mas.multiraft.delivery import Delivery
+from mas.multiraft.events import CommitEvent, Leadership, ReadReady, Refused, Restored
+from mas.multiraft.group_log import GroupLog
+from mas.multiraft.members import Members
+from mas.raft import (
+    ConfChange,
+    ConfChangeType,
+    Config,
+    ConfigError,
+    Entry,
+    EntryType,
+    HardState,
+    IllegalMessage,
+    Message,
+    MessageType,
+    NotLeader,
+    ProposalDropped,
+    RaftError,
+    RawNode,
+    Ready,
+    Role,
+    Snapshot,
+    Status,
+    Storage,
+)
+from mas.runtime import Clock, Dice, Mailbox
+
+_log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_PROPOSALS = 1_024
+_READS = 65_536
+_EVENTS = 64
+_COMMITTED_BYTES = 1 << 20
+_INFLIGHT_APPENDS = 64
+
+
+class GroupStatus(msgspec.Struct, frozen=True):
+    """A group at a glance."""
+
+    group: int
+    raft: Status
+    leading: bool
+    """Leads, and its term's first entry has been handed out."""
+    pushed: int
+    """The last index that commit_c has got."""
+    applied: int
+    flushed: int
+    """How far the state is applied in memory, and durably."""
+    first_index: int
+    """Of the log."""
+    behind: bool
+    """The database lacks entries that the log no longer holds: it waits for a snapshot."""
+    error: str
+    """Why this replica is stopped; empty while it runs."""
+
+
+class _Proposal(msgspec.Struct, frozen=True, gc=False):
+    number: int
+    data: bytes
+
+
+class World(msgspec.Struct, frozen=True):
+    """What all groups of a host share."""
+
+    config: HostConfig
+    clock: Clock
+    dice: Dice
+    clocks: PeerClocks
+    wake: Callable[["RaftGroup"], None]
+    """The group has something to do."""
+    newest_snapshot: Callable[[int], Snapshot | None]
+
+
+def _isolates(
+    method: Callable[Concatenate["RaftGroup", P], R],
+) -> Callable[Concatenate["RaftGroup", P], R | None]:
+    """What can't be a state of this group stops the group, never the node."""
+
+    @wraps(method)
+    def guarded(self: "RaftGroup", /, *args: P.args, **kwargs: P.kwargs) -> R | None:
+        if self.error is not None:
+            return None
+        try:
+            return method(self, *args, **kwargs)
+        except (RaftError, CorruptData, AssertionError) as error:
+            self.isolate(error)
+            return None
+
+    return guarded
+
+
+class RaftGroup:
+    """A `resource.ports.Group`. Made by `RaftHost.add_group`."""
+
+    def __init__(
+        self, group: int, storage: Storage, members: Members, applied: int, world: World
+    ) -> None:
+        self.id = group
+        self.storage = storage
+        self.commit_c: Mailbox[CommitEvent] = Mailbox(f"commit_c {group}", _EVENTS)
+        self.error_c: Mailbox[Refused] = Mailbox(f"error_c {group}", _PROPOSALS)
+        self.error: BaseException | None = None
+        """Why this replica is stopped."""
+        self.in_flight = False
+        """A Ready has been taken and isn't finished."""
+        self.is_frozen = False
+        """No Ready is taken: the log is being brought to a snapshot."""
+        self.behind = applied < storage.first_index() - 1
+        self._world = world
+        self._propose_c: Mailbox[_Proposal] = Mailbox(f"propose_c {group}", _PROPOSALS)
+        self._reads_asked: Mailbox[int] = Mailbox(f"reads {group}", _READS)
+        self._rounds: dict[bytes, tuple[int, ...]] = {}
+        self._last_round = 0
+        self._refusals: deque[Refused] = deque()
+        self._flush_waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._margin = LogMargin(
+            world.config.log_margin_entries, world.config.log_margin_seconds, world.clock
+        )
+        self.applied = self.flushed = applied
+        # A database that is behind takes part in consensus all the same, and waits for a snapshot.
+        start = max(applied, storage.first_index() - 1)
+        self.delivery = Delivery(self.commit_c, storage, start)
+        self.delivery.paused = self.behind
+        self.members = members
+        self._announced = Leadership(0, 0, leading=False)
+        self._start_core(start)
+
+    def _start_core(self, applied: int) -> None:
+        config = self._world.config
+        log = GroupLog(
+            self.storage, self.members.at(applied), lambda: self._world.newest_snapshot(self.id)
+        )
+        self._core = RawNode(
+            Config(
+                id=config.node,
+                rng=self._world.dice,
+                election_tick=config.election_tick,
+                heartbeat_tick=config.heartbeat_tick,
+                applied=applied,
+                max_size_per_msg=TURN_BYTES_MAX,
+                max_committed_size_per_ready=_COMMITTED_BYTES,
+                max_inflight_msgs=_INFLIGHT_APPENDS,
+            ),
+            log,
+        )
+        self.hard_state = self.storage.initial_state()[0]
+        self._unwritten: HardState | None = None
+        self.role = Role.FOLLOWER
+        self.leader = 0
+        self._committed_term = 0
+
+    # -- for whoever keeps the state (`resource.ports.Group`) ----------------------------------
+
+    def propose(self, number: int, data: bytes) -> None:
+        """Onto propose_c. `number` comes back over error_c if the group doesn't take it.
+
+        Raises:
+            Overloaded: propose_c is full.
+            InvalidRequest: no frame has room for it.
+        """
+        check_message_size(len(data), "proposal")
+        self._propose_c.put(_Proposal(number, data))
+        self._world.wake(self)
+
+    def read_index(self, number: int) -> None:
+        """Comes back as a `ReadReady`, or over error_c. Raises `Overloaded`."""
+        self._reads_asked.put(number)
+        self._world.wake(self)
+
+    def set_applied(self, applied: int, flushed: int) -> None:
+        """How far the state is applied in memory, and durably (rule 26): the log is cut behind the latter."""
+        self.applied, self.flushed = applied, flushed
+        for index, waiter in self._flush_waiters:
+            if flushed >= index and not waiter.done():
+                waiter.set_result(None)
+        if self.delivery.is_waiting or self._refusals:
+            self._world.wake(self)
+
+    def stamp_us(self) -> int:
+        """The time to stamp a proposal with: this node's clock, or its peers' median where it is off by a second (rule 12)."""
+        return self._world.clocks.stamp_us(self.members.newest.voters)
+
+    def status(self) -> GroupStatus:
+        """The group as it stands."""
+        return GroupStatus(
+            group=self.id,
+            raft=self._core.status(),
+            leading=self._announced.leading,
+            pushed=self.delivery.pushed,
+            applied=self.applied,
+            flushed=self.flushed,
+            first_index=self.storage.first_index(),
+            behind=self.behind,
+            error="" if self.error is None else f"{type(self.error).__name__}: {self.error}",
+        )
+
+    # -- for operators: membership and leadership ----------------------------------------------
+
+    def change_members(self, change: ConfChange) -> None:
+        """Propose another membership; `status` shows it once it is applied.
+
+        Raises:
+            NotLeading: ask the leader.
+            Unavailable: another change is on its way, this one doesn't fit, or leadership moves first.
+        """
+        removed = [one.node_id for one in change.changes if one.type is not ConfChangeType.ADD_NODE]
+        try:
+            if self._world.config.node in removed:
+                self.hand_over()
+                raise Unavailable(
+                    f"node {self._world.config.node} leads bucket {self.id} and is to be removed: "
+                    "leadership moves to another node first, ask again there"
+                )
+            self._core.propose_conf_change(change)
+        except NotLeader as error:
+            raise NotLeading(str(error), error.leader) from error
+        except ProposalDropped as error:
+            raise Unavailable(str(error)) from error
+        self._world.wake(self)
+
+    def hand_over(self) -> None:
+        """Have the voter with the longest log take over, if this node leads and there is another."""
+        status = self._core.status()
+        others = [
+            (progress.match, node)
+            for node, progress in status.progress.items()
+            if not progress.is_learner and progress.recent_active and node != status.id
+        ]
+        if others and not status.lead_transferee:
+            self._core.transfer_leader(max(others)[1])
+            self._world.wake(self)
+
+    # -- the host's: what comes in -------------------------------------------------------------
+
+    @_isolates
+    def step(self, peer: int, message: Message) -> None:
+        """A peer's message; one that no correct peer sends is logged and dropped."""
+        try:
+            _check_sender(peer, message)
+            self._core.step(message)
+        except IllegalMessage as error:
+            _log.warning("bucket %d: from node %d: %s; dropped", self.id, peer, error)
+
+    @_isolates
+    def tick(self, count: int) -> None:
+        """So much time has passed."""
+        for _ in range(count):
+            self._core.tick()
+        if self.behind and self.role is Role.LEADER:
+            self.hand_over()  # without its state it can serve nobody
+
+    @_isolates
+    def campaign(self) -> None:
+        """Stand for election now: for a group of one, and tests."""
+        self._core.campaign()
+
+    @_isolates
+    def report_unreachable(self, peer: int) -> None:
+        """What was sent there is probably lost."""
+        self._core.report_unreachable(peer)
+
+    @_isolates
+    def report_snapshot(self, peer: int, *, ok: bool) -> None:
+        """A follower has its snapshot, or has to be offered it anew."""
+        self._core.report_snapshot(peer, ok)
+
+    # -- the host's: what goes out -------------------------------------------------------------
+
+    def take(self) -> Ready | None:
+        """The next Ready, with what was proposed and asked by now; None where there is none."""
+        self._send_refusals()
+        if self.error is not None:
+            self._refuse_waiting(f"bucket {self.id} is stopped on this node: {self.error}")
+            return None
+        return None if self.in_flight or self.is_frozen else self._take()
+
+    @_isolates
+    def _take(self) -> Ready | None:
+        self.delivery.resume()
+        if not self._refusals:
+            self._take_proposals()
+            self._take_reads()
+        if not self._core.has_ready():
+            return None
+        ready = self._core.ready()
+        self.in_flight = True
+        return ready
+
+    @_isolates
+    def finish(self, ready: Ready) -> None:
+        """All that the Ready had to write is durable: hand out what is committed, and let the core go on."""
+        self.in_flight = False
+        if ready.hard_state is not None:
+            self.hard_state = ready.hard_state
+            self._unwritten = None if ready.must_sync else ready.hard_state
+        if ready.soft_state is not None:
+            self.role, self.leader = ready.soft_state.role, ready.soft_state.leader
+        if ready.committed_entries:
+            self._commit(ready.committed_entries)
+        self._announce()
+        for state in ready.read_states:
+            numbers = self._rounds.pop(state.context, ())
+            if numbers:
+                self.delivery.push(ReadReady(numbers, state.index))
+        self._core.advance(ready)
+
+    def hard_state_to_write(self, ready: Ready) -> HardState | None:
+        """With a write that is due anyway: a commit index alone isn't worth one (rule 27)."""
+        return ready.hard_state or self._unwritten
+
+    def may_send_before_write(self, ready: Ready) -> bool:
+        """Whether APPENDs may leave while the write is in flight: not before the vote that made this leader is durable."""
+        after, before = ready.hard_state, self.hard_state
+        return after is None or (after.term == before.term and after.vote == before.vote)
+
+    def cut_before(self, pinned: int | None) -> int:
+        """The index up to which the log can be cut now, 0 for none; `pinned` is a snapshot that somebody is fetching."""
+        if self.error is not None or self.delivery.paused or self.is_frozen:
+            return 0
+        first = self.storage.first_index()
+        cut = self._margin.allows(first, min(self.flushed, self.delivery.pushed))
+        if cut and self.role is Role.LEADER:
+            progress = self._core.status().progress.values()
+            cut = self._margin.spare(cut, self.flushed, min(one.match for one in progress))
+        if pinned is not None:
+            cut = min(cut, pinned)
+        return cut if cut >= first else 0
+
+    # -- the host's: snapshots and stops -------------------------------------------------------
+
+    async def wait_flushed(self) -> None:
+        """Return once the database durably holds all that was handed out."""
+        if self.behind or self.flushed >= self.delivery.pushed:
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._flush_waiters.append((self.delivery.pushed, waiter))
+        await waiter
+        self._flush_waiters = [item for item in self._flush_waiters if not item[1].done()]
+
+    @_isolates
+    def restart(self, members: Members, restored: Restored) -> None:
+        """Go on from a snapshot that database and log hold now, as a start would: nothing else was promised."""
+        assert not self.in_flight
+        self.behind = self.is_frozen = False
+        self.members = members
+        self.applied = self.flushed = restored.index
+        self._refuse_rounds()
+        self._start_core(restored.index)
+        self.delivery.restart(restored)
+        self._announce()
+
+    def isolate(self, error: BaseException) -> None:
+        """Stop this replica, and say so."""
+        self.error = error
+        _log.critical("bucket %d is stopped on this node: %s", self.id, error, exc_info=error)
+        self.role, self.leader = Role.FOLLOWER, 0
+        self._announce()
+        self._world.wake(self)
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _take_proposals(self) -> None:
+        size = 0
+        while size < TURN_BYTES_MAX and (waiting := self._propose_c.drain_nowait(1)):
+            number, data = waiting[0].number, waiting[0].data
+            size += len(data)
+            try:
+                self._core.propose(data)
+            except NotLeader as error:
+                self._refuse(Refused(number, NotLeading(str(error), error.leader)))
+            except ProposalDropped as error:
+                self._refuse(Refused(number, Overloaded(str(error))))
+
+    def _take_reads(self) -> None:
+        """One round of heartbeats for all reads of a turn (rule 32)."""
+        numbers = self._reads_asked.drain_nowait()
+        if not numbers:
+            return
+        if self.role is not Role.LEADER:
+            self._refuse_reads(tuple(numbers))
+            return
+        self._last_round += 1
+        context = self._last_round.to_bytes(8)
+        self._rounds[context] = tuple(numbers)
+        self._core.read_index(context)
+
+    def _commit(self, entries: tuple[Entry, ...]) -> None:
+        for entry in entries:
+            if entry.type is EntryType.CONF_CHANGE:
+                self._apply_conf_change(entry)
+        self._committed_term = entries[-1].term
+        self.delivery.commit(entries)
+
+    def _apply_conf_change(self, entry: Entry) -> None:
+        try:
+            conf_state = self._core.apply_conf_change(ConfChange.decode(entry.data))
+        except ConfigError as error:
+            _log.warning("bucket %d: entry %d changes nothing: %s", self.id, entry.index, error)
+        else:
+            self.members.changed(entry.index, conf_state)
+
+    def _announce(self) -> None:
+        """Say who leads, where it has changed; `leading` behind the first entry of the leader's own term."""
+        term, is_leader = self.hard_state.term, self.role is Role.LEADER
+        leading = is_leader and self._committed_term == term
+        last = self._announced
+        if (last.term, last.leader, last.leading) == (term, self.leader, leading):
+            return
+        if not is_leader or last.term != term:
+            self._refuse_rounds()
+        self._announced = Leadership(term, self.leader, leading)
+        self.delivery.push(self._announced)
+
+    def _refuse_rounds(self) -> None:
+        rounds, self._rounds = self._rounds, {}
+        for numbers in rounds.values():
+            self._refuse_reads(numbers)
+
+    def _refuse_waiting(self, why: str) -> None:
+        for proposal in self._propose_c.drain_nowait():
+            self._refuse(Refused(proposal.number, NotLeading(why)))
+        self._refuse_rounds()
+        self._refuse_reads(tuple(self._reads_asked.drain_nowait()))
+
+    def _refuse_reads(self, numbers: tuple[int, ...]) -> None:
+        error: MasError = NotLeading(
+            f"this node doesn't lead bucket {self.id} (any more): ask its leader", self.leader
+        )
+        for number in numbers:
+            self._refuse(Refused(number, error, read=True))
+
+    def _refuse(self, refused: Refused) -> None:
+        self._refusals.append(refused)
+        self._send_refusals()
+
+    def _send_refusals(self) -> None:
+        """What finds no room in error_c waits, and nothing more is taken until it has left."""
+        try:
+            while self._refusals and self.error_c.offer(self._refusals[0]):
+                self._refusals.popleft()
+        except MailboxClosed:
+            self._refusals.clear()
+
+
+def _check_sender(peer: int, message: Message) -> None:
+    if message.from_ != peer and message.type is not MessageType.READ_INDEX:
+        raise IllegalMessage(f"a message of node {message.from_}")
+    if message.type is MessageType.SNAPSHOT:
+        raise IllegalMessage("a SNAPSHOT that wasn't offered as a file first")

@@ -1,0 +1,52 @@
+"""Who is a member of a group, at every index that may be asked about: the log itself tells.
+
+It stores the membership that its first entry stands on; each later one is the effect of an entry.
+"""
+
+from mas.limits import TURN_BYTES_MAX
+from mas.raft import ConfChange, ConfigError, ConfState, EntryType, Storage, confchange
+
+
+class Members:
+    """A group's memberships since some index."""
+
+    def __init__(self, index: int, conf_state: ConfState) -> None:
+        self._history = [(index, conf_state)]
+
+    @property
+    def newest(self) -> ConfState:
+        """As of the last change."""
+        return self._history[-1][1]
+
+    def changed(self, index: int, conf_state: ConfState) -> None:
+        """The entry at `index` has made the membership this."""
+        assert index > self._history[-1][0]
+        self._history.append((index, conf_state))
+
+    def at(self, index: int) -> ConfState:
+        """As of the entry at `index`."""
+        assert index >= self._history[0][0]
+        return next(conf for changed, conf in reversed(self._history) if changed <= index)
+
+    def forget_before(self, index: int) -> None:
+        """Nobody asks about an earlier index any more."""
+        conf_state = self.at(index)
+        later = [item for item in self._history if item[0] > index]
+        self._history = [(index, conf_state), *later]
+
+
+def read_members(storage: Storage, until: int) -> Members:
+    """The membership up to the index `until`, from the log alone."""
+    first = storage.first_index()
+    members = Members(first - 1, storage.initial_state()[1])
+    while first <= until:
+        entries = storage.entries(first, until + 1, TURN_BYTES_MAX)
+        for entry in entries:
+            if entry.type is EntryType.CONF_CHANGE:
+                change = ConfChange.decode(entry.data)
+                try:
+                    members.changed(entry.index, confchange.apply(members.newest, change))
+                except ConfigError:
+                    continue  # refused when it was applied, and changed nothing
+        first = entries[-1].index + 1
+    return members

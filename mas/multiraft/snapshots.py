@@ -1,0 +1,153 @@
+"""Snapshots on their way: what sender and receiver tell each other, and what they write down.
+
+    sender    Offer ─────►  receiver      the leader's core wants this follower to have a snapshot
+              ◄────── Pull                so many bytes from this offset: several at a time
+              Piece ─────►
+              ◄────── Done                installed, or no good
+              Gone  ─────►                that file isn't there any more
+              ◄────── Request             a database that is behind its own log asks whoever has the state
+
+The receiver pulls, so it sets the pace, resumes where a connection broke, and the sender keeps no place of it.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import xxhash
+
+from mas.errors import CorruptData, NetworkError
+from mas.limits import SNAPSHOT_CHUNK_BYTES
+from mas.raft import SnapshotMetadata
+
+
+class SnapshotReference(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One file, for ever: what a Raft snapshot's `data` holds instead of the state."""
+
+    node: int
+    """Who has it."""
+    name: str
+    """Its identity; never a path on the receiver's side."""
+    size: int
+    """Bytes."""
+    digest: bytes
+    """XXH3-128 of the bytes."""
+
+
+class Offer(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
+    """Here is a snapshot of the group."""
+
+    group: int
+    file: SnapshotReference
+    metadata: SnapshotMetadata
+
+
+class Pull(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
+    """Send me the piece of this file at this offset."""
+
+    group: int
+    name: str
+    offset: int
+
+
+class Piece(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
+    """A piece: SNAPSHOT_CHUNK_BYTES, or what is left."""
+
+    group: int
+    name: str
+    offset: int
+    data: bytes
+
+
+class Done(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
+    """The receiver needs no more of this file; `ok` where it holds the state."""
+
+    group: int
+    name: str
+    ok: bool
+
+
+class Gone(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
+    """The sender has no such file: wait for another offer."""
+
+    group: int
+    name: str
+
+
+class Request(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
+    """Offer me a snapshot of the group, of `least_index` or later."""
+
+    group: int
+    least_index: int
+
+
+SnapshotMessage = Offer | Pull | Piece | Done | Gone | Request
+
+
+class _SnapshotFrame(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    version: Literal[1]
+    message: SnapshotMessage
+
+
+class Note(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """In the log while a snapshot is being installed: a start that finds it finishes the work (rule 28)."""
+
+    metadata: SnapshotMetadata
+
+
+_encoder = msgspec.msgpack.Encoder()
+_frame_decoder = msgspec.msgpack.Decoder(_SnapshotFrame)
+_note_decoder = msgspec.msgpack.Decoder(Note)
+_reference_decoder = msgspec.msgpack.Decoder(SnapshotReference)
+
+
+def encode_message(message: SnapshotMessage) -> bytes:
+    """A frame of the SNAPSHOT channel."""
+    return _encoder.encode((1, message))
+
+
+def decode_message(payload: bytes) -> SnapshotMessage:
+    """Raises NetworkError where the bytes are no frame of this version."""
+    try:
+        return _frame_decoder.decode(payload).message
+    except msgspec.DecodeError as error:
+        raise NetworkError(
+            f"a snapshot frame of {len(payload)} bytes can't be read ({error}): expected version 1"
+        ) from error
+
+
+def encode_reference(reference: SnapshotReference) -> bytes:
+    """For a Raft snapshot's `data`."""
+    return _encoder.encode(reference)
+
+
+def decode_reference(data: bytes) -> SnapshotReference:
+    """The reference that this node's own core hands back."""
+    return _reference_decoder.decode(data)
+
+
+def encode_note(note: Note) -> bytes:
+    """For `LogBatch.set_note`."""
+    return _encoder.encode(note)
+
+
+def decode_note(data: bytes) -> Note:
+    """Raises CorruptData."""
+    try:
+        return _note_decoder.decode(data)
+    except msgspec.DecodeError as error:
+        raise CorruptData(f"the note of a snapshot in the log can't be read: {error}") from error
+
+
+def incoming_path(folder: Path, group: int) -> Path:
+    """Where a group's snapshot is received: one at a time, and the only one that a note can mean."""
+    return folder / f"bucket-{group}.incoming"
+
+
+def read_digest(path: Path) -> bytes:
+    """XXH3-128 of a file. Blocks."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(4 * SNAPSHOT_CHUNK_BYTES):
+            digest.update(block)
+    return digest.digest()

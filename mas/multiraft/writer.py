@@ -1,0 +1,56 @@
+"""The node's log writes: whatever all groups have to write while one batch is on its way to disk is the next.
+
+So one fsync serves every group, batches grow with the load, and nobody waits for one to fill.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+
+from mas.errors import StorageError
+from mas.multiraft.ports import LogBatch, RaftLog, Worker
+
+_log = logging.getLogger(__name__)
+
+
+class LogWriter:
+    """Fills one batch on the loop while the one before is written in the log's thread."""
+
+    def __init__(self, log: RaftLog, thread: Worker) -> None:
+        self._log = log
+        self._thread = thread
+        self._begun = asyncio.Event()
+        self._sync = False
+        self._finishers: list[Callable[[], None]] = []
+        self.batch: LogBatch = log.batch()
+        """Being filled; whoever writes to it calls `submit` before anything else runs."""
+        self.commits = 0
+
+    def submit(self, finish: Callable[[], None] | None = None, *, sync: bool) -> None:
+        """Have the batch written; `finish` is called on the loop once it is (with `sync`: durably)."""
+        self._sync = self._sync or sync
+        if finish is not None:
+            self._finishers.append(finish)
+        self._begun.set()
+
+    async def run(self) -> None:
+        """Write batch after batch.
+
+        Raises:
+            StorageError: a write failed. Nobody knows what is on the disk, so the process must stop.
+        """
+        while True:
+            await self._begun.wait()
+            self._begun.clear()
+            batch, self.batch = self.batch, self._log.batch()
+            finishers, self._finishers = self._finishers, []
+            sync, self._sync = self._sync, False
+            try:
+                await self._thread.run(partial(batch.commit, sync=sync))
+            except StorageError as error:
+                _log.critical("the Raft log can't be written, this process must stop: %s", error)
+                raise
+            self.commits += 1
+            for finish in finishers:
+                finish()
