@@ -83,6 +83,8 @@ class Memory:
         self.in_flight: WriteSet | None = None
         """The write set that was taken and isn't known to be durable."""
 
+        self._is_whole = True
+        """False while an entry is being applied, and for ever once that was interrupted."""
         self._accounts: dict[str, Account] = {}
         self._records: dict[bytes, Record] = {}
         self._claims: dict[str, int] = {}
@@ -203,6 +205,7 @@ class Memory:
 
     def take_writes(self) -> WriteSet:
         """All that has changed since the write set before, which must be durable by now."""
+        assert self._is_whole, "an apply was interrupted: start again from the database"
         assert self.in_flight is None, "one write set at a time"
         self._fold()
         writes, self._unflushed = self._unflushed, _nothing(self.bucket)

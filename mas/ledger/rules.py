@@ -81,7 +81,6 @@ class Ledger(Memory):
 
     def __init__(self, kept: Kept) -> None:
         super().__init__(kept)
-        self._is_whole = True
         self._now = 0
         self._created = 0
         # Accounts on which a leg of the `exclusive` mode is prepared (rule 35).

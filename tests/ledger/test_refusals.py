@@ -1,0 +1,264 @@
+"""One row for each thing a ledger says no to, and for which of two it says (rules 3, 10, 13, 18, 34)."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from mas.ledger import Body, Code, Decide, Kind, Mark, Prepare, Reason, SetAccount, Token
+from mas.limits import BALANCE_MAX
+
+sys.path.insert(0, str(Path(__file__).parent))
+from bank import (
+    BUCKET,
+    HASH,
+    HOME_ELSEWHERE,
+    HOME_HERE,
+    Bank,
+    decide,
+    pid,
+    prepare,
+    xid,
+)
+
+MARK = Token(1, 5)
+ALL_IN_ONE = (
+    ("frozen", 1),
+    ("closed", 1),
+    ("euro", 1),
+    ("marked", 1),
+    ("poor", -11),
+    ("nobody", 1),
+)
+
+
+@pytest.fixture
+def bank() -> Bank:
+    """A bank with an account for every reason to say no.
+
+    poor has 10; debtor has 10 and may owe 5; full has the greatest balance; waiting has 10, of which 6 are held, and 4
+    on their way, both by undecided payment 900 and 901; making is being created by 902.
+    """
+    bank = Bank()
+    bank.open(("poor", 10), ("full", BALANCE_MAX), ("frozen", 10), ("closed", 10))
+    bank.open(("marked", 10), ("waiting", 10), ("crowded", BALANCE_MAX - 10))
+    bank.open(("debtor", 10), overdraft_limit=5)
+    bank.open(("euro", 10), currency="EUR")
+    bank.do(SetAccount("frozen", frozen=True), SetAccount("closed", closed=True))
+    bank.do(Mark("marked", MARK))
+    bank.do(prepare(900, ("waiting", -6)), prepare(901, ("waiting", 4), ("crowded", 6)))
+    bank.do(prepare(902, ("making", 0), kind=Kind.CREATION))
+    return bank
+
+
+# What a leg meets, alone in its payment.
+LEGS = [
+    (("poor", -10), None),
+    (("poor", -11), Reason.INSUFFICIENT_FUNDS),
+    (("debtor", -15), None),
+    (("debtor", -16), Reason.INSUFFICIENT_FUNDS),
+    (("full", 1), Reason.BALANCE_LIMIT),
+    (("full", -1), None),
+    (("frozen", 1), Reason.ACCOUNT_FROZEN),
+    (("frozen", -1), Reason.ACCOUNT_FROZEN),
+    (("closed", 1), Reason.ACCOUNT_CLOSED),
+    (("euro", 1), Reason.CURRENCY_MISMATCH),
+    (("nobody", 1), Reason.WRONG_BUCKET),
+    (("marked", 1), Reason.LOCK_CONFLICT),
+    # 10, of which 6 may go and to which 4 may come.
+    (("waiting", -4), None),
+    (("waiting", -5), "pending"),
+    (("waiting", -14), "pending"),
+    (("waiting", -15), Reason.INSUFFICIENT_FUNDS),
+    # 10 are free, of which 6 may be taken.
+    (("crowded", 4), None),
+    (("crowded", 5), "pending"),
+    (("crowded", 10), "pending"),
+    (("crowded", 11), Reason.BALANCE_LIMIT),
+    (("making", 1), "pending"),
+]
+
+
+@pytest.mark.parametrize(("leg", "expected"), LEGS)
+def test_a_leg_in_phase_1(bank: Bank, leg: tuple[str, int], expected: Reason | str | None) -> None:
+    answer = bank.one(prepare(1, leg))
+    match expected:
+        case None:
+            assert answer.code is Code.PREPARED
+            assert xid(1) in bank.ledger.legs
+            return
+        case "pending":
+            assert (answer.code, answer.reason) == (Code.PENDING_ON, Reason.NONE)
+        case Reason.WRONG_BUCKET | Reason.LOCK_CONFLICT:
+            assert (answer.code.name, answer.reason) == (expected.name, expected)
+        case _:
+            assert (answer.code, answer.reason, answer.detail) == (Code.REFUSED, expected, leg[0])
+    assert xid(1) not in bank.ledger.legs
+
+
+@pytest.mark.parametrize(("leg", "expected"), LEGS)
+def test_the_anchors_own_leg(
+    bank: Bank, leg: tuple[str, int], expected: Reason | str | None
+) -> None:
+    """The same judgement, which the anchor writes into its record (rule 6)."""
+    answer = bank.one(decide(1, leg, ("elsewhere", -leg[1]), own=(0,)))
+    record = bank.ledger.record(pid(1))
+    match expected:
+        case None:
+            assert (answer.code, answer.xid) == (Code.COMMITTED, xid(1))
+        case "pending":
+            assert (answer.code, record) == (Code.PENDING_ON, None)
+            return
+        case Reason.WRONG_BUCKET:
+            assert (answer.code, record) == (Code.WRONG_BUCKET, None)
+            return
+        case Reason.LOCK_CONFLICT:
+            assert (answer.code, answer.reason, answer.attempt) == (Code.ABORTED, expected, 1)
+            assert answer.xid == xid(1)
+        case _:
+            assert (answer.code, answer.reason, answer.detail) == (Code.REFUSED, expected, leg[0])
+    assert (record.outcome, record.reason, record.attempt) == (answer.code, answer.reason, 1)
+
+
+@pytest.mark.parametrize("count", range(1, len(ALL_IN_ONE) + 1))
+def test_of_several_legs_the_gravest_speaks(bank: Bank, count: int) -> None:
+    """Where a directory is wrong nothing is recorded; where a lock is, no outcome is; and a leg refused for
+    good refuses the payment, whatever its other legs wait for. Among equals the first leg speaks."""
+    pending, legs = ("waiting", -5), ALL_IN_ONE[:count]
+    answer = bank.one(prepare(1, pending, *legs))
+    expected = {1: Reason.ACCOUNT_FROZEN, 2: Reason.ACCOUNT_FROZEN, 3: Reason.ACCOUNT_FROZEN}
+    last = Reason.WRONG_BUCKET if count == len(ALL_IN_ONE) else Reason.LOCK_CONFLICT
+    assert answer.reason is expected.get(count, last)
+    assert bank.one(prepare(2, *reversed(legs), pending)).reason is (
+        answer.reason
+        if count > 3
+        else [Reason.ACCOUNT_FROZEN, Reason.ACCOUNT_CLOSED, Reason.CURRENCY_MISMATCH][count - 1]
+    )
+
+
+def test_several_legs_wait_for_all_that_any_of_them_waits_for(bank: Bank) -> None:
+    answer = bank.one(prepare(1, ("crowded", 5), ("waiting", -5), ("making", 1)))
+    assert (answer.code, answer.xids) == (Code.PENDING_ON, (xid(901), xid(900), xid(902)))
+
+
+OPENINGS = [
+    ("making", 0, Code.PENDING_ON, Reason.NONE),
+    ("poor", 0, Code.REFUSED, Reason.ACCOUNT_EXISTS),
+    ("new", BALANCE_MAX, Code.PREPARED, Reason.NONE),
+    ("new", BALANCE_MAX + 1, Code.REFUSED, Reason.BALANCE_LIMIT),
+    ("new", -1, Code.FAILED, Reason.NONE),
+]
+
+
+@pytest.mark.parametrize(("number", "opening", "code", "reason"), OPENINGS)
+def test_an_opening_in_phase_1(
+    bank: Bank, number: str, opening: int, code: Code, reason: Reason
+) -> None:
+    answer = bank.one(prepare(1, (number, opening), kind=Kind.CREATION))
+    assert (answer.code, answer.reason) == (code, reason)
+    assert (xid(1) in bank.ledger.legs) == (code is Code.PREPARED)
+
+
+def creation(number: str, place: int, **rest: object) -> Decide:
+    own = (0,) if place == BUCKET else ()
+    return decide(1, (number, 0), own=own, kind=Kind.CREATION, place=place, **rest)
+
+
+CLAIMS = [
+    (HOME_HERE[0], 2, Code.COMMITTED, Reason.NONE),
+    (HOME_HERE[0], BUCKET, Code.COMMITTED, Reason.NONE),
+    (HOME_HERE[1], 2, Code.REFUSED, Reason.ACCOUNT_EXISTS),
+    (HOME_HERE[1], BUCKET, Code.REFUSED, Reason.ACCOUNT_EXISTS),
+    (HOME_HERE[2], BUCKET, Code.PENDING_ON, Reason.NONE),
+    (HOME_ELSEWHERE[0], 2, Code.WRONG_BUCKET, Reason.WRONG_BUCKET),
+]
+
+
+@pytest.mark.parametrize(("number", "place", "code", "reason"), CLAIMS)
+def test_a_claim(number: str, place: int, code: Code, reason: Reason) -> None:
+    """Rules 18 and 20: claimed once, here, or the bucket is wrong."""
+    bank = Bank()
+    bank.do(decide(800, (HOME_HERE[1], 0), own=(), kind=Kind.CREATION, place=3))
+    bank.do(prepare(801, (HOME_HERE[2], 0), kind=Kind.CREATION))
+    answer = bank.one(creation(number, place))
+    assert (answer.code, answer.reason) == (code, reason)
+    assert bank.ledger.claim(number) == {Code.COMMITTED: place, Code.REFUSED: 3}.get(code)
+
+
+CHANGES = [
+    (SetAccount("poor", frozen=True), Code.DONE, Reason.NONE),
+    (SetAccount("poor", frozen=False), Code.UNCHANGED, Reason.NONE),
+    (SetAccount("poor", overdraft_limit=1), Code.DONE, Reason.NONE),
+    (SetAccount("poor", overdraft_limit=-1), Code.FAILED, Reason.NONE),
+    (SetAccount("nobody", frozen=True), Code.WRONG_BUCKET, Reason.WRONG_BUCKET),
+    (SetAccount("making", frozen=True), Code.WRONG_BUCKET, Reason.WRONG_BUCKET),
+    (SetAccount("waiting", frozen=True), Code.DONE, Reason.NONE),
+    (SetAccount("waiting", closed=True), Code.REFUSED, Reason.LEGS_PREPARED),
+    (SetAccount("closed", closed=False), Code.DONE, Reason.NONE),
+    (SetAccount("debtor", overdraft_limit=0), Code.DONE, Reason.NONE),
+    (SetAccount("marked", frozen=True), Code.LOCK_CONFLICT, Reason.LOCK_CONFLICT),
+    (SetAccount("marked", frozen=True, token=MARK), Code.DONE, Reason.NONE),
+    (SetAccount("poor", frozen=True, token=MARK), Code.LOCK_CONFLICT, Reason.LOCK_CONFLICT),
+]
+
+
+@pytest.mark.parametrize(("change", "code", "reason"), CHANGES)
+def test_an_administrators_change(
+    bank: Bank, change: SetAccount, code: Code, reason: Reason
+) -> None:
+    before = bank.accounts().get(change.account)
+    answer = bank.one(change)
+    assert (answer.code, answer.reason) == (code, reason)
+    after = bank.accounts().get(change.account)
+    if code is Code.DONE:
+        assert after.version == before.version + 1
+    else:
+        assert after == before
+
+
+def test_a_limit_is_not_lowered_below_what_is_owed_or_reserved() -> None:
+    """Rule 13; and the reason says which of the two."""
+    bank = Bank()
+    bank.open(("debtor", 0), ("payee", 0), overdraft_limit=10)
+    bank.do(decide(1, ("debtor", -3), ("payee", 3)), prepare(2, ("debtor", -4)))
+    assert bank.one(SetAccount("debtor", overdraft_limit=2)).reason is Reason.INSUFFICIENT_FUNDS
+    assert bank.one(SetAccount("debtor", overdraft_limit=6)).reason is Reason.LEGS_PREPARED
+    assert bank.one(SetAccount("debtor", overdraft_limit=7)).code is Code.DONE
+
+
+FIRST = Body(Kind.PAYMENT, "USD", (("a", -1), ("b", 1)), reference="rent")
+BODIES = [
+    (FIRST, "body hash only"),
+    (Body(Kind.PAYMENT, "USD", (("a", -2), ("b", 2)), reference="rent"), "amount"),
+    (Body(Kind.PAYMENT, "USD", (("a", -1), ("c", 1)), reference="rent"), "payee"),
+    (Body(Kind.PAYMENT, "USD", (("c", -1), ("b", 1)), reference="rent"), "payer"),
+    (Body(Kind.PAYMENT, "EUR", (("a", -1), ("b", 1)), reference="rent"), "currency"),
+    (Body(Kind.PAYMENT, "USD", (("a", -1), ("b", 1)), 5, "rent"), "overdraft_limit"),
+    (Body(Kind.PAYMENT, "USD", (("a", -1), ("b", 1))), "reference"),
+    (Body(Kind.PAYMENT, "EUR", (("a", -2), ("c", 2))), "currency, reference, payee, amount"),
+    (Body(Kind.PAYMENT, "USD", (("a", -2), ("b", 1), ("c", 1)), reference="rent"), "legs"),
+    (Body(Kind.PAYMENT, "USD", (("b", 1), ("a", -1)), reference="rent"), "legs"),
+    (Body(Kind.WITHDRAWAL, "USD", (("a", -1), ("b", 1)), reference="rent"), "kind"),
+]
+
+
+@pytest.mark.parametrize(("body", "fields"), BODIES)
+def test_a_key_reused_names_what_differs(body: Body, fields: str) -> None:
+    """Rule 6: an outcome answers its own body alone."""
+    bank = Bank()
+    bank.open(("a", 10), ("b", 10), ("c", 10))
+    bank.do(Decide(xid(1), pid(1), 1, FIRST, HASH, (), (0, 1)))
+    same = body is FIRST
+    answer = bank.one(Decide(xid(2), pid(1), 1, body, HASH if same else b"another", (), (0, 1)))
+    if same:
+        assert (answer.code, answer.xid) == (Code.COMMITTED, xid(1))
+    else:
+        assert (answer.code, answer.detail) == (Code.KEY_REUSED, fields)
+
+
+def test_a_prepare_is_judged_only_where_its_xid_is_new(bank: Bank) -> None:
+    """Rule 10: what is prepared, posted or over says so, whatever the account has come to."""
+    bank.do(prepare(1, ("poor", -10)))
+    bank.do(SetAccount("poor", frozen=True))
+    again: Prepare = prepare(1, ("poor", -10))
+    assert bank.one(again).code is Code.PREPARED

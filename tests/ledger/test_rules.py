@@ -1,0 +1,734 @@
+"""The ledger's rules, each by its number in `docs` and in the code's comments."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from mas.errors import UnknownVersion
+from mas.ids import COUNTER_MAX
+from mas.ledger import (
+    EXTERNAL,
+    NONE_LEFT_OUT,
+    Abort,
+    Answer,
+    Ask,
+    BucketRow,
+    Chunk,
+    CloseIncarnation,
+    Code,
+    Commit,
+    End,
+    Epoch,
+    Genesis,
+    Kept,
+    Kind,
+    Ledger,
+    LockMode,
+    Look,
+    Mark,
+    NotLoaded,
+    Proposal,
+    Reason,
+    SetAccount,
+    Token,
+    Unmark,
+)
+from mas.ledger.instructions import LEDGER_VERSION, Body
+from mas.ledger.rules import Ledger as Rules
+
+sys.path.insert(0, str(Path(__file__).parent))
+from bank import (
+    BUCKET,
+    BUCKETS,
+    HASH,
+    HOME_ELSEWHERE,
+    HOME_HERE,
+    OTHER_TC,
+    TC,
+    USD,
+    Bank,
+    decide,
+    pid,
+    prepare,
+    xid,
+)
+
+
+@pytest.fixture
+def bank() -> Bank:
+    bank = Bank()
+    bank.open(("a", 100), ("b", 100), ("c", 0))
+    return bank
+
+
+def codes(answers: list[Answer]) -> list[Code]:
+    return [answer.code for answer in answers]
+
+
+def ask(number: int, attempt: int = 1, who: bytes = b"") -> Ask:
+    return Ask(pid(number), attempt, who or xid(number), HASH)
+
+
+def end(number: int, attempt: int = 1, **rest: object) -> End:
+    body = Body(Kind.PAYMENT, "USD", (("a", -5), ("far", 5)))
+    given: dict[str, object] = {
+        "payer": "a",
+        "body": body,
+        "body_hash": HASH,
+        "reason": Reason.ACCOUNT_FROZEN,
+    }
+    return End(pid(number), Kind.PAYMENT, attempt=attempt, **{**given, **rest})
+
+
+CANCEL = {"body": None, "body_hash": b"", "reason": Reason.CANCELLED}
+
+
+# -- Rules 3 to 9: attempts, the record, the last leg decides ------------------------------------------------
+
+
+def test_rule_3_a_bucket_without_the_account_records_nothing(bank: Bank) -> None:
+    answers = bank.do(
+        prepare(1, ("a", -1), ("nobody", 1)),
+        decide(2, ("a", -1), ("nobody", 1)),
+        end(3, payer="nobody"),
+        Look(pid(4), "nobody"),
+    )
+    assert codes(answers) == [Code.WRONG_BUCKET] * 4
+    assert not bank.ledger.legs
+    assert [bank.ledger.record(pid(n)) for n in (2, 3, 4)] == [None] * 3
+
+
+def test_rule_3_a_question_by_xid_is_answered_wherever_it_comes(bank: Bank) -> None:
+    look, asked = bank.do(Look(pid(1)), ask(1))
+    assert look.code is Code.NONE
+    assert (asked.code, asked.attempt, asked.reason) == (Code.ABORTED, 1, Reason.DIED)
+
+
+def test_rule_3_an_outcome_is_told_even_where_an_account_lacks(bank: Bank) -> None:
+    bank.do(decide(1, ("a", -1), ("b", 1)))
+    answers = bank.do(
+        decide(1, ("nobody", -1), ("b", 1)), end(1, payer="nobody"), Look(pid(1), "nobody")
+    )
+    assert codes(answers) == [Code.COMMITTED] * 3
+
+
+def test_rule_4_all_legs_of_a_bucket_are_prepared_or_none(bank: Bank) -> None:
+    before = bank.accounts()
+    assert bank.one(prepare(1, ("a", -1), ("b", 1), ("c", -1))).reason is Reason.INSUFFICIENT_FUNDS
+    assert bank.accounts() == before
+    assert bank.one(prepare(2, ("a", -1), ("b", 1), ("c", 3))).code is Code.PREPARED
+    legs = bank.ledger.legs[xid(2)]
+    assert (legs.attempt, legs.payment_id, legs.body_hash) == (1, pid(2), HASH)
+    assert (legs.anchor, legs.participants) == (2, (BUCKET,))
+
+
+def test_rule_5_one_entry_judges_posts_and_records(bank: Bank) -> None:
+    """Debits and credits, several accounts, one bucket: its DECIDE alone."""
+    answer = bank.one(decide(1, ("a", -30), ("b", -20), ("c", 45), ("a", 5)), stamp=77)
+    assert answer == Answer(Code.COMMITTED, attempt=1, xid=xid(1), time=77)
+    assert [bank.account(n).balance for n in "abc"] == [75, 80, 45]
+    mine = [p for p in bank.all_postings if p.payment_id == pid(1)]
+    assert [(p.account, p.amount, p.balance, p.time) for p in mine] == [
+        ("a", -30, 70, 77),
+        ("b", -20, 80, 77),
+        ("c", 45, 45, 77),
+        ("a", 5, 75, 77),
+    ]
+    record = bank.ledger.record(pid(1))
+    assert (record.outcome, record.time, record.body.legs[0]) == (Code.COMMITTED, 77, ("a", -30))
+
+
+def test_rule_5_only_the_anchors_own_legs_are_posted_by_decide(bank: Bank) -> None:
+    bank.do(decide(1, ("a", -30), ("far", 10), ("b", 20), own=(0, 2)))
+    assert [bank.account(n).balance for n in "ab"] == [70, 120]
+
+
+def test_rule_5_what_would_make_money_fails(bank: Bank) -> None:
+    answer = bank.one(decide(1, ("a", -1), ("b", 2)))
+    assert (answer.code, answer.detail) == (Code.FAILED, "AssertionError")
+
+
+def test_rule_6_an_outcome_answers_every_later_decide(bank: Bank) -> None:
+    first = bank.one(decide(1, ("a", -1), ("b", 1)))
+    second = bank.one(decide(1, ("a", -1), ("b", 1), xid=xid(2, OTHER_TC), attempt=7), stamp=99)
+    assert second == first
+    assert bank.account("a").balance == 99
+
+
+def test_rule_6_a_refusal_is_for_ever(bank: Bank) -> None:
+    first = bank.one(decide(1, ("c", -1), ("a", 1)))
+    bank.do(decide(2, ("a", -50), ("c", 50)))
+    assert bank.one(decide(1, ("c", -1), ("a", 1), xid=xid(9), attempt=2)) == first
+    assert first.reason is Reason.INSUFFICIENT_FUNDS
+
+
+def test_rule_6_a_dead_attempt_decides_nothing(bank: Bank) -> None:
+    """T4: ABORTED(2) at one index, DECIDE of attempt 2 and 1 at the next ones."""
+    bank.do(ask(1, 2))
+    for attempt in (1, 2):
+        answer = bank.one(decide(1, ("a", -1), ("b", 1), attempt=attempt))
+        assert (answer.code, answer.attempt, answer.xid) == (Code.ABORTED, 2, b"")
+    assert bank.one(decide(1, ("a", -1), ("b", 1), attempt=3)).code is Code.COMMITTED
+
+
+def test_rule_6_what_ends_the_attempt_alone_is_recorded_with_its_xid_and_reason(bank: Bank) -> None:
+    bank.do(Mark("a", Token(1, 1)))
+    judged = bank.one(decide(1, ("a", -1), ("b", 1)))
+    assert judged == Answer(Code.ABORTED, Reason.LOCK_CONFLICT, 1, xid(1))
+    assert bank.one(decide(1, ("a", -1), ("b", 1))) == judged, "the same copy once more"
+    bank.do(Unmark("a", Token(1, 1)))
+    assert bank.one(decide(1, ("a", -1), ("b", 1))) == judged, "dead is dead"
+    assert bank.one(decide(1, ("a", -1), ("b", 1), attempt=2)).code is Code.COMMITTED
+
+
+def test_rule_8_a_no_of_another_bucket_becomes_the_outcome(bank: Bank) -> None:
+    answer = bank.one(end(1, detail="far"))
+    assert answer == Answer(Code.REFUSED, Reason.ACCOUNT_FROZEN, 1, detail="far")
+    assert bank.one(decide(1, ("a", -5), ("far", 5), own=(0,))) == answer
+    assert bank.ledger.record(pid(1)).body.legs == (("a", -5), ("far", 5))
+
+
+def test_rule_8_end_of_a_dead_attempt_writes_nothing(bank: Bank) -> None:
+    bank.do(ask(1, 2))
+    assert bank.one(end(1, 2)) == Answer(Code.ABORTED, Reason.DIED, 2)
+    assert bank.one(end(1, 3)).code is Code.REFUSED
+
+
+def test_rule_8_end_never_changes_an_outcome(bank: Bank) -> None:
+    committed = bank.one(decide(1, ("a", -5), ("far", 5), own=(0,)))
+    assert bank.one(end(1)) == committed
+    assert bank.one(end(1, body_hash=b"another")).code is Code.KEY_REUSED
+
+
+def test_rule_8_a_question_by_payment_changes_nothing(bank: Bank) -> None:
+    before = bank.ledger.state_hash()
+    assert bank.one(Look(pid(1), "a"), sender=b"").code is Code.NONE
+    assert bank.ledger.state_hash() == before
+    committed = bank.one(decide(1, ("a", -1), ("b", 1)))
+    assert bank.do(Look(pid(1), "a"), Look(pid(1))) == [committed] * 2
+
+
+def test_rule_9_a_cancelled_key_is_cancelled_for_whatever_body_comes(bank: Bank) -> None:
+    """T20: cancelled before; the attempt that is dead doesn't stop it either."""
+    bank.do(ask(1, 5))
+    cancelled = bank.one(end(1, 0, **CANCEL))
+    assert cancelled == Answer(Code.REFUSED, Reason.CANCELLED)
+    bodies = (("a", -1), ("b", 1)), (("b", -7), ("a", 7))
+    assert [bank.one(decide(1, *legs, attempt=9)) for legs in bodies] == [cancelled] * 2
+    assert bank.one(ask(1, 9)) == cancelled
+
+
+def test_rule_9_an_outcome_can_not_be_cancelled(bank: Bank) -> None:
+    committed = bank.one(decide(1, ("a", -1), ("b", 1)))
+    assert bank.one(end(1, 0, **CANCEL)) == committed
+
+
+# -- Rules 10, 11: the other buckets ---------------------------------------------------------------------------
+
+
+def test_rule_10_commit_posts_once_at_the_records_time(bank: Bank) -> None:
+    """P7, P8: whoever brings it, however often."""
+    bank.do(prepare(1, ("a", -30), ("b", 10)))
+    assert (bank.account("a").held, bank.account("b").headroom) == (30, 10)
+    answers = [bank.one(Commit(xid(1), 55), sender=sender) for sender in (TC, b"", OTHER_TC)]
+    assert codes(answers) == [Code.POSTED] * 3
+    assert [(bank.account(n).balance, bank.account(n).sequence) for n in "ab"] == [
+        (70, 2),
+        (110, 2),
+    ]
+    assert {p.time for p in bank.all_postings if p.payment_id == pid(1)} == {55}
+
+
+def test_rule_10_abort_frees_once(bank: Bank) -> None:
+    bank.do(prepare(1, ("a", -30), ("b", 10)))
+    assert codes(bank.do(Abort(xid(1)), Abort(xid(1)))) == [Code.FREED] * 2
+    assert (bank.account("a").balance, bank.account("a").held) == (100, 0)
+
+
+def test_rule_10_a_prepare_that_is_posted_says_so_and_changes_nothing(bank: Bank) -> None:
+    """T5: an old copy after the COMMIT, with an old mark."""
+    bank.do(prepare(1, ("a", -30)), Commit(xid(1), 5))
+    before = bank.accounts()
+    assert bank.one(prepare(1, ("a", -30))).code is Code.POSTED
+    assert bank.accounts() == before
+
+
+def test_rule_10_what_can_not_happen_raises_an_alarm(bank: Bank) -> None:
+    """P11, P13."""
+    bank.do(prepare(1, ("a", -30)), Commit(xid(1), 5), prepare(2, ("a", -30)), Abort(xid(2)))
+    before = bank.accounts()
+    answers = bank.do(Abort(xid(1)), Commit(xid(2), 5), Commit(xid(3), 5))
+    assert codes(answers) == [Code.ALARM] * 3
+    assert bank.accounts() == before
+
+
+def test_rule_10_below_the_low_water_mark_it_is_over(bank: Bank) -> None:
+    bank.do(prepare(1, ("a", -30)), Commit(xid(1), 5), prepare(2, ("b", -30)))
+    answers = bank.do(
+        prepare(1, ("a", -30)),
+        Commit(xid(1), 5),
+        Abort(xid(1)),
+        prepare(2, ("b", -30)),
+        prepare(3, ("b", -1)),
+        low_water=3,
+    )
+    assert codes(answers) == [Code.STALE_XID, Code.OVER, Code.OVER, Code.PREPARED, Code.PREPARED]
+    assert codes(bank.do(Commit(xid(2), 5))) == [Code.POSTED], "prepared legs are never forgotten"
+    assert codes(bank.do(Commit(xid(2), 5))) == [Code.OVER]
+    bank.flush()
+    row = bank.database.incarnations[TC]
+    assert (row.low_water, list(row.posted)) == (3, [])
+
+
+def test_rule_10_a_mark_only_grows_and_is_its_senders_own(bank: Bank) -> None:
+    bank.do(low_water=5)
+    bank.do(low_water=2)
+    answers = bank.do(
+        prepare(4, ("a", -1)), prepare(4, ("a", -1), xid=xid(4, OTHER_TC)), low_water=2
+    )
+    assert codes(answers) == [Code.STALE_XID, Code.PREPARED]
+    assert sorted(bank.ledger.incarnations()) == sorted([TC, b"tc-opener1"])
+
+
+def test_rule_10_posted_xids_are_remembered_from_the_mark_on(bank: Bank) -> None:
+    for number in (1, 2, 3):
+        bank.do(prepare(number, ("a", -1)), Commit(xid(number), 5))
+    bank.do(low_water=2)
+    bank.flush()
+    assert list(bank.database.incarnations[TC].posted) == [2, 3]
+    assert codes(bank.do(*[prepare(n, ("a", -1)) for n in (1, 2, 3)])) == [
+        Code.STALE_XID,
+        Code.POSTED,
+        Code.POSTED,
+    ]
+
+
+def test_rule_10_an_incarnation_is_closed_only_without_prepared_legs(bank: Bank) -> None:
+    """T25: nothing of it is prepared afterwards."""
+    bank.do(prepare(1, ("a", -30)))
+    close = CloseIncarnation(TC)
+    assert codes(bank.do(close, sender=b"")) == [Code.UNCHANGED]
+    bank.do(Abort(xid(1)), sender=b"")
+    assert codes(bank.do(close, close, sender=b"")) == [Code.DONE, Code.UNCHANGED]
+    assert TC not in bank.ledger.incarnations()
+    late = prepare(COUNTER_MAX, ("a", -1))
+    assert codes(bank.do(late, Commit(xid(9), 5), Abort(xid(9)))) == [
+        Code.STALE_XID,
+        Code.OVER,
+        Code.OVER,
+    ]
+
+
+def test_rule_11_a_question_kills_the_attempt_where_there_is_no_outcome(bank: Bank) -> None:
+    first = bank.one(ask(1, 2))
+    assert first == Answer(Code.ABORTED, Reason.DIED, 2)
+    assert bank.one(ask(1, 1)) == first
+    assert bank.one(ask(1, 3)).attempt == 3
+
+
+def test_rule_11_an_outcome_is_told_as_it_stands(bank: Bank) -> None:
+    """T2: also to another xid, of another body: it compares, and is freed."""
+    committed = bank.one(decide(1, ("a", -1), ("b", 1)))
+    assert bank.one(Ask(pid(1), 9, xid(9, OTHER_TC), b"another")) == committed
+    assert committed.xid == xid(1)
+
+
+def test_rule_12_stamps_never_go_back(bank: Bank) -> None:
+    times = [
+        bank.one(decide(n, ("a", -1), ("b", 1)), stamp=stamp).time
+        for n, stamp in enumerate((50, 20, 60), start=1)
+    ]
+    assert times == [50, 50, 60]
+
+
+# -- Rules 13 to 20: the ledger ----------------------------------------------------------------------------------
+
+
+def test_rule_13_what_is_prepared_commits_whatever_the_account_has_come_to(bank: Bank) -> None:
+    bank.do(prepare(1, ("a", -30), ("b", 10)))
+    bank.do(SetAccount("a", frozen=True), SetAccount("b", frozen=True))
+    assert bank.one(Commit(xid(1), 5)).code is Code.POSTED
+    assert bank.one(prepare(2, ("a", 1))).reason is Reason.ACCOUNT_FROZEN
+
+
+def test_rule_14_the_version_grows_with_every_change(bank: Bank) -> None:
+    versions = [bank.account("a").version]
+    for change in (
+        prepare(1, ("a", -1)),
+        Commit(xid(1), 5),
+        prepare(2, ("a", -1)),
+        Abort(xid(2)),
+        decide(3, ("a", -1), ("b", 1)),
+        SetAccount("a", frozen=True),
+    ):
+        bank.do(change)
+        versions.append(bank.account("a").version)
+    assert versions == list(range(versions[0], versions[0] + 7))
+    bank.do(prepare(4, ("a", -1)), Mark("a", Token(1, 1)), Commit(xid(1), 5))
+    assert bank.account("a").version == versions[-1], "a refusal, a mark, a repeat"
+
+
+def test_rule_15_the_second_proposal_is_prepared_once_what_it_waited_for_is_settled(
+    bank: Bank,
+) -> None:
+    """T6: the payee spends in the moment in which its payment was answered."""
+    bank.do(prepare(1, ("c", 40)))
+    spend = prepare(2, ("c", -40))
+    assert bank.one(spend) == Answer(Code.PENDING_ON, xids=(xid(1),))
+    again = prepare(2, ("c", -40), left_out=NONE_LEFT_OUT)
+    assert codes(bank.do(Commit(xid(1), 5), again)) == [Code.POSTED, Code.PREPARED]
+
+
+def test_rule_15_money_that_nobody_was_told_of_does_not_count(bank: Bank) -> None:
+    bank.do(prepare(1, ("c", 40)))
+    answer = bank.one(prepare(2, ("c", -40), left_out=(xid(1),)))
+    assert (answer.code, answer.reason) == (Code.REFUSED, Reason.INSUFFICIENT_FUNDS)
+
+
+def test_rule_15_a_hold_that_may_be_freed_never_refuses_for_good(bank: Bank) -> None:
+    """T7: refused for funds that another payment, later aborted, held."""
+    bank.do(prepare(1, ("a", -80)))
+    assert bank.one(prepare(2, ("a", -30))) == Answer(Code.PENDING_ON, xids=(xid(1),))
+    answer = bank.one(prepare(2, ("a", -30), left_out=(xid(1),)))
+    assert answer == Answer(Code.CONTENDED, Reason.CONTENDED)
+
+
+def test_rule_15_newer_legs_may_still_turn_out_either_way(bank: Bank) -> None:
+    bank.do(prepare(1, ("c", 40)), prepare(2, ("c", 40)))
+    spend = prepare(3, ("c", -40), left_out=(xid(1),))
+    assert bank.one(spend).code is Code.CONTENDED, "payment 2 may bring the money"
+    too_much = prepare(3, ("c", -41), left_out=(xid(1),))
+    assert bank.one(too_much).code is Code.REFUSED, "2 alone can't bring so much"
+    neither = prepare(3, ("c", -40), left_out=(xid(1), xid(2)))
+    assert bank.one(neither).code is Code.REFUSED
+
+
+def test_rule_15_passing_with_all_of_them_in_it_is_prepared(bank: Bank) -> None:
+    bank.do(prepare(1, ("a", -80)))
+    assert bank.one(prepare(2, ("a", -20), left_out=(xid(1),))).code is Code.PREPARED
+
+
+def test_rule_15_is_never_asked_twice(bank: Bank) -> None:
+    bank.do(prepare(1, ("a", -80)))
+    again = prepare(2, ("a", -30), left_out=NONE_LEFT_OUT)
+    assert bank.one(again).code is Code.CONTENDED
+
+
+def test_rule_15_at_the_anchor_contended_ends_the_attempt_alone(bank: Bank) -> None:
+    bank.do(prepare(1, ("a", -80)))
+    pay = decide(2, ("a", -30), ("b", 30))
+    assert bank.one(pay).code is Code.PENDING_ON
+    assert bank.ledger.record(pid(2)) is None, "not recorded"
+    judged = bank.one(decide(2, ("a", -30), ("b", 30), left_out=(xid(1),)))
+    assert judged == Answer(Code.ABORTED, Reason.CONTENDED, 1, xid(2))
+
+
+def test_rule_15_the_other_legs_of_a_payment_do_not_count_as_undecided(bank: Bank) -> None:
+    """Two debits of one account in one payment count together, and for good."""
+    answer = bank.one(prepare(1, ("a", -60), ("a", -60)))
+    assert (answer.code, answer.reason) == (Code.REFUSED, Reason.INSUFFICIENT_FUNDS)
+    assert bank.one(prepare(2, ("a", -60), ("a", -40))).code is Code.PREPARED
+    assert bank.account("a").held == 100
+
+
+def test_p14_paying_oneself_moves_nothing_and_doubles_nothing(bank: Bank) -> None:
+    assert bank.one(decide(1, ("a", -100), ("a", 100))).code is Code.COMMITTED
+    assert (bank.account("a").balance, bank.account("a").sequence) == (100, 3)
+    assert bank.one(decide(2, ("a", -101), ("a", 101))).reason is Reason.INSUFFICIENT_FUNDS
+
+
+@pytest.mark.parametrize("broken", ["_post", "_put_record", "_reserve", "_stage"])
+def test_rule_16_an_instruction_that_raises_is_undone_whole(
+    bank: Bank, broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P16: recorded as failed, those beside it unharmed (rule 37)."""
+    before, hashed = bank.accounts(), bank.ledger.state_hash()
+    calls = []
+    whole = getattr(Rules, broken)
+
+    def fail_late(self: Rules, *arguments: object) -> object:
+        calls.append(arguments)
+        if broken != "_put_record" and len(calls) == 1:
+            whole(self, *arguments)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Rules, broken, fail_late)
+    poison = decide(1, ("a", -1), ("b", 1))
+    if broken == "_put_record":
+        poison = ask(1)
+    failed, fine = bank.do(poison, Look(pid(1)), sender=b"")
+    assert failed == Answer(Code.FAILED, detail="ZeroDivisionError")
+    assert fine.code is Code.NONE
+    assert (bank.accounts(), bank.ledger.state_hash()) == (before, hashed)
+    bank.check()
+
+
+@pytest.mark.parametrize("error", [MemoryError, RecursionError, OSError, NotLoaded])
+def test_rule_16_what_is_not_of_the_instructions_making_stops_this_replica(
+    bank: Bank, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T21: and what is left half way is never flushed, nor applied to."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Rules, "_post", fail)
+    with pytest.raises(error):
+        bank.do(decide(1, ("a", -1), ("b", 1)))
+    monkeypatch.undo()
+    with pytest.raises(AssertionError, match="interrupted"):
+        bank.do(ask(2))
+    with pytest.raises(AssertionError, match="interrupted"):
+        bank.ledger.take_writes()
+
+
+def test_rule_16_an_entry_of_a_newer_program_stops_the_group(bank: Bank) -> None:
+    newer = Proposal(LEDGER_VERSION + 1, 0, 1, 1, ())
+    applied = bank.ledger.bucket.applied
+    for attempt in (bank.ledger.missing, lambda p: bank.ledger.apply(applied + 1, 1, p)):
+        with pytest.raises(UnknownVersion, match="version 2"):
+            attempt(newer)
+    assert bank.ledger.bucket.applied == applied, "and nothing of it is applied"
+
+
+def test_rule_17_deposits_and_withdrawals_are_paid_by_external(bank: Bank) -> None:
+    owed = bank.account(USD).balance
+    bank.do(decide(1, ("a", 50), (EXTERNAL, -50), kind=Kind.DEPOSIT))
+    bank.do(decide(2, (EXTERNAL, 20), ("a", -20), kind=Kind.WITHDRAWAL))
+    assert bank.account("a").balance == 130
+    assert bank.account(USD).balance == owed - 30
+    assert bank.account(USD).id == f"{BUCKET}-0-0/USD"
+    assert bank.one(decide(3, ("a", -131), (EXTERNAL, 131))).reason is Reason.INSUFFICIENT_FUNDS
+    assert sum(account.balance for account in bank.accounts().values()) == 0
+
+
+def test_rule_17_each_currency_has_its_own_external(bank: Bank) -> None:
+    bank.open(("x", 5), currency="EUR")
+    assert bank.account("@external/EUR").balance == -5
+
+
+def test_rule_18_a_new_account_is_unseen_until_its_commit(bank: Bank) -> None:
+    create = prepare(1, ("new", 70), kind=Kind.CREATION, overdraft_limit=9)
+    bank.do(create)
+    assert bank.ledger.account("new") is None
+    assert bank.ledger.prepared_on(["new"]) == [bank.ledger.legs[xid(1)]]
+    assert bank.one(decide(2, ("a", -1), ("new", 1))) == Answer(Code.PENDING_ON, xids=(xid(1),))
+    bank.do(Commit(xid(1), 44))
+    new = bank.account("new")
+    assert (new.balance, new.overdraft_limit, new.headroom, new.sequence) == (70, 9, 0, 1)
+    assert [p.time for p in bank.all_postings if p.account == "new"] == [44]
+    assert bank.one(decide(2, ("a", -1), ("new", 1))).code is Code.COMMITTED
+
+
+def test_rule_18_the_leg_of_an_attempt_that_lost_leaves_nothing(bank: Bank) -> None:
+    before = bank.accounts()
+    bank.do(prepare(1, ("new", 70), kind=Kind.CREATION), Abort(xid(1)))
+    bank.flush()
+    assert bank.accounts() == before
+    assert not bank.ledger.legs
+    assert bank.one(prepare(2, ("new", 5), kind=Kind.CREATION)).code is Code.PREPARED
+
+
+def test_rule_18_two_creations_of_one_number_have_one_claim() -> None:
+    """T18: whoever is second hears that it exists; a repeat hears where."""
+    bank = Bank()
+    number = HOME_HERE[0]
+    first = decide(1, (number, 5), own=(), kind=Kind.CREATION, place=2, participants=(2,))
+    second = decide(2, (number, 5), own=(), kind=Kind.CREATION, place=3, participants=(3,))
+    won, lost, repeated = bank.do(first, second, first)
+    assert (won.code, won.number) == (Code.COMMITTED, 2)
+    assert repeated == won
+    assert (lost.code, lost.reason) == (Code.REFUSED, Reason.ACCOUNT_EXISTS)
+    assert bank.ledger.claim(number) == 2
+    assert number not in bank.accounts(), "it lives in bucket 2"
+
+
+def test_rule_18_a_creation_placed_at_its_home_is_one_entry() -> None:
+    bank = Bank()
+    number = HOME_HERE[0]
+    create = decide(1, (number, 5), kind=Kind.CREATION, place=BUCKET, overdraft_limit=3)
+    assert bank.one(create).number == BUCKET
+    account = bank.account(number)
+    assert (account.balance, account.overdraft_limit) == (5, 3)
+    assert bank.account(USD).balance == -5
+
+
+def test_rule_19_the_internal_id_names_the_entry_and_the_place_in_it() -> None:
+    bank = Bank()
+    creations = [
+        decide(n, (number, 0), kind=Kind.CREATION, place=BUCKET)
+        for n, number in enumerate(HOME_HERE[:2])
+    ]
+    bank.do(*creations)
+    assert [bank.account(n).id for n in HOME_HERE[:2]] == ["1-2-1", "1-2-2"]
+
+
+def test_rule_20_creations_know_their_home(bank: Bank) -> None:
+    number = HOME_ELSEWHERE[0]
+    answers = bank.do(
+        decide(1, (number, 5), own=(), kind=Kind.CREATION, place=2, participants=(2,)),
+        End(pid(1), Kind.CREATION, number, 1, Reason.ACCOUNT_EXISTS),
+        Look(pid(1), number, Kind.CREATION),
+    )
+    assert codes(answers) == [Code.WRONG_BUCKET] * 3
+    at_home = HOME_HERE[0]
+    answers = bank.do(
+        Look(pid(2), at_home, Kind.CREATION),
+        End(pid(2), Kind.CREATION, at_home, 1, Reason.BALANCE_LIMIT),
+    )
+    assert codes(answers) == [Code.NONE, Code.REFUSED]
+
+
+def test_rule_20_genesis_is_said_once() -> None:
+    bank = Bank(genesis=False)
+    again = Genesis("cluster", BUCKET, BUCKETS)
+    answers = bank.do(
+        again,
+        again,
+        Genesis("cluster", BUCKET, BUCKETS + 1),
+        Genesis("another", BUCKET, BUCKETS),
+        Genesis("cluster", BUCKET + 1, BUCKETS),
+    )
+    assert codes(answers) == [Code.DONE, Code.UNCHANGED, Code.ALARM, Code.ALARM, Code.ALARM]
+    assert (bank.ledger.bucket.cluster, bank.ledger.bucket.buckets) == ("cluster", BUCKETS)
+
+
+# -- Rules 33 to 36: locks ------------------------------------------------------------------------------------------
+
+OLD, NEW, NEWER = Token(1, 1), Token(1, 2, LockMode.ESCROW), Token(2, 1)
+
+
+def carry(token: Token | None) -> dict[str, tuple[Token | None, ...]]:
+    return {"tokens": (token,)}
+
+
+def test_rule_33_a_mark_names_the_legs_that_were_there_before_it(bank: Bank) -> None:
+    bank.do(prepare(1, ("a", -1)), prepare(2, ("a", 1)))
+    assert bank.one(Mark("a", OLD)) == Answer(Code.PENDING_ON, xids=(xid(1), xid(2)))
+    bank.do(Commit(xid(1), 5), Abort(xid(2)))
+    assert bank.one(Mark("a", OLD)).code is Code.DONE
+    assert bank.account("a").marks == (OLD,), "set once"
+
+
+def test_rule_33_a_mark_keeps_new_legs_out_until_it_is_taken_away(bank: Bank) -> None:
+    bank.do(Mark("a", OLD))
+    assert bank.one(prepare(1, ("a", -1))).code is Code.LOCK_CONFLICT
+    assert codes(bank.do(Unmark("a", OLD), Unmark("a", OLD))) == [Code.DONE, Code.UNCHANGED]
+    assert bank.one(prepare(1, ("a", -1))).code is Code.PREPARED
+
+
+def test_rule_33_there_is_nothing_to_mark_where_there_is_no_account(bank: Bank) -> None:
+    assert codes(bank.do(Mark("nobody", OLD), Unmark("nobody", OLD))) == [Code.WRONG_BUCKET] * 2
+
+
+def test_rule_34_a_newer_token_passes_marks_and_takes_them_away(bank: Bank) -> None:
+    shared = Token(1, 1, LockMode.SHARED)
+    bank.do(Mark("a", OLD), Mark("a", shared))
+    assert bank.one(prepare(1, ("a", -1), **carry(NEW))).code is Code.PREPARED
+    assert (bank.account("a").marks, bank.account("a").passed) == ((), NEW)
+    assert bank.one(prepare(2, ("a", -1))).code is Code.PREPARED, "ESCROW fences nothing"
+
+
+def test_rule_34_an_older_token_does_not_pass(bank: Bank) -> None:
+    bank.do(Mark("a", NEWER), Mark("b", OLD))
+    answer = bank.one(prepare(1, ("a", -1), ("b", 1), tokens=(NEW, NEW)))
+    assert answer.code is Code.LOCK_CONFLICT
+    assert bank.account("b").marks == (OLD,), "none of its legs has passed"
+
+
+def test_rule_34_a_mark_that_was_passed_is_not_set_again(bank: Bank) -> None:
+    bank.do(Mark("a", OLD), prepare(1, ("a", -1), **carry(NEW)))
+    assert codes(bank.do(Mark("a", OLD), Mark("a", NEW))) == [Code.LOCK_CONFLICT] * 2
+    assert bank.one(Mark("a", NEWER)).code is Code.PENDING_ON
+
+
+def test_rule_34_the_anchors_own_leg_passes_too(bank: Bank) -> None:
+    """A token travels for each of the anchor's own legs, in their order."""
+    bank.do(Mark("b", OLD))
+    pay = decide(1, ("far", -1), ("b", 1), own=(1,), participants=(2,), **carry(NEW))
+    assert bank.one(pay).code is Code.COMMITTED
+    assert bank.account("b").marks == ()
+
+
+def test_rule_34_what_is_done_under_a_mark_needs_it_to_stand(bank: Bank) -> None:
+    bank.do(Mark("a", OLD), prepare(1, ("a", -1), **carry(NEW)))
+    freeze = SetAccount("a", frozen=True, token=OLD)
+    assert bank.one(freeze).code is Code.LOCK_CONFLICT
+    assert not bank.account("a").frozen
+
+
+def test_rule_35_an_exclusive_token_fences_what_is_older(bank: Bank) -> None:
+    """L1, L3: the holder that was paused finds its token refused."""
+    bank.do(prepare(1, ("a", -1), **carry(NEWER)), Commit(xid(1), 5))
+    assert bank.account("a").fence == NEWER
+    assert bank.one(prepare(2, ("a", -1), **carry(OLD))).code is Code.LOCK_CONFLICT
+    assert bank.one(Mark("a", OLD)).code is Code.LOCK_CONFLICT
+    assert bank.one(prepare(3, ("a", -1), **carry(NEWER))).code is Code.PREPARED
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(OLD, None), (OLD, NEWER), (None, NEWER), (NEW, NEWER)]
+)
+@pytest.mark.parametrize("restarted", [False, True])
+def test_rule_35_in_exclusive_mode_a_prepared_leg_keeps_every_other_out(
+    bank: Bank, first: Token | None, second: Token | None, restarted: bool
+) -> None:
+    """L2, L4: two holders, one lock lost; one PREPARE wins."""
+    bank.do(prepare(1, ("a", -1), ("b", -1), tokens=(first, first)))
+    if restarted:
+        bank.flush()
+        bank.restart()
+    assert bank.one(prepare(2, ("a", -1), **carry(second))).code is Code.LOCK_CONFLICT
+    bank.do(Commit(xid(1), 5))
+    assert bank.one(prepare(2, ("a", -1), **carry(second))).code is Code.PREPARED
+
+
+def test_rule_35_legs_without_exclusive_tokens_stand_side_by_side(bank: Bank) -> None:
+    bank.do(prepare(1, ("a", -1), **carry(NEW)))
+    assert bank.one(prepare(2, ("a", -1), **carry(NEW))).code is Code.PREPARED
+
+
+def test_rule_36_an_epoch_is_taken_once() -> None:
+    bank = Bank()
+    assert [answer.number for answer in bank.do(Epoch("one"), Epoch("two"))] == [1, 2]
+    bank.flush()
+    bank.restart()
+    assert bank.one(Epoch("one")).number == 3
+
+
+# -- Entries -------------------------------------------------------------------------------------------------------
+
+
+def test_rule_37_every_instruction_has_its_own_answer_in_its_place(bank: Bank) -> None:
+    chunks = (
+        Chunk(TC, 1, (prepare(1, ("a", -1)), prepare(2, ("c", -1)))),
+        Chunk(b"", 0, ()),
+        Chunk(OTHER_TC, 1, (prepare(3, ("b", -1), xid=xid(3, OTHER_TC)),)),
+    )
+    assert [codes(answers) for answers in bank.propose(*chunks)] == [
+        [Code.PREPARED, Code.REFUSED],
+        [],
+        [Code.PREPARED],
+    ]
+
+
+def test_entries_are_applied_in_their_order_without_a_gap(bank: Bank) -> None:
+    applied = bank.ledger.bucket.applied
+    for index in (applied, applied + 2):
+        with pytest.raises(AssertionError, match=f"{index} after {applied}"):
+            bank.ledger.advance(index, 1)
+    bank.ledger.advance(applied + 1, 7, b"members")
+    bank.ledger.advance(applied + 2, 8)
+    row = bank.ledger.bucket
+    assert (row.applied, row.term, row.members) == (applied + 2, 8, b"members")
+
+
+def test_a_row_that_nobody_has_loaded_stops_the_replica() -> None:
+    """It must not be taken for absent: another replica may have it in memory (rule 16)."""
+    for instruction in (prepare(1, ("a", -1)), ask(1), end(1), Mark("a", OLD)):
+        ledger = Ledger(Kept(BucketRow(BUCKET, buckets=BUCKETS), {}, {}))
+        proposal = Proposal(LEDGER_VERSION, 0, 1, 1, (Chunk(b"", 0, (instruction,)),))
+        assert ledger.missing(proposal)
+        with pytest.raises(NotLoaded):
+            ledger.apply(1, 1, proposal)
