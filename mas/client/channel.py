@@ -1,0 +1,62 @@
+"""A gRPC channel to one server: always TLS, unless a loopback asks for none."""
+
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import TypeVar
+
+import grpc
+
+from mas.errors import ConfigError
+from mas.limits import MESSAGE_BYTES_MAX
+from mas.wire.status import error_from_rpc
+
+T = TypeVar("T")
+
+_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    # Notice a server that has gone without a word.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    # gRPC's own patience is made for the internet: it tries again after a second, then after minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 2_000),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    # Two clients of one process are two connections: each has its own flow control.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+
+def open_channel(address: str, ca: Path | bytes | None, *, plaintext: bool) -> grpc.aio.Channel:
+    """A channel that checks the server against `ca` (PEM, or a file of it; None: what the machine trusts).
+
+    Raises:
+        ConfigError: the file can't be read.
+    """
+    if plaintext:
+        return grpc.aio.insecure_channel(address, options=_OPTIONS)
+    roots = _read(ca) if isinstance(ca, Path) else ca
+    return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(roots), options=_OPTIONS)
+
+
+async def answered(call: Awaitable[T]) -> T:
+    """The reply to a call.
+
+    Raises:
+        MasError: what the server raised, or what the connection's end means.
+    """
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        raise error_from_rpc(error) from None
+
+
+def _read(ca: Path) -> bytes:
+    try:
+        return ca.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"certificate {ca} can't be read ({error.strerror}): expected the CA that signed the "
+            "server's certificate"
+        ) from error

@@ -1,0 +1,470 @@
+"""The async library: accounts and payments of a MAS cluster.
+
+    async with Client("127.0.0.1:9008", token=token, ca=Path("ca.crt")) as client:
+        receipt = await client.pay("alice", "bob", "12.50")
+
+Every method keeps trying what may be tried, under one idempotency key, until its timeout. Refusals of the domain are
+receipts; what is raised is a `MasError`.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from mas.client.channel import answered, open_channel
+from mas.client.payment_stream import Order, PaymentStream
+from mas.client.receipt import NewAccount, Payment, Receipt, minor_units
+from mas.errors import DeadlineExceeded, MasError, NotFound
+from mas.ledger.instructions import EXTERNAL, Kind, Reason
+from mas.money import DEFAULT_CURRENCY
+from mas.runtime import Clock, Dice, Supervisor, SystemClock, SystemDice
+from mas.transaction.messages import AccountView, BucketView, PostingView, ReadLevel
+from mas.transaction.outcome import PaymentResult, Status
+from mas.wire import messages
+from mas.wire.gen.mas.v1 import account_pb2 as pb
+from mas.wire.gen.mas.v1.account_pb2_grpc import AccountServiceStub
+
+DEFAULT_TIMEOUT_SECONDS = 10.0
+_BACKOFF_SECONDS = 0.05
+_BACKOFF_SECONDS_MAX = 1.0
+_RETRIED = (Status.ABORTED, Status.UNKNOWN)
+_KEY_PREFIX_BYTES = 8
+
+T = TypeVar("T")
+
+
+class Client:
+    """A client of one transaction manager, acting for the bearer of one token.
+
+    Args:
+        address: "host:port" of its API.
+        token: Who acts. Empty: whatever needs no token.
+        ca: The CA that signed the server's certificate, PEM or a file of it; None: those that this machine trusts.
+        timeout: Seconds that a method tries, unless it is told otherwise.
+        plaintext: No TLS, for a server that has none.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        token: str = "",
+        ca: Path | bytes | None = None,
+        timeout: float = DEFAULT_TIMEOUT_SECONDS,
+        plaintext: bool = False,
+        clock: Clock | None = None,
+        dice: Dice | None = None,
+    ) -> None:
+        self._address = address
+        self._ca = ca
+        self._plaintext = plaintext
+        self._timeout = timeout
+        self._metadata = (("authorization", token),) if token else ()
+        self._clock = clock or SystemClock()
+        self._dice = dice or SystemDice()
+        self._supervisor = Supervisor()
+        self._key_prefix = self._dice.randbytes(_KEY_PREFIX_BYTES).hex()
+        self._keys = 0
+
+    async def __aenter__(self) -> Self:
+        """Open the channel; the first call connects.
+
+        Raises:
+            ConfigError: the CA's file can't be read.
+        """
+        self._channel = open_channel(self._address, self._ca, plaintext=self._plaintext)
+        self._stub = AccountServiceStub(self._channel)
+        self._payments = PaymentStream(self._stub, self._metadata, self._clock, self._dice)
+        self._supervisor.spawn("payments", self._payments.run())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._supervisor.stop()
+        await self._channel.close(None)
+
+    # -- payments --------------------------------------------------------------------------------
+
+    async def pay(
+        self,
+        payer: str,
+        payee: str,
+        amount: str | int,
+        *,
+        currency: str = DEFAULT_CURRENCY,
+        key: str = "",
+        reference: str = "",
+        repeat: bool = False,
+        timeout: float | None = None,
+    ) -> Receipt:
+        """Pay, and wait for what becomes of it. Concurrent calls travel together.
+
+        Args:
+            amount: "12.50", or 1250 minor units.
+            key: Names this payment for all time: with the same key it happens once, however often it is asked for.
+                Empty: a new one, in the receipt.
+            repeat: This was asked before under this key, by another client or program.
+
+        Raises:
+            InvalidRequest: the request can't be carried out as it is, or (`Unauthenticated`, `PermissionDenied`) not
+                by this token's bearer.
+        """
+        units = minor_units(amount, currency)
+        fields = (payer, payee, units, currency, key or self._make_key(), reference)
+        future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+
+        def on_end(_: int, answer: Receipt | MasError) -> None:
+            if future.done():
+                return  # whoever asked has gone
+            if isinstance(answer, Receipt):
+                future.set_result(answer)
+            else:
+                future.set_exception(answer)
+
+        self._payments.send(Order(fields, self._deadline(timeout), 0, on_end, repeat=repeat))
+        return await future
+
+    async def pay_many(
+        self, payments: Sequence[Payment], *, timeout: float | None = None
+    ) -> list[Receipt]:
+        """Carry out a batch, each payment alone in its fate; one receipt for each, in their order.
+
+        A payment that can't be carried out as it is gets a receipt too: TURNED_AWAY, saying why.
+        """
+        if not payments:
+            return []
+        deadline = self._deadline(timeout)
+        receipts: list[Receipt | None] = [None] * len(payments)
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        left = len(payments)
+
+        def on_end(place: int, answer: Receipt | MasError) -> None:
+            nonlocal left
+            if isinstance(answer, MasError):
+                answer = Receipt(orders[place].key, Status.TURNED_AWAY, detail=str(answer))
+            receipts[place] = answer
+            left -= 1
+            if not left and not future.done():
+                future.set_result(None)
+
+        orders = [
+            Order(self._fields(payment), deadline, place, on_end)
+            for place, payment in enumerate(payments)
+        ]
+        for order in orders:
+            self._payments.send(order)
+        await future
+        return [receipt for receipt in receipts if receipt is not None]
+
+    async def deposit(
+        self,
+        account: str,
+        amount: str | int,
+        *,
+        currency: str = DEFAULT_CURRENCY,
+        key: str = "",
+        reference: str = "",
+        timeout: float | None = None,
+    ) -> Receipt:
+        """Bring money in, from outside. Operators only; otherwise as `pay`."""
+        return await self.pay(
+            EXTERNAL,
+            account,
+            amount,
+            currency=currency,
+            key=key,
+            reference=reference,
+            timeout=timeout,
+        )
+
+    async def withdraw(
+        self,
+        account: str,
+        amount: str | int,
+        *,
+        currency: str = DEFAULT_CURRENCY,
+        key: str = "",
+        reference: str = "",
+        timeout: float | None = None,
+    ) -> Receipt:
+        """Take money out. Operators only; otherwise as `pay`."""
+        return await self.pay(
+            account,
+            EXTERNAL,
+            amount,
+            currency=currency,
+            key=key,
+            reference=reference,
+            timeout=timeout,
+        )
+
+    async def payment(
+        self,
+        payer: str,
+        key: str = "",
+        *,
+        payment_id: bytes = b"",
+        kind: Kind = Kind.PAYMENT,
+        timeout: float | None = None,
+    ) -> Receipt:
+        """What has become of a payment, named by its payer and the caller's own key, or by its id.
+
+        For a deposit and for the creation of an account (`kind`), the account stands for the payer.
+
+        Raises:
+            NotFound: no outcome is recorded, so far.
+        """
+        name = _payment_name(payer, key, payment_id, kind)
+        reply = await self._retrying(
+            lambda seconds: self._stub.GetPayment(name, timeout=seconds, metadata=self._metadata),
+            timeout,
+        )
+        return _receipt(key, reply)
+
+    async def cancel(
+        self,
+        payer: str,
+        key: str = "",
+        *,
+        payment_id: bytes = b"",
+        kind: Kind = Kind.PAYMENT,
+        timeout: float | None = None,
+    ) -> Receipt:
+        """End a key for good: REFUSED with the reason CANCELLED, or the outcome that was there before."""
+        name = _payment_name(payer, key, payment_id, kind)
+        return await self._until_final(
+            lambda seconds: self._stub.CancelPayment(
+                name, timeout=seconds, metadata=self._metadata
+            ),
+            key,
+            timeout,
+        )
+
+    # -- accounts --------------------------------------------------------------------------------
+
+    async def create_account(
+        self,
+        number: str,
+        balance: str | int = 0,
+        *,
+        currency: str = DEFAULT_CURRENCY,
+        overdraft_limit: str | int = 0,
+        key: str = "",
+        timeout: float | None = None,
+    ) -> NewAccount:
+        """Open an account. Operators only."""
+        key = key or self._make_key()
+        request = pb.CreateAccountRequest(
+            account_number=number,
+            currency=currency,
+            opening_balance=minor_units(balance, currency, "balance"),
+            overdraft_limit=minor_units(overdraft_limit, currency, "overdraft_limit"),
+            idempotency_key=key,
+        )
+        token = ""
+
+        async def create(seconds: float) -> pb.PaymentResult:
+            nonlocal token
+            try:
+                reply = await self._stub.CreateAccount(
+                    request, timeout=seconds, metadata=self._metadata
+                )
+            finally:
+                request.repeat = True
+            token = reply.token
+            return reply.result
+
+        return NewAccount(await self._until_final(create, key, timeout), token)
+
+    async def account(
+        self,
+        number: str,
+        *,
+        level: ReadLevel = ReadLevel.LINEARIZABLE,
+        timeout: float | None = None,
+    ) -> AccountView:
+        """Read one account.
+
+        Raises:
+            NotFound: there is none.
+        """
+        [view] = await self.accounts([number], level=level, timeout=timeout)
+        if view is None:
+            raise NotFound(f"account {number!r} doesn't exist")
+        return view
+
+    async def accounts(
+        self,
+        numbers: Sequence[str],
+        *,
+        level: ReadLevel = ReadLevel.LINEARIZABLE,
+        timeout: float | None = None,
+    ) -> list[AccountView | None]:
+        """Read accounts; None where there is no such account."""
+        request = pb.GetAccountRequest(account_numbers=numbers, level=pb.ReadLevel.ValueType(level))
+        reply = await self._retrying(
+            lambda seconds: self._stub.GetAccount(
+                request, timeout=seconds, metadata=self._metadata
+            ),
+            timeout,
+        )
+        return [messages.account_from_wire(account) for account in reply.accounts]
+
+    async def postings(
+        self, number: str, *, before: int = 0, limit: int = 100, timeout: float | None = None
+    ) -> list[PostingView]:
+        """A page of a statement, newest first, below the sequence number `before` (0: from the newest).
+
+        Raises:
+            NotFound: there is no such account.
+        """
+        request = pb.ListPostingsRequest(account_number=number, before=before, limit=limit)
+        reply = await self._retrying(
+            lambda seconds: self._stub.ListPostings(
+                request, timeout=seconds, metadata=self._metadata
+            ),
+            timeout,
+        )
+        return [messages.posting_from_wire(posting) for posting in reply.postings]
+
+    async def set_account(
+        self,
+        number: str,
+        *,
+        frozen: bool | None = None,
+        closed: bool | None = None,
+        overdraft_limit: int | None = None,
+        timeout: float | None = None,
+    ) -> Receipt:
+        """Freeze, close, or set the overdraft limit (minor units); None leaves a property as it is. Operators only."""
+        request = pb.SetAccountRequest(
+            account_number=number, frozen=frozen, closed=closed, overdraft_limit=overdraft_limit
+        )
+
+        async def change(seconds: float) -> pb.PaymentResult:
+            reply = await self._stub.SetAccount(request, timeout=seconds, metadata=self._metadata)
+            return pb.PaymentResult(outcome=reply.outcome, reason=reply.reason, detail=reply.detail)
+
+        return await self._until_final(change, "", timeout)
+
+    # -- buckets ---------------------------------------------------------------------------------
+
+    async def buckets(self, *, timeout: float | None = None) -> dict[int, list[int]]:
+        """Every bucket, and the nodes that hold its replicas. Operators only."""
+        reply = await self._retrying(
+            lambda seconds: self._stub.ListBuckets(
+                pb.ListBucketsRequest(), timeout=seconds, metadata=self._metadata
+            ),
+            timeout,
+        )
+        return {each.bucket: list(each.replicas) for each in reply.buckets}
+
+    async def bucket(
+        self, bucket: int, replica: int, *, timeout: float | None = None
+    ) -> BucketView:
+        """What one replica says of its bucket. Operators only."""
+        request = pb.CheckBucketRequest(bucket=bucket, replica=replica)
+        reply = await self._retrying(
+            lambda seconds: self._stub.CheckBucket(
+                request, timeout=seconds, metadata=self._metadata
+            ),
+            timeout,
+        )
+        return messages.bucket_from_wire(reply)
+
+    # -- trying until it is certain --------------------------------------------------------------
+
+    async def _until_final(
+        self,
+        call: Callable[[float], Awaitable[pb.PaymentResult]],
+        key: str,
+        timeout: float | None,
+    ) -> Receipt:
+        """Call until there is an outcome, or the time is over; then what is certain of all tries."""
+        deadline = self._deadline(timeout)
+        tries = 0
+        unknown = False
+        while True:
+            try:
+                left = deadline - self._clock.monotonic()
+                receipt = _receipt(key, await self._retrying(call, left))
+            except MasError as error:
+                if not error.retryable and not unknown:
+                    raise
+                # The retries have gone on to the deadline: what some of them did isn't known.
+                return Receipt(key, Status.UNKNOWN, b"", Reason.TIMED_OUT, str(error))
+            unknown |= receipt.status is Status.UNKNOWN
+            tries += 1
+            pause = self._backoff(tries)
+            if receipt.status not in _RETRIED or self._clock.monotonic() + pause >= deadline:
+                break
+            await self._clock.sleep(pause)
+        if unknown and not receipt.final:
+            return Receipt(key, Status.UNKNOWN, b"", receipt.reason, receipt.detail)
+        return receipt
+
+    async def _retrying(self, call: Callable[[float], Awaitable[T]], timeout: float | None) -> T:
+        """Call until an answer comes, or an error that no retry would mend, or the time is over."""
+        deadline = self._deadline(timeout)
+        tries = 0
+        while True:
+            left = deadline - self._clock.monotonic()
+            if left <= 0:
+                raise DeadlineExceeded("no answer in time: ask again")
+            try:
+                return await answered(call(left))
+            except MasError as error:
+                tries += 1
+                pause = self._backoff(tries)
+                if not error.retryable or self._clock.monotonic() + pause >= deadline:
+                    raise
+            await self._clock.sleep(pause)
+
+    def _backoff(self, tries: int) -> float:
+        longest: float = min(_BACKOFF_SECONDS * 2 ** min(tries, 16), _BACKOFF_SECONDS_MAX)
+        return longest * (1000 + self._dice.randrange(1001)) / 2000
+
+    def _deadline(self, timeout: float | None) -> float:
+        return self._clock.monotonic() + (self._timeout if timeout is None else timeout)
+
+    def _make_key(self) -> str:
+        self._keys += 1
+        return f"{self._key_prefix}-{self._keys:x}"
+
+    def _fields(self, payment: Payment) -> tuple[str, str, int, str, str, str]:
+        return (
+            payment.payer,
+            payment.payee,
+            minor_units(payment.amount, payment.currency),
+            payment.currency,
+            payment.key or self._make_key(),
+            payment.reference,
+        )
+
+
+def _payment_name(payer: str, key: str, payment_id: bytes, kind: Kind) -> pb.PaymentName:
+    return pb.PaymentName(
+        payer=payer,
+        kind=pb.Kind.ValueType(kind),
+        idempotency_key=key,
+        payment_id=payment_id,
+    )
+
+
+def _receipt(key: str, message: pb.PaymentResult) -> Receipt:
+    result: PaymentResult = messages.result_from_wire(message)
+    return Receipt(
+        key,
+        result.status,
+        result.payment_id,
+        result.reason,
+        result.detail,
+        result.time,
+        result.bucket,
+    )

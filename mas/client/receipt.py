@@ -1,0 +1,70 @@
+"""What a client asks for and what it hears, as plain values."""
+
+import msgspec
+
+from mas.ledger.instructions import Reason
+from mas.money import DEFAULT_CURRENCY, parse_amount
+from mas.transaction.outcome import Status
+
+OUTCOMES = (Status.COMMITTED, Status.REFUSED, Status.KEY_REUSED)
+"""What no other try of the same key and contents would change."""
+
+
+class Payment(msgspec.Struct, frozen=True):
+    """One payment of a batch."""
+
+    payer: str
+    payee: str
+    amount: str | int
+    """"12.50" as people write it, or 1250 minor units."""
+    currency: str = DEFAULT_CURRENCY
+    key: str = ""
+    """Names this payment for all time; empty: the client makes one."""
+    reference: str = ""
+
+
+class Receipt(msgspec.Struct, frozen=True, gc=False):
+    """What became of a request. A refusal is an answer, not an error."""
+
+    key: str
+    """Ask again by it."""
+    status: Status
+    payment_id: bytes = b""
+    reason: Reason = Reason.NONE
+    detail: str = ""
+    time_us: int = 0
+    """COMMITTED: microseconds since the epoch."""
+    bucket: int = 0
+    """COMMITTED creation: where the account lives."""
+
+    @property
+    def committed(self) -> bool:
+        """It has happened, for ever."""
+        return self.status is Status.COMMITTED
+
+    @property
+    def final(self) -> bool:
+        """Asking again by the same key would bring the same answer."""
+        return self.status in OUTCOMES
+
+
+class NewAccount(msgspec.Struct, frozen=True):
+    """What became of a request for an account."""
+
+    receipt: Receipt
+    token: str
+    """COMMITTED: pays from the account and reads it."""
+
+
+def minor_units(amount: str | int, currency: str, field: str = "amount") -> int:
+    """An amount as it travels. A float is refused: nothing here is ever rounded.
+
+    Raises:
+        InvalidRequest: a text that is no amount of that currency.
+        TypeError: neither text nor a whole number.
+    """
+    if isinstance(amount, str):
+        return parse_amount(amount, currency, field, zero_allowed=True)
+    if type(amount) is not int:
+        raise TypeError(f'{field} is {amount!r}: expected minor units, or a text such as "12.50"')
+    return amount
