@@ -24,7 +24,9 @@ class Buckets(Protocol):
         lost sight of; anything else: it has done nothing and never will.
         """
 
-    async def query(self, bucket: int, request: Request, timeout: float, replica: int = 0) -> Reply:
+    async def query(
+        self, bucket: int, request: Request, timeout: float, *, replica: int = 0
+    ) -> Reply:
         """A read at the bucket's leader, or at the named replica alone, tried again until `timeout` seconds are over.
 
         The router numbers the request by itself. Raises `Unavailable`.

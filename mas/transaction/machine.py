@@ -154,6 +154,23 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
         """Whether nothing is left to say or to settle."""
         return self.phase is Phase.DONE and not self.unsettled
 
+    def take_over(
+        self,
+        xid: bytes,
+        number: int,
+        anchor: int,
+        participants: tuple[int, ...],
+        effects: "list[Effect]",
+    ) -> None:
+        """Finish an attempt of a coordinator that is gone: ask, then tell every bucket (rule 11). Nobody waits for it."""
+        assert self.phase is Phase.LOCATING
+        parts = [LocalTransaction(bucket, Vote.YES) for bucket in participants]
+        self.replied = True
+        self.number = number
+        self.unsettled = len(parts)
+        self.attempt = Attempt(xid, number, anchor, parts, 0, len(parts))
+        self._ask(self.attempt, effects)
+
     # -- what happens before phase 1 ---------------------------------------------------------------------
 
     def located(self, placement: Placement, effects: "list[Effect]") -> None:
@@ -244,9 +261,10 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
         yes = answer.code is Code.PREPARED or answer.code is Code.POSTED
         if part.vote is not Vote.ASKED:
             if yes and part.vote is Vote.FREED:  # its Abort came first, and found nothing (P12)
-                self._roll_back_part(part, attempt, effects)
+                effects.extend([] if attempt.unsettled else [Note(self, attempt)])
                 attempt.unsettled += 1
                 self.unsettled += 1
+                self._roll_back_part(part, attempt, effects)
             return
         if yes:
             part.vote = Vote.YES

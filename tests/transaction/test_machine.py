@@ -491,10 +491,11 @@ def test_p12_a_vote_that_comes_after_its_abort_was_answered_is_freed_again() -> 
     prepare = run.one(Prepare)
     run.late()
     run.answer(run.one(Abort), Code.FREED)
-    assert len(run.take(Settled)) == 1
+    assert len(run.take(Settled)) == len(run.take(Note)) == 1
 
     run.answer(prepare, Code.PREPARED)
 
+    assert len(run.take(Note)) == 1
     run.answer(run.one(Abort), Code.FREED)
     assert len(run.take(Settled)) == 1
     assert run.transaction.unsettled == 0
@@ -602,6 +603,31 @@ def test_rule_10_an_attempt_leaves_phase_1_with_its_decide_or_its_end(event: str
             run.turn_away(prepare, Why.OVERLOADED)
 
     assert run.attempts.low_water() == 2
+
+
+# -- recovery (rule 11) ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mine", [True, False])
+def test_rule_11_an_attempt_of_a_coordinator_that_is_gone_is_asked_about_and_told(
+    mine: bool,
+) -> None:
+    run = Run()
+    run.transaction.take_over(SOMEBODY_ELSE, 3, ANCHOR, (OTHER, FAR), run.effects)
+
+    ask = run.one(Ask)
+    assert (ask.bucket, ask.instruction.attempt, ask.instruction.xid) == (ANCHOR, 3, SOMEBODY_ELSE)
+    if mine:
+        run.answer(ask, Code.COMMITTED, xid=SOMEBODY_ELSE, time=4)
+        told = run.sent(Commit)
+    else:
+        run.answer(ask, Code.ABORTED, Reason.DIED, attempt=3)
+        told = run.sent(Abort)
+    assert [send.bucket for send in told] == [OTHER, FAR]
+    for send in told:
+        run.answer(send, Code.POSTED if mine else Code.FREED)
+    assert [type(effect) for effect in run.effects] == [Settled]
+    assert run.transaction.is_over
 
 
 # -- places (rules 3, 18) --------------------------------------------------------------------------------

@@ -1,0 +1,20 @@
+"""The Transaction Coordinator: drives payments through two-phase commit, in batches."""
+
+from mas.coordinator.actor import (
+    CoordinatorSettings,
+    CoordinatorStatistics,
+    Ports,
+    TransactionCoordinator,
+)
+from mas.coordinator.ports import Buckets, Locks, PendingEntry, TxnCoordinatorDAO
+
+__all__ = [
+    "Buckets",
+    "CoordinatorSettings",
+    "CoordinatorStatistics",
+    "Locks",
+    "PendingEntry",
+    "Ports",
+    "TransactionCoordinator",
+    "TxnCoordinatorDAO",
+]
