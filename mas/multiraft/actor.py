@@ -125,8 +125,9 @@ class RaftHost(Actor):
     ) -> RaftGroup:
         """Take part in a group, before `run`.
 
-        `voters` are those that the group began with, none on a node that joins it later. `applied` is what the
-        AccountDB holds, and `applied_term` the term of that entry (rule 27). Writes to the log, and blocks for it.
+        `voters` are those that the group began with, on a node that joins later too: its log tells of
+        the changes since. `applied` is what the AccountDB holds, and `applied_term` the term of that entry (rule 27).
+        Writes to the log, and blocks for it.
 
         Raises:
             LostLog: the database is ahead of the log.
@@ -146,6 +147,7 @@ class RaftHost(Actor):
         return group
 
     def _create(self, group_id: int, voters: Sequence[int]) -> None:
+        assert voters, f"bucket {group_id} began with nobody"
         batch = self._log.batch()
         batch.create(group_id, ConfState(voters=tuple(sorted(voters))))
         batch.commit(sync=True)

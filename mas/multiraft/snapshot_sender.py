@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+
 import msgspec
 
 from mas.errors import DatabaseUnavailable

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -12,10 +13,13 @@ from mas.multiraft.frames import decode_frame, encode_frame
 from mas.raft import Entry, Message, MessageType
 from mas.storage.group_log import Append
 
+if TYPE_CHECKING:
+    from tests.multiraft.conftest import Cluster
+
 pytestmark = pytest.mark.asyncio
 
 
-async def test_three_nodes_elect_and_replicate(cluster):
+async def test_three_nodes_elect_and_replicate(cluster: "Cluster") -> None:
     await cluster.start()
     leader = await cluster.leader()
 
@@ -24,7 +28,7 @@ async def test_three_nodes_elect_and_replicate(cluster):
     await cluster.agree(b"a", b"b", b"c")
 
 
-async def test_leader_is_announced_behind_the_first_entry_of_its_term(cluster):
+async def test_leader_is_announced_behind_the_first_entry_of_its_term(cluster: "Cluster") -> None:
     await cluster.start()
     leader = await cluster.leader()
 
@@ -35,7 +39,7 @@ async def test_leader_is_announced_behind_the_first_entry_of_its_term(cluster):
     assert announced.leader == leader.id
 
 
-async def test_leader_dies_and_another_goes_on(cluster):
+async def test_leader_dies_and_another_goes_on(cluster: "Cluster") -> None:
     await cluster.start()
     first = await cluster.leader()
     await cluster.propose(first, b"a")
@@ -49,7 +53,7 @@ async def test_leader_dies_and_another_goes_on(cluster):
     await cluster.agree(b"a", b"b")
 
 
-async def test_all_nodes_restart_from_their_logs(cluster):
+async def test_all_nodes_restart_from_their_logs(cluster: "Cluster") -> None:
     await cluster.start()
     leader = await cluster.leader()
     for node in cluster.nodes.values():
@@ -65,7 +69,7 @@ async def test_all_nodes_restart_from_their_logs(cluster):
     await cluster.agree(b"a", b"b")
 
 
-async def test_restart_hands_out_nothing_that_the_database_holds(cluster):
+async def test_restart_hands_out_nothing_that_the_database_holds(cluster: "Cluster") -> None:
     await cluster.start(nodes=(1,))
     node = await cluster.leader()
     await cluster.propose(node, b"a", b"b")
@@ -84,7 +88,7 @@ async def test_restart_hands_out_nothing_that_the_database_holds(cluster):
     assert handed_out == [b"c"]
 
 
-async def test_loop_goes_on_while_a_write_is_on_its_way(cluster):
+async def test_loop_goes_on_while_a_write_is_on_its_way(cluster: "Cluster") -> None:
     await cluster.start(groups=2)
     leader = await cluster.leader()
     await cluster.leader(2)
@@ -103,7 +107,9 @@ async def test_loop_goes_on_while_a_write_is_on_its_way(cluster):
     await cluster.wait(lambda: leader.machines[1].data == [b"a"])
 
 
-async def test_leader_sends_appends_before_its_own_write_returns_and_applies_after(cluster):
+async def test_leader_sends_appends_before_its_own_write_returns_and_applies_after(
+    cluster: "Cluster",
+) -> None:
     await cluster.start()
     leader = await cluster.leader()
     await cluster.settle()
@@ -121,7 +127,9 @@ async def test_leader_sends_appends_before_its_own_write_returns_and_applies_aft
     await cluster.agree(b"a")
 
 
-async def test_nothing_is_acknowledged_or_applied_before_the_sync_returns(cluster):
+async def test_nothing_is_acknowledged_or_applied_before_the_sync_returns(
+    cluster: "Cluster",
+) -> None:
     await cluster.start()
     leader = await cluster.leader()
     await cluster.settle()
@@ -149,7 +157,7 @@ async def test_nothing_is_acknowledged_or_applied_before_the_sync_returns(cluste
     await cluster.wait(lambda: leader.machines[1].data == [b"a"])
 
 
-async def test_votes_wait_for_the_sync(cluster):
+async def test_votes_wait_for_the_sync(cluster: "Cluster") -> None:
     await cluster.start()
     leader = await cluster.leader()
     await cluster.settle()
@@ -172,7 +180,7 @@ async def test_votes_wait_for_the_sync(cluster):
     assert votes == []
 
 
-async def test_entries_of_many_groups_are_one_commit(cluster):
+async def test_entries_of_many_groups_are_one_commit(cluster: "Cluster") -> None:
     await cluster.start(nodes=(1,), groups=20)
     for group in range(1, 21):
         await cluster.leader(group)
@@ -189,7 +197,7 @@ async def test_entries_of_many_groups_are_one_commit(cluster):
     assert len({group for group, change in changes if isinstance(change, Append)}) == 20
 
 
-async def test_groups_share_the_next_write_while_one_is_on_its_way(cluster):
+async def test_groups_share_the_next_write_while_one_is_on_its_way(cluster: "Cluster") -> None:
     await cluster.start(nodes=(1,), groups=20)
     for group in range(1, 21):
         await cluster.leader(group)
@@ -209,7 +217,7 @@ async def test_groups_share_the_next_write_while_one_is_on_its_way(cluster):
     assert len(node.log.commits) - before <= 3
 
 
-async def test_one_frame_a_peer_and_turn_for_all_groups(cluster):
+async def test_one_frame_a_peer_and_turn_for_all_groups(cluster: "Cluster") -> None:
     await cluster.start(groups=20, tick_ms=20)
     for group in range(1, 21):
         await cluster.leader(group)
@@ -225,7 +233,7 @@ async def test_one_frame_a_peer_and_turn_for_all_groups(cluster):
         assert max(len(decode_frame(frame[3]).messages) for frame in frames) > 3
 
 
-async def test_commit_index_alone_costs_no_write(cluster):
+async def test_commit_index_alone_costs_no_write(cluster: "Cluster") -> None:
     await cluster.start(nodes=(1,))
     node = await cluster.leader()
     before = len(node.log.commits)
@@ -235,7 +243,7 @@ async def test_commit_index_alone_costs_no_write(cluster):
     assert len(node.log.commits) - before == 1
 
 
-async def test_read_is_answered_once_leadership_is_confirmed(cluster):
+async def test_read_is_answered_once_leadership_is_confirmed(cluster: "Cluster") -> None:
     await cluster.start()
     leader = await cluster.leader()
     await cluster.propose(leader, b"a")
@@ -251,7 +259,7 @@ async def test_read_is_answered_once_leadership_is_confirmed(cluster):
     assert ready()[0].index == leader.machines[1].applied
 
 
-async def test_follower_refuses_proposals_and_reads_naming_the_leader(cluster):
+async def test_follower_refuses_proposals_and_reads_naming_the_leader(cluster: "Cluster") -> None:
     await cluster.start()
     leader = await cluster.leader()
     await cluster.propose(leader, b"a")
@@ -271,7 +279,7 @@ async def test_follower_refuses_proposals_and_reads_naming_the_leader(cluster):
         assert refused.error.leader == leader.id
 
 
-async def test_reads_of_a_lost_leadership_are_refused(cluster):
+async def test_reads_of_a_lost_leadership_are_refused(cluster: "Cluster") -> None:
     await cluster.start()
     leader = await cluster.leader()
     cluster.network.cut.append(leader.id)
@@ -286,7 +294,9 @@ async def test_reads_of_a_lost_leadership_are_refused(cluster):
     assert not [event for event in leader.machines[1].events if isinstance(event, ReadReady)]
 
 
-async def test_failed_sync_stops_the_host(cluster, caplog):
+async def test_failed_sync_stops_the_host(
+    cluster: "Cluster", caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.CRITICAL + 1)
     await cluster.start(nodes=(1,))
     node = await cluster.leader()
@@ -298,7 +308,7 @@ async def test_failed_sync_stops_the_host(cluster, caplog):
     assert node.machines[1].data == []
 
 
-async def test_database_ahead_of_its_log_is_refused(cluster):
+async def test_database_ahead_of_its_log_is_refused(cluster: "Cluster") -> None:
     await cluster.start(nodes=(1,))
     node = await cluster.leader()
     await cluster.propose(node, b"a")
@@ -309,7 +319,7 @@ async def test_database_ahead_of_its_log_is_refused(cluster):
         await cluster.restart(node)
 
 
-async def test_database_without_any_log_is_refused(cluster):
+async def test_database_without_any_log_is_refused(cluster: "Cluster") -> None:
     await cluster.start(nodes=(1,))
     node = await cluster.leader()
     await cluster.propose(node, b"a")
@@ -337,7 +347,7 @@ async def test_database_without_any_log_is_refused(cluster):
         encode_frame(0, [(77, Message(MessageType.HEARTBEAT, 1, 2, 9))]),
     ],
 )
-async def test_bad_frame_is_dropped(cluster, payload):
+async def test_bad_frame_is_dropped(cluster: "Cluster", payload: bytes) -> None:
     await cluster.start(nodes=(1,))
     node = await cluster.leader()
 
@@ -348,7 +358,9 @@ async def test_bad_frame_is_dropped(cluster, payload):
     assert node.machines[1].is_leading
 
 
-async def test_bad_frame_names_its_peer_in_the_log(cluster, caplog):
+async def test_bad_frame_names_its_peer_in_the_log(
+    cluster: "Cluster", caplog: pytest.LogCaptureFixture
+) -> None:
     await cluster.start(nodes=(1,))
     node = await cluster.leader()
 
@@ -360,7 +372,7 @@ async def test_bad_frame_names_its_peer_in_the_log(cluster, caplog):
     assert "from node 3" in caplog.text
 
 
-async def test_too_many_frames_are_dropped_not_kept(cluster):
+async def test_too_many_frames_are_dropped_not_kept(cluster: "Cluster") -> None:
     await cluster.start(nodes=(1,))
     node = await cluster.leader()
 
@@ -370,7 +382,7 @@ async def test_too_many_frames_are_dropped_not_kept(cluster):
     assert node.host.statistics().frames_dropped >= 60
 
 
-async def test_leadership_is_handed_over_before_a_stop(cluster):
+async def test_leadership_is_handed_over_before_a_stop(cluster: "Cluster") -> None:
     await cluster.start(groups=3)
     node = await cluster.leader()
     for group in (2, 3):
