@@ -375,9 +375,21 @@ class Raft:
         if term != self.term:
             self.term = term
             self.vote = NOBODY
+            self._withdraw_acknowledgements()
         self.role = Role.FOLLOWER
         self._reset()
         self.leader = leader
+
+    def _withdraw_acknowledgements(self) -> None:
+        """Don't tell a leader of the past what the next may replace before it is sent."""
+        committed = self._log.committed
+        self.messages = [
+            message
+            for message in self.messages
+            if message.type != MessageType.APPEND_RESPONSE
+            or message.reject
+            or message.index <= committed
+        ]
 
     def _reset(self) -> None:
         """Forget what belonged to the role before; elections start from a fresh timeout (5.2)."""

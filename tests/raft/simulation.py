@@ -40,7 +40,7 @@ from mas.raft import (
 )
 from mas.raft.quorum import VoteResult, joint_vote
 
-TICK = 6  # units of virtual time
+TICK = 4  # units of virtual time
 CONTEXTS = (b"a", b"b", b"c")  # few, so that they repeat
 
 
@@ -61,6 +61,7 @@ class Faults:
     drop: float = 0.04
     duplicate: float = 0.04
     delay: int = 12
+    write: int = 4
     cut: float = 0.01
     heal: float = 0.02
     crash: float = 0.008
@@ -70,8 +71,38 @@ class Faults:
     compact: float = 0.02
     nudge: float = 0.01
 
+    @staticmethod
+    def drawn(rng: random.Random) -> "Faults":
+        """Each life has its own hardship."""
+        return Faults(
+            drop=rng.choice((0, 0.02, 0.1)),
+            duplicate=rng.choice((0, 0.04)),
+            delay=rng.choice((2, 6, 20)),
+            write=rng.choice((1, 4, 20)),
+            cut=rng.choice((0, 0.01, 0.02)),
+            heal=rng.choice((0.004, 0.01, 0.04)),
+            crash=rng.choice((0, 0.002, 0.006)),
+            restart=rng.choice((0.01, 0.04)),
+            transfer=rng.choice((0, 0.004, 0.02)),
+            change_members=rng.choice((0, 0.01, 0.03)),
+            compact=rng.choice((0, 0.005, 0.04)),
+            nudge=rng.choice((0, 0.01, 0.05)),
+        )
 
-QUIET = Faults(0, 0, 3, 0, 1, 0, 1, 0, 0, 0.02, 0)
+
+QUIET = Faults(
+    drop=0,
+    duplicate=0,
+    delay=3,
+    write=2,
+    cut=0,
+    heal=1,
+    crash=0,
+    restart=1,
+    transfer=0,
+    change_members=0,
+    nudge=0,
+)
 
 
 @dataclass(frozen=True)
@@ -216,7 +247,7 @@ class Host:
             self.disk.write("set_hard_state", ready.hard_state)
         self.simulation.check_entries(ready.entries)
         self._send(m for m in ready.messages if m.type == MessageType.APPEND)
-        self.written_at = self.simulation.now + (rng.randrange(4) if ready.must_sync else 0)
+        self.written_at = self.simulation.now + rng.randrange(self.simulation.faults.write)
 
     def _finish(self, ready: Ready) -> None:
         if ready.must_sync:
@@ -269,7 +300,7 @@ class Simulation:
         check_quorum: bool | None = None,
     ) -> None:
         self.rng = random.Random(seed)
-        self.faults = faults if faults is not None else Faults()
+        self.faults = faults if faults is not None else Faults.drawn(self.rng)
         self.pre_vote = self.rng.random() < 0.7 if pre_vote is None else pre_vote
         self.check_quorum = self.rng.random() < 0.7 if check_quorum is None else check_quorum
         self.now = 0
@@ -339,6 +370,20 @@ class Simulation:
                 return
         statuses = [host.running.status() for host in self.hosts.values()]
         raise Violation(f"no recovery by {self.now}: {statuses}")
+
+    @property
+    def committed(self) -> int:
+        """The highest index that any node has known to be committed."""
+        return self._max_commit
+
+    @property
+    def leaders_elected(self) -> int:
+        """How many terms had a leader."""
+        return len(self._leaders)
+
+    def history(self) -> tuple[dict[int, int], int]:
+        """What was applied, and how many messages it took: two runs of a seed have the same."""
+        return self._digests, self._sent
 
     def leader(self) -> Host | None:
         """The leader of the highest term, if there is one."""
@@ -457,6 +502,8 @@ class Simulation:
     def _bother_leader(self, host: Host) -> None:
         rng, node = self.rng, host.running
         conf = node.status().conf_state
+        if rng.random() < 0.2:
+            self._read(host)
         try:
             if rng.random() < self.faults.transfer * len(self.hosts):
                 node.transfer_leader(rng.choice(list(self.hosts)))
@@ -507,7 +554,16 @@ class Simulation:
             require(elected == host.id, f"term {core.term} has leaders {elected} and {host.id}")
             if log.committed < self._max_commit:
                 self._check_complete(host)
+        if core.role in (Role.PRE_CANDIDATE, Role.CANDIDATE) and log.committed > log.applied:
+            waiting = log.slice(log.applied + 1, log.committed + 1)
+            require(
+                all(entry.type != EntryType.CONF_CHANGE for entry in waiting),
+                f"{host.id} campaigns over an unapplied configuration change",
+            )
         require(log.committed >= host.commit_seen, f"{host.id}'s commit went back")
+        if core.role is Role.LEADER and log.committed > host.commit_seen:
+            own = log.matches(log.committed, core.term)
+            require(own, f"{host.id} commits {log.committed} of an earlier term by counting")
         for index in range(host.commit_seen + 1, log.committed + 1):
             self._check_committed(host, index)
         host.commit_seen = log.committed
@@ -576,6 +632,11 @@ class Simulation:
             choice = host.id if kind == MessageType.VOTE else message.to
             given = self._votes.setdefault((host.id, message.term), choice)
             require(given == choice, f"{host.id} votes twice in term {message.term}")
+        if kind == MessageType.APPEND:
+            term = durable.initial_state()[0].term
+            require(
+                term >= message.term, f"{host.id} leads term {message.term}, which isn't synced"
+            )
         if kind == MessageType.APPEND_RESPONSE and not message.reject:
             held = message.index <= durable.last_index()
             require(held, f"{host.id} acknowledges {message.index} before it is synced")
