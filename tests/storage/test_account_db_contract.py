@@ -1,0 +1,381 @@
+"""What every AccountDB promises, asked of each engine: the port's words are in `mas.resource.ports`.
+
+An engine joins by a line in `ENGINES`.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+import pytest_asyncio
+
+from mas.errors import CorruptData
+from mas.ledger.instructions import Code, Reason
+from mas.ledger.rows import Account, BucketRow, Incarnation, Loaded, Record
+from mas.raft import ConfState, SnapshotMetadata
+from mas.storage.account_db_sqlite import SqliteAccountDB
+from tests.storage.account_rows import INCARNATION, Book, everything, payment_id, prepared, record
+
+ENGINES: dict[str, Callable[[Path], SqliteAccountDB]] = {
+    "sqlite": lambda folder: SqliteAccountDB.connect(folder / "mas1.sqlite3", "test", 1),
+}
+
+
+@pytest_asyncio.fixture(params=ENGINES)
+async def database(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncIterator[SqliteAccountDB]:
+    database = ENGINES[request.param](tmp_path)
+    yield database
+    await database.close()
+
+
+@pytest_asyncio.fixture(params=ENGINES)
+async def other(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SqliteAccountDB]:
+    """Another node's database, to carry snapshots to."""
+    database = ENGINES[request.param](tmp_path / "other")
+    yield database
+    await database.close()
+
+
+async def flush(database: SqliteAccountDB, book: Book, writer: bytes = b"me") -> None:
+    before = book.row.applied
+    assert await database.flush(book.take(), before=before, writer=writer)
+
+
+async def opened(database: SqliteAccountDB, book: Book) -> Book:
+    await database.open(book.row.bucket, b"me")
+    await flush(database, book)
+    return book
+
+
+@pytest.mark.asyncio
+async def test_a_new_bucket_is_made_empty(database: SqliteAccountDB) -> None:
+    assert await database.bucket_row(5) is None
+
+    kept = await database.open(5, b"me")
+    assert (kept.bucket, kept.legs, kept.incarnations) == (BucketRow(5), {}, {})
+    assert await database.bucket_row(5) == BucketRow(5)
+    assert await database.payment_ids(5, b"", 10) == []
+    assert await database.totals(5) == (0, {}, {}, 0, 0, 0)
+    assert await database.postings(5, "alice", 0, 10) == (0, [])
+
+
+@pytest.mark.asyncio
+async def test_rows_come_back_as_they_were(database: SqliteAccountDB) -> None:
+    book = await opened(database, everything())
+    ids = [payment_id(number) for number in (1, 2, 3, 4, 5, 90)]
+
+    numbers = [*book.accounts, "nobody"]
+    loaded = await database.load(1, numbers, [*ids, payment_id(7)], ["alice", "zoë", "nobody"])
+    assert loaded.applied == 1
+    assert loaded.accounts == book.accounts
+    assert loaded.records == {
+        **{payment_id(number): record(number) for number in range(1, 6)},
+        payment_id(90): Record(
+            payment_id(90), Code.REFUSED, reason=Reason.CANCELLED, detail="by hand"
+        ),
+    }
+    assert loaded.claims == {"alice": 1, "zoë": 4}
+
+    kept = await database.open(1, b"again")
+    assert kept.bucket == book.row
+    assert kept.legs == {legs.xid: legs for legs in (prepared(50), prepared(51))}
+    assert kept.incarnations[INCARNATION].posted == {40: None, 19: None, 2**47: None}
+    assert list(kept.incarnations[INCARNATION].posted) == [40, 19, 2**47]
+    assert kept.incarnations[b"\xff" * 10] == Incarnation(b"\xff" * 10, closed=True)
+
+
+@pytest.mark.asyncio
+async def test_a_flush_replaces_rows_and_deletes_settled_legs(database: SqliteAccountDB) -> None:
+    book = await opened(database, everything())
+    book.settle(prepared(50).xid)
+    book.account("bob", held=77)
+    book.claim("alice", 2)
+    book.record(msgspec.structs.replace(record(1), attempt=9))
+    book.remember(Incarnation(INCARNATION, 41))
+    await flush(database, book)
+
+    kept = await database.open(1, b"me")
+    assert list(kept.legs) == [prepared(51).xid]
+    assert kept.incarnations[INCARNATION] == Incarnation(INCARNATION, 41)
+    loaded = await database.load(1, ["alice", "bob"], [payment_id(1)], ["alice"])
+    assert loaded.applied == 2
+    assert (loaded.accounts["bob"].held, loaded.accounts["alice"].held) == (77, 5)
+    assert loaded.records[payment_id(1)].attempt == 9
+    assert loaded.claims == {"alice": 2}
+
+
+@pytest.mark.asyncio
+async def test_buckets_dont_see_each_other(database: SqliteAccountDB) -> None:
+    await opened(database, everything(1))
+    await opened(database, Book(2))
+    assert await database.load(2, ["alice"], [payment_id(1)], ["alice"]) == Loaded(1, {}, {}, {})
+    assert await database.payment_ids(2, b"", 10) == []
+    assert await database.totals(2) == (1, {}, {}, 0, 0, 0)
+    assert (await database.open(2, b"me")).legs == {}
+
+
+@pytest.mark.asyncio
+async def test_rule_25_a_flush_from_another_index_or_writer_changes_nothing(
+    database: SqliteAccountDB,
+) -> None:
+    book = await opened(database, everything())
+    before = await database.load(1, ["alice"], [], [])
+    for index, writer in ((0, b"me"), (2, b"me"), (1, b"another")):
+        book.account("alice", held=99)
+        writes = msgspec.structs.replace(book.take(), bucket=BucketRow(1, applied=9))
+        book.row.applied = 1
+        assert not await database.flush(writes, before=index, writer=writer)
+    assert await database.load(1, ["alice"], [], []) == before
+
+
+@pytest.mark.asyncio
+async def test_rule_25_a_bucket_has_one_writer_at_a_time(database: SqliteAccountDB) -> None:
+    book = await opened(database, Book())
+    await database.open(1, b"another")
+    assert not await database.flush(book.take(), before=1, writer=b"me")
+
+
+@pytest.mark.asyncio
+async def test_s2_a_flush_whose_answer_was_lost_is_not_done_twice(
+    database: SqliteAccountDB,
+) -> None:
+    book = await opened(database, Book())
+    book.pay(1)
+    writes = book.take()
+    assert await database.flush(writes, before=1, writer=b"me")
+    accounts = {number: row.__copy__() for number, row in writes.accounts.items()}
+    for account in writes.accounts.values():
+        account.chunk = account.chunk64 = 0  # as the failed try has left them
+
+    assert await database.flush(writes, before=1, writer=b"me")
+    assert writes.accounts == accounts
+    assert (await database.totals(1))[-1] == 2
+
+
+@pytest.mark.asyncio
+async def test_totals_are_of_the_rows(database: SqliteAccountDB) -> None:
+    book = everything()
+    for number in range(3):
+        book.account(f"rich{number}", balance=2**62, currency="XAU")
+    book.account("poor", balance=-7, currency="XAU")
+    book.account("@external/XAU", balance=-(2**63), currency="XAU")
+    await opened(database, book)
+
+    assert await database.totals(1) == (
+        1,
+        {"USD": 2**62, "XAU": 3 * 2**62 - 7},
+        {"USD": -(2**62), "XAU": -(2**63)},
+        7,
+        5,
+        10,
+    )
+
+
+@pytest.mark.asyncio
+async def test_payment_ids_come_in_pages(database: SqliteAccountDB) -> None:
+    book = Book()
+    for number in range(1, 24):
+        book.record(record(number))
+    await opened(database, book)
+
+    pages: list[list[bytes]] = []
+    after = b""
+    while page := await database.payment_ids(1, after, 5):
+        pages.append(page)
+        after = page[-1]
+    assert [len(page) for page in pages] == [5, 5, 5, 5, 3]
+    assert sorted(each for page in pages for each in page) == sorted(
+        payment_id(number) for number in range(1, 24)
+    )
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("size", [1, 3, 64, 700])
+async def test_postings_come_newest_first_from_any_place(
+    database: SqliteAccountDB, size: int
+) -> None:
+    """Flushes of so many payments each; between alice's postings lie others'."""
+    book = Book()
+    await database.open(1, b"me")
+    count = 200 if size == 1 else 700
+    for number in range(1, count + 1):
+        book.pay(number, payee=f"payee{number % 7}")
+        if number % size == 0 or number == count:
+            await flush(database, book)
+
+    for before, limit in ((0, 10), (0, 2_000), (count, 5), (130, 70), (66, 3), (65, 1), (2, 9)):
+        applied, lines = await database.postings(1, "alice", before, limit)
+        newest = before - 1 if before else count
+        wanted = list(range(newest, max(newest - limit, 0), -1))
+        assert [line.sequence for line in lines] == wanted
+        assert [line.payment_id for line in lines] == [payment_id(each) for each in wanted]
+        assert [line.balance for line in lines] == [-100 * each for each in wanted]
+        assert applied == book.row.applied
+    assert (await database.postings(1, "alice", 1, 10))[1] == []
+    assert (await database.postings(1, "payee3", 0, 1))[1][0].amount == 100
+    assert (await database.postings(1, "nobody", 0, 1))[1] == []
+
+
+@pytest.mark.asyncio
+async def test_f5_a_snapshot_carries_everything(
+    database: SqliteAccountDB, other: SqliteAccountDB, tmp_path: Path
+) -> None:
+    book = everything()
+    book.row.members = msgspec.msgpack.encode(ConfState(voters=(1, 2), learners=(3,)))
+    await opened(database, book)
+    for number in range(100, 2_600):
+        book.pay(number, payee=f"payee{number}")
+    await flush(database, book)
+    await opened(database, everything(2))  # not in the snapshot
+    path = tmp_path / "snapshot"
+    metadata = SnapshotMetadata(2, 7, ConfState(voters=(1, 2), learners=(3,)))
+
+    assert await database.export(1, path) == metadata
+    await opened(other, everything(1))
+    await opened(other, everything(2))
+    assert await other.check(1, path) == metadata
+    await other.install(1, path)
+
+    assert await other.totals(1) == await database.totals(1)
+    assert await other.postings(1, "alice", 0, 90) == await database.postings(1, "alice", 0, 90)
+    numbers, ids = list(book.accounts), [payment_id(number) for number in range(2_600)]
+    assert await other.load(1, numbers, ids, ["alice"]) == await database.load(
+        1, numbers, ids, ["alice"]
+    )
+    assert await other.open(1, b"new") == await database.open(1, b"new")
+    assert (await other.totals(2))[-1] == 10
+    again = tmp_path / "again"
+    await other.export(1, again)
+    assert again.read_bytes() == path.read_bytes()
+
+
+@pytest.mark.asyncio
+async def test_rule_25_after_an_installation_nobody_is_the_writer(
+    database: SqliteAccountDB, other: SqliteAccountDB, tmp_path: Path
+) -> None:
+    await opened(database, everything())
+    await database.export(1, tmp_path / "snapshot")
+    book = await opened(other, Book(1))
+    await other.install(1, tmp_path / "snapshot")
+
+    book.account("mallory", balance=1)
+    assert not await other.flush(book.take(), before=1, writer=b"me")
+    await other.open(1, b"me")
+    book.account("mallory", balance=1)
+    assert await other.flush(book.take(), before=1, writer=b"me")
+
+
+@pytest.mark.asyncio
+async def test_a_snapshot_is_of_one_moment(database: SqliteAccountDB, tmp_path: Path) -> None:
+    """Rule 28: flushes go on while it is written."""
+    book = await opened(database, everything())
+    for number in range(1_000, 4_000):
+        book.pay(number, payee=f"payee{number}")
+    await flush(database, book)
+
+    export = asyncio.ensure_future(database.export(1, tmp_path / "snapshot"))
+    while not export.done():
+        book.pay(5_000 + book.row.applied)
+        await flush(database, book)
+    index = (await export).index
+    assert index < book.row.applied
+    assert (await database.check(1, tmp_path / "snapshot")).index == index
+
+
+@pytest.mark.asyncio
+async def test_a_damaged_snapshot_is_refused(database: SqliteAccountDB, tmp_path: Path) -> None:
+    await opened(database, everything())
+    path = tmp_path / "snapshot"
+    await database.export(1, path)
+    whole = path.read_bytes()
+
+    for damaged in (
+        whole[:-1],
+        whole + b"\0",
+        whole[: len(whole) // 2],
+        whole[:200] + bytes((whole[200] ^ 1,)) + whole[201:],
+        b"",
+        b"MAS snapshot 9\n" + whole[15:],
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(CorruptData):
+            await database.check(1, path)
+    path.write_bytes(whole)
+    with pytest.raises(CorruptData, match="bucket 1, not of 2"):
+        await database.check(2, path)
+    await database.check(1, path)
+
+
+@pytest.mark.asyncio
+async def test_a_snapshot_whose_rows_arent_its_hash_is_refused(
+    database: SqliteAccountDB, tmp_path: Path
+) -> None:
+    """A sender whose state has diverged doesn't spread it."""
+    book = everything()
+    book.digests["another state"] = 1
+    await opened(database, book)
+    await database.export(1, tmp_path / "snapshot")
+    with pytest.raises(CorruptData, match="state hash"):
+        await database.check(1, tmp_path / "snapshot")
+
+
+@pytest.mark.asyncio
+async def test_the_state_hash_doesnt_depend_on_where_chunks_are_cut(
+    database: SqliteAccountDB, other: SqliteAccountDB, tmp_path: Path
+) -> None:
+    one, many = Book(), Book()
+    await database.open(1, b"me")
+    await other.open(1, b"me")
+    for number in range(1, 130):
+        one.pay(number)
+        many.pay(number)
+        await flush(other, many)
+    one.row.applied = 128
+    writes = one.take()
+    assert not await database.flush(writes, before=128, writer=b"me")
+    assert await database.flush(writes, before=0, writer=b"me")
+
+    await database.export(1, tmp_path / "one")
+    await other.export(1, tmp_path / "many")
+    assert (await database.check(1, tmp_path / "one")).index == 129
+    assert (await database.check(1, tmp_path / "many")).index == 129
+    rows = [await each.bucket_row(1) for each in (database, other)]
+    assert rows[0] is not None
+    assert rows[1] is not None
+    assert rows[0].state_hash == rows[1].state_hash
+
+
+@pytest.mark.asyncio
+async def test_t11_a_load_beside_flushes_has_the_index_of_its_rows(
+    database: SqliteAccountDB,
+) -> None:
+    """Rule 23: `held` grows with the applied index; a load that mixed two moments would tell."""
+    book = Book()
+    await database.open(1, b"me")
+
+    async def write() -> None:
+        for index in range(1, 150):
+            for number in ("a", "b", "c"):
+                book.account(number, held=index)
+            await flush(database, book)
+
+    writing = asyncio.ensure_future(write())
+    seen: list[int] = []
+    while not writing.done():
+        loaded = await database.load(1, ["a", "b", "c"], [], [])
+        assert [row.held for row in loaded.accounts.values()] == [loaded.applied] * len(
+            loaded.accounts
+        )
+        seen.append(loaded.applied)
+    await writing
+    assert seen == sorted(seen)
+    assert len(set(seen)) > 5
+
+
+def test_accounts_are_compared_whole() -> None:
+    """The comparisons above would say nothing if rows were equal by their names."""
+    assert Account("a", "1", "USD") != Account("a", "1", "USD", balance=1)
