@@ -342,7 +342,10 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
             return  # the other one, DECIDE or the question, was answered first
         match answer.code:
             case Code.COMMITTED | Code.REFUSED | Code.KEY_REUSED:
-                self._conclude(answer, effects)
+                if type(send.instruction) is Ask and answer.xid != attempt.xid:
+                    self._repeat(attempt.anchor, effects)
+                else:
+                    self._conclude(answer, effects)
                 self._settle(attempt, answer, effects)
             case Code.ABORTED if answer.attempt >= attempt.number:
                 self.number = answer.attempt
@@ -509,7 +512,7 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
             return
         match answer.code:
             case Code.COMMITTED | Code.REFUSED:
-                self._repeat(effects)
+                self._repeat(send.bucket, effects)
             case Code.NONE | Code.ABORTED if self.phase is Phase.LOOKING:
                 self.repeat = False
                 self.number = answer.attempt
@@ -521,11 +524,13 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
             case _:
                 effects.append(Later(send))
 
-    def _repeat(self, effects: "list[Effect]") -> None:
-        """There is an outcome, which never changes: DECIDE is answered with it, or that the key was reused (rule 6)."""
+    def _repeat(self, anchor: int, effects: "list[Effect]") -> None:
+        """There is an outcome, which never changes, but maybe not of this body: DECIDE is answered with either (rule 6)."""
+        if self.replied:
+            self._done(effects)
+            return
         self.phase = Phase.REPEATING
         self.number += 1
-        anchor = self._place().anchor
         self.attempt = Attempt(self.attempts.name(), self.number, anchor, [])
         self._decide(self.attempt, effects)
 

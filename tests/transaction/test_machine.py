@@ -297,6 +297,18 @@ def test_rule_6_an_outcome_found_for_another_body_is_a_reused_key() -> None:
     assert run.wants() == []
 
 
+def test_rule_6_what_a_question_says_of_another_xid_is_asked_of_decide() -> None:
+    run, _, decide = deciding()
+    run.late()
+
+    run.answer(run.one(Ask), Code.COMMITTED, xid=SOMEBODY_ELSE, time=8)
+
+    assert run.one(Abort).instruction.xid == decide.instruction.xid
+    assert run.is_silent()
+    run.answer(run.one(Decide), Code.KEY_REUSED, detail="amount")
+    assert run.result().status is Status.KEY_REUSED
+
+
 def test_rule_8_without_a_reply_the_answer_is_unknown() -> None:
     run = Run().start()
     run.late()

@@ -1,0 +1,879 @@
+"""The coordinator against real ledgers: what callers hear, and what is left behind."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import pytest
+import pytest_asyncio
+
+from mas.coordinator import CoordinatorSettings, PendingEntry, Ports, TransactionCoordinator
+from mas.errors import Overloaded
+from mas.ids import xid_counter, xid_incarnation
+from mas.ledger import (
+    EXTERNAL,
+    Abort,
+    Ask,
+    Body,
+    CloseIncarnation,
+    Code,
+    Commit,
+    Decide,
+    End,
+    Instruction,
+    Kind,
+    LockMode,
+    Look,
+    Mark,
+    Prepare,
+    Reason,
+    Record,
+    SetAccount,
+    Token,
+)
+from mas.limits import TURN_INSTRUCTIONS_MAX
+from mas.runtime import Supervisor, SystemClock, SystemDice
+from mas.transaction.messages import ReadLevel, Why
+from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, hash_body, name
+from tests.coordinator.cluster import Buckets, Locks, Store, number_at
+
+BUCKETS = 3
+PAYER, PAYEE, NEIGHBOUR = "alice", "bob", "carol"
+SOMEWHERE, ELSEWHERE = 1, 2
+LIFE = b"gone-gone-"
+
+
+class World:
+    """A coordinator and its surroundings: alice and carol live in bucket 1, bob in bucket 2."""
+
+    def __init__(self) -> None:
+        self.buckets = Buckets(BUCKETS)
+        self.store = Store()
+        self.locks = Locks()
+        self.clock = SystemClock()
+        self.supervisor = Supervisor()
+        self.buckets.open_account(PAYER, SOMEWHERE, 1_000)
+        self.buckets.open_account(NEIGHBOUR, SOMEWHERE, 1_000)
+        self.buckets.open_account(PAYEE, ELSEWHERE, 1_000)
+        self.coordinator = self.make()
+
+    def make(self, **settings: object) -> TransactionCoordinator:
+        return TransactionCoordinator(
+            Ports(self.buckets, self.store, self.locks),
+            CoordinatorSettings(BUCKETS, **settings),  # type: ignore[arg-type]
+            self.clock,
+            SystemDice(),
+        )
+
+    def start(self, **settings: object) -> None:
+        if settings:
+            self.coordinator = self.make(**settings)
+        self.supervisor.spawn("coordinator", self.coordinator.run())
+
+    async def pay(self, *requests: PaymentRequest) -> list[PaymentResult]:
+        """Submit them at once; all results, by position."""
+        return await asyncio.gather(*self.submit(requests))
+
+    def submit(self, requests: Sequence[PaymentRequest]) -> list[asyncio.Future[PaymentResult]]:
+        loop = asyncio.get_running_loop()
+        futures = [loop.create_future() for _ in requests]
+
+        def on_result(position: int, result: PaymentResult) -> None:
+            futures[position].set_result(result)  # raises if told twice
+
+        self.coordinator.submit(requests, on_result)
+        return futures
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            await asyncio.sleep(0.001)
+
+    async def settled(self) -> None:
+        await self.until(lambda: not self.buckets.all_prepared() and not self.store.entries)
+
+
+@pytest_asyncio.fixture
+async def world() -> AsyncIterator[World]:
+    world = World()
+    async with world.supervisor:
+        yield world
+
+
+def pay(
+    amount: int = 10,
+    key: str = "key",
+    *,
+    payer: str = PAYER,
+    payee: str = PAYEE,
+    repeat: bool = False,
+    timeout: float = 5.0,
+) -> PaymentRequest:
+    body = Body(Kind.PAYMENT, "USD", ((payer, -amount), (payee, amount)))
+    return PaymentRequest("caller", key, body, repeat, timeout)
+
+
+def create(number: str, balance: int = 0, key: str = "key") -> PaymentRequest:
+    return PaymentRequest("operator", key, Body(Kind.CREATION, "USD", ((number, balance),)))
+
+
+def once(kind: type[Instruction], fault: Why | str) -> Callable[[int, Instruction], object]:
+    """The first instruction of this kind meets this fault."""
+    left = [fault]
+
+    def choose(_: int, instruction: Instruction) -> object:
+        return left.pop() if left and isinstance(instruction, kind) else None
+
+    return choose
+
+
+# -- payments --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.asyncio
+async def test_a_payment_between_two_buckets_moves_the_money_once(world: World) -> None:
+    world.start()
+
+    (result,) = await world.pay(pay(30))
+
+    assert result.status is Status.COMMITTED
+    assert result.time
+    await world.settled()
+    assert (world.buckets.balance(PAYER), world.buckets.balance(PAYEE)) == (970, 1_030)
+
+
+@pytest.mark.asyncio
+async def test_a_payment_within_a_bucket_is_one_instruction(world: World) -> None:
+    world.start()
+
+    (result,) = await world.pay(pay(30, payee=NEIGHBOUR))
+
+    assert result.status is Status.COMMITTED
+    assert [len(chunk.instructions) for _, chunk in world.buckets.chunks] == [1]
+    assert world.buckets.balance(NEIGHBOUR) == 1_030
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("kind", [Kind.DEPOSIT, Kind.WITHDRAWAL])
+async def test_rule_17_deposits_and_withdrawals_stay_in_one_bucket(
+    world: World, kind: Kind
+) -> None:
+    world.start()
+    amount = 5 if kind is Kind.DEPOSIT else -5
+    legs = ((EXTERNAL, -amount), (PAYEE, amount))
+    if kind is Kind.WITHDRAWAL:
+        legs = legs[::-1]
+
+    (result,) = await world.pay(PaymentRequest("teller", "k", Body(kind, "USD", legs)))
+
+    assert result.status is Status.COMMITTED
+    assert [bucket for bucket, _ in world.buckets.chunks] == [ELSEWHERE]
+    assert world.buckets.balance(PAYEE) == 1_000 + amount
+
+
+@pytest.mark.asyncio
+async def test_a_payment_of_many_legs_is_all_or_nothing(world: World) -> None:
+    world.start()
+    legs = ((PAYER, -30), (PAYEE, 10), (NEIGHBOUR, 20))
+
+    (good, bad) = await world.pay(
+        PaymentRequest("caller", "good", Body(Kind.PAYMENT, "USD", legs)),
+        PaymentRequest(
+            "caller", "bad", Body(Kind.PAYMENT, "USD", ((PAYER, -9_000), (PAYEE, 9_000)))
+        ),
+    )
+
+    assert (good.status, bad.status) == (Status.COMMITTED, Status.REFUSED)
+    assert bad.reason is Reason.INSUFFICIENT_FUNDS
+    await world.settled()
+    balances = [world.buckets.balance(number) for number in (PAYER, PAYEE, NEIGHBOUR)]
+    assert balances == [970, 1_010, 1_020]
+
+
+@pytest.mark.asyncio
+async def test_rule_38_payments_of_one_turn_are_one_chunk_a_bucket(world: World) -> None:
+    world.start()
+    await world.pay(pay(1, "first"))
+    await world.settled()
+    world.buckets.chunks.clear()
+
+    results = await world.pay(*[pay(1, f"k{i}") for i in range(400)])
+
+    assert {result.status for result in results} == {Status.COMMITTED}
+    await world.settled()
+    kinds = [{type(each) for each in chunk.instructions} for _, chunk in world.buckets.chunks]
+    assert kinds == [{Prepare}, {Decide}, {Commit}]
+
+
+@pytest.mark.asyncio
+async def test_rule_38_a_chunk_is_bounded(world: World) -> None:
+    world.start()
+
+    results = await world.pay(*[pay(1, f"k{i}") for i in range(2_500)])
+
+    assert {result.status for result in results} == {Status.COMMITTED, Status.REFUSED}
+    assert world.buckets.balance(PAYER) == 0
+    sizes = [len(chunk.instructions) for _, chunk in world.buckets.chunks]
+    assert max(sizes) == TURN_INSTRUCTIONS_MAX
+    await world.settled()
+
+
+@pytest.mark.asyncio
+async def test_rule_10_every_chunk_carries_the_low_water_mark(world: World) -> None:
+    world.start()
+
+    await world.pay(*[pay(1, f"k{i}") for i in range(5)])
+    await world.pay(pay(1, "last"))
+
+    prepares = [
+        chunk for _, chunk in world.buckets.chunks if type(chunk.instructions[0]) is Prepare
+    ]
+    first = [xid_counter(each.xid) for each in prepares[0].instructions]
+    assert prepares[0].low_water == min(first)
+    assert prepares[1].low_water == xid_counter(prepares[1].instructions[0].xid) > max(first)
+    decide = next(
+        chunk for _, chunk in world.buckets.chunks if type(chunk.instructions[0]) is Decide
+    )
+    assert decide.low_water > max(first)
+
+
+# -- keys (rules 6 to 9) ---------------------------------------------------------------------------------
+
+
+@pytest.mark.asyncio
+async def test_k1_a_repeat_hears_the_first_answer(world: World) -> None:
+    world.start()
+    (first,) = await world.pay(pay(30))
+
+    again = await world.pay(pay(30), pay(30, repeat=True))
+
+    assert [(each.status, each.time) for each in again] == [(first.status, first.time)] * 2
+    await world.settled()
+    assert world.buckets.balance(PAYER) == 970
+
+
+@pytest.mark.asyncio
+async def test_k2_the_key_of_another_body_is_refused_naming_what_differs(world: World) -> None:
+    world.start()
+    await world.pay(pay(30))
+
+    results = await world.pay(pay(31), pay(31, repeat=True))
+
+    assert [(each.status, each.detail) for each in results] == [(Status.KEY_REUSED, "amount")] * 2
+    await world.settled()
+    assert world.buckets.balance(PAYER) == 970
+
+
+@pytest.mark.asyncio
+async def test_k3_two_identical_requests_at_once_are_one_payment(world: World) -> None:
+    world.start()
+
+    first, second = await world.pay(pay(30), pay(30))
+
+    assert first == second
+    await world.settled()
+    assert world.buckets.balance(PAYEE) == 1_030
+
+
+@pytest.mark.asyncio
+async def test_t20_a_cancelled_key_stays_cancelled(world: World) -> None:
+    world.start()
+    request = pay(30)
+
+    cancelled = await world.coordinator.cancel(name(request), Kind.PAYMENT, PAYER, 5.0)
+    (result,) = await world.pay(request)
+
+    assert cancelled.status is result.status is Status.REFUSED
+    assert cancelled.reason is result.reason is Reason.CANCELLED
+    await world.settled()
+    assert world.buckets.balance(PAYER) == 1_000
+
+
+@pytest.mark.asyncio
+async def test_t20_a_cancellation_after_the_payment_hears_its_outcome(world: World) -> None:
+    world.start()
+    request = pay(30)
+    (result,) = await world.pay(request)
+
+    cancelled = await world.coordinator.cancel(name(request), Kind.PAYMENT, PAYER, 5.0)
+
+    assert cancelled == result
+
+
+@pytest.mark.asyncio
+async def test_t3_a_key_whose_attempt_died_runs_again(world: World) -> None:
+    request = pay(30)
+    ask = Ask(name(request), 4, b"x" * 16, b"")
+    assert world.buckets.apply(SOMEWHERE, ask).code is Code.ABORTED
+    world.start()
+
+    (result,) = await world.pay(request)
+
+    assert result.status is Status.COMMITTED
+    record = world.buckets.record(name(request))
+    assert record is not None
+    assert record.attempt == 5
+    await world.settled()
+
+
+# -- refusals, and errors --------------------------------------------------------------------------------
+
+
+@pytest.mark.asyncio
+async def test_rule_8_a_no_of_the_payees_bucket_is_on_record(world: World) -> None:
+    world.buckets.apply(ELSEWHERE, SetAccount(PAYEE, frozen=True))
+    world.start()
+
+    (result,) = await world.pay(pay(30))
+
+    assert (result.status, result.reason) == (Status.REFUSED, Reason.ACCOUNT_FROZEN)
+    record = world.buckets.record(result.payment_id)
+    assert record is not None
+    assert record.outcome is Code.REFUSED
+
+
+@pytest.mark.asyncio
+async def test_rule_3_a_payer_that_does_not_exist_is_turned_away_and_its_key_stays_free(
+    world: World,
+) -> None:
+    world.start()
+
+    (result,) = await world.pay(pay(30, payer="nobody"))
+
+    assert (result.status, result.reason) == (Status.TURNED_AWAY, Reason.ACCOUNT_NOT_FOUND)
+    assert world.buckets.record(result.payment_id) is None
+
+
+@pytest.mark.asyncio
+async def test_rule_3_a_payee_that_does_not_exist_is_a_no_on_record(world: World) -> None:
+    world.start()
+
+    (result,) = await world.pay(pay(30, payee="nobody"))
+
+    assert (result.status, result.reason) == (Status.REFUSED, Reason.ACCOUNT_NOT_FOUND)
+    assert result.detail == "nobody"
+    assert world.buckets.sent(Prepare) == []
+    assert world.buckets.record(result.payment_id) is not None
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("kind", [Prepare, Decide, Commit])
+@pytest.mark.parametrize("fault", ["lost", "unheard", Why.NOT_LEADING, Why.UNAVAILABLE])
+async def test_c7_what_is_lost_sight_of_is_sent_again(
+    world: World, kind: type[Instruction], fault: Why | str
+) -> None:
+    world.buckets.fault = once(kind, fault)
+    world.start()
+
+    (result,) = await world.pay(pay(30))
+
+    assert result.status is Status.COMMITTED
+    await world.settled()
+    assert (world.buckets.balance(PAYER), world.buckets.balance(PAYEE)) == (970, 1_030)
+
+
+@pytest.mark.asyncio
+async def test_c18_an_overloaded_bucket_turns_away_and_leaves_nothing(world: World) -> None:
+    world.buckets.fault = lambda bucket, _: Why.OVERLOADED if bucket == ELSEWHERE else None
+    world.start()
+
+    (result,) = await world.pay(pay(30))
+
+    assert (result.status, result.reason) == (Status.ABORTED, Reason.OVERLOADED)
+    await world.settled()
+
+
+@pytest.mark.asyncio
+async def test_rule_9_no_answer_in_time_in_phase_1_is_certain_to_have_done_nothing(
+    world: World,
+) -> None:
+    world.buckets.fault = lambda _, each: "silent" if isinstance(each, Prepare) else None
+    world.start()
+
+    (result,) = await world.pay(pay(30, timeout=0.4))
+
+    assert (result.status, result.reason) == (Status.ABORTED, Reason.TIMED_OUT)
+
+
+@pytest.mark.asyncio
+async def test_rule_9_without_a_word_of_the_anchor_the_answer_is_unknown(world: World) -> None:
+    world.buckets.fault = lambda bucket, _: "silent" if bucket == SOMEWHERE else None
+    world.start()
+
+    (result,) = await world.pay(pay(30, timeout=0.2))
+
+    assert (result.status, result.reason) == (Status.UNKNOWN, Reason.TIMED_OUT)
+    assert world.buckets.prepared(ELSEWHERE) == 1  # freed by nobody but the anchor's word
+
+
+@pytest.mark.asyncio
+async def test_rule_8_a_decided_payment_is_finished_behind_a_client_that_has_gone(
+    world: World,
+) -> None:
+    world.buckets.fault = lambda _, each: "lost" if isinstance(each, Decide | Ask) else None
+    world.start()
+    (result,) = await world.pay(pay(30, timeout=0.2))
+    assert result.status is Status.UNKNOWN
+    assert world.buckets.prepared(ELSEWHERE) == 1
+
+    world.buckets.fault = lambda *_: None
+
+    await world.settled()
+    assert world.buckets.balance(PAYEE) == 1_000
+    assert world.buckets.sent(Abort)
+
+
+@pytest.mark.asyncio
+async def test_t22_a_silent_bucket_holds_up_nobody_else(world: World) -> None:
+    world.buckets.fault = lambda bucket, _: "silent" if bucket == ELSEWHERE else None
+    world.start()
+
+    slow, fast = world.submit([pay(30, "slow"), pay(30, "fast", payee=NEIGHBOUR)])
+
+    assert (await fast).status is Status.COMMITTED
+    assert not slow.done()
+
+
+# -- admission, and the end ------------------------------------------------------------------------------
+
+
+@pytest.mark.asyncio
+async def test_c18_too_many_payments_are_refused_before_anything_begins(world: World) -> None:
+    world.buckets.fault = lambda *_: "silent"
+    world.start(in_flight=3)
+    world.submit([pay(1, f"k{i}") for i in range(3)])
+
+    with pytest.raises(Overloaded, match="3 payments are under way"):
+        world.submit([pay(1, "one more")])
+
+    await world.until(lambda: len(world.buckets.sent(Prepare)) == 3)
+
+
+@pytest.mark.asyncio
+async def test_an_answered_payment_makes_room(world: World) -> None:
+    world.start(in_flight=2)
+
+    for turn in range(3):
+        results = await world.pay(pay(1, f"a{turn}"), pay(1, f"b{turn}"))
+        assert {result.status for result in results} == {Status.COMMITTED}
+
+    assert world.coordinator.statistics().in_flight == 0
+    assert world.coordinator.statistics().results["COMMITTED"] == 6
+
+
+@pytest.mark.asyncio
+async def test_whoever_waits_at_the_end_hears_unknown_and_whoever_comes_later_is_turned_away(
+    world: World,
+) -> None:
+    world.buckets.fault = lambda *_: "silent"
+    world.start()
+    (waiting,) = world.submit([pay(30)])
+    await world.until(lambda: bool(world.buckets.chunks))
+
+    await world.coordinator.finish(0.05)
+    (late,) = await world.pay(pay(30, "late"))
+
+    assert (await waiting).status is Status.UNKNOWN
+    assert late.status is Status.TURNED_AWAY
+    assert world.buckets.sent(CloseIncarnation) == []
+
+
+@pytest.mark.asyncio
+async def test_rule_10_an_incarnation_that_ends_with_nothing_open_is_closed(world: World) -> None:
+    world.start()
+    await world.pay(pay(30))
+
+    await world.coordinator.finish(5.0)
+
+    closed = world.buckets.sent(CloseIncarnation)
+    assert [bucket for bucket, _ in closed] == [1, 2, 3]
+    assert world.buckets.all_prepared() == 0
+
+
+@pytest.mark.asyncio
+async def test_cancelled_without_an_end_everybody_still_hears(world: World) -> None:
+    world.buckets.fault = lambda *_: "silent"
+    world.start()
+    (waiting,) = world.submit([pay(30)])
+    await world.until(lambda: bool(world.buckets.chunks))
+
+    await world.supervisor.stop()
+
+    assert (await waiting).status is Status.UNKNOWN
+
+
+# -- creating accounts (rules 18, 19) --------------------------------------------------------------------
+
+
+@pytest.mark.asyncio
+async def test_rule_18_accounts_are_created_evenly_and_claimed_at_their_homes(world: World) -> None:
+    world.start()
+    numbers = [number_at(home, BUCKETS, i) for home in world.buckets.all() for i in range(3)]
+
+    results = await world.pay(*[create(number, 5, number) for number in numbers])
+
+    assert {result.status for result in results} == {Status.COMMITTED}
+    await world.settled()
+    places = [result.bucket for result in results]
+    assert sorted(places) == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+    for number, place in zip(numbers, places, strict=True):
+        account = world.buckets.account(place, number)
+        assert account is not None
+        assert account.balance == 5
+
+
+@pytest.mark.asyncio
+async def test_rule_18_a_number_is_claimed_once_and_a_repeat_hears_the_place(world: World) -> None:
+    world.start()
+    (first,) = await world.pay(create("dave", key="a"))
+
+    repeat, other = await world.pay(create("dave", key="a"), create("dave", key="b"))
+
+    assert (repeat.status, repeat.bucket) == (Status.COMMITTED, first.bucket)
+    assert (other.status, other.reason) == (Status.REFUSED, Reason.ACCOUNT_EXISTS)
+    await world.settled()
+
+
+@pytest.mark.asyncio
+async def test_a_new_account_can_pay_at_once(world: World) -> None:
+    world.start()
+    await world.pay(create("dave", 50))
+
+    (result,) = await world.pay(pay(50, payer="dave"))
+
+    assert result.status is Status.COMMITTED
+    await world.settled()
+    assert world.buckets.balance("dave") == 0
+
+
+@pytest.mark.asyncio
+async def test_rule_19_without_the_store_chance_places_and_payments_go_on(world: World) -> None:
+    world.store.is_away = True
+    world.start()
+
+    created, paid = await world.pay(create("dave", 50), pay(5))
+
+    assert created.status is paid.status is Status.COMMITTED
+    await world.until(lambda: not world.buckets.all_prepared())
+
+
+# -- the directory (rule 3) ------------------------------------------------------------------------------
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("payer_said", "payee_said"), [(3, ELSEWHERE), (SOMEWHERE, 3), (3, 3), (ELSEWHERE, SOMEWHERE)]
+)
+@pytest.mark.parametrize("repeat", [False, True])
+async def test_t19_a_wrong_directory_is_found_out_and_nothing_stays_in_doubt(
+    world: World, payer_said: int, payee_said: int, repeat: bool
+) -> None:
+    world.store.directory = {PAYER: payer_said, PAYEE: payee_said}
+    world.start()
+
+    (result,) = await world.pay(pay(30, repeat=repeat))
+
+    assert result.status is Status.COMMITTED
+    await world.settled()
+    assert (world.buckets.balance(PAYER), world.buckets.balance(PAYEE)) == (970, 1_030)
+    await world.until(lambda: world.store.directory == {PAYER: SOMEWHERE, PAYEE: ELSEWHERE})
+
+
+@pytest.mark.asyncio
+async def test_a_directory_that_names_no_bucket_of_ours_is_not_believed(world: World) -> None:
+    world.store.directory = {PAYER: 99, PAYEE: 77}
+    world.start()
+
+    (result,) = await world.pay(pay(30))
+
+    assert result.status is Status.COMMITTED
+
+
+@pytest.mark.asyncio
+async def test_unknown_accounts_are_looked_up_once_and_in_batches(world: World) -> None:
+    world.start()
+
+    await world.pay(*[pay(1, f"a{i}") for i in range(50)])
+    await world.pay(*[pay(1, f"b{i}") for i in range(50)])
+
+    assert world.store.calls.count("get_peer_bucket") == 1
+    assert sum(len(request.numbers) for _, request in world.buckets.queries) == 2
+
+
+@pytest.mark.asyncio
+async def test_rule_37_a_home_out_of_reach_holds_up_only_its_own(world: World) -> None:
+    world.start()
+    number = number_at(3, BUCKETS)
+    world.buckets.open_account(number, SOMEWHERE, 100)
+    world.buckets.unreachable = {3}
+    slow, fast = world.submit([pay(1, "slow", payee=number), pay(1, "fast", payee=NEIGHBOUR)])
+    assert (await fast).status is Status.COMMITTED
+
+    world.buckets.unreachable = set()
+
+    assert (await slow).status is Status.COMMITTED
+
+
+# -- locks (rules 34, 35) --------------------------------------------------------------------------------
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("marked", "bucket"), [(PAYER, SOMEWHERE), (PAYEE, ELSEWHERE)])
+async def test_rule_34_a_mark_is_passed_with_a_newer_token(
+    world: World, marked: str, bucket: int
+) -> None:
+    world.buckets.apply(bucket, Mark(marked, Token(1, 1, LockMode.EXCLUSIVE)))
+    world.start()
+
+    (result,) = await world.pay(pay(30))
+
+    assert result.status is Status.COMMITTED
+    assert world.locks.acquired == [([PAYER, PAYEE], LockMode.ESCROW)]
+    await world.until(lambda: not world.locks.held)
+    account = world.buckets.account(bucket, marked)
+    assert account is not None
+    assert account.marks == ()
+
+
+@pytest.mark.asyncio
+async def test_l7_without_a_lock_service_a_mark_is_a_retryable_conflict(world: World) -> None:
+    world.buckets.apply(ELSEWHERE, Mark(PAYEE, Token(1, 1, LockMode.EXCLUSIVE)))
+    world.locks.is_away = True
+    world.start()
+
+    marked, free = await world.pay(pay(30), pay(30, "free", payee=NEIGHBOUR))
+
+    assert (marked.status, marked.reason) == (Status.ABORTED, Reason.LOCK_CONFLICT)
+    assert free.status is Status.COMMITTED
+
+
+@pytest.mark.asyncio
+async def test_rule_35_exclusive_payments_take_their_locks_first_and_give_them_back(
+    world: World,
+) -> None:
+    world.start(locking="exclusive")
+
+    (result,) = await world.pay(pay(30))
+
+    assert result.status is Status.COMMITTED
+    assert world.locks.acquired == [([PAYER, PAYEE], LockMode.EXCLUSIVE)]
+    await world.until(lambda: not world.locks.held)
+    await world.settled()
+
+
+# -- recovery (rules 10, 11) -----------------------------------------------------------------------------
+
+
+def half_done(world: World, counter: int, *, decided: bool) -> PaymentRequest:
+    """A payment of a coordinator that died after phase 1, or after its DECIDE was applied."""
+    request = pay(10, f"half{counter}")
+    body, payment_id = request.body, name(request)
+    xid = LIFE + counter.to_bytes(6, "big")
+    digest = hash_body(body)
+    world.buckets.apply(
+        ELSEWHERE,
+        Prepare(
+            xid,
+            payment_id,
+            1,
+            digest,
+            SOMEWHERE,
+            (ELSEWHERE,),
+            Kind.PAYMENT,
+            "USD",
+            ((PAYEE, 10),),
+        ),
+    )
+    if decided:
+        world.buckets.apply(SOMEWHERE, Decide(xid, payment_id, 1, body, digest, (ELSEWHERE,), (0,)))
+    world.store.entries[xid] = PendingEntry(xid, payment_id, 1, digest, SOMEWHERE, (ELSEWHERE,))
+    return request
+
+
+@pytest.mark.asyncio
+async def test_c8_c6_a_restart_redoes_what_was_decided_and_undoes_the_rest(world: World) -> None:
+    redone = [half_done(world, counter, decided=True) for counter in range(1, 4)]
+    undone = [half_done(world, counter, decided=False) for counter in range(4, 6)]
+
+    world.start()
+
+    await world.settled()
+    assert world.buckets.balance(PAYEE) == 1_030
+    results = await world.pay(*redone, *undone)
+    assert {result.status for result in results} == {Status.COMMITTED}
+    await world.settled()
+    assert world.buckets.balance(PAYEE) == 1_050
+
+
+@pytest.mark.asyncio
+async def test_c19_a_backlog_is_recovered_beside_new_payments(world: World) -> None:
+    for counter in range(1, 501):
+        half_done(world, counter, decided=False)
+    world.start()
+
+    (result,) = await world.pay(pay(1, "new"))
+
+    assert result.status is Status.COMMITTED
+    assert len(world.store.entries) > 100
+    await world.settled()
+
+
+@pytest.mark.asyncio
+async def test_entries_of_a_coordinator_that_lives_are_left_alone(world: World) -> None:
+    half_done(world, 1, decided=False)
+    living = half_done(world, 2, decided=False)
+    world.start(recovery_pause=0.05)
+    await world.until(lambda: "pending_entries" in world.store.calls)
+    del world.store.entries[LIFE + (2).to_bytes(6, "big")]
+
+    await world.until(lambda: not world.store.entries)
+
+    assert world.buckets.record(name(living)) is None
+
+
+@pytest.mark.asyncio
+async def test_entries_that_cannot_be_of_this_cluster_are_closed(world: World) -> None:
+    world.store.entries[LIFE + bytes(6)] = PendingEntry(
+        LIFE + bytes(6), bytes(16), 1, b"", 77, (78,)
+    )
+
+    world.start()
+
+    await world.settled()
+    assert world.buckets.chunks == []
+
+
+@pytest.mark.asyncio
+async def test_c14_a_coordinator_taken_for_dead_goes_on_under_a_new_name(world: World) -> None:
+    world.start()
+    await world.pay(pay(1, "first"))
+    await world.settled()
+    name_before = xid_incarnation(world.buckets.sent(Prepare)[0][1].xid)
+    closed = world.buckets.apply(ELSEWHERE, CloseIncarnation(name_before))
+    assert closed.code is Code.DONE
+
+    results = await world.pay(pay(1, "second"), pay(1, "third"))
+
+    assert {result.status for result in results} == {Status.COMMITTED}
+    names = {xid_incarnation(each.xid) for _, each in world.buckets.sent(Prepare)}
+    assert len(names) == 2
+    await world.settled()
+
+
+# -- questions -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.asyncio
+async def test_accounts_are_read_where_they_are(world: World) -> None:
+    world.start()
+
+    views = await world.coordinator.read_accounts(
+        [PAYEE, "nobody", PAYER, PAYEE], ReadLevel.LINEARIZABLE, 5.0
+    )
+
+    assert [view and view.number for view in views] == [PAYEE, None, PAYER, PAYEE]
+
+
+@pytest.mark.asyncio
+async def test_a_read_led_astray_by_the_directory_finds_the_account(world: World) -> None:
+    world.store.directory = {PAYEE: 3}
+    world.start()
+
+    (view,) = await world.coordinator.read_accounts([PAYEE], ReadLevel.STALE, 5.0)
+    postings = await world.coordinator.read_postings(PAYEE, 0, 10, 5.0)
+
+    assert view is not None
+    assert view.bucket == ELSEWHERE
+    assert postings == []
+    assert await world.coordinator.read_postings("nobody", 0, 10, 5.0) is None
+
+
+@pytest.mark.asyncio
+async def test_a_payments_record_is_read_at_its_anchor(world: World) -> None:
+    world.start()
+    request = pay(30)
+    before = await world.coordinator.read_payment(name(request), Kind.PAYMENT, PAYER, 5.0)
+    (result,) = await world.pay(request)
+
+    after = await world.coordinator.read_payment(name(request), Kind.PAYMENT, PAYER, 5.0)
+
+    assert before is None
+    assert after == result
+
+
+@pytest.mark.asyncio
+async def test_an_administrators_change_is_carried_out_at_the_accounts_bucket(world: World) -> None:
+    world.buckets.fault = once(SetAccount, "lost")
+    world.start()
+
+    done = await world.coordinator.set_account(SetAccount(PAYEE, frozen=True), 5.0)
+    missing = await world.coordinator.set_account(SetAccount("nobody", frozen=True), 5.0)
+
+    assert done.code is Code.DONE
+    assert (missing.code, missing.reason) == (Code.REFUSED, Reason.ACCOUNT_NOT_FOUND)
+
+
+@pytest.mark.asyncio
+async def test_a_bucket_is_read_at_the_named_replica(world: World) -> None:
+    world.start()
+
+    view = await world.coordinator.read_bucket(2, 22, 5.0)
+
+    assert (view.bucket, view.leader) == (2, 22)  # the fake says who was asked
+    assert world.coordinator.buckets()[2] == [21, 22]
+
+
+# -- everything at once ----------------------------------------------------------------------------------
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("seed", range(8))
+async def test_whatever_is_lost_answers_are_true_and_money_is_conserved(
+    world: World, seed: int
+) -> None:
+    chance = random.Random(seed)
+    faults = ["lost", "unheard", Why.NOT_LEADING, Why.UNAVAILABLE, Why.OVERLOADED]
+
+    def fault(_: int, instruction: Instruction) -> Why | str | None:
+        if chance.random() > 0.25:
+            return None
+        why = chance.choice(faults)
+        ends = isinstance(instruction, Commit | Abort | End | Look | Ask)
+        return Why.UNAVAILABLE if ends and why is Why.OVERLOADED else why
+
+    world.buckets.fault = fault
+    world.start()
+    accounts = [PAYER, PAYEE, NEIGHBOUR]
+    requests = []
+    for key in range(120):
+        payer, payee = chance.sample(accounts, 2)
+        requests.append(
+            pay(chance.randrange(1, 200), f"k{key % 90}", payer=payer, payee=payee, timeout=2.0)
+        )
+
+    results = await world.pay(*requests)
+
+    world.buckets.fault = lambda *_: None
+    await world.settled()
+    assert sum(map(world.buckets.balance, accounts)) == 3_000
+    assert world.coordinator.statistics().alarms == 0
+    tries = Counter(map(name, requests))
+    for request, result in zip(requests, results, strict=True):
+        record = world.buckets.record(name(request))
+        is_only_try = tries[name(request)] == 1
+        assert result.status in (
+            Status.UNKNOWN,
+            *_true_of(record, request, is_only_try=is_only_try),
+        )
+
+
+def _true_of(record: Record | None, request: PaymentRequest, *, is_only_try: bool) -> list[Status]:
+    """What may be said of a payment for all time; of a try, that it did nothing, unless it is the one that did."""
+    nothing = [Status.ABORTED, Status.TURNED_AWAY]
+    if record is None or record.outcome is Code.ABORTED:
+        return nothing
+    if record.body_hash != hash_body(request.body):
+        return [Status.KEY_REUSED, *nothing]
+    if record.outcome is Code.REFUSED:
+        return [Status.REFUSED, *nothing]
+    return [Status.COMMITTED] if is_only_try else [Status.COMMITTED, *nothing]

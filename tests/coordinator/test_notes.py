@@ -1,0 +1,106 @@
+"""Hints for recovery: one write for many, none for what is over meanwhile, and never waited for (rule 40)."""
+
+import asyncio
+
+import pytest
+
+from mas.coordinator import notes as module
+from mas.coordinator.notes import Notes
+from mas.errors import DatabaseUnavailable
+from mas.ledger.instructions import Prepare
+from mas.runtime import Supervisor, SystemClock
+from mas.transaction.machine import Note
+from tests.coordinator.cluster import Store
+from tests.transaction.runs import ANCHOR, OTHER, Run
+
+
+class SlowStore(Store):
+    """Its writes wait until they are let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+
+    async def create_transaction_entries(self, entries: object) -> None:
+        await self.gate.wait()
+        await super().create_transaction_entries(entries)  # type: ignore[arg-type]
+
+
+def note() -> Note:
+    run = Run().start()
+    (noted,) = run.take(Note)
+    assert run.one(Prepare)
+    return noted
+
+
+async def until(condition: object) -> None:
+    while not condition():  # type: ignore[operator]
+        await asyncio.sleep(0.001)
+
+
+@pytest.mark.asyncio
+async def test_an_entry_says_what_a_restart_needs() -> None:
+    store = Store()
+    notes = Notes(store, SystemClock())
+    noted = note()
+    async with Supervisor() as supervisor:
+        supervisor.spawn("notes", notes.run())
+        notes.note(noted)
+        await until(lambda: store.entries)
+
+    (entry,) = store.entries.values()
+    assert (entry.anchor, entry.participants, entry.attempt) == (ANCHOR, (OTHER,), 1)
+    assert entry.payment_id == noted.transaction.payment_id
+    assert entry.body_hash == noted.transaction.body_hash
+
+
+@pytest.mark.asyncio
+async def test_what_is_over_before_its_write_is_never_written() -> None:
+    store = SlowStore()
+    notes = Notes(store, SystemClock())
+    first, second, third = note(), note(), note()
+    second.attempt.xid, third.attempt.xid = b"2" * 16, b"3" * 16
+    async with Supervisor() as supervisor:
+        supervisor.spawn("notes", notes.run())
+        notes.note(first)
+        await asyncio.sleep(0)
+        notes.note(second)
+        notes.note(third)
+        notes.settled(second.attempt.xid)
+        store.gate.set()
+        await until(lambda: third.attempt.xid in store.entries)
+        notes.settled(first.attempt.xid)
+        notes.settled(third.attempt.xid)
+        await until(lambda: not store.entries)
+
+    assert set(store.ever) == {first.attempt.xid, third.attempt.xid}
+
+
+@pytest.mark.asyncio
+async def test_a_store_that_is_away_costs_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "NOTES_MAX", 2)
+    store = Store()
+    notes = Notes(store, SystemClock())
+    for counter in range(5):
+        noted = note()
+        noted.attempt.xid = bytes((counter,)) * 16
+        notes.note(noted)
+
+    assert notes.dropped == 3
+
+
+@pytest.mark.asyncio
+async def test_notes_go_on_when_the_store_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_RETRY_SECONDS", 0.001)
+    store = Store()
+    store.is_away = True
+    notes = Notes(store, SystemClock())
+    async with Supervisor() as supervisor:
+        supervisor.spawn("notes", notes.run())
+        notes.placed("A", 1)
+        await until(lambda: store.calls)
+        with pytest.raises(DatabaseUnavailable):
+            await store.pending_entries()
+        store.is_away = False
+        notes.placed("B", 2)
+        await until(lambda: "B" in store.directory)
