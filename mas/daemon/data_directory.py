@@ -105,15 +105,24 @@ def read_secret(path: Path) -> bytes:
     Raises:
         DataDirectoryError: it can't be read, or is too short to be a secret.
     """
-    try:
-        secret = path.read_bytes().strip()
-    except OSError as error:
-        raise DataDirectoryError(f"secret {path} can't be read: {error.strerror}") from error
+    secret = read_file(path).strip()
     if len(secret) < _SECRET_BYTES:
         raise DataDirectoryError(
             f"secret {path} has {len(secret)} bytes: expected {_SECRET_BYTES} or more"
         )
     return secret
+
+
+def read_file(path: Path) -> bytes:
+    """What the file holds.
+
+    Raises:
+        DataDirectoryError: it can't be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataDirectoryError(f"{path} can't be read: {error.strerror}") from error
 
 
 def write_private(path: Path, text: str) -> None:

@@ -18,7 +18,6 @@ from mas.runtime import Supervisor, SystemDice
 from mas.telemetry import setup_logging
 
 
-
 def serve(
     *,
     role: str | None = None,
@@ -35,7 +34,9 @@ def serve(
     node = {"role": role, "data_dir": str(data_dir) if data_dir is not None else None}
     config = msgspec.structs.replace(
         config,
-        node=msgspec.structs.replace(config.node, **{k: v for k, v in node.items() if v is not None}),
+        node=msgspec.structs.replace(
+            config.node, **{k: v for k, v in node.items() if v is not None}
+        ),
     )
     if database is not None:
         storage = msgspec.structs.replace(config.storage, database=database)

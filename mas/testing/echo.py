@@ -5,11 +5,11 @@
 Serves with the certificates in DIRECTORY until it is ended, and prints the port that it took.
 """
 
-import asyncio
 import sys
 from pathlib import Path
 
 import grpc
+import uvloop
 
 from mas.network.channels import grpc_server_options
 
@@ -35,6 +35,4 @@ async def _echo(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes])
 
 
 if __name__ == "__main__":
-    import uvloop
-
     uvloop.run(serve(Path(sys.argv[1])))

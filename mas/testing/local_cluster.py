@@ -21,7 +21,7 @@ from typing import Self
 
 import msgspec
 
-from mas.api.tokens import TokenIssuer
+from mas.api.tokens import Role, TokenIssuer
 from mas.client import Client
 from mas.config import (
     BucketConfig,
@@ -35,6 +35,7 @@ from mas.config import (
     TlsConfig,
     format_config,
 )
+from mas.config import Role as NodeRole
 from mas.daemon.data_directory import write_private
 from mas.errors import MasError
 from mas.network.tls import ensure_development_certificates
@@ -158,21 +159,21 @@ class LocalCluster:
         self.address = f"127.0.0.1:{ports[6 * (len(ids) - 1)]}"
 
     @staticmethod
-    def _role_of(node: int, ids: range) -> str:
+    def _role_of(node: int, ids: range) -> NodeRole:
         return "tm" if node == ids[-1] else "rm"
 
     def _write_shared_files(self) -> None:
-        ensure_development_certificates(self.directory / "tls", ("localhost", "127.0.0.1"))
+        ensure_development_certificates(self.directory / "tls", ("127.0.0.1",), self._clock)
         write_private(self.directory / "cluster.secret", self._dice.randbytes(32).hex())
         write_private(self.directory / "jwt.secret", self._jwt_secret.decode())
 
-    def _make_node(self, node: int, role: str, ports: list[int]) -> Node:
+    def _make_node(self, node: int, role: NodeRole, ports: list[int]) -> Node:
         config = msgspec.structs.replace(
             self._shared,
             node=NodeConfig(
                 id=node,
                 cluster_id="local",
-                role=role,  # type: ignore[arg-type] - one of the words, by _role_of
+                role=role,
                 data_dir=str(self.directory / f"node{node}"),
                 secret_file=str(self.directory / "cluster.secret"),
             ),
@@ -213,6 +214,14 @@ class LocalCluster:
             node.start()
         for node in self.nodes.values():
             await self.wait_ready(node)
+        await self._wait_led()
+
+    async def _wait_led(self) -> None:
+        """Wait until every bucket has a leader that answers."""
+        async with self.client() as client:
+            for bucket, (replica, *_) in (await client.buckets()).items():
+                while not (await client.bucket(bucket, replica)).leader:
+                    await self._clock.sleep(_POLL_SECONDS)
 
     async def wait_ready(self, node: Node) -> None:
         """Wait until the node says that it serves.
@@ -261,14 +270,15 @@ class LocalCluster:
 
     # -- talking to it -----------------------------------------------------------------------------------
 
-    def token(self, subject: str = "operator:root") -> str:
-        """A token for "operator:NAME" or "account:NUMBER"."""
+    def token(self, subject: str = "operator:root", role: Role | None = None) -> str:
+        """A token for "account:NUMBER", or for "operator:NAME" with a role."""
         issuer = TokenIssuer(self._jwt_secret, self._shared.jwt.issuer, self._shared.jwt.audience)
-        return issuer.issue(subject)
+        return issuer.issue(subject, role)
 
-    def client(self, subject: str = "operator:root") -> Client:
+    def client(self, subject: str = "operator:root", role: Role | None = None) -> Client:
         """A client of the transaction manager, with that subject's token."""
-        return Client(self.address, token=self.token(subject), ca=self.directory / "tls" / "ca.crt")
+        token = self.token(subject, role)
+        return Client(self.address, token=token, ca=self.directory / "tls" / "ca.crt")
 
 
 def _end(node: Node) -> None:

@@ -1,0 +1,354 @@
+"""Where ports meet engines: the parts of one process, made, joined, started and stopped.
+
+    transport ─┬─ router ──── coordinator ── locks ── api servers        (roles tm, tc, gls)
+               └─ Raft host ─ AccountServices ─ resource manager ── tools' server  (role rm)
+
+Stopping goes the other way: edges first, so that nobody is left without an answer, then the actors, then the stores.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from mas import __version__
+from mas.api import (
+    AccountServicer,
+    ApiServer,
+    Authenticator,
+    ClusterSecret,
+    LockServicer,
+    NodeServicer,
+    NodeView,
+    Role,
+    ServerTls,
+    TokenIssuer,
+    TransactionServicer,
+)
+from mas.api.server import Service
+from mas.client import profile
+from mas.config import Config
+from mas.coordinator import CoordinatorSettings, Locks, TransactionCoordinator
+from mas.coordinator import Ports as CoordinatorPorts
+from mas.daemon.data_directory import DataDirectory, read_file, read_secret
+from mas.daemon.locks_ports import ByteShelf, LockShelf, NoLocks
+from mas.locks import GlobalLockService, LockSettings, OutsiderLocks
+from mas.multiraft import HostConfig, RaftHost, WorkerThread
+from mas.network.buckets import BucketRouter
+from mas.network.channels import Channel
+from mas.network.handshake import Identity
+from mas.network.tls import (
+    TlsFiles,
+    check_files,
+    client_context,
+    ensure_development_certificates,
+    server_context,
+)
+from mas.network.transport import PeerTransport
+from mas.resource import AccountService, Ports, ResourceManager, ResourceSettings, writer_mark
+from mas.runtime import Actor, Clock, Dice, Supervisor, SystemClock
+
+_log = logging.getLogger(__name__)
+
+_API_GRACE_SECONDS = 0.5
+_HAND_OVER_SECONDS = 0.5
+_OPERATOR = "operator:root"
+
+
+class Process:
+    """One node: whatever its role says runs here."""
+
+    def __init__(
+        self, config: Config, directory: DataDirectory, supervisor: Supervisor, dice: Dice
+    ) -> None:
+        self._config = config
+        self._directory = directory
+        self._supervisor = supervisor
+        self._dice = dice
+        self._clock: Clock = SystemClock()
+        self._servers: list[ApiServer] = []
+        self._closers: list[Callable[[], Awaitable[None]]] = []
+        self._host: RaftHost | None = None
+        self._coordinator: TransactionCoordinator | None = None
+        self._greeting: list[str] = []
+
+        self._tls = self._certificates() if config.tls.enabled else None
+        self._secret = (
+            read_secret(Path(config.node.secret_file))
+            if config.node.secret_file
+            else directory.secret("cluster.secret", dice)
+        )
+        self._transport = self._make_transport()
+        self._router = BucketRouter(
+            self._transport,
+            {bucket.id: bucket.voters for bucket in config.buckets},
+            clock=self._clock,
+            dice=dice,
+        )
+
+    # -- starting ----------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start every part that the role asks for.
+
+        Raises:
+            MasError: a part can't start; `stop` all the same.
+        """
+        config = self._config
+        for remark in config.remarks():
+            _log.warning("%s", remark)
+        for peer in config.peers:
+            if peer.id != config.node.id:
+                self._transport.add_peer(peer.id, peer.address)
+        self._transport.on_frame(Channel.REPLY, self._router.on_reply)
+        self._transport.on_peer(self._router.on_peer)
+        await self._transport.start()
+        self._spawn(self._transport)
+        role = config.node.role
+        if role in ("all", "rm"):
+            await self._start_resource_manager()
+        if role in ("all", "tm", "tc", "gls"):
+            await self._start_transaction_manager()
+        for server in self._servers:
+            await server.start()
+
+    def greeting(self) -> str:
+        """What to tell whoever started this process, now that it serves."""
+        node = self._config.node
+        ready = f"mas: node {node.id} ({node.role}) of cluster {node.cluster_id!r} is ready"
+        return "\n".join((ready, *self._greeting))
+
+    def _spawn(self, actor: Actor) -> None:
+        self._supervisor.spawn(actor.name, actor.run())
+
+    def _certificates(self) -> TlsFiles:
+        tls = self._config.tls
+        if tls.ca_file:
+            files = TlsFiles(Path(tls.ca_file), Path(tls.cert_file), Path(tls.key_file))
+            check_files(files, self._clock)
+            return files
+        directory = Path(tls.directory) if tls.directory else self._directory.path / "tls"
+        return ensure_development_certificates(directory, (self._config.listen.host,), self._clock)
+
+    def _make_transport(self) -> PeerTransport:
+        mutual = self._config.tls.mutual
+        return PeerTransport(
+            Identity(self._config.node.cluster_id, self._config.node.id, self._secret),
+            host=self._config.listen.host,
+            port=self._config.listen.peer,
+            clock=self._clock,
+            dice=self._dice,
+            server_tls=server_context(self._tls, mutual=True) if mutual and self._tls else None,
+            client_tls=client_context(self._tls, mutual=True) if mutual and self._tls else None,
+        )
+
+    # -- resource manager --------------------------------------------------------------------------------
+
+    async def _start_resource_manager(self) -> None:
+        from mas.storage.account_db_sqlite import SqliteAccountDB
+        from mas.storage.raft_log_rocksdb import RocksRaftLog
+
+        config, path = self._config, self._directory.path
+        log = RocksRaftLog.open(path / "raft", config.node.cluster_id, config.node.id)
+        log_thread, file_thread = WorkerThread("raft-log"), WorkerThread("snapshots")
+        database = SqliteAccountDB.connect(
+            path / f"{config.storage.database}.sqlite3", config.node.cluster_id, config.node.id
+        )
+        self._closers += [
+            _closing(log_thread.close),
+            _closing(file_thread.close),
+            _closing(log.close),
+            database.close,
+        ]
+        host = RaftHost(
+            self._host_config(),
+            log=log,
+            log_thread=log_thread,
+            peers=self._transport,
+            snapshots=database,
+            file_thread=file_thread,
+            clock=self._clock,
+            dice=self._dice,
+        )
+        await host.finish_snapshots()
+        manager = ResourceManager(self._transport)
+        proposer = int.from_bytes(self._dice.randbytes(7), "big")
+        for bucket in config.buckets:
+            if config.node.id not in bucket.voters:
+                continue
+            kept = await database.open(bucket.id, writer_mark(proposer))
+            group = host.add_group(
+                bucket.id,
+                bucket.voters,
+                applied=kept.bucket.applied,
+                applied_term=kept.bucket.term,
+            )
+            ports = Ports(group, database, self._router, manager.reply, proposer)
+            manager.add(
+                AccountService(bucket.id, kept, ports, self._clock, self._resource_settings())
+            )
+        self._transport.on_frame(Channel.RAFT, host.on_frame)
+        self._transport.on_frame(Channel.SNAPSHOT, host.on_snapshot_frame)
+        self._transport.on_frame(Channel.REQUEST, manager.on_frame)
+        self._transport.on_peer(host.on_peer)
+        self._spawn(host)
+        for service in manager.services():
+            self._spawn(service)
+        self._host = host
+        secret = ClusterSecret(self._secret)
+        self._serve(
+            config.listen.rm, TransactionServicer(self._router, secret), NodeServicer(self, secret)
+        )
+
+    def _host_config(self) -> HostConfig:
+        config = self._config
+        return HostConfig(
+            node=config.node.id,
+            snapshot_folder=self._directory.path / "snapshots",
+            tick_ms=config.raft.tick_ms,
+            heartbeat_tick=config.raft.heartbeat_tick,
+            election_tick=config.raft.election_tick,
+            log_margin_entries=config.storage.log_margin_entries,
+            log_margin_seconds=config.storage.log_margin_seconds,
+        )
+
+    def _resource_settings(self) -> ResourceSettings:
+        config = self._config
+        return ResourceSettings(
+            cluster=config.node.cluster_id,
+            buckets=len(config.buckets),
+            lock_timeout=config.lock_timeout_seconds,
+            cached_rows=config.storage.cache_accounts,
+            unflushed=config.storage.flush_backlog_rows_max,
+        )
+
+    def view(self) -> NodeView:
+        """What this node says of itself."""
+        groups = self._host.groups if self._host is not None else {}
+        return NodeView(
+            node=self._config.node.id,
+            cluster=self._config.node.cluster_id,
+            version=__version__,
+            roles=(self._config.node.role,),
+            buckets=tuple(groups),
+            leads=tuple(bucket for bucket, group in groups.items() if group.status().leading),
+        )
+
+    # -- transaction manager -----------------------------------------------------------------------------
+
+    async def _start_transaction_manager(self) -> None:
+        from mas.storage.tm_store_rocksdb import RocksTmStore
+
+        config = self._config
+        node, role = config.node, config.node.role
+        store = RocksTmStore.open(self._directory.path / "tm", node.cluster_id, node.id)
+        self._closers.append(store.close)
+        key = self._token_key()
+        authenticator = Authenticator(
+            key, self._clock, config.jwt.algorithm, config.jwt.issuer, config.jwt.audience
+        )
+        secret = ClusterSecret(self._secret)
+        locks: Locks = NoLocks()
+        if role != "tc":
+            locks = service = self._make_lock_service(store)
+            self._spawn(service)
+            self._serve(config.listen.gls, LockServicer(OutsiderLocks(service), authenticator))
+        if role != "gls":
+            self._coordinator = TransactionCoordinator(
+                CoordinatorPorts(self._router, store, locks),
+                CoordinatorSettings(len(config.buckets), config.locking),
+                self._clock,
+                self._dice,
+            )
+            self._spawn(self._coordinator)
+            issuer = None
+            if config.jwt.algorithm == "HS256":
+                issuer = TokenIssuer(key, config.jwt.issuer, config.jwt.audience, self._clock)
+            accounts = AccountServicer(self._coordinator, authenticator, issuer, self._dice)
+            api = self._serve(config.listen.api, accounts)
+            self._serve(config.listen.node_service, NodeServicer(self, secret))
+            if role == "all" and issuer is not None:
+                self._welcome(api, issuer)
+
+    def _make_lock_service(self, store: ByteShelf) -> GlobalLockService:
+        return GlobalLockService(
+            f"node {self._config.node.id}",
+            buckets=self._router,
+            store=LockShelf(store),
+            clock=self._clock,
+            settings=LockSettings(
+                buckets=len(self._config.buckets), lease=self._config.lock_timeout_seconds
+            ),
+        )
+
+    def _token_key(self) -> bytes:
+        jwt = self._config.jwt
+        if jwt.algorithm != "HS256":
+            return read_file(Path(jwt.public_key_file))
+        if jwt.secret_file:
+            return read_secret(Path(jwt.secret_file))
+        return self._directory.secret("jwt.secret", self._dice)
+
+    def _welcome(self, api: ApiServer, issuer: TokenIssuer) -> None:
+        """A single node to play with: leave its address and an operator's token where the command line finds them."""
+        address = f"{self._config.listen.host}:{api.port}"
+        found = profile.Profile(
+            address=address,
+            ca=str(self._tls.ca.resolve()) if self._tls else "",
+            token=issuer.issue(_OPERATOR, Role.GATEWAY),
+            plaintext=self._tls is None,
+        )
+        kept = profile.write(found)
+        self._greeting += [
+            f"API on {address}; its CA and an operator's token are in {kept}. Try:",
+            "",
+            "  mas account create alice --balance 100.00",
+            "  mas account create bob",
+            "  mas pay alice bob 12.50",
+            "  mas account get alice",
+            "",
+            "Ctrl-C stops it; everything is kept in " + str(self._directory.path),
+        ]
+
+    def _serve(self, port: int, *services: Service) -> ApiServer:
+        tls = None
+        if self._tls is not None:
+            tls = ServerTls(read_file(self._tls.certificate), read_file(self._tls.key))
+        server = ApiServer(self._config.listen.host, port, services, tls)
+        self._servers.append(server)
+        return server
+
+    # -- stopping ----------------------------------------------------------------------------------------
+
+    async def stop(self) -> None:
+        """Let what is under way end within a bound, then stop everything and close the stores. Idempotent."""
+        servers, self._servers = self._servers, []
+        if servers and self._coordinator is not None:
+            await self._coordinator.finish(_API_GRACE_SECONDS)
+        for server in servers:
+            await server.stop(_API_GRACE_SECONDS)
+        await self._hand_over()
+        await self._supervisor.stop()
+        closers, self._closers = self._closers, []
+        for close in closers:
+            await close()
+
+    async def _hand_over(self) -> None:
+        """Spare the others an election: have them lead what this node leads."""
+        if self._host is None or len(self._config.peers) < 2:
+            return
+        self._host.hand_over()
+        groups = self._host.groups.values()
+        try:
+            async with asyncio.timeout(_HAND_OVER_SECONDS):
+                while any(group.status().leading for group in groups):
+                    await self._clock.sleep(0.01)
+        except TimeoutError:
+            _log.info("stopping while leading: nobody took over in time")
+
+
+def _closing(close: Callable[[], None]) -> Callable[[], Awaitable[None]]:
+    async def closing() -> None:
+        close()
+
+    return closing
