@@ -40,7 +40,8 @@ class PaymentStream:
         self._coordinator = coordinator
         self._authenticator = authenticator
         self._principal = principal
-        self._replies: deque[pb.PaymentResults] = deque()
+        self._answers: deque[tuple[int, int, PaymentResult | MasError]] = deque()
+        """Batch, position, and what became of it."""
         self._in_flight = 0
         self._ended = False
         self._failure: MasError | None = None
@@ -57,9 +58,9 @@ class PaymentStream:
         async with Supervisor() as supervisor:
             self._reader = supervisor.spawn("payment stream", self._read(batches))
             self._reader.add_done_callback(self._on_read_to_the_end)
-            while self._replies or self._in_flight or not self._ended:
-                if self._replies:
-                    await writer.write(self._replies.popleft())
+            while self._answers or self._in_flight or not self._ended:
+                if self._answers:
+                    await writer.write(self._next_message())
                 else:
                     self._changed.clear()
                     await self._changed.wait()
@@ -109,11 +110,11 @@ class PaymentStream:
                 positions.append(position)
             except MasError as error:
                 # One bad payment harms none beside it (rule 37).
-                add_error(self._reply(), batch, position, error)
+                self._answer(batch, position, error)
 
         def on_result(place: int, result: PaymentResult) -> None:
             self._in_flight -= 1
-            add_result(self._reply(), batch, positions[place], result)
+            self._answer(batch, positions[place], result)
 
         self._in_flight += len(requests)
         try:
@@ -121,16 +122,27 @@ class PaymentStream:
         except Overloaded as error:
             self._in_flight -= len(requests)
             for position in positions:
-                add_error(self._reply(), batch, position, error)
+                self._answer(batch, position, error)
 
     def _turn_away(self, message: pb.PaymentBatch, error: MasError) -> None:
         for position in range(len(message.payments)):
-            add_error(self._reply(), message.batch, position, error)
+            self._answer(message.batch, position, error)
 
-    def _reply(self) -> pb.PaymentResults:
-        """The message that the next result goes into."""
-        self._changed.set()
+    def _answer(self, batch: int, position: int, answer: PaymentResult | MasError) -> None:
+        if not self._answers:
+            self._changed.set()
+        self._answers.append((batch, position, answer))
+
+    def _next_message(self) -> pb.PaymentResults:
+        """What there is to say now, as far as it fits one message."""
+        message = pb.PaymentResults()
+        take = self._answers.popleft
+        for _ in range(min(len(self._answers), RESULTS_PER_MESSAGE_MAX)):
+            batch, position, answer = take()
+            if isinstance(answer, PaymentResult):
+                add_result(message, batch, position, answer)
+            else:
+                add_error(message, batch, position, answer)
+        # Every answer passes here after it has left its place in flight.
         self._room.set()
-        if not self._replies or len(self._replies[-1].results) >= RESULTS_PER_MESSAGE_MAX:
-            self._replies.append(pb.PaymentResults())
-        return self._replies[-1]
+        return message
