@@ -1,0 +1,466 @@
+"""The Global Lock Service: one at a time in a cluster, and nothing's safety depends on it.
+
+Payments ask for ESCROW or EXCLUSIVE tokens, which travel in their legs; readers and outsiders get locks that are marked
+in the accounts as well, and outsiders' leases are kept in the TM store, so that a new service knows them. A service
+that starts takes its epoch by an entry of a bucket first: so no token ever repeats, whatever the store has lost
+(rules 33 to 36).
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from mas import limits
+from mas.errors import MasError, Overloaded, Unavailable
+from mas.ledger.instructions import Answer, Chunk, Code, Epoch, LockMode, Token
+from mas.locks.kept import KeptLocks
+from mas.locks.marks import Marks, Placed
+from mas.locks.ports import Buckets, LockEntry, LockStore
+from mas.locks.table import (
+    Ended,
+    Event,
+    Expired,
+    Grant,
+    Granted,
+    LockTable,
+    TableStatistics,
+    TimedOut,
+    Withdrawn,
+)
+from mas.runtime import Actor, Clock, Mailbox, Supervisor
+from mas.transaction.messages import TurnedAway
+
+_log = logging.getLogger(__name__)
+
+ACCOUNT = "account:"
+"""How the lock of an account is named, its number behind it; any other lock_id is a lease and nothing more."""
+
+T = TypeVar("T")
+OnResult = Callable[[Grant | MasError], None]
+
+_EPOCH_BUCKET = 1
+_RETRY_SECONDS = 0.25
+_TICK_SECONDS = 0.05
+
+
+class LockSettings(msgspec.Struct, frozen=True):
+    """How locks are given."""
+
+    buckets: int
+    """The bucket count at the cluster's creation: where an account's home is (rule 20)."""
+    lease: float = 10.0
+    """Seconds that a lock is held without being released."""
+    waiters_max: int = 4_096
+    """Requests that may wait for one lock."""
+    requests_max: int = limits.MAILBOX_ITEMS_MAX
+    """Requests that may wait in all."""
+
+
+class LockRequest(msgspec.Struct, frozen=True, eq=False):
+    """Somebody asks for locks."""
+
+    owner: bytes
+    lock_ids: tuple[str, ...]
+    mode: LockMode
+    until: float
+    """Monotonic seconds at which it gives up."""
+    lease: float
+    on_result: OnResult
+    marked: bool = False
+    """Its accounts are marked before it is granted (rule 33)."""
+    kept: bool = False
+    """Its leases are kept in the TM store (rule 36)."""
+
+
+class _Release(msgspec.Struct, frozen=True, gc=False):
+    owner: bytes
+
+
+class _ReleaseLock(msgspec.Struct, frozen=True):
+    lock_id: str
+    owner: bytes
+    token: Token
+    result: asyncio.Future[bool]
+
+
+class _Withdraw(msgspec.Struct, frozen=True, eq=False):
+    """Whoever asked is gone."""
+
+    request: LockRequest
+
+
+class _Tick(msgspec.Struct, frozen=True, gc=False):
+    """Time has passed."""
+
+
+class _Lease(msgspec.Struct):
+    """What this service knows of a request, beside what the table knows."""
+
+    request: LockRequest | None
+    """None where an earlier service granted it."""
+    on_result: OnResult | None
+    """None once it is called."""
+    grant: Grant | None = None
+    kept: bool = False
+    placed: list[Placed] = []
+    """Its accounts that are marked, or may be."""
+    marking: bool = False
+    """Its marks are on their way. They are taken away after that, not before: a late one would stay."""
+
+    def answer(self, result: Grant | MasError) -> None:
+        if self.on_result is not None:
+            on_result, self.on_result = self.on_result, None
+            on_result(result)
+
+
+class _Marked(msgspec.Struct, frozen=True, eq=False):
+    """A lease's marks are set, and it is kept; or not, and some of them may be."""
+
+    grant: Grant
+    lease: _Lease
+    error: MasError | None
+
+
+_Command = LockRequest | _Release | _ReleaseLock | _Withdraw | _Marked | _Tick
+
+
+class GlobalLockService(Actor):
+    """Gives locks. Fits the `Locks` port of the coordinator."""
+
+    name = "global-lock-service"
+
+    def __init__(
+        self,
+        holder: str,
+        *,
+        buckets: Buckets,
+        store: LockStore,
+        clock: Clock,
+        settings: LockSettings,
+    ) -> None:
+        self._holder = holder
+        self._buckets = buckets
+        self._clock = clock
+        self._settings = settings
+        self._marks = Marks(buckets, settings.buckets, clock)
+        self._kept = KeptLocks(store, clock)
+        self._supervisor = Supervisor()
+        # Twice the room: what ends a request is never turned away for those that begin (rule 16).
+        self._commands: Mailbox[_Command] = Mailbox("locks.commands", 2 * settings.requests_max)
+        self._table: LockTable | None = None
+        self._leases: dict[int, _Lease] = {}
+        self._numbers: dict[LockRequest, int] = {}
+        self._marking: dict[int, _Lease] = {}
+
+    # -- asking, from anywhere on the loop --------------------------------------------------------
+
+    async def acquire(
+        self, owner: bytes, numbers: Sequence[str], mode: LockMode, timeout: float
+    ) -> dict[str, Token]:
+        """The accounts' locks for a payment, or for a reader (SHARED), whose accounts are marked.
+
+        All or none, first come first served, in whatever order they are named.
+
+        Raises:
+            Unavailable: not had within `timeout` seconds, or no lock service is at work here.
+        """
+        lock_ids = [ACCOUNT + number for number in numbers]
+        marked = mode is LockMode.SHARED
+        grant = await self.acquire_locks(owner, lock_ids, mode, timeout, marked=marked)
+        return dict.fromkeys(numbers, grant.token)
+
+    async def acquire_locks(
+        self,
+        owner: bytes,
+        lock_ids: Sequence[str],
+        mode: LockMode,
+        timeout: float,
+        *,
+        marked: bool = False,
+        kept: bool = False,
+        lease: float = 0.0,
+    ) -> Grant:
+        """A lease on the locks of these names, under one token; `lease` 0 is the configured one.
+
+        Raises:
+            NotFound: an account that is to be marked doesn't exist.
+            Unavailable: not had within `timeout` seconds, or no lock service is at work here.
+        """
+        result: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
+        request = LockRequest(
+            owner,
+            tuple(lock_ids),
+            mode,
+            until=self._clock.monotonic() + timeout,
+            lease=lease or self._settings.lease,
+            on_result=lambda answer: _resolve(result, answer),
+            marked=marked,
+            kept=kept,
+        )
+        self.ask(request)
+        try:
+            return await result
+        except asyncio.CancelledError:
+            self._commands.offer(_Withdraw(request))
+            raise
+
+    def ask(self, request: LockRequest) -> None:
+        """Ask without waiting: `request.on_result` is called once.
+
+        Raises:
+            Unavailable: no lock service is at work here, or too many requests wait for it.
+        """
+        if self._table is None:
+            raise Unavailable("the lock service isn't at work yet: try again")
+        if len(self._commands) >= self._settings.requests_max:
+            raise Overloaded(f"{len(self._commands)} requests wait for the lock service: try again")
+        self._commands.put(request)
+
+    def release(self, owner: bytes) -> None:
+        """Let go of all that this owner holds or waits for."""
+        if self._table is not None:
+            self._commands.put(_Release(owner))
+
+    async def release_lock(self, lock_id: str, owner: bytes, token: Token) -> bool:
+        """Let go of one lock, if this owner holds it under this token; whether it did."""
+        if self._table is None:
+            return False
+        result: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._commands.put(_ReleaseLock(lock_id, owner, token, result))
+        return await result
+
+    def statistics(self) -> TableStatistics:
+        """What the table has seen; all zero before the service has its epoch."""
+        if self._table is None:
+            return TableStatistics(held=0, waiting=0, granted=0, timed_out=0, expired=0)
+        return self._table.statistics()
+
+    # -- the actor --------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Take an epoch, take over what earlier services granted, and serve until cancelled."""
+        try:
+            async with self._supervisor as supervisor:
+                supervisor.spawn("locks.marks", self._marks.run())
+                supervisor.spawn("locks.kept", self._kept.run())
+                supervisor.spawn("locks.serve", self._serve())
+                await supervisor.wait()
+        finally:
+            self._stop()
+
+    def _stop(self) -> None:
+        self._table = None
+        stopping = Unavailable("the lock service is stopping: try again")
+        for lease in self._leases.values():
+            lease.answer(stopping)
+        for command in self._commands.drain_nowait():
+            match command:
+                case LockRequest():
+                    command.on_result(stopping)
+                case _ReleaseLock():
+                    _resolve(command.result, stopping)
+                case _:
+                    continue
+
+    async def _serve(self) -> None:
+        epoch = await self._take_epoch()
+        table = LockTable(epoch, waiters_max=self._settings.waiters_max)
+        for entry in await self._kept.load():
+            self._restore(table, entry, epoch)
+        self._table = table
+        _log.info("the lock service is at work, epoch %d", epoch)
+        self._supervisor.spawn("locks.tick", self._tick())
+        while True:
+            for command in await self._commands.drain():
+                self._on_command(table, command)
+
+    async def _tick(self) -> None:
+        """A look at the clock now and then, while anybody holds or waits."""
+        while True:
+            await self._clock.sleep(_TICK_SECONDS)
+            if self._leases and not self._commands:
+                self._commands.put(_Tick())
+
+    async def _take_epoch(self) -> int:
+        """An epoch that was taken and lost sight of is never used: the next one is greater."""
+        while True:
+            taken = await self._ask_for_epoch()
+            if isinstance(taken, Answer) and taken.code is Code.DONE:
+                return taken.number
+            await self._clock.sleep(_RETRY_SECONDS)
+
+    async def _ask_for_epoch(self) -> Answer | TurnedAway:
+        taken: asyncio.Future[Answer | TurnedAway] = asyncio.get_running_loop().create_future()
+        chunk = Chunk(b"", 0, (Epoch(self._holder),))
+        self._buckets.submit(_EPOCH_BUCKET, chunk, lambda _, answer: _resolve(taken, answer))
+        return await taken
+
+    def _restore(self, table: LockTable, entry: LockEntry, epoch: int) -> None:
+        """What is left of a lease that an earlier service has granted to an outsider."""
+        placed = [(entry.lock_id.removeprefix(ACCOUNT), entry.bucket)] if entry.bucket else []
+        left = (entry.expires_us - self._clock.now_us()) / 1e6
+        if left <= 0 or entry.token.epoch >= epoch:
+            self._marks.remove(placed, entry.token)
+            self._kept.forget([entry.lock_id], entry.token)
+            return
+        deadline = self._clock.monotonic() + left
+        grant = table.restore(entry.owner, entry.lock_id, entry.token, deadline)
+        self._leases[grant.number] = _Lease(None, None, grant=grant, kept=True, placed=placed)
+
+    def _on_command(self, table: LockTable, command: _Command) -> None:
+        now = self._clock.monotonic()
+        self._on_events(table, table.expire(now))
+        match command:
+            case LockRequest():
+                self._on_request(table, command, now)
+            case _Release(owner):
+                self._on_events(table, table.release(owner, now))
+            case _ReleaseLock(lock_id, owner, token, result):
+                events = table.release_lock(lock_id, owner, token, now)
+                self._on_events(table, events)
+                _resolve(result, bool(events))
+            case _Withdraw(request):
+                if (number := self._numbers.get(request)) is not None:
+                    self._on_events(table, table.cancel(number, now))
+            case _Marked():
+                self._on_marked(table, command, now)
+            case _Tick():
+                self._give_up_marking(table, now)
+
+    # -- requests and leases ----------------------------------------------------------------------
+
+    def _on_request(self, table: LockTable, request: LockRequest, now: float) -> None:
+        if not table.has_room(request.lock_ids):
+            most = self._settings.waiters_max
+            request.on_result(Overloaded(f"{most} requests wait for one lock: try again"))
+            return
+        number, events = table.ask(
+            request.owner,
+            request.lock_ids,
+            request.mode,
+            until=request.until,
+            lease=request.lease,
+            now=now,
+        )
+        if number in self._leases:
+            self._on_asked_again(request, self._leases[number])
+            return
+        self._leases[number] = _Lease(request, request.on_result, kept=request.kept)
+        self._numbers[request] = number
+        self._on_events(table, events)
+
+    def _on_asked_again(self, request: LockRequest, lease: _Lease) -> None:
+        """Its owner holds them already: it hasn't heard the first answer."""
+        if lease.marking or lease.grant is None:
+            request.on_result(Unavailable("these locks are being marked for you: try again"))
+        else:
+            request.on_result(lease.grant)
+
+    def _on_events(self, table: LockTable, events: list[Event]) -> None:
+        for event in events:
+            match event:
+                case Granted(grant):
+                    self._on_granted(grant)
+                case Ended(grant):
+                    self._on_ended(table, grant, "released before they were marked")
+                case Expired(grant):
+                    self._on_ended(table, grant, "the lease ran out before they were marked")
+                case TimedOut(number):
+                    self._forget(number, "not free in time")
+                case Withdrawn(number):
+                    self._forget(number, "withdrawn")
+
+    def _on_granted(self, grant: Grant) -> None:
+        lease = self._leases[grant.number]
+        request = lease.request
+        assert request is not None
+        lease.grant = grant
+        if request.marked or request.kept:
+            lease.marking = True
+            self._marking[grant.number] = lease
+            self._supervisor.spawn("locks.mark", self._mark(lease, request, grant))
+        else:
+            lease.answer(grant)
+
+    def _on_ended(self, table: LockTable, grant: Grant, why: str) -> None:
+        """Some locks of a lease, or all of them, are somebody else's now."""
+        lease = self._leases[grant.number]
+        if not lease.marking:
+            ended = [each for each in lease.placed if ACCOUNT + each[0] in grant.locks]
+            self._marks.remove(ended, grant.token)
+            if lease.kept:
+                self._kept.forget(grant.locks, grant.token)
+        if table.grant(grant.number) is None:
+            self._forget(grant.number, why)
+
+    def _forget(self, number: int, why: str) -> None:
+        lease = self._leases.pop(number)
+        if lease.request is not None:
+            del self._numbers[lease.request]
+        lease.answer(Unavailable(f"the locks were not had ({why}): try again"))
+
+    # -- marks ------------------------------------------------------------------------------------
+
+    async def _mark(self, lease: _Lease, request: LockRequest, grant: Grant) -> None:
+        """Mark and keep what was granted; the rest of this service doesn't wait for it."""
+        error: MasError | None = None
+        try:
+            if request.marked:
+                await self._set_marks(lease, request, grant)
+            if request.kept:
+                await self._kept.keep(self._entries(lease, grant))
+        except MasError as failure:
+            error = failure
+        self._commands.put(_Marked(grant, lease, error))
+
+    async def _set_marks(self, lease: _Lease, request: LockRequest, grant: Grant) -> None:
+        accounts = [each.removeprefix(ACCOUNT) for each in grant.locks if each.startswith(ACCOUNT)]
+        left = max(request.until - self._clock.monotonic(), 0.0)
+        lease.placed = await self._marks.locate(accounts, left)
+        await self._marks.set(lease.placed, grant.token, lambda: lease.on_result is not None)
+
+    def _entries(self, lease: _Lease, grant: Grant) -> list[LockEntry]:
+        left_us = int((grant.deadline - self._clock.monotonic()) * 1e6)
+        expires_us = self._clock.now_us() + left_us
+        buckets = {ACCOUNT + account: bucket for account, bucket in lease.placed}
+        return [
+            LockEntry(lock, grant.owner, grant.token, expires_us, buckets.get(lock, 0))
+            for lock in grant.locks
+        ]
+
+    def _on_marked(self, table: LockTable, marked: _Marked, now: float) -> None:
+        """The marks are set, or will never be."""
+        grant, lease = marked.grant, marked.lease
+        lease.marking = False
+        self._marking.pop(grant.number, None)
+        held = table.grant(grant.number)
+        if marked.error is None and held is not None and held.locks == grant.locks:
+            lease.answer(grant)
+            return
+        self._marks.remove(lease.placed, grant.token)
+        if lease.kept:
+            self._kept.forget(grant.locks, grant.token)
+        lease.placed = []
+        if marked.error is not None:
+            lease.answer(marked.error)
+        self._on_events(table, table.cancel(grant.number, now))
+
+    def _give_up_marking(self, table: LockTable, now: float) -> None:
+        """Whoever asked waits no longer; the marks are taken away once their fate is known."""
+        for number, lease in list(self._marking.items()):
+            if lease.request is not None and lease.request.until <= now:
+                lease.answer(Unavailable("the locks weren't marked in time: try again"))
+                self._on_events(table, table.cancel(number, now))
+
+
+def _resolve(future: "asyncio.Future[T]", result: T | MasError) -> None:
+    """Unless whoever waited is gone."""
+    if future.done():
+        return
+    if isinstance(result, MasError):
+        future.set_exception(result)
+    else:
+        future.set_result(result)
