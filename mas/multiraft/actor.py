@@ -13,7 +13,6 @@ don't wait for those that have.
 import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -273,8 +272,11 @@ class RaftHost(Actor):
         self._receiver.tick()
 
     def _compact(self, group: RaftGroup) -> None:
-        index = group.cut_before(self._sender.pinned(group.id))
-        if index:
+        index = group.may_cut()
+        if not index:
+            return
+        index = self._sender.spare(group.id, index)
+        if index >= group.storage.first_index():
             self._writer.batch.compact(group.id, index)
             self._writer.batch.set_conf_state(group.id, group.members.at(index))
             group.members.forget_before(index)
@@ -308,9 +310,12 @@ class RaftHost(Actor):
             for message in ready.messages:
                 if message.type is MessageType.APPEND:
                     self._outbox.add(group.id, message)
-        self._writer.submit(
-            partial(self._finish, group, ready, sent_appends=sends_appends), sync=True
-        )
+
+        def finish() -> None:
+            self._finish(group, ready, sent_appends=sends_appends)
+            self._mark(group)
+
+        self._writer.submit(finish, sync=True)
 
     def _finish(self, group: RaftGroup, ready: Ready, *, sent_appends: bool) -> None:
         """What had to be durable is: everything else may be said, and done."""
@@ -320,7 +325,6 @@ class RaftHost(Actor):
             elif message.type is not MessageType.APPEND or not sent_appends:
                 self._outbox.add(group.id, message)
         group.finish(ready)
-        self._mark(group)
 
     def _send(self) -> None:
         for group_id, message in self._outbox.send(self._clock.now_us()):

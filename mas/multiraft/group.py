@@ -340,18 +340,16 @@ class RaftGroup:
         after, before = ready.hard_state, self.hard_state
         return after is None or (after.term == before.term and after.vote == before.vote)
 
-    def cut_before(self, pinned: int | None) -> int:
-        """The index up to which the log can be cut now, 0 for none; `pinned` is a snapshot that somebody is fetching."""
+    def may_cut(self) -> int:
+        """The index up to which the log can be cut now, 0 where it isn't worth a write."""
         if self.error is not None or self.delivery.paused or self.is_frozen:
             return 0
-        first = self.storage.first_index()
-        cut = self._margin.allows(first, min(self.flushed, self.delivery.pushed))
+        flushed = min(self.flushed, self.delivery.pushed)
+        cut = self._margin.allows(self.storage.first_index(), flushed)
         if cut and self.role is Role.LEADER:
             progress = self._core.status().progress.values()
-            cut = self._margin.spare(cut, self.flushed, min(one.match for one in progress))
-        if pinned is not None:
-            cut = min(cut, pinned)
-        return cut if cut >= first else 0
+            cut = self._margin.spare(cut, flushed, min(one.match for one in progress))
+        return cut
 
     # -- the host's: snapshots and stops -------------------------------------------------------
 
@@ -388,8 +386,9 @@ class RaftGroup:
 
     def _take_proposals(self) -> None:
         size = 0
-        while size < TURN_BYTES_MAX and (waiting := self._propose_c.drain_nowait(1)):
-            number, data = waiting[0].number, waiting[0].data
+        while size < TURN_BYTES_MAX and len(self._propose_c):
+            [proposal] = self._propose_c.drain_nowait(1)
+            number, data = proposal.number, proposal.data
             size += len(data)
             try:
                 self._core.propose(data)
@@ -400,9 +399,9 @@ class RaftGroup:
 
     def _take_reads(self) -> None:
         """One round of heartbeats for all reads of a turn (rule 32)."""
-        numbers = self._reads_asked.drain_nowait()
-        if not numbers:
+        if not len(self._reads_asked):
             return
+        numbers = self._reads_asked.drain_nowait()
         if self.role is not Role.LEADER:
             self._refuse_reads(tuple(numbers))
             return

@@ -294,7 +294,11 @@ async def finish_installs(log: RaftLog, files: SnapshotFiles, folder: Path) -> N
         DatabaseUnavailable: nothing has changed; start again once the database is there.
     """
     for group_id in log.groups():
-        path, note = incoming_path(folder, group_id), log.note(group_id)
+        path = incoming_path(folder, group_id)
+        try:
+            note = log.note(group_id)
+        except CorruptData:
+            continue  # this replica is stopped, as whoever starts it will hear
         if note is None:
             path.unlink(missing_ok=True)
         elif path.exists():

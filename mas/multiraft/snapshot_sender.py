@@ -91,9 +91,10 @@ class SnapshotSender:
         if file is None or not self._offer(group_id, peer, file):
             self._end(group_id, peer, ok=False)
 
-    def pinned(self, group_id: int) -> int | None:
-        """The index from which a follower's log will go on: it must not be cut away meanwhile."""
-        indexes = [
+    def spare(self, group_id: int, cut: int) -> int:
+        """`cut`, or less: the entries that follow a snapshot on its way must not be cut away."""
+        indexes = [cut]
+        indexes += [
             offered.file.metadata.index
             for (group, _), offered in self._offers.items()
             if group == group_id
@@ -103,7 +104,7 @@ class SnapshotSender:
         file = self._files.get(group_id)
         if file is not None and file.made > self._patience_began():
             indexes.append(file.metadata.index)
-        return min(indexes, default=None)
+        return min(indexes)
 
     def on_message(self, peer: int, message: Pull | Done | Request) -> None:
         """What a receiver says."""

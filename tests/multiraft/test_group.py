@@ -7,7 +7,7 @@ import pytest
 from mas.errors import CorruptData, InvalidRequest, MailboxFull, NotLeading, Unavailable
 from mas.limits import MESSAGE_BYTES_MAX
 from mas.multiraft import Committed
-from mas.raft import ConfChange, ConfChangeSingle, ConfChangeType, Role
+from mas.raft import ConfChange, ConfChangeSingle, ConfChangeType, RawNode, Role
 
 if TYPE_CHECKING:
     from tests.multiraft.conftest import Cluster
@@ -85,15 +85,17 @@ async def test_corrupt_state_stops_its_group_alone(
     node = await cluster.leader()
     await cluster.leader(2)
     machine = node.machines[1]
+    has_ready, core = RawNode.has_ready, machine.group._core
 
-    def fail(_: object) -> bool:
-        raise CorruptData("a record's checksum is wrong")
+    def fail(this: RawNode) -> bool:
+        if this is core:
+            raise CorruptData("a record's checksum is wrong")
+        return has_ready(this)
 
-    monkeypatch.setattr(type(machine.group._core), "has_ready", fail)
+    monkeypatch.setattr(RawNode, "has_ready", fail)
     machine.group.propose(1, b"a")
     machine.group.read_index(2)
     await cluster.wait(lambda: machine.group.error)
-    monkeypatch.undo()
 
     await cluster.propose(node, b"b", group=2)
     await cluster.wait(lambda: not machine.is_leading)
