@@ -402,13 +402,12 @@ class TransactionCoordinator(Actor):
 
     def _locate(self, payment: Payment) -> None:
         """Nearly always memory knows; otherwise whoever knows calls back."""
-        get = self._directory.get
-        buckets = [get(number) for number, _ in payment.body.legs]
-        for bucket, (number, _) in zip(buckets, payment.body.legs, strict=True):
-            if not bucket and number != EXTERNAL:
-                self._find(payment, fresh=False)
-                return
-        payment.located(place(payment.body, buckets), self._effects)
+        body = payment.body
+        buckets = self._directory.known(body.legs)
+        if (0 in buckets and body.kind is Kind.PAYMENT) or not any(buckets):
+            self._find(payment, fresh=False)
+        else:
+            payment.located(place(body, buckets), self._effects)
 
     def _find(self, payment: GlobalTransaction, *, fresh: bool) -> None:
         numbers = [number for number, _ in payment.body.legs if number != EXTERNAL]
@@ -428,15 +427,12 @@ class TransactionCoordinator(Actor):
         effects, self._effects = self._effects, []
         outbox = self._outbox
         for effect in effects:
-            kind = type(effect)
-            if kind is Send:
-                assert isinstance(effect, Send)
+            if isinstance(effect, Send):
                 queue = outbox.get(effect.bucket)
                 if queue is None:
                     queue = outbox[effect.bucket] = []
                 queue.append(effect)
-            elif kind is Reply:
-                assert isinstance(effect, Reply)
+            elif isinstance(effect, Reply):
                 self._reply(effect)
             else:
                 self._carry_out_other(effect)
@@ -599,8 +595,7 @@ def _fitting(queue: list[Send]) -> int:
 
 def _weigh(instruction: Instruction) -> int:
     """About how many bytes it is on its way."""
-    kind = type(instruction)
-    if kind is Commit or kind is Abort:
+    if isinstance(instruction, Commit | Abort):
         return 32
     if isinstance(instruction, Prepare):
         return 120 + 40 * len(instruction.legs)

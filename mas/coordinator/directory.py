@@ -14,6 +14,7 @@ from mas.coordinator.notes import Notes
 from mas.coordinator.ports import Buckets, TxnCoordinatorDAO
 from mas.errors import DatabaseUnavailable, Unavailable
 from mas.ids import home_bucket
+from mas.ledger.instructions import Legs
 from mas.runtime import Clock, Supervisor
 from mas.transaction.messages import Claims, ReadClaims
 
@@ -58,9 +59,10 @@ class Directory:
         self._asked_homes: dict[int, None] = {}
         self._waiting = asyncio.Event()
 
-    def get(self, number: str) -> int:
-        """The bucket, 0 where memory doesn't know it."""
-        return self._known.get(number, 0)
+    def known(self, legs: Legs) -> list[int]:
+        """The bucket of each leg's account, 0 where memory doesn't know it."""
+        get = self._known.get
+        return [get(number, 0) for number, _ in legs]
 
     def learn(self, number: str, bucket: int) -> None:
         """The number's home has said so, or its creation has just been committed."""

@@ -4,15 +4,16 @@ counter    1 ... low_water ... next
            over, for sure │  maybe in phase 1  │ not made yet
 """
 
+from collections import deque
 from collections.abc import Callable
 
-from mas.ids import make_xid, xid_incarnation
+from mas.ids import make_xid, xid_counter, xid_incarnation
 
 
 class Attempts:
     """Makes xids, each used once for all time (rule 2), and knows below which none is in phase 1 (rule 10)."""
 
-    __slots__ = ("_in_phase_1", "_low_water", "_make_incarnation", "_next", "incarnation")
+    __slots__ = ("_begun", "_in_phase_1", "_make_incarnation", "_next", "incarnation")
 
     def __init__(self, make_incarnation: Callable[[], bytes]) -> None:
         """`make_incarnation` gives a name that nobody has had, at each call."""
@@ -27,12 +28,14 @@ class Attempts:
     def _take_name(self) -> None:
         self.incarnation = self._make_incarnation()
         self._next = 1
-        self._low_water = 1
+        # In the order of their counters; those that have left phase 1 are dropped from the front when it is looked at.
+        self._begun: deque[bytes] = deque()
         self._in_phase_1: set[bytes] = set()
 
     def begin(self) -> bytes:
         """The xid of a new attempt, which is in phase 1 from now on."""
         xid = self.name()
+        self._begun.append(xid)
         self._in_phase_1.add(xid)
         return xid
 
@@ -48,8 +51,7 @@ class Attempts:
 
     def low_water(self) -> int:
         """The counter below which no attempt is in phase 1; it only grows, and costs each xid one step."""
-        low, incarnation = self._low_water, self.incarnation
-        while low < self._next and make_xid(incarnation, low) not in self._in_phase_1:
-            low += 1
-        self._low_water = low
-        return low
+        begun, in_phase_1 = self._begun, self._in_phase_1
+        while begun and begun[0] not in in_phase_1:
+            begun.popleft()
+        return xid_counter(begun[0]) if begun else self._next

@@ -88,6 +88,18 @@ class Vote(IntEnum):
     """Or never prepared."""
 
 
+# On CPython 3.11 a member looked up in its enum costs as much as a call; every payment passes these.
+_LOCATING, _PREPARING, _DECIDING, _REPEATING, _DONE = (
+    Phase.LOCATING,
+    Phase.PREPARING,
+    Phase.DECIDING,
+    Phase.REPEATING,
+    Phase.DONE,
+)
+_ASKED, _YES, _COMMITTING, _POSTED = Vote.ASKED, Vote.YES, Vote.COMMITTING, Vote.POSTED
+_PREPARED, _COMMITTED, _CREATION = Code.PREPARED, Code.COMMITTED, Kind.CREATION
+
+
 class LocalTransaction(msgspec.Struct, gc=False, eq=False):
     """One bucket's part in an attempt."""
 
@@ -175,7 +187,7 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
 
     def located(self, placement: Placement, effects: "list[Effect]") -> None:
         """The accounts are there, as far as the directory, or now their homes, say."""
-        if self.phase is not Phase.LOCATING:
+        if self.phase is not _LOCATING:
             return
         self.placement = placement
         self.misplaced = False
@@ -229,16 +241,15 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
             self.commit(effects)
 
     def _begin_phase_1(self, placement: Placement, effects: "list[Effect]") -> None:
-        body, xid = self.body, self.attempts.begin()
-        participants = tuple([bucket for bucket, _ in placement.others])
-        parts = [LocalTransaction(bucket) for bucket in participants]
-        count = len(parts)
+        body, xid, participants = self.body, self.attempts.begin(), placement.participants
+        parts: list[LocalTransaction] = []
+        count = len(participants)
         attempt = Attempt(xid, self.number, placement.anchor, parts, count, count)
         self.attempt = attempt
         self.unsettled += count
-        self.phase = Phase.PREPARING
+        self.phase = _PREPARING
         effects.append(Note(self, attempt))
-        for part, (bucket, positions) in zip(parts, placement.others, strict=True):
+        for bucket, positions in placement.others:
             instruction = Prepare(
                 xid,
                 self.payment_id,
@@ -249,17 +260,19 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
                 body.kind,
                 body.currency,
                 tuple([body.legs[position] for position in positions]),
-                self._carry(positions),
+                self._carry(positions) if self.tokens else (),
                 body.overdraft_limit,
             )
+            part = LocalTransaction(bucket)
+            parts.append(part)
             effects.append(Send(self, bucket, instruction, attempt, part))
 
     def _on_vote(self, send: "Send", answer: Answer, effects: "list[Effect]") -> None:
         part, attempt = send.part, send.attempt
         assert part is not None
         assert attempt is not None
-        yes = answer.code is Code.PREPARED or answer.code is Code.POSTED
-        if part.vote is not Vote.ASKED:
+        yes = answer.code is _PREPARED or answer.code is Code.POSTED
+        if part.vote is not _ASKED:
             if yes and part.vote is Vote.FREED:  # its Abort came first, and found nothing (P12)
                 effects.extend([] if attempt.unsettled else [Note(self, attempt)])
                 attempt.unsettled += 1
@@ -267,7 +280,7 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
                 self._roll_back_part(part, attempt, effects)
             return
         if yes:
-            part.vote = Vote.YES
+            part.vote = _YES
             attempt.awaited -= 1
             if not attempt.awaited:
                 self.commit(effects)
@@ -315,22 +328,22 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
         assert attempt is not None
         if attempt.locals:
             self.attempts.leave(attempt.xid)
-        self.phase = Phase.DECIDING
+        self.phase = _DECIDING
         self._decide(attempt, effects)
 
     def _decide(self, attempt: Attempt, effects: "list[Effect]") -> None:
-        placement, creates = self._place(), self.body.kind is Kind.CREATION
-        others = placement.others
+        placement, creates = self._place(), self.body.kind is _CREATION
+        others = placement.participants
         decide = Decide(
             attempt.xid,
             self.payment_id,
             attempt.number,
             self.body,
             self.body_hash,
-            tuple([bucket for bucket, _ in others]),
+            others,
             placement.own,
-            (others[0][0] if others else attempt.anchor) if creates else 0,
-            self._carry(placement.own),
+            (others[0] if others else attempt.anchor) if creates else 0,
+            self._carry(placement.own) if self.tokens else (),
         )
         effects.append(Send(self, attempt.anchor, decide, attempt))
 
@@ -340,23 +353,22 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
         assert attempt is not None
         if attempt is not self.attempt or self.phase not in _AT_THE_ANCHOR:
             return  # the other one, DECIDE or the question, was answered first
-        match answer.code:
-            case Code.COMMITTED | Code.REFUSED | Code.KEY_REUSED:
-                if type(send.instruction) is Ask and answer.xid != attempt.xid:
-                    self._repeat(attempt.anchor, effects)
-                else:
-                    self._conclude(answer, effects)
+        code = answer.code
+        if code is _COMMITTED or code is Code.REFUSED or code is Code.KEY_REUSED:
+            if type(send.instruction) is Ask and answer.xid != attempt.xid:
+                self._repeat(attempt.anchor, effects)
+            else:
+                self._conclude(answer, effects)
+            if attempt.locals:
                 self._settle(attempt, answer, effects)
-            case Code.ABORTED if answer.attempt >= attempt.number:
-                self.number = answer.attempt
-                self.rollback(attempt, effects)
-                self._on_dead(attempt, answer, effects)
-            case _ if type(send.instruction) is Ask:
-                effects.append(Later(send))
-            case _ if self.phase is Phase.DECIDING:
-                self._on_unjudged(attempt, answer, effects)
-            case _:
-                pass
+        elif code is Code.ABORTED and answer.attempt >= attempt.number:
+            self.number = answer.attempt
+            self.rollback(attempt, effects)
+            self._on_dead(attempt, answer, effects)
+        elif type(send.instruction) is Ask:
+            effects.append(Later(send))
+        elif self.phase is _DECIDING:
+            self._on_unjudged(attempt, answer, effects)
 
     def _on_dead(self, attempt: Attempt, answer: Answer, effects: "list[Effect]") -> None:
         """This attempt has done nothing, for certain. Its own DECIDE's reason goes to the client (rule 6)."""
@@ -412,14 +424,12 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
 
     def _settle(self, attempt: Attempt, outcome: Answer, effects: "list[Effect]") -> None:
         """Tell every bucket the outcome: only the record's own xid is committed (rules 7, 11)."""
-        if not attempt.locals:
-            return
         instruction = instruct(attempt.xid, attempt.number, outcome)
         if type(instruction) is not Commit:
             self.rollback(attempt, effects)
             return
         for part in attempt.locals:
-            part.vote = Vote.COMMITTING
+            part.vote = _COMMITTING
             effects.append(Send(self, part.bucket, instruction, attempt, part))
 
     def rollback(self, attempt: Attempt, effects: "list[Effect]") -> None:
@@ -442,8 +452,8 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
         assert send.attempt is not None
         if answer.code in _UNSETTLED:
             effects.append(Alarm(send, answer))
-        if send.part.vote is Vote.COMMITTING:
-            self._over(send.part, send.attempt, Vote.POSTED, effects)
+        if send.part.vote is _COMMITTING:
+            self._over(send.part, send.attempt, _POSTED, effects)
         elif send.part.vote is Vote.ROLLING_BACK:
             self._over(send.part, send.attempt, Vote.FREED, effects)
 
@@ -578,20 +588,18 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
         effects.append(NeedLocks(self, self.owner, numbers, mode))
 
     def _carry(self, positions: tuple[int, ...]) -> tuple[Token | None, ...]:
-        if not self.tokens:
-            return ()
         return tuple([self.tokens.get(self.body.legs[position][0]) for position in positions])
 
     def _release(self, effects: "list[Effect]") -> None:
         """The attempt that carries the tokens has ended, and its legs are settled."""
-        if self.owner and self.phase is Phase.DONE and not self.unsettled:
+        if self.owner and self.phase is _DONE and not self.unsettled:
             effects.append(ReleaseLocks(self.owner))
             self.owner = b""
 
     # -- answers to the client ---------------------------------------------------------------------------
 
     def _conclude(self, outcome: Answer, effects: "list[Effect]") -> None:
-        status = _OUTCOMES[outcome.code]
+        status = Status.COMMITTED if outcome.code is _COMMITTED else _OUTCOMES[outcome.code]
         self._done(effects)
         if not self.replied:
             self.replied = True
@@ -619,7 +627,7 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
             effects.append(Reply(self, PaymentResult(status, self.payment_id, reason, detail)))
 
     def _done(self, effects: "list[Effect]") -> None:
-        self.phase = Phase.DONE
+        self.phase = _DONE
         self._release(effects)
 
     def _nothing(self) -> Status:
@@ -692,7 +700,7 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
             self._on_vote(send, answer, effects)
         elif kind is Commit or kind is Abort:
             self._on_settled(send, answer, effects)
-        elif self.phase is Phase.REPEATING:
+        elif self.phase is _REPEATING:
             self._on_repeated(send, answer, effects)
         elif kind is Decide or kind is Ask:
             self._on_decided(send, answer, effects)

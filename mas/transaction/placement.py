@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from mas.ledger.instructions import EXTERNAL, Body, Kind
+from mas.ledger.instructions import EXTERNAL, Body
 from mas.transaction.outcome import payer_position
 
 
@@ -20,6 +20,8 @@ class Placement(msgspec.Struct, frozen=True, gc=False):
     """Which legs of the body are the anchor's."""
     others: tuple[tuple[int, tuple[int, ...]], ...] = ()
     """Bucket and which legs, of every other bucket, in the order of the legs."""
+    participants: tuple[int, ...] = ()
+    """The other buckets alone."""
     missing: str = ""
     """An account that nobody has claimed: its home's linearizable word for it (rule 3)."""
 
@@ -29,8 +31,19 @@ def place(body: Body, buckets: Sequence[int]) -> Placement:
 
     The `EXTERNAL` account is in every bucket: its leg goes where the payer is (rule 17), whatever is said of it.
     """
-    assert body.kind is not Kind.CREATION
-    anchor = buckets[payer_position(body)]
+    payer = payer_position(body)
+    anchor = buckets[payer]
+    if len(buckets) == 2 and anchor:  # nearly every payment
+        payee = 1 - payer
+        bucket = buckets[payee]
+        if bucket == anchor or body.legs[payee][0] == EXTERNAL:
+            return Placement(anchor, (0, 1))
+        if bucket:
+            return Placement(anchor, (payer,), ((bucket, (payee,)),), (bucket,))
+    return _place_many(body, buckets, anchor)
+
+
+def _place_many(body: Body, buckets: Sequence[int], anchor: int) -> Placement:
     own: list[int] = []
     others: dict[int, list[int]] = {}
     missing = ""
@@ -44,12 +57,12 @@ def place(body: Body, buckets: Sequence[int]) -> Placement:
             missing = number
     if missing:
         return Placement(anchor, missing=missing)
-    grouped = tuple((bucket, tuple(positions)) for bucket, positions in others.items())
-    return Placement(anchor, tuple(own), grouped)
+    grouped = tuple([(bucket, tuple(positions)) for bucket, positions in others.items()])
+    return Placement(anchor, tuple(own), grouped, tuple(others))
 
 
 def place_creation(home: int, bucket: int) -> Placement:
     """A new account in `bucket`, claimed at its number's home, which is the anchor (rule 18)."""
     if home == bucket:
         return Placement(home, own=(0,))
-    return Placement(home, others=((bucket, (0,)),))
+    return Placement(home, others=((bucket, (0,)),), participants=(bucket,))
