@@ -78,11 +78,11 @@ class Flusher:
 
     async def _write(self) -> None:
         self._taken_since, self._dirty_since = self._dirty_since, None
-        writes = self._ledger.take_writes()
-        applied = writes.bucket.applied
-        if applied == self.flushed:
+        if self._ledger.bucket.applied == self.flushed:
             self._taken_since = None
             return
+        writes = self._ledger.take_writes()
+        applied = writes.bucket.applied
         taken = self.behind
         changed = await self._flush_until_answered(writes)
         if self.retired:

@@ -171,6 +171,7 @@ async def _stream(load: Load, channel: grpc.aio.Channel) -> Result:
     waiting: dict[int, tuple[float, asyncio.Future[None]]] = {}
     left: dict[int, int] = {}
     numbers = count(1)
+    writing = asyncio.Lock()  # gRPC takes one write at a time
 
     async def hear() -> None:
         async for results in call:
@@ -188,7 +189,8 @@ async def _stream(load: Load, channel: grpc.aio.Channel) -> Result:
             waiting[number] = (load.clock.monotonic(), done)
             left[number] = load.job.batch
             payments = [load.payment() for _ in range(load.job.batch)]
-            await call.write(pb.PaymentBatch(batch=number, payments=payments))
+            async with writing:
+                await call.write(pb.PaymentBatch(batch=number, payments=payments))
             await done
             del waiting[number], left[number]
 
