@@ -35,7 +35,6 @@ SERVER_TIMEOUT_SECONDS_MAX = 10.0
 _SWEEP_SECONDS = 0.05
 _BACKOFF_SECONDS = 0.02
 _BACKOFF_SECONDS_MAX = 1.0
-_SYSTEM_REASONS = frozenset(reason for reason in Reason if reason >= Reason.LOCK_CONFLICT)
 _STATUSES = {int(status): status for status in Status}
 
 Metadata = tuple[tuple[str, str], ...]
@@ -273,7 +272,7 @@ class PaymentStream:
             order.end(receipt)
             return
         order.last = receipt
-        if status is Status.TURNED_AWAY and reason not in _SYSTEM_REASONS:
+        if status is Status.TURNED_AWAY and not receipt.passing:
             order.give_up(reason, receipt.detail)
             return
         order.unknown |= status is Status.UNKNOWN

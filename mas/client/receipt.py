@@ -47,6 +47,11 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
         """Asking again by the same key would bring the same answer."""
         return self.status in OUTCOMES
 
+    @property
+    def passing(self) -> bool:
+        """The reason is the system's own (overload, a lock, an outage): it ended a try, and says nothing of the next."""
+        return self.reason >= Reason.LOCK_CONFLICT
+
 
 class NewAccount(msgspec.Struct, frozen=True):
     """What became of a request for an account."""

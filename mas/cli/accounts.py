@@ -1,0 +1,197 @@
+"""`mas account`: open, read, freeze and close accounts."""
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from mas.cli.session import Session, end_with, receipt_tree, talking
+from mas.money import DEFAULT_CURRENCY, format_amount
+
+if TYPE_CHECKING:
+    from mas.transaction.messages import AccountView, PostingView
+
+_LEVELS = ("LINEARIZABLE", "READ_COMMITTED", "READ_UNCOMMITTED", "STALE")
+
+
+@click.group()
+def account() -> None:
+    """Open, read, freeze and close accounts."""
+
+
+@account.command()
+@click.argument("number")
+@click.option("--balance", default="0", show_default=True, help='Opening balance, "100.00".')
+@click.option("--currency", default=DEFAULT_CURRENCY, show_default=True)
+@click.option("--overdraft", default="0", show_default=True, help="How far it may go below zero.")
+@click.option("--key", default="", help="Idempotency key: the same key opens it once.")
+@talking
+def create(
+    session: Session, number: str, balance: str, currency: str, overdraft: str, key: str
+) -> None:
+    """Open account NUMBER, and keep its token. Operators only."""
+    from mas.client import profile
+
+    made = session.ask(
+        lambda client: client.create_account(
+            number, balance, currency=currency, overdraft_limit=overdraft, key=key
+        )
+    )
+    kept = profile.keep_token(number, made.token) if made.token else None
+    if made.receipt.committed or session.as_json:
+        tree = receipt_tree(made.receipt) | {"number": number, "token_file": str(kept or "")}
+        opening = format_amount(_units(balance, currency), currency)
+        where = f"; its token is in {kept}" if kept else ""
+        session.show(tree, f"Account {number} is open with {opening} {currency}{where}")
+    end_with(
+        made.receipt,
+        f"opening account {number}",
+        f"mas account create {number} --balance {balance} --currency {currency} "
+        f"--key {made.receipt.key}",
+    )
+
+
+@account.command()
+@click.argument("numbers", metavar="NUMBER...", nargs=-1, required=True)
+@click.option(
+    "--level",
+    type=click.Choice(_LEVELS, case_sensitive=False),
+    default=_LEVELS[0],
+    show_default=True,
+    help="How fresh and firm the answer is.",
+)
+@talking
+def get(session: Session, numbers: tuple[str, ...], level: str) -> None:
+    """Read accounts."""
+    from mas.errors import NotFound
+    from mas.transaction.messages import ReadLevel
+
+    asked = ReadLevel[level.upper()]
+    views = session.ask(lambda client: client.accounts(numbers, level=asked))
+    found = [view for view in views if view is not None]
+    if found or session.as_json:
+        trees = [_account_tree(view) for view in found]
+        session.show(trees, "\n\n".join(_account_text(view) for view in found))
+    missing = [repr(number) for number, view in zip(numbers, views, strict=True) if view is None]
+    if missing:
+        raise NotFound(f"there is no account {', '.join(missing)}: check the number")
+
+
+@account.command()
+@click.argument("number")
+@click.option("--limit", type=click.IntRange(1, 1_000), default=20, show_default=True)
+@click.option("--before", type=int, default=0, help="Only postings below this sequence number.")
+@talking
+def postings(session: Session, number: str, limit: int, before: int) -> None:
+    """The statement of account NUMBER, newest first."""
+    view = session.ask(lambda client: client.account(number))
+    page = session.ask(lambda client: client.postings(number, before=before, limit=limit))
+    trees = [_posting_tree(posting, view.currency) for posting in page]
+    session.show(trees, "\n".join(_posting_lines(page, view.currency)))
+
+
+@account.command()
+@click.argument("number")
+@talking
+def freeze(session: Session, number: str) -> None:
+    """Let no new payment touch account NUMBER. Operators only."""
+    _change(session, number, "freez", "frozen", frozen=True)
+
+
+@account.command()
+@click.argument("number")
+@talking
+def unfreeze(session: Session, number: str) -> None:
+    """Undo freeze. Operators only."""
+    _change(session, number, "unfreez", "open", frozen=False)
+
+
+@account.command()
+@click.argument("number")
+@talking
+def close(session: Session, number: str) -> None:
+    """Close account NUMBER for good. Operators only."""
+    _change(session, number, "clos", "closed", closed=True)
+
+
+def _change(
+    session: Session,
+    number: str,
+    stem: str,
+    state: str,
+    *,
+    frozen: bool | None = None,
+    closed: bool | None = None,
+) -> None:
+    receipt = session.ask(lambda client: client.set_account(number, frozen=frozen, closed=closed))
+    if receipt.committed or session.as_json:
+        session.show(receipt_tree(receipt) | {"number": number}, f"Account {number} is {state}")
+    end_with(receipt, f"{stem}ing account {number}", f"mas account {stem}e {number}")
+
+
+def _units(text: str, currency: str) -> int:
+    from mas.money import parse_amount
+
+    return parse_amount(text, currency, zero_allowed=True)
+
+
+def _state(view: "AccountView") -> str:
+    return "closed" if view.closed else "frozen" if view.frozen else "open"
+
+
+def _account_tree(view: "AccountView") -> dict[str, object]:
+    def money(units: int) -> str:
+        return format_amount(units, view.currency)
+
+    return {
+        "number": view.number,
+        "id": view.id,
+        "currency": view.currency,
+        "balance": money(view.balance),
+        "held": money(view.held),
+        "overdraft_limit": money(view.overdraft_limit),
+        "state": _state(view),
+        "version": view.version,
+        "postings": view.sequence,
+        "bucket": view.bucket,
+    }
+
+
+def _account_text(view: "AccountView") -> str:
+    tree = _account_tree(view)
+    lines = [f"{view.number}", f"  balance   {tree['balance']} {view.currency}"]
+    if view.held:
+        lines.append(f"  held      {tree['held']} {view.currency}")
+    if view.overdraft_limit:
+        lines.append(f"  overdraft {tree['overdraft_limit']} {view.currency}")
+    lines += [
+        f"  state     {tree['state']}",
+        f"  postings  {view.sequence}",
+        f"  bucket    {view.bucket} (id {view.id})",
+    ]
+    return "\n".join(lines)
+
+
+def _posting_tree(posting: "PostingView", currency: str) -> dict[str, object]:
+    return {
+        "sequence": posting.sequence,
+        "time_us": posting.time,
+        "amount": format_amount(posting.amount, currency),
+        "balance": format_amount(posting.balance, currency),
+        "payment_id": posting.payment_id.hex(),
+    }
+
+
+def _posting_lines(page: "list[PostingView]", currency: str) -> list[str]:
+    if not page:
+        return ["There are no postings."]
+    lines = [f"{'#':>8}  {'time (UTC)':19}  {'amount ' + currency:>18}  {'balance':>18}  payment"]
+    for posting in page:
+        time = datetime.fromtimestamp(posting.time / 1e6, UTC)
+        amount = format_amount(posting.amount, currency)
+        balance = format_amount(posting.balance, currency)
+        lines.append(
+            f"{posting.sequence:>8}  {time:%Y-%m-%d %H:%M:%S}  {amount:>18}  {balance:>18}  "
+            f"{posting.payment_id.hex()}"
+        )
+    return lines

@@ -1,0 +1,65 @@
+"""All commands under one name, and how each of them ends.
+
+0   done
+1   refused: by the ledger, or because this token may not, or there is no such thing
+2   the command line or the configuration can't be used
+3   not possible now, or not known: the same command may be tried again
+"""
+
+from typing import Any
+
+import click
+
+from mas.cli.accounts import account
+from mas.cli.payments import pay, payment
+from mas.cli.process import bench, demo, serve, version
+from mas.cli.session import EXIT_REFUSED, EXIT_TRY_AGAIN, EXIT_USAGE
+from mas.cli.tokens import token
+from mas.errors import (
+    ConfigError,
+    InvalidRequest,
+    MasError,
+    NotFound,
+    PermissionDenied,
+    Unauthenticated,
+)
+
+
+def exit_code_of(error: MasError) -> int:
+    """How a command ends that failed with this error."""
+    if error.retryable:
+        return EXIT_TRY_AGAIN
+    if isinstance(error, Unauthenticated | PermissionDenied | NotFound):
+        return EXIT_REFUSED
+    if isinstance(error, InvalidRequest | ConfigError):
+        return EXIT_USAGE
+    return EXIT_REFUSED
+
+
+class _Commands(click.Group):
+    """Commands whose errors are sentences, not tracebacks."""
+
+    def invoke(self, context: click.Context) -> Any:  # noqa: ANN401 - click's own type
+        """Run the command that the arguments name."""
+        try:
+            return super().invoke(context)
+        except MasError as error:
+            click.echo(f"Error: {error}", err=True)
+            context.exit(exit_code_of(error))
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Accounts and payments that survive everything.
+
+    `mas serve` starts a server and leaves a profile that the other commands find.
+    """
+
+
+for command in (serve, account, pay, payment, token, demo, bench, version):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """The program `mas`."""
+    cli(prog_name="mas")

@@ -1,0 +1,109 @@
+"""`mas pay`, and `mas payment`: what has become of one."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from mas.cli.session import Command, Session, end_with, receipt_tree, talking
+from mas.money import DEFAULT_CURRENCY
+
+if TYPE_CHECKING:
+    from mas.client import Receipt
+
+
+@click.command()
+@click.argument("payer", metavar="FROM")
+@click.argument("payee", metavar="TO")
+@click.argument("amount")
+@click.option("--currency", default=DEFAULT_CURRENCY, show_default=True)
+@click.option("--key", default="", help="Idempotency key: with the same key it happens once.")
+@click.option("--reference", default="", help="What the payee is told.")
+@talking
+def pay(
+    session: Session, payer: str, payee: str, amount: str, currency: str, key: str, reference: str
+) -> None:
+    """Pay AMOUNT ("12.50") from account FROM to account TO.
+
+    Uses the token of FROM if it is kept here, else the profile's. FROM or TO may be @external: a deposit or a
+    withdrawal.
+    """
+    receipt = session.ask(
+        # A key that is given may have been used before: whoever asks again must hear of it.
+        lambda client: client.pay(
+            payer,
+            payee,
+            amount,
+            currency=currency,
+            key=key,
+            reference=reference,
+            repeat=bool(key),
+        ),
+        payer=payer,
+    )
+    if receipt.committed or session.as_json:
+        session.show(
+            receipt_tree(receipt),
+            f"Paid {amount} {currency} from {payer} to {payee}: "
+            f"payment {receipt.payment_id.hex()}, key {receipt.key}",
+        )
+    end_with(
+        receipt,
+        f"paying {amount} {currency} from {payer} to {payee}",
+        f"mas pay {payer} {payee} {amount} --currency {currency} --key {receipt.key}",
+    )
+
+
+@click.group()
+def payment() -> None:
+    """What has become of a payment, and ending one for good."""
+
+
+def _named(command: Command) -> Command:
+    """The arguments that name a payment."""
+    command = click.option("--id", "payment_id", default="", help="The payment's id.")(command)
+    command = click.option("--key", default="", help="The key it was made with.")(command)
+    return click.argument("payer")(command)
+
+
+@payment.command()
+@_named
+@talking
+def get(session: Session, payer: str, key: str, payment_id: str) -> None:
+    """What has become of a payment from account PAYER (of a deposit, the account paid into)."""
+    given = _parse_id(key, payment_id)
+    receipt = session.ask(lambda client: client.payment(payer, key, payment_id=given), payer=payer)
+    session.show(receipt_tree(receipt), _text(receipt))
+
+
+@payment.command()
+@_named
+@talking
+def cancel(session: Session, payer: str, key: str, payment_id: str) -> None:
+    """See to it that a payment never happens, unless it has."""
+    given = _parse_id(key, payment_id)
+    receipt = session.ask(lambda client: client.cancel(payer, key, payment_id=given), payer=payer)
+    if receipt.final or session.as_json:
+        session.show(receipt_tree(receipt), _text(receipt))
+    if receipt.committed:
+        click.echo("Error: it had happened before: nothing was cancelled", err=True)
+        raise SystemExit(1)
+    if not receipt.final:
+        end_with(receipt, "cancelling", "the same command")
+
+
+def _parse_id(key: str, payment_id: str) -> bytes:
+    if bool(key) == bool(payment_id):
+        raise click.UsageError("a payment is named by --key or by --id: give one of them")
+    try:
+        return bytes.fromhex(payment_id)
+    except ValueError:
+        raise click.UsageError(
+            f"--id {payment_id!r} is not one: expected 32 hexadecimal digits"
+        ) from None
+
+
+def _text(receipt: "Receipt") -> str:
+    tree = receipt_tree(receipt)
+    reason = f" ({tree['reason']})" if receipt.reason else ""
+    detail = f": {receipt.detail}" if receipt.detail else ""
+    return f"{tree['outcome']}{reason}{detail}, payment {tree['payment_id']}"

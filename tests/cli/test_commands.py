@@ -1,0 +1,335 @@
+"""The commands against a real server: what a person reads, what a program reads, and how each command ends."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from mas import __version__, errors
+from mas.api import Role
+from mas.cli import cli
+from mas.cli.main import exit_code_of
+from mas.client import Profile, profile
+from mas.ledger.instructions import Answer, Body, Code, Kind, Reason
+from mas.transaction.messages import PostingView, ReadLevel
+from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, name
+from tests.api.edge import START_US, Edge, FakeCoordinator, account, certificate, commit, serving
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MAS_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def edge(tmp_path: Path) -> Iterator[Edge]:
+    """A server on a loop of its own: each command runs a loop too."""
+    ready = threading.Event()
+    found: list[Edge] = []
+    loop = asyncio.new_event_loop()
+    stop = asyncio.Event()
+
+    async def serve() -> None:
+        async with serving(FakeCoordinator()) as edge:
+            found.append(edge)
+            ready.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    assert ready.wait(5)
+    (tmp_path / "ca.crt").write_bytes(certificate()[0])
+    token = found[0].token("operator:root", Role.GATEWAY)
+    profile.write(Profile(found[0].address, str(tmp_path / "ca.crt"), token))
+    yield found[0]
+    loop.call_soon_threadsafe(stop.set)
+    thread.join(5)
+    loop.close()
+
+
+def mas(*arguments: str) -> Result:
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.output
+    return result
+
+
+def deciding(status: Status, reason: Reason = Reason.NONE, detail: str = "") -> object:
+    def decide(request: PaymentRequest) -> PaymentResult:
+        return PaymentResult(status, name(request), reason, detail)
+
+    return decide
+
+
+def test_opening_an_account_keeps_its_token(edge: Edge, home: Path) -> None:
+    result = mas("account", "create", "alice", "--balance", "100.00")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("Account alice is open with 100.00 USD")
+    kept = home / "tokens" / "alice"
+    assert str(kept) in result.stdout
+    assert kept.stat().st_mode & 0o777 == 0o600
+    principal = edge.authenticator.authenticate((("authorization", kept.read_text().strip()),))
+    assert principal.account == "alice"
+    assert edge.coordinator.requests[0].body.legs == (("alice", 10_000),)
+
+
+def test_an_account_that_exists_is_refused(edge: Edge, home: Path) -> None:
+    edge.coordinator.decide = deciding(Status.REFUSED, Reason.ACCOUNT_EXISTS)
+    result = mas("account", "create", "alice")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "Error: Opening account alice was refused (ACCOUNT_EXISTS)\n"
+    assert not (home / "tokens").exists()
+
+
+def test_paying_uses_the_payers_own_token(edge: Edge) -> None:
+    profile.keep_token("alice", edge.token("account:alice"))
+    result = mas("pay", "alice", "bob", "12.50", "--reference", "rent")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("Paid 12.50 USD from alice to bob: payment ")
+    mas("pay", "bob", "alice", "1")
+    mas("pay", "alice", "bob", "1", "--key", "mine")
+    assert [(r.caller, r.repeat) for r in edge.coordinator.requests] == [
+        ("account:alice", False),
+        ("operator:root", False),
+        ("account:alice", True),
+    ]
+    assert edge.coordinator.requests[0].body.reference == "rent"
+
+
+def test_paying_for_programs(edge: Edge) -> None:
+    paid = json.loads(mas("pay", "alice", "bob", "1", "--key", "k", "--json").stdout)
+    assert paid == {
+        "outcome": "COMMITTED",
+        "reason": "NONE",
+        "detail": "",
+        "payment_id": name(edge.coordinator.requests[0]).hex(),
+        "key": "k",
+        "time_us": START_US,
+    }
+    edge.coordinator.decide = deciding(Status.REFUSED, Reason.INSUFFICIENT_FUNDS)
+    refused = mas("pay", "alice", "bob", "1", "--json")
+    assert refused.exit_code == 1
+    assert json.loads(refused.stdout)["reason"] == "INSUFFICIENT_FUNDS"
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "code", "words"),
+    [
+        (Status.REFUSED, Reason.INSUFFICIENT_FUNDS, 1, "was refused (INSUFFICIENT_FUNDS: why)"),
+        (Status.KEY_REUSED, Reason.NONE, 1, "this key has been used for something else (why)"),
+        (Status.TURNED_AWAY, Reason.ACCOUNT_NOT_FOUND, 1, "was refused (ACCOUNT_NOT_FOUND: why)"),
+        (Status.TURNED_AWAY, Reason.UNAVAILABLE, 3, "was not begun (UNAVAILABLE: why); try again"),
+        (Status.ABORTED, Reason.CONTENDED, 3, "did not happen this time (CONTENDED: why)"),
+        (Status.UNKNOWN, Reason.TIMED_OUT, 3, "it is not known whether"),
+    ],
+)
+def test_how_a_payment_ends(
+    edge: Edge, status: Status, reason: Reason, code: int, words: str
+) -> None:
+    edge.coordinator.decide = deciding(status, reason, "why")
+    result = mas("pay", "alice", "bob", "1", "--key", "k7", "--timeout", "0.2")
+    assert result.exit_code == code
+    assert words.lower() in result.stderr.lower()
+    assert result.stdout == ""
+    if code == 3:
+        assert "mas pay alice bob 1 --currency USD --key k7" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("pay", "alice", "bob", "1.234"), "not an amount of USD"),
+        (("pay", "alice", "bob", "-1"), "No such option"),
+        (("pay", "alice", "bob", "0"), "amount 0 is not allowed"),
+        (("pay", "alice", "alice", "1"), "expected another account"),
+        (("pay", "alice", "bob", "1", "--currency", "XXX"), "currency 'XXX' is not known"),
+        (("pay", "alice", "bob"), "Missing argument"),
+        (("account", "create", "@bank"), '"@" at its beginning'),
+        (("account", "get"), "Missing argument"),
+        (("account", "get", "a", "--level", "psychic"), "psychic"),
+        (("payment", "get", "alice"), "give one of them"),
+        (("payment", "get", "alice", "--id", "xyz"), "32 hexadecimal digits"),
+        (("payment", "get", "alice", "--id", "abcd"), "payment_id has 2 bytes"),
+    ],
+)
+def test_a_command_that_makes_no_sense(edge: Edge, arguments: tuple[str, ...], words: str) -> None:
+    result = mas(*arguments)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert result.stdout == ""
+    assert edge.coordinator.requests == []
+
+
+def test_reading_accounts(edge: Edge) -> None:
+    edge.coordinator.accounts["alice"] = account("alice", 8_750)
+    result = mas("account", "get", "alice", "--level", "stale")
+    assert result.exit_code == 0
+    assert "balance   87.50 USD" in result.stdout
+    assert "state     open" in result.stdout
+    assert edge.coordinator.levels == [ReadLevel.STALE]
+    [tree] = json.loads(mas("account", "get", "alice", "--json").stdout)
+    assert (tree["balance"], tree["currency"], tree["state"]) == ("87.50", "USD", "open")
+    both = mas("account", "get", "alice", "nobody")
+    assert both.exit_code == 1
+    assert "alice" in both.stdout
+    assert both.stderr == "Error: there is no account 'nobody': check the number\n"
+
+
+def test_a_statement(edge: Edge) -> None:
+    edge.coordinator.accounts["alice"] = account("alice", 8_750)
+    edge.coordinator.postings["alice"] = [
+        PostingView(2, b"\xab" * 16, -1_250, 8_750, 1_700_000_000_000_000),
+        PostingView(1, b"\xcd" * 16, 10_000, 10_000, 1_600_000_000_000_000),
+    ]
+    lines = mas("account", "postings", "alice").stdout.splitlines()
+    assert lines[1].split() == ["2", "2023-11-14", "22:13:20", "-12.50", "87.50", "ab" * 16]
+    assert len(lines) == 3
+    older = json.loads(mas("account", "postings", "alice", "--before", "2", "--json").stdout)
+    assert [posting["amount"] for posting in older] == ["100.00"]
+    assert mas("account", "postings", "nobody").exit_code == 1
+
+
+def test_freezing_and_closing(edge: Edge) -> None:
+    assert mas("account", "freeze", "bob").stdout == "Account bob is frozen\n"
+    assert mas("account", "unfreeze", "bob").stdout == "Account bob is open\n"
+    edge.coordinator.answer = Answer(Code.REFUSED, Reason.LEGS_PREPARED)
+    closing = mas("account", "close", "bob")
+    assert closing.exit_code == 1
+    assert closing.stderr.startswith("Error: Closing account bob was refused (LEGS_PREPARED")
+    assert [(c.frozen, c.closed) for c in edge.coordinator.changes] == [
+        (True, None),
+        (False, None),
+        (None, True),
+    ]
+
+
+def test_asking_and_cancelling(edge: Edge) -> None:
+    asked = mas("payment", "get", "alice", "--key", "k")
+    assert asked.exit_code == 1
+    assert "no outcome so far" in asked.stderr
+    cancelled = mas("payment", "cancel", "alice", "--key", "k")
+    assert cancelled.exit_code == 0
+    assert cancelled.stdout.startswith("REFUSED (CANCELLED), payment ")
+    assert mas("payment", "get", "alice", "--key", "k").stdout == cancelled.stdout
+    body = Body(Kind.PAYMENT, "USD", (("alice", -1), ("bob", 1)))
+    done = commit(PaymentRequest("operator:root", "done", body))
+    edge.coordinator.records[done.payment_id, Kind.PAYMENT, "alice"] = done
+    late = mas("payment", "cancel", "alice", "--id", done.payment_id.hex())
+    assert late.exit_code == 1
+    assert late.stdout.startswith("COMMITTED")
+    assert "nothing was cancelled" in late.stderr
+
+
+def test_without_a_profile(home: Path) -> None:
+    result = mas("account", "get", "alice")
+    assert result.exit_code == 2
+    assert "mas serve --role all" in result.stderr
+
+
+def test_without_a_server(tmp_path: Path) -> None:
+    (tmp_path / "ca.crt").write_bytes(certificate()[0])
+    other = profile.write(
+        Profile("127.0.0.1:1", str(tmp_path / "ca.crt"), "t"), tmp_path / "other.toml"
+    )
+    for command in (("account", "get", "alice"), ("pay", "alice", "bob", "1")):
+        result = mas(*command, "--profile", str(other), "--timeout", "0.3")
+        assert result.exit_code == 3
+        assert result.stderr.startswith("Error: ")
+        assert "Traceback" not in result.stderr
+
+
+def test_a_token_that_may_not(edge: Edge) -> None:
+    profile.write(
+        Profile(edge.address, profile.read().ca, edge.token("account:alice")),
+    )
+    result = mas("account", "get", "bob")
+    assert result.exit_code == 1
+    assert "may not read account 'bob'" in result.stderr
+
+
+def test_issuing_tokens(edge: Edge, tmp_path: Path) -> None:
+    from mas.api import Authenticator
+    from mas.runtime import SystemClock
+    from tests.api.edge import SECRET
+
+    secret = tmp_path / "jwt.secret"
+    secret.write_bytes(SECRET)
+    checker = Authenticator(SECRET, SystemClock())
+    for arguments, subject, role in [
+        (("--account", "alice"), "account:alice", Role.ACCOUNT),
+        (("--operator", "eve"), "operator:eve", Role.OPERATOR),
+        (("--operator", "eve", "--role", "auditor"), "operator:eve", Role.AUDITOR),
+    ]:
+        made = mas("token", "issue", *arguments, "--secret-file", str(secret))
+        principal = checker.authenticate((("authorization", made.stdout.strip()),))
+        assert (principal.subject, principal.role) == (subject, role)
+    neither = mas("token", "issue", "--secret-file", str(secret))
+    assert neither.exit_code == 2
+    secret.write_bytes(b"short")
+    short = mas("token", "issue", "--account", "a", "--secret-file", str(secret))
+    assert short.exit_code == 2
+    assert "32 or more" in short.stderr
+
+
+def test_serve_demo_and_bench_hand_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from mas.daemon import main as daemon
+    from mas.testing import bench, demo
+
+    called: list[dict] = []
+
+    def record(**options: object) -> None:
+        called.append(options)
+
+    def occupied(**options: object) -> None:
+        raise errors.ConfigError("can't listen on port 9008: choose another")
+
+    monkeypatch.setattr(daemon, "serve", record)
+    monkeypatch.setattr(demo, "run", record)
+    monkeypatch.setattr(bench, "run", record)
+    config = tmp_path / "mas.toml"
+    config.write_text("")
+    assert mas("serve").exit_code == 0
+    mas("serve", "--role", "rm", "--data-dir", "d", "--config", str(config), "--db", "mas1")
+    mas("demo")
+    mas("bench", "--quick")
+    assert called == [
+        {"role": None, "data_dir": None, "config_file": None, "database": None},
+        {"role": "rm", "data_dir": Path("d"), "config_file": config, "database": "mas1"},
+        {},
+        {"quick": True, "json_file": None},
+    ]
+    assert mas("serve", "--role", "god").exit_code == 2
+    monkeypatch.setattr(daemon, "serve", occupied)
+    failed = mas("serve")
+    assert (failed.exit_code, failed.stderr) == (
+        2,
+        "Error: can't listen on port 9008: choose another\n",
+    )
+
+
+def test_version() -> None:
+    assert mas("version").stdout == f"mas {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.PermissionDenied, 1),
+        (errors.Unauthenticated, 1),
+        (errors.NotFound, 1),
+        (errors.InvalidRequest, 2),
+        (errors.ConfigError, 2),
+        (errors.DataDirectoryError, 2),
+        (errors.Unavailable, 3),
+        (errors.OutcomeUnknown, 3),
+        (errors.NetworkError, 3),
+        (errors.CorruptData, 1),
+    ],
+)
+def test_exit_codes(error: type[errors.MasError], code: int) -> None:
+    assert exit_code_of(error("x")) == code
