@@ -17,6 +17,7 @@ from mas import limits
 from mas.errors import MasError, Overloaded, Unavailable
 from mas.ledger.instructions import Answer, Chunk, Code, Epoch, LockMode, Token
 from mas.locks.kept import KeptLocks
+from mas.locks.leases import ACCOUNT, Leases
 from mas.locks.marks import Marks, Placed
 from mas.locks.ports import Buckets, LockEntry, LockStore
 from mas.locks.table import (
@@ -34,9 +35,6 @@ from mas.runtime import Actor, Clock, Mailbox, Supervisor
 from mas.transaction.messages import TurnedAway
 
 _log = logging.getLogger(__name__)
-
-ACCOUNT = "account:"
-"""How the lock of an account is named, its number behind it; any other lock_id is a lease and nothing more."""
 
 T = TypeVar("T")
 OnResult = Callable[[Grant | MasError], None]
@@ -83,7 +81,7 @@ class _ReleaseLock(msgspec.Struct, frozen=True):
     lock_id: str
     owner: bytes
     token: Token
-    result: asyncio.Future[bool]
+    on_result: Callable[[bool | MasError], None]
 
 
 class _Withdraw(msgspec.Struct, frozen=True, eq=False):
@@ -127,8 +125,8 @@ class _Marked(msgspec.Struct, frozen=True, eq=False):
 _Command = LockRequest | _Release | _ReleaseLock | _Withdraw | _Marked | _Tick
 
 
-class GlobalLockService(Actor):
-    """Gives locks. Fits the `Locks` port of the coordinator."""
+class GlobalLockService(Leases, Actor):
+    """Owns the table of this epoch, and everybody's leases in it."""
 
     name = "global-lock-service"
 
@@ -157,21 +155,6 @@ class GlobalLockService(Actor):
 
     # -- asking, from anywhere on the loop --------------------------------------------------------
 
-    async def acquire(
-        self, owner: bytes, numbers: Sequence[str], mode: LockMode, timeout: float
-    ) -> dict[str, Token]:
-        """The accounts' locks for a payment, or for a reader (SHARED), whose accounts are marked.
-
-        All or none, first come first served, in whatever order they are named.
-
-        Raises:
-            Unavailable: not had within `timeout` seconds, or no lock service is at work here.
-        """
-        lock_ids = [ACCOUNT + number for number in numbers]
-        marked = mode is LockMode.SHARED
-        grant = await self.acquire_locks(owner, lock_ids, mode, timeout, marked=marked)
-        return dict.fromkeys(numbers, grant.token)
-
     async def acquire_locks(
         self,
         owner: bytes,
@@ -183,12 +166,7 @@ class GlobalLockService(Actor):
         kept: bool = False,
         lease: float = 0.0,
     ) -> Grant:
-        """A lease on the locks of these names, under one token; `lease` 0 is the configured one.
-
-        Raises:
-            NotFound: an account that is to be marked doesn't exist.
-            Unavailable: not had within `timeout` seconds, or no lock service is at work here.
-        """
+        """See `Leases`."""
         result: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
         request = LockRequest(
             owner,
@@ -204,7 +182,7 @@ class GlobalLockService(Actor):
         try:
             return await result
         except asyncio.CancelledError:
-            self._commands.offer(_Withdraw(request))
+            self.withdraw(request)
             raise
 
     def ask(self, request: LockRequest) -> None:
@@ -219,18 +197,34 @@ class GlobalLockService(Actor):
             raise Overloaded(f"{len(self._commands)} requests wait for the lock service: try again")
         self._commands.put(request)
 
+    def withdraw(self, request: LockRequest) -> None:
+        """Whoever asked is gone. Not heard, the request or its lease ends by itself."""
+        self._commands.offer(_Withdraw(request))
+
     def release(self, owner: bytes) -> None:
-        """Let go of all that this owner holds or waits for."""
+        """See `Leases`."""
         if self._table is not None:
             self._commands.put(_Release(owner))
 
     async def release_lock(self, lock_id: str, owner: bytes, token: Token) -> bool:
-        """Let go of one lock, if this owner holds it under this token; whether it did."""
-        if self._table is None:
-            return False
+        """See `Leases`."""
         result: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._commands.put(_ReleaseLock(lock_id, owner, token, result))
+        self.ask_release(lock_id, owner, token, lambda answer: _resolve(result, answer))
         return await result
+
+    def ask_release(
+        self, lock_id: str, owner: bytes, token: Token, on_result: Callable[[bool | MasError], None]
+    ) -> None:
+        """`release_lock` without waiting: `on_result` is called once."""
+        if self._table is None:
+            on_result(Unavailable("the lock service isn't at work: the lock ends by itself"))
+        else:
+            self._commands.put(_ReleaseLock(lock_id, owner, token, on_result))
+
+    @property
+    def lease(self) -> float:
+        """Seconds that a lock is held unless its request says otherwise."""
+        return self._settings.lease
 
     def statistics(self) -> TableStatistics:
         """What the table has seen; all zero before the service has its epoch."""
@@ -261,7 +255,7 @@ class GlobalLockService(Actor):
                 case LockRequest():
                     command.on_result(stopping)
                 case _ReleaseLock():
-                    _resolve(command.result, stopping)
+                    command.on_result(stopping)
                 case _:
                     continue
 
@@ -318,10 +312,10 @@ class GlobalLockService(Actor):
                 self._on_request(table, command, now)
             case _Release(owner):
                 self._on_events(table, table.release(owner, now))
-            case _ReleaseLock(lock_id, owner, token, result):
+            case _ReleaseLock(lock_id, owner, token, on_result):
                 events = table.release_lock(lock_id, owner, token, now)
                 self._on_events(table, events)
-                _resolve(result, bool(events))
+                on_result(bool(events))
             case _Withdraw(request):
                 if (number := self._numbers.get(request)) is not None:
                     self._on_events(table, table.cancel(number, now))

@@ -6,7 +6,7 @@ import msgspec
 
 from mas.errors import Unavailable
 from mas.ledger.instructions import LockMode, Token
-from mas.locks.actor import GlobalLockService
+from mas.locks.leases import Leases
 from mas.runtime import Clock
 
 
@@ -43,14 +43,14 @@ class GlobalLock:
         properties: LockProperties,
         *,
         owner: bytes,
-        service: GlobalLockService,
+        leases: Leases,
         clock: Clock,
     ) -> None:
         self.lock_id = lock_id
         self.properties = properties
         self.handle: Token | None = None
         self._owner = owner
-        self._service = service
+        self._leases = leases
         self._clock = clock
         self._deadline = 0.0
 
@@ -61,7 +61,7 @@ class GlobalLock:
             NotFound: there is no such account.
         """
         try:
-            grant = await self._service.acquire_locks(
+            grant = await self._leases.acquire_locks(
                 self._owner,
                 [self.lock_id],
                 LockMode.EXCLUSIVE,
@@ -76,11 +76,15 @@ class GlobalLock:
         return True
 
     async def unlock(self) -> bool:
-        """Let go; False where it wasn't held any more. Another holder's lock is never touched."""
+        """Let go; False where it wasn't held any more. Another holder's lock is never touched.
+
+        Raises:
+            Unavailable: no lock service is at work; the lease will end by itself.
+        """
         if self.handle is None:
             return False
         handle, self.handle = self.handle, None
-        return await self._service.release_lock(self.lock_id, self._owner, handle)
+        return await self._leases.release_lock(self.lock_id, self._owner, handle)
 
     def status(self) -> LockStatus:
         """How it stands."""

@@ -7,14 +7,14 @@ granted them (rule 36).
 from collections.abc import Sequence
 
 from mas.ledger.instructions import LockMode, Token
-from mas.locks.actor import ACCOUNT, GlobalLockService
+from mas.locks.leases import ACCOUNT, Leases
 
 
 class OutsiderLocks:
     """Fits the `Locks` port of the API: account numbers in, tokens out."""
 
-    def __init__(self, service: GlobalLockService) -> None:
-        self._service = service
+    def __init__(self, leases: Leases) -> None:
+        self._leases = leases
 
     async def acquire(
         self, owner: bytes, numbers: Sequence[str], mode: LockMode, timeout: float
@@ -27,11 +27,11 @@ class OutsiderLocks:
         """
         marked = mode is not LockMode.ESCROW
         lock_ids = [ACCOUNT + number for number in numbers]
-        grant = await self._service.acquire_locks(
+        grant = await self._leases.acquire_locks(
             owner, lock_ids, mode, timeout, marked=marked, kept=True
         )
         return dict.fromkeys(numbers, grant.token)
 
     def release(self, owner: bytes) -> None:
         """Let go of all that this owner holds or waits for."""
-        self._service.release(owner)
+        self._leases.release(owner)

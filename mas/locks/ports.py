@@ -1,4 +1,4 @@
-"""What the Global Lock Service needs of the world: the buckets, and a store for outsiders' leases."""
+"""What the Global Lock Service needs of the world: the buckets, a store for outsiders' leases, and other nodes."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -47,3 +47,9 @@ class LockStore(Protocol):
 
     async def locks(self) -> list[LockEntry]:
         """Every lock that is kept, ended or not."""
+
+
+class Peers(Protocol):
+    """Frames to other nodes; see `mas.multiraft.ports.Peers`."""
+
+    def send(self, peer: int, channel: int, payload: bytes) -> bool: ...

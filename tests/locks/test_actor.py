@@ -393,7 +393,7 @@ async def test_an_owner_that_asks_while_it_is_being_marked_is_told_so(world: Wor
 
 def global_lock(world: World, locks: GlobalLockService, lock_id: str, owner: bytes) -> GlobalLock:
     properties = LockProperties(attempts=2, attempt_delay=0.02, timeout=0.2)
-    return GlobalLock(lock_id, properties, owner=owner, service=locks, clock=world.clock)
+    return GlobalLock(lock_id, properties, owner=owner, leases=locks, clock=world.clock)
 
 
 @pytest.mark.asyncio

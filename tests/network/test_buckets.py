@@ -65,13 +65,13 @@ class FakePeers:
 class Caller:
     """Submits, and keeps the answers by position."""
 
-    def __init__(self, *connected: int, settings: RouterSettings = SETTINGS) -> None:
+    def __init__(self, *connected: int, settings: RouterSettings = SETTINGS, seed: int = 1) -> None:
         self.peers = FakePeers(*(connected or (1, 2, 3)))
         self.router = BucketRouter(
             self.peers,
             {1: [1, 2, 3], 2: [2, 3, 1]},
             clock=SystemClock(),
-            dice=Random(1),
+            dice=Random(seed),
             settings=settings,
         )
         self.answers: list[tuple[int, Answer | TurnedAway]] = []
@@ -295,8 +295,7 @@ async def test_a_peer_that_comes_up_gets_what_waited() -> None:
 
 @pytest.mark.asyncio
 async def test_replies_of_others_and_of_other_lives_are_nobodys() -> None:
-    caller, later = Caller(), Caller()
-    later.router._last_number = Random(2).randrange(1 << 62)
+    caller, later = Caller(seed=1), Caller(seed=2)
     caller.submit(*commits(1))
     later.submit(*commits(1))
     _, request = await caller.next_submit()

@@ -117,7 +117,7 @@ async def test_each_direction_has_its_own_connection() -> None:
         dialled, accepted = one.peer(2).dialled, one.peer(2).accepted
         assert dialled is not None
         assert accepted is not None
-        assert dialled.frames_sent == 1
+        assert (dialled.frames_sent, dialled.frames_waiting, dialled.bytes_waiting) == (1, 0, 0)
         assert accepted.frames_sent == 0
 
 

@@ -1,0 +1,61 @@
+"""Whoever gives leases: the service itself, or the way to it from another node."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from mas.ledger.instructions import LockMode, Token
+from mas.locks.table import Grant
+
+ACCOUNT = "account:"
+"""How the lock of an account is named, its number behind it; any other lock_id is a lease and nothing more."""
+
+
+class Leases(ABC):
+    """Gives locks. Fits the `Locks` port of the coordinator."""
+
+    @abstractmethod
+    async def acquire_locks(
+        self,
+        owner: bytes,
+        lock_ids: Sequence[str],
+        mode: LockMode,
+        timeout: float,
+        *,
+        marked: bool = False,
+        kept: bool = False,
+        lease: float = 0.0,
+    ) -> Grant:
+        """A lease on the locks of these names, under one token; `lease` 0 is the configured one.
+
+        All or none, first come first served, in whatever order they are named. With `marked`, their accounts are
+        marked before it is granted (rule 33); with `kept`, it outlives the service (rule 36).
+
+        Raises:
+            NotFound: an account that is to be marked doesn't exist.
+            Unavailable: not had within `timeout` seconds, or no lock service is at work.
+        """
+
+    @abstractmethod
+    def release(self, owner: bytes) -> None:
+        """Let go of all that this owner holds or waits for."""
+
+    @abstractmethod
+    async def release_lock(self, lock_id: str, owner: bytes, token: Token) -> bool:
+        """Let go of one lock, if this owner holds it under this token; whether it did.
+
+        Raises:
+            Unavailable: no lock service is at work; the lease will end by itself.
+        """
+
+    async def acquire(
+        self, owner: bytes, numbers: Sequence[str], mode: LockMode, timeout: float
+    ) -> dict[str, Token]:
+        """The accounts' locks for a payment, or for a reader (SHARED), whose accounts are marked.
+
+        Raises:
+            Unavailable: not had within `timeout` seconds, or no lock service is at work.
+        """
+        lock_ids = [ACCOUNT + number for number in numbers]
+        marked = mode is LockMode.SHARED
+        grant = await self.acquire_locks(owner, lock_ids, mode, timeout, marked=marked)
+        return dict.fromkeys(numbers, grant.token)

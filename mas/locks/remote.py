@@ -1,0 +1,298 @@
+"""The lock service of another node: one at a time is at work in a cluster, and the others' coordinators call it.
+
+    RemoteLocks, where a coordinator is   ── Acquire, Release ──►   LockDoor, where the service is
+                                          ◄── Granted, Denied ──
+
+A frame that is lost is a lock not had, or a lease that ends by itself.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+
+import msgspec
+
+from mas.errors import MasError, NotFound, Overloaded, Unavailable
+from mas.ledger.instructions import LockMode, Token
+from mas.locks.actor import GlobalLockService, LockRequest
+from mas.locks.leases import Leases
+from mas.locks.ports import Peers
+from mas.locks.table import Grant
+from mas.runtime import Clock, Dice
+
+_log = logging.getLogger(__name__)
+
+LOCKS_CHANNEL = 5
+_GRACE_SECONDS = 0.5
+"""Beyond the caller's own, before a frame is taken for lost."""
+
+
+class Denial(IntEnum):
+    """Which error it is."""
+
+    UNAVAILABLE = 1
+    OVERLOADED = 2
+    NOT_FOUND = 3
+
+
+class Acquire(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Ask for a lease; see `Leases.acquire_locks`. `wait` and `lease` are seconds."""
+
+    request: int
+    owner: bytes
+    lock_ids: tuple[str, ...]
+    mode: LockMode
+    wait: float
+    marked: bool
+    kept: bool
+    lease: float
+
+
+class Withdraw(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Whoever asked is gone."""
+
+    request: int
+
+
+class Release(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """See `Leases.release`."""
+
+    owner: bytes
+
+
+class ReleaseLock(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """See `Leases.release_lock`."""
+
+    request: int
+    lock_id: str
+    owner: bytes
+    token: Token
+
+
+class Granted(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """The lease. `left`: seconds until it ends."""
+
+    request: int
+    locks: tuple[str, ...]
+    token: Token
+    left: float
+
+
+class Denied(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """Not had."""
+
+    request: int
+    why: Denial
+    detail: str
+
+
+class Released(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """Whether it was held."""
+
+    request: int
+    was_held: bool
+
+
+Question = Acquire | Withdraw | Release | ReleaseLock
+Reply = Granted | Denied | Released
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Question | Reply).decode
+
+
+class LockDoor:
+    """Lets other nodes in. Have the transport call `on_frame` for `LOCKS_CHANNEL`; see `join`."""
+
+    def __init__(self, service: GlobalLockService, peers: Peers, clock: Clock) -> None:
+        self._service = service
+        self._peers = peers
+        self._clock = clock
+        self._waiting: dict[tuple[int, int], LockRequest] = {}
+
+    def on_question(self, peer: int, question: Question) -> None:
+        """Pass it on; the reply goes back when there is one."""
+        match question:
+            case Acquire():
+                self._acquire(peer, question)
+            case Withdraw(number):
+                if (request := self._waiting.pop((peer, number), None)) is not None:
+                    self._service.withdraw(request)
+            case Release(owner):
+                self._service.release(owner)
+            case ReleaseLock():
+                self._release_lock(peer, question)
+
+    def _acquire(self, peer: int, question: Acquire) -> None:
+        key = (peer, question.request)
+
+        def on_result(result: Grant | MasError) -> None:
+            self._waiting.pop(key, None)
+            self._reply(peer, self._to_reply(question.request, result))
+
+        request = LockRequest(
+            question.owner,
+            question.lock_ids,
+            question.mode,
+            until=self._clock.monotonic() + question.wait,
+            lease=question.lease or self._service.lease,
+            on_result=on_result,
+            marked=question.marked,
+            kept=question.kept,
+        )
+        try:
+            self._service.ask(request)
+        except Unavailable as error:
+            on_result(error)
+        else:
+            self._waiting[key] = request
+
+    def _release_lock(self, peer: int, question: ReleaseLock) -> None:
+        def on_result(result: bool | MasError) -> None:  # noqa: FBT001 - a result, not an option
+            reply: Reply
+            if isinstance(result, MasError):
+                reply = _denied(question.request, result)
+            else:
+                reply = Released(question.request, result)
+            self._reply(peer, reply)
+
+        self._service.ask_release(question.lock_id, question.owner, question.token, on_result)
+
+    def _to_reply(self, request: int, result: Grant | MasError) -> Reply:
+        if isinstance(result, MasError):
+            return _denied(request, result)
+        left = result.deadline - self._clock.monotonic()
+        return Granted(request, result.locks, result.token, left)
+
+    def _reply(self, peer: int, reply: Reply) -> None:
+        if not self._peers.send(peer, LOCKS_CHANNEL, _encode(reply)):
+            _log.warning("a reply about locks to node %d is lost: not connected, or too slow", peer)
+
+
+class RemoteLocks(Leases):
+    """The way to the lock service, wherever it is at work."""
+
+    def __init__(self, peers: Peers, where: Callable[[], int], *, clock: Clock, dice: Dice) -> None:
+        self._peers = peers
+        self._where = where
+        self._clock = clock
+        # A reply to this process's previous life must find nobody.
+        self._last_request = dice.randrange(1 << 62)
+        self._waiting: dict[int, tuple[int, asyncio.Future[Reply]]] = {}
+
+    async def acquire_locks(
+        self,
+        owner: bytes,
+        lock_ids: Sequence[str],
+        mode: LockMode,
+        timeout: float,
+        *,
+        marked: bool = False,
+        kept: bool = False,
+        lease: float = 0.0,
+    ) -> Grant:
+        """See `Leases`."""
+        request = self._next_request()
+        question = Acquire(request, owner, tuple(lock_ids), mode, timeout, marked, kept, lease)
+        reply = await self._ask(request, question, timeout + _GRACE_SECONDS)
+        assert isinstance(reply, Granted)
+        deadline = self._clock.monotonic() + reply.left
+        return Grant(request, owner, reply.locks, reply.token, deadline)
+
+    def release(self, owner: bytes) -> None:
+        """See `Leases`."""
+        self._peers.send(self._where(), LOCKS_CHANNEL, _encode(Release(owner)))
+
+    async def release_lock(self, lock_id: str, owner: bytes, token: Token) -> bool:
+        """See `Leases`."""
+        request = self._next_request()
+        question = ReleaseLock(request, lock_id, owner, token)
+        reply = await self._ask(request, question, 1.0 + _GRACE_SECONDS)
+        assert isinstance(reply, Released)
+        return reply.was_held
+
+    def on_reply(self, peer: int, reply: Reply) -> None:
+        """Give it to whoever asked, if it still waits."""
+        node, future = self._waiting.get(reply.request, (0, None))
+        if future is not None and node == peer and not future.done():
+            future.set_result(reply)
+
+    def on_peer(self, peer: int, up: bool) -> None:  # noqa: FBT001 - the transport calls it so
+        """A peer came or went: what was asked of one that went isn't had."""
+        if up:
+            return
+        for request, (node, future) in list(self._waiting.items()):
+            if node == peer and not future.done():
+                detail = f"the connection with node {peer}, where the lock service is, broke"
+                future.set_result(Denied(request, Denial.UNAVAILABLE, detail))
+
+    async def _ask(self, request: int, question: Question, timeout: float) -> Granted | Released:
+        node = self._where()
+        if not self._peers.send(node, LOCKS_CHANNEL, _encode(question)):
+            raise Unavailable(
+                f"node {node}, where the lock service is, can't be reached: try again"
+            )
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._waiting[request] = (node, future)
+        try:
+            async with asyncio.timeout(timeout):
+                reply = await future
+        except TimeoutError:
+            self._withdraw(node, request)
+            raise Unavailable(
+                f"the lock service on node {node} doesn't answer: try again"
+            ) from None
+        except asyncio.CancelledError:
+            self._withdraw(node, request)
+            raise
+        finally:
+            del self._waiting[request]
+        if isinstance(reply, Denied):
+            raise _to_error(reply)
+        return reply
+
+    def _withdraw(self, node: int, request: int) -> None:
+        self._peers.send(node, LOCKS_CHANNEL, _encode(Withdraw(request)))
+
+    def _next_request(self) -> int:
+        self._last_request += 1
+        return self._last_request
+
+
+def join(door: LockDoor | None, remote: RemoteLocks | None) -> Callable[[int, bytes], None]:
+    """What to call for frames on `LOCKS_CHANNEL`, on a node that has either or both.
+
+    A frame that can't be read raises `msgspec.DecodeError`; one that nobody here is for is dropped.
+    """
+
+    def on_frame(peer: int, payload: bytes) -> None:
+        message = _decode(payload)
+        if isinstance(message, Granted | Denied | Released):
+            if remote is not None:
+                remote.on_reply(peer, message)
+        elif door is not None:
+            door.on_question(peer, message)
+
+    return on_frame
+
+
+_ERRORS: dict[Denial, type[MasError]] = {
+    Denial.UNAVAILABLE: Unavailable,
+    Denial.OVERLOADED: Overloaded,
+    Denial.NOT_FOUND: NotFound,
+}
+
+
+def _denied(request: int, error: MasError) -> Denied:
+    match error:
+        case NotFound():
+            why = Denial.NOT_FOUND
+        case Overloaded():
+            why = Denial.OVERLOADED
+        case _:
+            why = Denial.UNAVAILABLE
+    return Denied(request, why, str(error))
+
+
+def _to_error(denied: Denied) -> MasError:
+    return _ERRORS[denied.why](denied.detail)
