@@ -32,6 +32,7 @@ from mas.ledger.instructions import (
     EXTERNAL,
     Abort,
     Answer,
+    Ask,
     Body,
     Chunk,
     CloseIncarnation,
@@ -40,6 +41,7 @@ from mas.ledger.instructions import (
     End,
     Instruction,
     Kind,
+    Look,
     Prepare,
     Reason,
     SetAccount,
@@ -525,10 +527,8 @@ class TransactionCoordinator(Actor):
     def _submit(self, bucket: int, chunk: Chunk, sends: list[Send]) -> None:
         self._chunks += 1
         self._instructions += len(sends)
-        first = type(sends[0].instruction).__name__.lower()
-        failpoint(f"coordinator.before_{first}")
+        failpoint(f"coordinator.before_{type(sends[0].instruction).__name__.lower()}")
         self._buckets.submit(bucket, chunk, partial(self._on_answer, sends))
-        failpoint(f"coordinator.after_{first}")
 
     def _on_answer(self, sends: list[Send], position: int, answer: Answer | TurnedAway) -> None:
         send = sends[position]
@@ -585,20 +585,22 @@ def _instructions(sends: list[Send]) -> tuple[Instruction, ...]:
 
 def _fitting(queue: list[Send]) -> int:
     """How many of these make a chunk: at least one."""
-    size = count = 0
+    size = 0
     for count, send in enumerate(queue):
-        size += _weigh(send.instruction)
+        instruction = send.instruction
+        size += _BYTES.get(type(instruction)) or _weigh(instruction)
         if size > TURN_BYTES_MAX or count == TURN_INSTRUCTIONS_MAX:
             return max(count, 1)
-    return count + 1
+    return len(queue)
+
+
+_BYTES: dict[type, int] = {Commit: 32, Abort: 32, Ask: 80, Look: 80}
+"""About how many bytes an instruction without legs is on its way."""
 
 
 def _weigh(instruction: Instruction) -> int:
-    """About how many bytes it is on its way."""
-    if isinstance(instruction, Commit | Abort):
-        return 32
     if isinstance(instruction, Prepare):
         return 120 + 40 * len(instruction.legs)
-    if isinstance(instruction, Decide | End) and instruction.body is not None:
-        return 120 + 40 * len(instruction.body.legs) + len(instruction.body.reference)
-    return 80
+    assert isinstance(instruction, Decide | End)
+    body = instruction.body
+    return 120 if body is None else 120 + 40 * len(body.legs) + len(body.reference)

@@ -33,7 +33,9 @@ def place(body: Body, buckets: Sequence[int]) -> Placement:
     """
     payer = payer_position(body)
     anchor = buckets[payer]
-    if len(buckets) == 2 and anchor:  # nearly every payment
+    if not anchor:
+        return Placement(0, missing=body.legs[payer][0])
+    if len(buckets) == 2:  # nearly every payment
         payee = 1 - payer
         bucket = buckets[payee]
         if bucket == anchor or body.legs[payee][0] == EXTERNAL:
