@@ -80,29 +80,34 @@ class NewChunks:
 
     def __init__(self, writes: WriteSet) -> None:
         """Sets `chunk` and `chunk64` of the accounts; `undo` takes it back if the flush fails."""
-        self._before: list[tuple[Account, int, int]] = []
         self.rows: list[ChunkRow] = []
+        self._accounts = writes.accounts
+        self._chunks: list[Chunk] = []
         first = writes.bucket.applied << _PLACE_BITS
         assert len(writes.postings) < POSTINGS_PER_CHUNK_MAX << _PLACE_BITS
         for place, postings in enumerate(_cut(writes.postings, POSTINGS_PER_CHUNK_MAX)):
-            chunk = self._link(writes.accounts, first + place, postings)
+            chunk = self._link(first + place, postings)
+            self._chunks.append(chunk)
             self.rows.append(ChunkRow(first + place, len(postings), encode_json(chunk).decode()))
 
     def undo(self) -> None:
         """Link the accounts as they were: the next try begins with that."""
-        for account, chunk, chunk64 in reversed(self._before):
-            account.chunk, account.chunk64 = chunk, chunk64
+        for chunk in reversed(self._chunks):
+            for number, (previous, previous64, _) in chunk.items():
+                account = self._accounts[number]
+                account.chunk, account.chunk64 = previous, previous64
 
-    def _link(self, accounts: dict[str, Account], number: int, postings: list[Posting]) -> Chunk:
+    def _link(self, number: int, postings: list[Posting]) -> Chunk:
+        accounts = self._accounts
         chunk: Chunk = {}
         for posting in postings:
             group = chunk.get(posting.account)
-            if group is None:
+            if group is not None:
+                group[2].append(posting)
+            else:
                 account = accounts[posting.account]
-                self._before.append((account, account.chunk, account.chunk64))
-                group = chunk[posting.account] = (account.chunk, account.chunk64, [])
+                chunk[posting.account] = (account.chunk, account.chunk64, [posting])
                 account.chunk = number
-            group[2].append(posting)
             if posting.sequence % JUMP == 0:
                 accounts[posting.account].chunk64 = number
         return chunk

@@ -1,7 +1,8 @@
 """The AccountDB's tables, and the statements over them, in SQLite's dialect.
 
-A row is one text under its key (see `account_db_rows`); the columns that people and totals read are computed from it, and
-stored nowhere else. `posting` is a view over the chunks.
+A row is one text under its key (see `account_db_rows`). What people and totals read of it are views: `accounts`,
+`payments`, and `posting` over the chunks. (Generated columns would read as well; they are computed at every update, and
+double its cost: measured.)
 """
 
 import msgspec
@@ -13,14 +14,33 @@ from mas.storage.account_db_rows import JUMP, Table
 SCHEMA_VERSION = 1
 
 
-def _column(row: type[msgspec.Struct], field: str, kind: str, name: str = "") -> str:
-    place = row.__struct_fields__.index(field)
-    return f"{name or field} {kind} GENERATED ALWAYS AS (data ->> '$[{place}]') VIRTUAL"
+def _columns(row: type[msgspec.Struct], *fields: str) -> str:
+    return ", ".join(f"{_field(row, field, 'data')} AS {field}" for field in fields)
 
 
-def _field(field: str, of: str) -> str:
-    return f"{of} ->> '$[{Posting.__struct_fields__.index(field)}]'"
+def _field(row: type[msgspec.Struct], field: str, of: str) -> str:
+    return f"{of} ->> '$[{row.__struct_fields__.index(field)}]'"
 
+
+_ACCOUNT = _columns(
+    Account,
+    *("id", "currency", "balance", "held", "headroom", "overdraft_limit", "frozen", "closed"),
+    *("version", "sequence", "chunk", "chunk64"),
+)
+_PAYMENT = _columns(
+    Record, "outcome", "body", "reason", "attempt", "xid", "time", "place", "detail"
+)
+_POSTING = ", ".join(
+    f"{_field(Posting, field, 'line.value')} AS {name}"
+    for field, name in (
+        ("account", "number"),
+        ("sequence", "sequence"),
+        ("payment_id", "payment_id"),
+        ("amount", "amount"),
+        ("balance", "balance"),
+        ("time", "time"),
+    )
+)
 
 CREATE = (
     """
@@ -30,34 +50,15 @@ CREATE = (
         stamp INTEGER NOT NULL, members BLOB NOT NULL, writer BLOB NOT NULL
     )
     """,
-    f"""
+    """
     CREATE TABLE account (
-        bucket INTEGER NOT NULL, number TEXT NOT NULL, data TEXT NOT NULL,
-        {_column(Account, "id", "TEXT")},
-        {_column(Account, "currency", "TEXT")},
-        {_column(Account, "balance", "INTEGER")},
-        {_column(Account, "held", "INTEGER")},
-        {_column(Account, "overdraft_limit", "INTEGER")},
-        {_column(Account, "frozen", "INTEGER")},
-        {_column(Account, "closed", "INTEGER")},
-        {_column(Account, "version", "INTEGER")},
-        {_column(Account, "sequence", "INTEGER")},
-        {_column(Account, "chunk", "INTEGER")},
-        {_column(Account, "chunk64", "INTEGER")},
-        PRIMARY KEY (bucket, number)
+        bucket INTEGER NOT NULL, number TEXT NOT NULL, data TEXT NOT NULL, PRIMARY KEY (bucket, number)
     ) WITHOUT ROWID
     """,
     # With a rowid: an insert at a random key costs half of what it costs in a table ordered by that key (measured).
-    f"""
+    """
     CREATE TABLE payment (
-        bucket INTEGER NOT NULL, payment_id TEXT NOT NULL, data TEXT NOT NULL,
-        {_column(Record, "outcome", "INTEGER")},
-        {_column(Record, "body", "TEXT")},
-        {_column(Record, "reason", "INTEGER")},
-        {_column(Record, "attempt", "INTEGER")},
-        {_column(Record, "xid", "TEXT")},
-        {_column(Record, "time", "INTEGER")},
-        PRIMARY KEY (bucket, payment_id)
+        bucket INTEGER NOT NULL, payment_id TEXT NOT NULL, data TEXT NOT NULL, PRIMARY KEY (bucket, payment_id)
     )
     """,
     """
@@ -81,16 +82,12 @@ CREATE = (
         PRIMARY KEY (bucket, chunk)
     )
     """,
+    f"CREATE VIEW accounts AS SELECT bucket, number, {_ACCOUNT} FROM account",  # noqa: S608 - our own names
+    f"CREATE VIEW payments AS SELECT bucket, payment_id, {_PAYMENT} FROM payment",  # noqa: S608
     f"""
-    CREATE VIEW posting AS
-    SELECT chunk.bucket, {_field("account", "line.value")} AS number,
-           {_field("sequence", "line.value")} AS sequence,
-           {_field("payment_id", "line.value")} AS payment_id,
-           {_field("amount", "line.value")} AS amount,
-           {_field("balance", "line.value")} AS balance,
-           {_field("time", "line.value")} AS time
+    CREATE VIEW posting AS SELECT chunk.bucket, {_POSTING}
     FROM chunk, json_each(chunk.data) AS page, json_each(page.value, '$[2]') AS line
-    """,  # noqa: S608 - our own names
+    """,  # noqa: S608
     "CREATE TABLE identity (schema INTEGER NOT NULL, cluster TEXT NOT NULL, node INTEGER NOT NULL)",
 )
 
@@ -160,12 +157,12 @@ PAYMENT_IDS = """
 # Balances are summed in two halves: the sum of two of the greatest has no room in 64 bits.
 ACCOUNT_TOTALS = """
     SELECT currency, number LIKE '@external/%', sum(balance >> 32), sum(balance & 0xFFFFFFFF), count(*)
-    FROM account WHERE bucket = ? GROUP BY 1, 2 ORDER BY 1, 2
+    FROM accounts WHERE bucket = ? GROUP BY 1, 2 ORDER BY 1, 2
 """
 OTHER_TOTALS = f"""
     SELECT
       (SELECT applied FROM bucket WHERE bucket = :bucket),
-      (SELECT count(*) FROM payment WHERE bucket = :bucket AND outcome = {Code.COMMITTED.value}),
+      (SELECT count(*) FROM payments WHERE bucket = :bucket AND outcome = {Code.COMMITTED.value}),
       (SELECT coalesce(sum(postings), 0) FROM chunk WHERE bucket = :bucket)
 """  # noqa: S608
 
@@ -173,7 +170,7 @@ OTHER_TOTALS = f"""
 # full. `first` is the least sequence number seen; a chunk holds an account's postings without a gap.
 POSTINGS = f"""
     WITH RECURSIVE walk (previous, previous64, first, found, lines) AS (
-      SELECT chunk, chunk64, sequence + 1, 0, NULL FROM account WHERE bucket = :bucket AND number = :number
+      SELECT chunk, chunk64, sequence + 1, 0, NULL FROM accounts WHERE bucket = :bucket AND number = :number
       UNION ALL
       SELECT page.value ->> '$[0]', page.value ->> '$[1]', page.value ->> '$[2][0][1]',
              walk.found

@@ -234,12 +234,12 @@ async def test_people_can_read_the_tables(tmp_path: Path) -> None:
     await database.close()
 
     with sqlite3.connect(path) as connection:
-        account = "SELECT currency, balance, held FROM account WHERE number = 'alice'"
+        account = "SELECT currency, balance, held FROM accounts WHERE number = 'alice'"
         assert connection.execute(account).fetchone() == ("USD", 2**62 - 500, 5)
         sums = "SELECT number, sum(amount), count(*) FROM posting GROUP BY number ORDER BY number"
         assert connection.execute(sums).fetchall() == [("alice", -500, 5), ("bob", 500, 5)]
         paid = """
-            SELECT count(*), min(payment.outcome) FROM posting JOIN payment USING (bucket, payment_id)
+            SELECT count(*), min(outcome) FROM posting JOIN payments USING (bucket, payment_id)
         """
         assert connection.execute(paid).fetchone() == (10, 1)
     connection.close()
