@@ -196,10 +196,6 @@ def answer_a_repeated_context_with_the_old_index(patch: pytest.MonkeyPatch) -> N
     patch.setattr(read_only.ReadAnswers, "withdraw", lambda _self, _context: 0)
 
 
-def strand_the_group_that_a_leader_left(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(core.Raft, "_learn_commit", lambda _self, _message: None)
-
-
 # Each with the seeds that it takes, and some to spare.
 MUTANTS: list[tuple[Break, int]] = [
     (count_entries_of_earlier_terms, 10),
@@ -222,7 +218,6 @@ RARELY_FATAL: list[tuple[Break, int]] = [
     (take_what_was_replaced_for_persisted, 400),
     (drop_what_was_acknowledged_for_a_snapshot, 600),
     (read_without_asking_a_quorum, 600),
-    (strand_the_group_that_a_leader_left, 4000),
 ]
 
 
