@@ -76,7 +76,7 @@ class Memory:
     def __init__(self, kept: Kept) -> None:
         self.bucket: BucketRow = kept.bucket
         self.legs: dict[bytes, PreparedLegs] = dict(kept.legs)
-        """What is prepared, by xid, in the order of preparation."""
+        """What is prepared, by xid; in the order of preparation, as far as this memory has seen it."""
         self.filter = RecordFilter()
         self.postings: list[Posting] = []
         """Postings of no write set yet."""

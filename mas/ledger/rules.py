@@ -10,7 +10,7 @@ or asks anybody: the same entries give every replica the same rows and the same 
 A leg reserves: a debit its funds (`held`), a credit its headroom. What is reserved can always be posted (rule 13).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from mas.errors import UnknownVersion
@@ -356,15 +356,15 @@ class Ledger(Memory):
         """Record what was judged: a ledger's no is the outcome, anything else ends the attempt (rule 6)."""
         if refusal.code in (Code.WRONG_BUCKET, Code.PENDING_ON):
             return refusal
-        outcome = Code.REFUSED if refusal.code is Code.REFUSED else Code.ABORTED
+        is_no = refusal.code is Code.REFUSED
         record = Record(
             i.payment_id,
-            outcome,
+            Code.REFUSED if is_no else Code.ABORTED,
             i.body,
             i.body_hash,
             refusal.reason,
             i.attempt,
-            i.xid,
+            b"" if is_no else i.xid,
             detail=refusal.detail,
         )
         self._put_record(record)
@@ -508,7 +508,7 @@ class Ledger(Memory):
         """Once the leader has asked about them it isn't asked again: the attempt ends (rule 15)."""
         if left_out:
             return _CONTENDED
-        return Answer(Code.PENDING_ON, xids=tuple(self._prepared_on[number]))
+        return _pending_on(self._prepared_on[number])
 
     def _is_locked(self, account: Account, token: Token | None) -> bool:
         """A mark, a newer fence, or a leg of the `exclusive` mode keeps this leg out (rules 34, 35)."""
@@ -615,8 +615,8 @@ class Ledger(Memory):
             if account.fence is not None and token < account.fence:
                 return _LOCK_CONFLICT
             self._put_marks(account, (*account.marks, token))
-        xids = tuple(self._prepared_on.get(i.account, ()))
-        return Answer(Code.PENDING_ON, xids=xids) if xids else _DONE
+        xids = self._prepared_on.get(i.account)
+        return _pending_on(xids) if xids else _DONE
 
     def _unmark(self, i: Unmark) -> Answer:
         account = self._account(i.account)
@@ -714,8 +714,12 @@ def _gravest(refusals: list[Answer]) -> Answer:
     first = min(refusals, key=lambda refusal: _GRAVITY[refusal.code])
     if first.code is not Code.PENDING_ON or len(refusals) == 1:
         return first
-    xids = dict.fromkeys(xid for refusal in refusals for xid in refusal.xids)
-    return Answer(Code.PENDING_ON, xids=tuple(xids))
+    return _pending_on(dict.fromkeys(xid for refusal in refusals for xid in refusal.xids))
+
+
+def _pending_on(xids: Iterable[bytes]) -> Answer:
+    """Sorted: the order in which they were prepared is not in the rows, and a replica that restarted lost it."""
+    return Answer(Code.PENDING_ON, xids=tuple(sorted(xids)))
 
 
 def _as_prepared(i: Decide) -> PreparedLegs:
