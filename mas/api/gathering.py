@@ -3,7 +3,7 @@
 import asyncio
 
 from mas.api.ports import Coordinator
-from mas.errors import Overloaded
+from mas.errors import Unavailable
 from mas.transaction.outcome import PaymentRequest, PaymentResult
 
 
@@ -16,7 +16,7 @@ class Gathering:
         self._futures: list[asyncio.Future[PaymentResult]] = []
 
     def submit(self, request: PaymentRequest) -> asyncio.Future[PaymentResult]:
-        """What becomes of one request; fails with `Overloaded` when it was not begun."""
+        """What becomes of one request; fails with `Unavailable` when it was not begun."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[PaymentResult] = loop.create_future()
         if not self._requests:
@@ -36,7 +36,7 @@ class Gathering:
 
         try:
             self._coordinator.submit(requests, on_result)
-        except Overloaded as error:
+        except Unavailable as error:
             for future in futures:
                 if not future.done():
                     future.set_exception(error)

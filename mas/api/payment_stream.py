@@ -13,7 +13,7 @@ from mas.api.auth import Authenticator
 from mas.api.ports import Coordinator
 from mas.api.requests import to_payment, to_timeout
 from mas.api.tokens import Principal
-from mas.errors import MasError, NotSupported, Overloaded
+from mas.errors import MasError, NotSupported, Unavailable
 from mas.limits import TURN_INSTRUCTIONS_MAX
 from mas.runtime import Supervisor
 from mas.transaction.outcome import PaymentRequest, PaymentResult
@@ -119,7 +119,7 @@ class PaymentStream:
         self._in_flight += len(requests)
         try:
             self._coordinator.submit(requests, on_result)
-        except Overloaded as error:
+        except Unavailable as error:
             self._in_flight -= len(requests)
             for position in positions:
                 self._answer(batch, position, error)

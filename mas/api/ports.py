@@ -18,7 +18,7 @@ class Coordinator(Protocol):
     ) -> None:
         """Carry out payments and creations; calls back once for each position, on the loop.
 
-        Raises `Overloaded`: none of them was begun.
+        Raises `Unavailable` (as `Overloaded`, or because it is stopping): none of them was begun.
         """
 
     async def read_accounts(

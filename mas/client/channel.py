@@ -1,12 +1,13 @@
 """A gRPC channel to one server: always TLS, unless a loopback asks for none."""
 
+import asyncio
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import TypeVar
 
 import grpc
 
-from mas.errors import ConfigError
+from mas.errors import ConfigError, Unavailable
 from mas.limits import MESSAGE_BYTES_MAX
 from mas.wire.status import error_from_rpc
 
@@ -38,6 +39,24 @@ def open_channel(address: str, ca: Path | bytes | None, *, plaintext: bool) -> g
         return grpc.aio.insecure_channel(address, options=_OPTIONS)
     roots = _read(ca) if isinstance(ca, Path) else ca
     return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(roots), options=_OPTIONS)
+
+
+async def connected(channel: grpc.aio.Channel, address: str, timeout: float) -> None:
+    """Wait for the connection, where there is none.
+
+    Raises:
+        Unavailable: there is none in time, and nothing has been sent.
+    """
+    if channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
+        return
+    try:
+        async with asyncio.timeout(timeout):
+            await channel.channel_ready()
+    except TimeoutError:
+        raise Unavailable(
+            f"there is no connection to {address}: check that the server runs there, and that the CA is "
+            "the one that signed its certificate"
+        ) from None
 
 
 async def answered(call: Awaitable[T]) -> T:

@@ -8,28 +8,26 @@ receipts; what is raised is a `MasError`.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from mas.client.channel import answered, open_channel
+from mas.client.channel import connected, open_channel
 from mas.client.payment_stream import Order, PaymentStream
-from mas.client.receipt import NewAccount, Payment, Receipt, minor_units
-from mas.errors import DeadlineExceeded, MasError, NotFound
-from mas.ledger.instructions import EXTERNAL, Kind, Reason
+from mas.client.receipt import NewAccount, Payment, Receipt, minor_units, receipt_from_wire
+from mas.client.retries import Call, Retries
+from mas.errors import MasError, NotFound
+from mas.ledger.instructions import EXTERNAL, Kind
 from mas.money import DEFAULT_CURRENCY
 from mas.runtime import Clock, Dice, Supervisor, SystemClock, SystemDice
 from mas.transaction.messages import AccountView, BucketView, PostingView, ReadLevel
-from mas.transaction.outcome import PaymentResult, Status
+from mas.transaction.outcome import Status
 from mas.wire import messages
 from mas.wire.gen.mas.v1 import account_pb2 as pb
 from mas.wire.gen.mas.v1.account_pb2_grpc import AccountServiceStub
 
 DEFAULT_TIMEOUT_SECONDS = 10.0
-_BACKOFF_SECONDS = 0.05
-_BACKOFF_SECONDS_MAX = 1.0
-_RETRIED = (Status.ABORTED, Status.UNKNOWN)
 _KEY_PREFIX_BYTES = 8
 
 T = TypeVar("T")
@@ -64,6 +62,7 @@ class Client:
         self._metadata = (("authorization", token),) if token else ()
         self._clock = clock or SystemClock()
         self._dice = dice or SystemDice()
+        self._retries = Retries(self._clock, self._dice)
         self._supervisor = Supervisor()
         self._key_prefix = self._dice.randbytes(_KEY_PREFIX_BYTES).hex()
         self._keys = 0
@@ -221,11 +220,11 @@ class Client:
             NotFound: no outcome is recorded, so far.
         """
         name = _payment_name(payer, key, payment_id, kind)
-        reply = await self._retrying(
+        reply = await self._read(
             lambda seconds: self._stub.GetPayment(name, timeout=seconds, metadata=self._metadata),
             timeout,
         )
-        return _receipt(key, reply)
+        return receipt_from_wire(key, reply)
 
     async def cancel(
         self,
@@ -238,12 +237,12 @@ class Client:
     ) -> Receipt:
         """End a key for good: REFUSED with the reason CANCELLED, or the outcome that was there before."""
         name = _payment_name(payer, key, payment_id, kind)
-        return await self._until_final(
+        return await self._change(
             lambda seconds: self._stub.CancelPayment(
                 name, timeout=seconds, metadata=self._metadata
             ),
-            key,
             timeout,
+            key,
         )
 
     # -- accounts --------------------------------------------------------------------------------
@@ -280,7 +279,7 @@ class Client:
             token = reply.token
             return reply.result
 
-        return NewAccount(await self._until_final(create, key, timeout), token)
+        return NewAccount(await self._change(create, timeout, key), token)
 
     async def account(
         self,
@@ -308,7 +307,7 @@ class Client:
     ) -> list[AccountView | None]:
         """Read accounts; None where there is no such account."""
         request = pb.GetAccountRequest(account_numbers=numbers, level=pb.ReadLevel.ValueType(level))
-        reply = await self._retrying(
+        reply = await self._read(
             lambda seconds: self._stub.GetAccount(
                 request, timeout=seconds, metadata=self._metadata
             ),
@@ -325,7 +324,7 @@ class Client:
             NotFound: there is no such account.
         """
         request = pb.ListPostingsRequest(account_number=number, before=before, limit=limit)
-        reply = await self._retrying(
+        reply = await self._read(
             lambda seconds: self._stub.ListPostings(
                 request, timeout=seconds, metadata=self._metadata
             ),
@@ -351,13 +350,13 @@ class Client:
             reply = await self._stub.SetAccount(request, timeout=seconds, metadata=self._metadata)
             return pb.PaymentResult(outcome=reply.outcome, reason=reply.reason, detail=reply.detail)
 
-        return await self._until_final(change, "", timeout)
+        return await self._change(change, timeout)
 
     # -- buckets ---------------------------------------------------------------------------------
 
     async def buckets(self, *, timeout: float | None = None) -> dict[int, list[int]]:
         """Every bucket, and the nodes that hold its replicas. Operators only."""
-        reply = await self._retrying(
+        reply = await self._read(
             lambda seconds: self._stub.ListBuckets(
                 pb.ListBucketsRequest(), timeout=seconds, metadata=self._metadata
             ),
@@ -370,7 +369,7 @@ class Client:
     ) -> BucketView:
         """What one replica says of its bucket. Operators only."""
         request = pb.CheckBucketRequest(bucket=bucket, replica=replica)
-        reply = await self._retrying(
+        reply = await self._read(
             lambda seconds: self._stub.CheckBucket(
                 request, timeout=seconds, metadata=self._metadata
             ),
@@ -378,57 +377,18 @@ class Client:
         )
         return messages.bucket_from_wire(reply)
 
-    # -- trying until it is certain --------------------------------------------------------------
+    # -- the inside ------------------------------------------------------------------------------
 
-    async def _until_final(
-        self,
-        call: Callable[[float], Awaitable[pb.PaymentResult]],
-        key: str,
-        timeout: float | None,
+    async def _read(self, call: Call[T], timeout: float | None) -> T:
+        return await self._retries.until_answered(call, self._deadline(timeout))
+
+    async def _change(
+        self, call: Call[pb.PaymentResult], timeout: float | None, key: str = ""
     ) -> Receipt:
-        """Call until there is an outcome, or the time is over; then what is certain of all tries."""
         deadline = self._deadline(timeout)
-        tries = 0
-        unknown = False
-        while True:
-            try:
-                left = deadline - self._clock.monotonic()
-                receipt = _receipt(key, await self._retrying(call, left))
-            except MasError as error:
-                if not error.retryable and not unknown:
-                    raise
-                # The retries have gone on to the deadline: what some of them did isn't known.
-                return Receipt(key, Status.UNKNOWN, b"", Reason.TIMED_OUT, str(error))
-            unknown |= receipt.status is Status.UNKNOWN
-            tries += 1
-            pause = self._backoff(tries)
-            if receipt.status not in _RETRIED or self._clock.monotonic() + pause >= deadline:
-                break
-            await self._clock.sleep(pause)
-        if unknown and not receipt.final:
-            return Receipt(key, Status.UNKNOWN, b"", receipt.reason, receipt.detail)
-        return receipt
-
-    async def _retrying(self, call: Callable[[float], Awaitable[T]], timeout: float | None) -> T:
-        """Call until an answer comes, or an error that no retry would mend, or the time is over."""
-        deadline = self._deadline(timeout)
-        tries = 0
-        while True:
-            left = deadline - self._clock.monotonic()
-            if left <= 0:
-                raise DeadlineExceeded("no answer in time: ask again")
-            try:
-                return await answered(call(left))
-            except MasError as error:
-                tries += 1
-                pause = self._backoff(tries)
-                if not error.retryable or self._clock.monotonic() + pause >= deadline:
-                    raise
-            await self._clock.sleep(pause)
-
-    def _backoff(self, tries: int) -> float:
-        longest: float = min(_BACKOFF_SECONDS * 2 ** min(tries, 16), _BACKOFF_SECONDS_MAX)
-        return longest * (1000 + self._dice.randrange(1001)) / 2000
+        # Connected first: what was never sent is not unknown.
+        await connected(self._channel, self._address, deadline - self._clock.monotonic())
+        return await self._retries.until_final(call, key, deadline)
 
     def _deadline(self, timeout: float | None) -> float:
         return self._clock.monotonic() + (self._timeout if timeout is None else timeout)
@@ -454,17 +414,4 @@ def _payment_name(payer: str, key: str, payment_id: bytes, kind: Kind) -> pb.Pay
         kind=pb.Kind.ValueType(kind),
         idempotency_key=key,
         payment_id=payment_id,
-    )
-
-
-def _receipt(key: str, message: pb.PaymentResult) -> Receipt:
-    result: PaymentResult = messages.result_from_wire(message)
-    return Receipt(
-        key,
-        result.status,
-        result.payment_id,
-        result.reason,
-        result.detail,
-        result.time,
-        result.bucket,
     )

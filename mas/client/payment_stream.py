@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from mas.client.receipt import OUTCOMES, Receipt
-from mas.errors import MasError, Unavailable
+from mas.client.receipt import Receipt, receipt_from_wire
+from mas.client.retries import backoff_seconds
+from mas.errors import MasError, Overloaded, Unavailable
 from mas.ledger.instructions import Reason
 from mas.limits import TURN_INSTRUCTIONS_MAX
 from mas.runtime import Clock, Dice, Supervisor
 from mas.transaction.outcome import Status
 from mas.wire.gen.mas.v1 import account_pb2 as pb
-from mas.wire.messages import reason_from_wire
 from mas.wire.status import error_from_detail, error_from_rpc
 
 if TYPE_CHECKING:
@@ -33,9 +33,6 @@ IN_FLIGHT_MAX = 8_192
 """Payments sent and unanswered."""
 SERVER_TIMEOUT_SECONDS_MAX = 10.0
 _SWEEP_SECONDS = 0.05
-_BACKOFF_SECONDS = 0.02
-_BACKOFF_SECONDS_MAX = 1.0
-_STATUSES = {int(status): status for status in Status}
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -170,7 +167,7 @@ class PaymentStream:
                 call.cancel()
                 self._lose_sight()
             self._failures += 1
-            await self._clock.sleep(self._backoff(self._failures))
+            await self._clock.sleep(backoff_seconds(self._failures, self._dice))
 
     async def _use(self, call: "Call") -> None:
         """Write and read until the stream ends; raises what the server ended it with, if not in peace."""
@@ -262,31 +259,24 @@ class PaymentStream:
             if not error.retryable:
                 self._refuse(order, error)
                 return
-            status, reason = Status.TURNED_AWAY, Reason.OVERLOADED
-            receipt = Receipt(order.key, status, b"", reason, str(error))
+            overloaded = isinstance(error, Overloaded)
+            reason = Reason.OVERLOADED if overloaded else Reason.UNAVAILABLE
+            receipt = Receipt(order.key, Status.TURNED_AWAY, b"", reason, str(error))
         else:
-            status = _STATUSES.get(result.outcome, Status.UNKNOWN)
-            reason = reason_from_wire(result.reason)
-            receipt = Receipt(order.key, status, result.payment_id, reason, result.detail)
-        if status in OUTCOMES:
+            receipt = receipt_from_wire(order.key, result)
+        if receipt.final:
             order.end(receipt)
             return
         order.last = receipt
-        if status is Status.TURNED_AWAY and not receipt.passing:
-            order.give_up(reason, receipt.detail)
+        begun = receipt.status is not Status.TURNED_AWAY
+        if not begun and not receipt.passing:
+            order.give_up(receipt.reason, receipt.detail)
             return
-        order.unknown |= status is Status.UNKNOWN
-        order.repeat |= status is not Status.TURNED_AWAY
-        self._try_later(order)
-
-    def _try_later(self, order: Order) -> None:
+        order.unknown |= receipt.status is Status.UNKNOWN
+        order.repeat |= begun
         if not order.done:
-            self._later[order] = self._clock.monotonic() + self._backoff(order.tries)
-
-    def _backoff(self, tries: int) -> float:
-        longest: float = min(_BACKOFF_SECONDS * 2 ** min(tries, 16), _BACKOFF_SECONDS_MAX)
-        # Half of it by chance, so that those who failed together don't come back together.
-        return longest * (1000 + self._dice.randrange(1001)) / 2000
+            due = self._clock.monotonic() + backoff_seconds(order.tries, self._dice)
+            self._later[order] = due
 
     # -- ends without an answer ------------------------------------------------------------------
 

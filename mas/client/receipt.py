@@ -5,6 +5,8 @@ import msgspec
 from mas.ledger.instructions import Reason
 from mas.money import DEFAULT_CURRENCY, parse_amount
 from mas.transaction.outcome import Status
+from mas.wire.gen.mas.v1 import account_pb2 as pb
+from mas.wire.messages import result_from_wire
 
 OUTCOMES = (Status.COMMITTED, Status.REFUSED, Status.KEY_REUSED)
 """What no other try of the same key and contents would change."""
@@ -73,3 +75,17 @@ def minor_units(amount: str | int, currency: str, field: str = "amount") -> int:
     if type(amount) is not int:
         raise TypeError(f'{field} is {amount!r}: expected minor units, or a text such as "12.50"')
     return amount
+
+
+def receipt_from_wire(key: str, message: pb.PaymentResult) -> Receipt:
+    """The receipt that a server's result is."""
+    result = result_from_wire(message)
+    return Receipt(
+        key,
+        result.status,
+        result.payment_id,
+        result.reason,
+        result.detail,
+        result.time,
+        result.bucket,
+    )

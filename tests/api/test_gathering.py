@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from mas.api.gathering import Gathering
-from mas.errors import MailboxFull, Overloaded
+from mas.errors import MailboxClosed, MailboxFull, Unavailable
 from mas.ledger.instructions import Body, Kind
 from mas.transaction.outcome import PaymentRequest, name
 from tests.api.edge import FakeCoordinator
@@ -27,14 +27,15 @@ async def test_one_turn_is_one_batch() -> None:
 
 
 @pytest.mark.asyncio
-async def test_overload_reaches_every_caller_of_the_turn() -> None:
+@pytest.mark.parametrize("error", [MailboxFull("full"), MailboxClosed("stopping")])
+async def test_what_was_not_begun_is_told_to_every_caller_of_the_turn(error: Unavailable) -> None:
     coordinator = FakeCoordinator()
-    coordinator.overloaded = MailboxFull("full")
+    coordinator.overloaded = error
     gathering = Gathering(coordinator)
     futures = [gathering.submit(request(key)) for key in ("a", "b", "c")]
     futures[1].cancel()
     for future in (futures[0], futures[2]):
-        with pytest.raises(Overloaded):
+        with pytest.raises(type(error)):
             await future
 
 

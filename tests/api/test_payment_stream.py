@@ -131,9 +131,12 @@ async def test_overload_is_told_for_each(edge: Edge, stream: Stream) -> None:
     await stream.send(1, payment("a"), payment("b"))
     for result in (await stream.receive(2)).values():
         assert (result.error.name, result.error.retryable) == ("Overloaded", True)
-    edge.coordinator.overloaded = None
+    edge.coordinator.overloaded = errors.MailboxClosed("stopping")
     await stream.send(2, payment("a"))
-    assert (await stream.receive(1))[2, 0].outcome == pb.OUTCOME_COMMITTED
+    assert (await stream.receive(1))[2, 0].error.name == "Unavailable"
+    edge.coordinator.overloaded = None
+    await stream.send(3, payment("a"))
+    assert (await stream.receive(1))[3, 0].outcome == pb.OUTCOME_COMMITTED
 
 
 @pytest.mark.asyncio

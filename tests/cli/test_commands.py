@@ -236,7 +236,11 @@ def test_without_a_server(tmp_path: Path) -> None:
     other = profile.write(
         Profile("127.0.0.1:1", str(tmp_path / "ca.crt"), "t"), tmp_path / "other.toml"
     )
-    for command in (("account", "get", "alice"), ("pay", "alice", "bob", "1")):
+    for command in (
+        ("account", "get", "alice"),
+        ("account", "create", "alice"),
+        ("pay", "alice", "bob", "1"),
+    ):
         result = mas(*command, "--profile", str(other), "--timeout", "0.3")
         assert result.exit_code == 3
         assert result.stderr.startswith("Error: ")

@@ -271,6 +271,8 @@ async def test_a_server_that_is_not_there_yet() -> None:
         assert (nothing.status, nothing.reason) == (Status.TURNED_AWAY, Reason.UNAVAILABLE)
         with pytest.raises(errors.NetworkError):
             await client.account("a", timeout=0.2)
+        with pytest.raises(errors.Unavailable, match="no connection"):
+            await client.create_account("a", timeout=0.2)
         paying = asyncio.ensure_future(client.pay("a", "b", 1, timeout=20))
         reading = asyncio.ensure_future(client.buckets(timeout=20))
         async with serving(port=port) as there:
@@ -324,6 +326,21 @@ async def test_opening_an_account_is_tried_again_under_one_key(edge: Edge, clien
     edge.coordinator.decide = Script((Status.REFUSED, Reason.ACCOUNT_EXISTS))
     refused = await client.create_account("carol")
     assert (refused.receipt.reason, refused.token) == (Reason.ACCOUNT_EXISTS, "")
+
+
+@pytest.mark.asyncio
+async def test_overload_of_a_whole_server_passes(edge: Edge, client: Client) -> None:
+    edge.coordinator.overloaded = errors.MailboxFull("full")
+    told = await client.pay("a", "b", 1, timeout=0.2)
+    assert (told.status, told.reason) == (Status.TURNED_AWAY, Reason.OVERLOADED)
+    with pytest.raises(errors.Overloaded):
+        await client.create_account("a", timeout=0.2)
+    paying = asyncio.ensure_future(client.pay("a", "b", 1))
+    opening = asyncio.ensure_future(client.create_account("a"))
+    await asyncio.sleep(0)
+    edge.coordinator.overloaded = None
+    assert (await paying).committed
+    assert (await opening).receipt.committed
 
 
 @pytest.mark.asyncio
