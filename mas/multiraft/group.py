@@ -348,7 +348,8 @@ class RaftGroup:
         cut = self._margin.allows(self.storage.first_index(), flushed)
         if cut and self.role is Role.LEADER:
             progress = self._core.status().progress.values()
-            cut = self._margin.spare(cut, flushed, min(one.match for one in progress))
+            needed = min((one.match for one in progress), default=cut)
+            cut = self._margin.spare(cut, flushed, needed)
         return cut
 
     # -- the host's: snapshots and stops -------------------------------------------------------

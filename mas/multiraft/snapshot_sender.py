@@ -200,13 +200,25 @@ class SnapshotSender:
             self._requests.setdefault(group.id, {})[peer] = request.least_index
 
     async def _serve(self, peer: int, pull: Pull) -> None:
-        offered = self._offers.get((pull.group, peer))
-        if offered is None or offered.file.reference.name != pull.name:
+        """A receiver may go on where it was, though its offer has been given up meanwhile."""
+        file = self._find(pull.group, pull.name)
+        if file is None:
             self._send(peer, Gone(pull.group, pull.name))
             return
-        data = await self._thread.run(partial(_read, offered.file.path, pull.offset))
+        now = self._clock.monotonic()
+        offered = self._offers.setdefault((pull.group, peer), _Offered(file, now))
+        try:
+            data = await self._thread.run(partial(_read, file.path, pull.offset))
+        except OSError as error:
+            _log.error("bucket %d: a snapshot can't be read: %s", pull.group, error)
+            return
         if self._send(peer, Piece(pull.group, pull.name, pull.offset, data)):
-            offered.heard = self._clock.monotonic()
+            offered.heard = now
+
+    def _find(self, group_id: int, name: str) -> _File | None:
+        newest = self._files.get(group_id)
+        kept = [newest, *self._replaced] if newest is not None else self._replaced
+        return next((file for file in kept if file.reference.name == name), None)
 
     def _send(self, peer: int, message: SnapshotMessage) -> bool:
         return self._peers.send(peer, SNAPSHOT_CHANNEL, encode_message(message))

@@ -10,7 +10,7 @@ import pytest
 from mas.errors import LostLog, NotLeading, StorageError
 from mas.multiraft import Committed, Leadership, ReadReady
 from mas.multiraft.frames import decode_frame, encode_frame
-from mas.raft import Entry, Message, MessageType
+from mas.raft import Entry, Message, MessageType, ProgressState
 from mas.storage.group_log import Append
 
 if TYPE_CHECKING:
@@ -125,6 +125,16 @@ async def test_leader_sends_appends_before_its_own_write_returns_and_applies_aft
     assert leader.machines[1].data == []
     leader.log.gate.set()
     await cluster.agree(b"a")
+    sent = [
+        message.to
+        for sender, _, _, payload in cluster.network.sent
+        if sender == leader.id
+        for _, message in decode_frame(payload).messages
+        if message.type is MessageType.APPEND
+        for entry in message.entries
+        if entry.data == b"a"
+    ]
+    assert sorted(sent) == sorted(node.id for node in followers), "once to each"
 
 
 async def test_nothing_is_acknowledged_or_applied_before_the_sync_returns(
@@ -380,6 +390,35 @@ async def test_too_many_frames_are_dropped_not_kept(cluster: "Cluster") -> None:
         node.host.on_frame(2, bytes(1 << 20))
 
     assert node.host.statistics().frames_dropped >= 60
+
+
+async def test_frames_that_were_read_make_room(cluster: "Cluster") -> None:
+    await cluster.start(nodes=(1,))
+    node = await cluster.leader()
+    for number in range(1, 41):
+        node.host.on_frame(2, bytes(1 << 20))
+        await cluster.wait(lambda least=number: node.host.statistics().frames_dropped >= least)
+
+    assert node.host._frames_bytes == 0
+
+
+async def test_a_leader_probes_a_follower_that_a_frame_could_not_be_sent_to(
+    cluster: "Cluster",
+) -> None:
+    await cluster.start()
+    leader = await cluster.leader()
+    await cluster.propose(leader, b"a")
+    await cluster.agree(b"a")
+    away = cluster.followers(leader)[0]
+
+    def state() -> ProgressState:
+        return leader.host.groups[1].status().raft.progress[away.id].state
+
+    await cluster.wait(lambda: state() is ProgressState.REPLICATE)
+    await away.kill()
+    await cluster.propose(leader, b"b")
+
+    await cluster.wait(lambda: state() is ProgressState.PROBE)
 
 
 async def test_leadership_is_handed_over_before_a_stop(cluster: "Cluster") -> None:

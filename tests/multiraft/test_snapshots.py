@@ -1,7 +1,9 @@
 """A follower that is too far behind gets the state as a file, and no crash on the way loses or mixes anything (rule 28)."""
 
+import asyncio
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -39,9 +41,9 @@ async def write_all(cluster: "Cluster", leader: "Node") -> None:
             await cluster.wait(lambda data=data: data in leader.machines[1].data)
 
 
-async def leave_behind(cluster: "Cluster") -> "tuple[Node, Node]":
+async def leave_behind(cluster: "Cluster", **settings: float) -> "tuple[Node, Node]":
     """A follower is away until its leader's log has been cut; returns both."""
-    await cluster.start(**MARGIN)
+    await cluster.start(**(MARGIN | settings))
     leader = await cluster.leader()
     await cluster.settle()
     follower = cluster.followers(leader)[0]
@@ -215,28 +217,40 @@ async def test_a_voter_keeps_the_entries_behind_the_snapshot(cluster: "Cluster")
     assert not follower.host.groups[1].status().behind
 
 
-async def test_a_leader_without_its_state_steps_aside(cluster: "Cluster") -> None:
+async def test_a_leader_without_its_state_steps_aside(
+    cluster: "Cluster", monkeypatch: pytest.MonkeyPatch
+) -> None:
     await cluster.start(**MARGIN)
     leader = await cluster.leader()
     await write_all(cluster, leader)
     await cluster.agree(*WRITES)
-    await cluster.wait(
-        lambda: all(node.log.storage(1).first_index() > 20 for node in cluster.nodes.values())
-    )
-    for node in cluster.nodes.values():
+    nodes = list(cluster.nodes.values())
+    await cluster.wait(lambda: all(node.log.storage(1).first_index() > 20 for node in nodes))
+    for node in nodes:
         await node.kill()
-    lost = cluster.followers(leader)[0] if cluster.followers(leader) else leader
+    lost = nodes[0]
     del lost.databases[1]
-    for node in cluster.nodes.values():
+    may_export = asyncio.Event()
+    for node in nodes:
+        export = node.files.export
+
+        async def wait_and_export(
+            group: int, path: Path, export: Callable[..., Any] = export
+        ) -> SnapshotMetadata:
+            await may_export.wait()
+            return await export(group, path)
+
+        monkeypatch.setattr(node.files, "export", wait_and_export)
         await cluster.restart(node)
     lost.host.groups[1].campaign()
 
+    assert await cluster.leader() is not lost
+    may_export.set()
     await cluster.agree(*WRITES)
-    assert (await cluster.leader()).machines[1].data == WRITES
 
 
 async def test_transfer_resumes_where_the_connection_broke(cluster: "Cluster") -> None:
-    leader, follower = await leave_behind(cluster)
+    leader, follower = await leave_behind(cluster, snapshot_idle_seconds=60)
     leader.files.padding = 6_000_000
     await cluster.restart(follower)
     await cluster.wait(lambda: len(messages(cluster, Piece)) > 10)
