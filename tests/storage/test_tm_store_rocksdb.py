@@ -1,0 +1,74 @@
+"""Faults of the disk under the RocksDB TM store."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rocksdict import Options, Rdict
+
+from mas.errors import CorruptData, DatabaseUnavailable, DataDirectoryError
+from mas.storage.tm_store_rocksdb import RocksTmStore
+from tests.storage.test_raft_log_rocksdb import FailingDatabase
+
+DYING = """
+import asyncio, sys
+from pathlib import Path
+from mas.storage.tm_store_rocksdb import RocksTmStore
+
+async def main(path):
+    store = RocksTmStore.open(path, "test", 1)
+    await store.insert_peer_bucket({"alice": 1, "bob": 2})
+    await store.insert_peer_bucket({"carol": 3, "dave": 4})
+
+asyncio.run(main(Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.asyncio
+async def test_a_kill_loses_no_write_that_was_made(tmp_path: Path) -> None:
+    child = subprocess.run(
+        [sys.executable, "-c", DYING, str(tmp_path)],
+        env={**os.environ, "MAS_FAILPOINTS": "tm_store.after_write=kill@2"},
+        check=False,
+    )
+    assert child.returncode == -signal.SIGKILL
+    store = RocksTmStore.open(tmp_path, "test", 1)
+    assert await store.get_peer_bucket(["alice", "bob", "carol", "dave"]) == [1, 2, 3, 4]
+    await store.close()
+
+
+@pytest.mark.asyncio
+async def test_a_damaged_row_is_an_error_and_not_an_answer(tmp_path: Path) -> None:
+    store = RocksTmStore.open(tmp_path, "test", 1)
+    await store.insert_peer_bucket({"alice": 1})
+    await store.close()
+    database = Rdict(str(tmp_path), Options(raw_mode=True))
+    database.put(b"Dalice", database.get(b"Dalice")[:-1] + b"\2")
+    database.close()
+
+    store = RocksTmStore.open(tmp_path, "test", 1)
+    with pytest.raises(CorruptData, match="rebuilt from the buckets"):
+        await store.get_peer_bucket(["alice"])
+    await store.close()
+
+
+@pytest.mark.asyncio
+async def test_a_failed_sync_is_told(tmp_path: Path) -> None:
+    store = RocksTmStore.open(tmp_path, "test", 1)
+    store._database = FailingDatabase(store._database)
+    with pytest.raises(DatabaseUnavailable, match=r"Input/output error.*No money depends on it"):
+        await store.put_lock("account a", b"lease")
+    await store.close()
+
+
+@pytest.mark.asyncio
+async def test_anothers_directory_is_refused(tmp_path: Path) -> None:
+    store = RocksTmStore.open(tmp_path, "test", 1)
+    with pytest.raises(DataDirectoryError, match="in use"):
+        RocksTmStore.open(tmp_path, "test", 1)
+    await store.close()
+    with pytest.raises(DataDirectoryError, match="TM store of node 1"):
+        RocksTmStore.open(tmp_path, "test", 2)
