@@ -57,7 +57,8 @@ class Directory:
         self._for_store: dict[str, None] = {}
         self._for_home: dict[int, dict[str, None]] = {}
         self._asked_homes: dict[int, None] = {}
-        self._waiting = asyncio.Event()
+        self._store_wanted = asyncio.Event()
+        self._home_wanted = asyncio.Event()
 
     def known(self, legs: Legs) -> list[int]:
         """The bucket of each leg's account, 0 where memory doesn't know it."""
@@ -93,9 +94,7 @@ class Directory:
                 continue
             lookup.left += 1
             self._ask(number, lookup)
-        if lookup.left:
-            self._waiting.set()
-        else:
+        if not lookup.left:
             on_found(found)
 
     def _ask(self, number: str, lookup: Lookup) -> None:
@@ -106,22 +105,32 @@ class Directory:
             self._ask_home(number)
         elif not is_asked:
             self._for_store[number] = None
+            self._store_wanted.set()
 
     def _ask_home(self, number: str) -> None:
         home = home_bucket(number, self.homes)
         self._for_home.setdefault(home, {})[number] = None
+        self._home_wanted.set()
 
     async def run(self) -> None:
         """Ask until cancelled."""
         async with Supervisor() as supervisor:
-            supervisor.spawn("directory.store", self._ask_forever(supervisor))
+            supervisor.spawn("directory.store", self._ask_store_forever())
+            supervisor.spawn("directory.homes", self._ask_homes_forever(supervisor))
             await supervisor.wait()
 
-    async def _ask_forever(self, supervisor: Supervisor) -> None:
+    async def _ask_store_forever(self) -> None:
         while True:
-            await self._waiting.wait()
-            self._waiting.clear()
-            await self._ask_store()
+            await self._store_wanted.wait()
+            self._store_wanted.clear()
+            if self._for_store:
+                await self._ask_store()
+
+    async def _ask_homes_forever(self, supervisor: Supervisor) -> None:
+        """Every home has a task of its own while something waits for it: a slow one holds up no other (rule 37)."""
+        while True:
+            await self._home_wanted.wait()
+            self._home_wanted.clear()
             for home in sorted(self._for_home):
                 if home not in self._asked_homes:
                     self._asked_homes[home] = None
@@ -129,8 +138,6 @@ class Directory:
 
     async def _ask_store(self) -> None:
         numbers, self._for_store = list(self._for_store), {}
-        if not numbers:
-            return
         try:
             buckets = await self._store.get_peer_bucket(numbers)
         except DatabaseUnavailable as error:

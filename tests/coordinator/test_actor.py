@@ -467,7 +467,7 @@ async def test_whoever_waits_at_the_end_hears_unknown_and_whoever_comes_later_is
 ) -> None:
     world.buckets.fault = lambda *_: "silent"
     world.start()
-    (waiting,) = world.submit([pay(30)])
+    (waiting,) = world.submit([pay(30, timeout=60.0)])
     await world.until(lambda: bool(world.buckets.chunks))
 
     await world.coordinator.finish(0.05)

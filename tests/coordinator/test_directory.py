@@ -16,9 +16,9 @@ BUCKETS = 3
 
 
 class World:
-    def __init__(self) -> None:
+    def __init__(self, store: Store | None = None) -> None:
         self.buckets = Buckets(BUCKETS)
-        self.store = Store()
+        self.store = store or Store()
         self.clock = SystemClock()
         self.notes = Notes(self.store, self.clock)
         self.directory = Directory(self.buckets, self.store, self.notes, self.clock, BUCKETS)
@@ -54,19 +54,45 @@ async def test_memory_then_store_then_the_homes() -> None:
     assert world.store.calls == asked
 
 
+class SlowStore(Store):
+    """Says what it knows only when it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+
+    async def get_peer_bucket(self, numbers: Sequence[str]) -> list[int]:
+        buckets = await super().get_peer_bucket(numbers)
+        await self.gate.wait()
+        return buckets
+
+
 @pytest.mark.asyncio
 async def test_rule_3_what_is_wanted_fresh_is_the_homes_word_alone() -> None:
-    world = World()
+    store = SlowStore()
+    world = World(store)
     number = number_at(2, BUCKETS)
     world.buckets.open_account(number, 3, 0)
     world.store.directory[number] = 1
     async with world.supervisor:
         stale: list[dict[str, int]] = []
+        fresh: list[dict[str, int]] = []
         world.directory.find([number], stale.append, lambda: True)
         world.supervisor.spawn("directory", world.directory.run())
         await until(lambda: "get_peer_bucket" in world.store.calls)
 
-        assert await world.find([number], fresh=True) == {number: 3}
+        def on_fresh(found: dict[str, int]) -> None:
+            fresh.append(dict(found))
+
+        world.buckets.unreachable = {2}
+        world.directory.find([number], on_fresh, lambda: True, fresh=True)
+        store.gate.set()
+        await until(lambda: bool(stale))
+        assert stale == [{number: 1}]
+        world.buckets.unreachable = set()
+        await until(lambda: bool(fresh))
+
+        assert fresh == [{number: 3}]
         assert await world.find([number]) == {number: 3}
 
 

@@ -671,7 +671,7 @@ def test_rule_3_a_wrong_bucket_in_phase_1_frees_the_legs_and_begins_again_elsewh
     run.answer(second, Code.WRONG_BUCKET)
     assert run.one(Abort).bucket == OTHER
     assert len(run.take(Locate)) == 1
-    run.transaction.located(Placement(ANCHOR, (0, 2), ((OTHER, (1,)),)), run.effects)
+    run.transaction.located(Placement(ANCHOR, (0, 2), ((OTHER, (1,)),), (OTHER,)), run.effects)
 
     prepare = run.one(Prepare).instruction
     assert prepare.xid != first.instruction.xid
@@ -687,7 +687,7 @@ def test_t19_a_wrong_anchor_is_asked_before_the_legs_that_name_it_are_freed() ->
     assert ask.bucket == ANCHOR
     run.answer(ask, Code.ABORTED, Reason.DIED, attempt=1)
     assert run.wants() == [Abort, Locate]
-    run.transaction.located(Placement(FAR, (0,), ((OTHER, (1,)),)), run.effects)
+    run.transaction.located(Placement(FAR, (0,), ((OTHER, (1,)),), (OTHER,)), run.effects)
 
     prepare = run.one(Prepare).instruction
     assert (prepare.anchor, prepare.attempt) == (FAR, 2)
@@ -706,16 +706,16 @@ def test_rule_3_a_one_bucket_decide_at_the_wrong_bucket_is_placed_anew() -> None
 
 def test_rule_3_a_check_at_the_wrong_bucket_is_made_at_the_right_one() -> None:
     run = Run().start()
-    run.late()
+    run.answer(run.one(Prepare), Code.CONTENDED)
     run.answer(run.one(Look), Code.WRONG_BUCKET)
 
     assert len(run.take(Locate)) == 1
-    run.transaction.located(Placement(FAR, (0,), ((OTHER, (1,)),)), run.effects)
+    run.transaction.located(Placement(FAR, (0,), ((OTHER, (1,)),), (OTHER,)), run.effects)
 
     look = run.one(Look)
     assert look.bucket == FAR
     run.answer(look, Code.NONE)
-    assert run.result().reason is Reason.TIMED_OUT
+    assert run.result().reason is Reason.CONTENDED
 
 
 def test_rule_18_a_creation_is_prepared_where_it_is_placed_and_claimed_at_its_home() -> None:
