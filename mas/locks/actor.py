@@ -9,12 +9,13 @@ that starts takes its epoch by an entry of a bucket first: so no token ever repe
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import msgspec
 
 from mas import limits
-from mas.errors import MasError, Overloaded, Unavailable
+from mas.errors import DatabaseUnavailable, MasError, Overloaded, Unavailable
 from mas.ledger.instructions import Answer, Chunk, Code, Epoch, LockMode, Token
 from mas.locks.kept import KeptLocks
 from mas.locks.leases import ACCOUNT, Leases
@@ -54,7 +55,7 @@ class LockSettings(msgspec.Struct, frozen=True):
     waiters_max: int = 4_096
     """Requests that may wait for one lock."""
     requests_max: int = limits.MAILBOX_ITEMS_MAX
-    """Requests that may wait in all."""
+    """Requests that may wait or hold in all."""
 
 
 class LockRequest(msgspec.Struct, frozen=True, eq=False):
@@ -297,8 +298,7 @@ class GlobalLockService(Leases, Actor):
         placed = [(entry.lock_id.removeprefix(ACCOUNT), entry.bucket)] if entry.bucket else []
         left = (entry.expires_us - self._clock.now_us()) / 1e6
         if left <= 0 or entry.token.epoch >= epoch:
-            self._marks.remove(placed, entry.token)
-            self._kept.forget([entry.lock_id], entry.token)
+            self._take_away([entry.lock_id], placed, entry.token, kept=True)
             return
         deadline = self._clock.monotonic() + left
         grant = table.restore(entry.owner, entry.lock_id, entry.token, deadline)
@@ -327,6 +327,10 @@ class GlobalLockService(Leases, Actor):
     # -- requests and leases ----------------------------------------------------------------------
 
     def _on_request(self, table: LockTable, request: LockRequest, now: float) -> None:
+        if len(self._leases) >= self._settings.requests_max:
+            most = self._settings.requests_max
+            request.on_result(Overloaded(f"{most} requests hold locks or wait for them: try again"))
+            return
         if not table.has_room(request.lock_ids):
             most = self._settings.waiters_max
             request.on_result(Overloaded(f"{most} requests wait for one lock: try again"))
@@ -383,10 +387,7 @@ class GlobalLockService(Leases, Actor):
         """Some locks of a lease, or all of them, are somebody else's now."""
         lease = self._leases[grant.number]
         if not lease.marking:
-            ended = [each for each in lease.placed if ACCOUNT + each[0] in grant.locks]
-            self._marks.remove(ended, grant.token)
-            if lease.kept:
-                self._kept.forget(grant.locks, grant.token)
+            self._take_away(grant.locks, lease.placed, grant.token, kept=lease.kept)
         if table.grant(grant.number) is None:
             self._forget(grant.number, why)
 
@@ -399,27 +400,33 @@ class GlobalLockService(Leases, Actor):
     # -- marks ------------------------------------------------------------------------------------
 
     async def _mark(self, lease: _Lease, request: LockRequest, grant: Grant) -> None:
-        """Mark and keep what was granted; the rest of this service doesn't wait for it."""
+        """Keep and mark what was granted; the rest of this service doesn't wait for it."""
         error: MasError | None = None
         try:
-            if request.marked:
-                await self._set_marks(lease, request, grant)
+            placed = await self._locate(request, grant)
+            # Before its marks are set, so that whatever becomes of this service, the next one takes them away.
             if request.kept:
-                await self._kept.keep(self._entries(lease, grant))
+                await self._kept.keep(self._entries(grant, placed))
+            lease.placed = placed
+            await self._marks.set(placed, grant.token, lambda: lease.on_result is not None)
+        except DatabaseUnavailable as failure:
+            error = Unavailable(f"the lock can't be kept: {failure}")
         except MasError as failure:
             error = failure
         self._commands.put(_Marked(grant, lease, error))
 
-    async def _set_marks(self, lease: _Lease, request: LockRequest, grant: Grant) -> None:
+    async def _locate(self, request: LockRequest, grant: Grant) -> list[Placed]:
+        """The accounts that are to be marked."""
+        if not request.marked:
+            return []
         accounts = [each.removeprefix(ACCOUNT) for each in grant.locks if each.startswith(ACCOUNT)]
         left = max(request.until - self._clock.monotonic(), 0.0)
-        lease.placed = await self._marks.locate(accounts, left)
-        await self._marks.set(lease.placed, grant.token, lambda: lease.on_result is not None)
+        return await self._marks.locate(accounts, left)
 
-    def _entries(self, lease: _Lease, grant: Grant) -> list[LockEntry]:
+    def _entries(self, grant: Grant, placed: list[Placed]) -> list[LockEntry]:
         left_us = int((grant.deadline - self._clock.monotonic()) * 1e6)
         expires_us = self._clock.now_us() + left_us
-        buckets = {ACCOUNT + account: bucket for account, bucket in lease.placed}
+        buckets = {ACCOUNT + account: bucket for account, bucket in placed}
         return [
             LockEntry(lock, grant.owner, grant.token, expires_us, buckets.get(lock, 0))
             for lock in grant.locks
@@ -434,13 +441,23 @@ class GlobalLockService(Leases, Actor):
         if marked.error is None and held is not None and held.locks == grant.locks:
             lease.answer(grant)
             return
-        self._marks.remove(lease.placed, grant.token)
-        if lease.kept:
-            self._kept.forget(grant.locks, grant.token)
-        lease.placed = []
+        self._take_away(grant.locks, lease.placed, grant.token, kept=lease.kept)
+        lease.placed, lease.kept = [], False
         if marked.error is not None:
             lease.answer(marked.error)
         self._on_events(table, table.cancel(grant.number, now))
+
+    def _take_away(
+        self, locks: Sequence[str], placed: list[Placed], token: Token, *, kept: bool
+    ) -> None:
+        """Take away the marks of these locks; each is forgotten only once its mark is gone."""
+        marked = {ACCOUNT + each[0]: each for each in placed}
+        for lock in locks:
+            forget = partial(self._kept.forget, (lock,), token) if kept else None
+            if lock in marked:
+                self._marks.remove(marked[lock], token, forget)
+            elif forget is not None:
+                forget()
 
     def _give_up_marking(self, table: LockTable, now: float) -> None:
         """Whoever asked waits no longer; the marks are taken away once their fate is known."""

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 
 from mas.errors import DatabaseUnavailable
 from mas.ledger.instructions import Token
+from mas.limits import MAILBOX_ITEMS_MAX
 from mas.locks.ports import LockEntry, LockStore
 from mas.runtime import Clock, Mailbox
 
 _log = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 0.5
-_FORGOTTEN_WAITING_MAX = 1 << 20
-"""More than there can be leases."""
+_FORGOTTEN_WAITING_MAX = MAILBOX_ITEMS_MAX
 
 
 class KeptLocks:
@@ -40,9 +40,9 @@ class KeptLocks:
             await self._store.put_lock(entry)
 
     def forget(self, lock_ids: Sequence[str], token: Token) -> None:
-        """Forget these locks, sooner or later."""
+        """Forget these locks, sooner or later; at the next start, where too many wait for the store."""
         for lock_id in lock_ids:
-            self._forgotten.put((lock_id, token))
+            self._forgotten.offer((lock_id, token))
 
     async def run(self) -> None:
         """Forget until cancelled."""

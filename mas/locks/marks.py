@@ -6,22 +6,27 @@ because this service died, is passed by the next payment that has queued here.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from mas.errors import NotFound, Unavailable
 from mas.ids import home_bucket
-from mas.ledger.instructions import Answer, Chunk, Code, Mark, Token, Unmark
+from mas.ledger.instructions import Answer, Chunk, Code, LockMode, Mark, Token, Unmark
+from mas.limits import MAILBOX_ITEMS_MAX, TURN_INSTRUCTIONS_MAX
 from mas.locks.ports import Buckets
-from mas.runtime import Clock, Mailbox
+from mas.runtime import Clock
 from mas.transaction.messages import Claims, ReadClaims, TurnedAway
 
 _RETRY_SECONDS = 0.1
-_UNMARKS_WAITING_MAX = 1 << 20
-"""More than there can be leases."""
+_LEAVING_MAX = MAILBOX_ITEMS_MAX
+"""Marks of one bucket that wait to be taken away. What is beyond is left to rule 34: a payment passes it."""
 
 Placed = tuple[str, int]
 """An account, and its bucket."""
+_Mark = tuple[str, Token]
+
+_log = logging.getLogger(__name__)
 
 
 class Marks:
@@ -31,9 +36,13 @@ class Marks:
         self._buckets = buckets
         self._home_buckets = home_buckets
         self._clock = clock
-        self._to_remove: Mailbox[tuple[Placed, Token]] = Mailbox(
-            "locks.unmarks", _UNMARKS_WAITING_MAX
-        )
+        # By bucket: the marks to take away, and what to do then.
+        self._leaving: dict[int, dict[_Mark, Callable[[], None] | None]] = {}
+        # The EXCLUSIVE ones among them.
+        self._exclusive: dict[Placed, dict[Token, None]] = {}
+        self._asked: dict[int, None] = {}
+        self._wake = asyncio.Event()
+        self._is_refused = False
 
     async def locate(self, accounts: Sequence[str], timeout: float) -> list[Placed]:
         """Each account's bucket, as its home says.
@@ -67,7 +76,7 @@ class Marks:
         """
         left = list(placed)
         while left:
-            answers = await self._submit(left, Mark, token)
+            answers = await self._mark(left, token)
             left = [each for each in left if not _is_marked(answers[each], each)]
             if not left:
                 return
@@ -75,51 +84,95 @@ class Marks:
                 raise Unavailable("the lock wasn't marked in time: try again")
             await self._clock.sleep(_RETRY_SECONDS)
 
-    def remove(self, placed: Sequence[Placed], token: Token) -> None:
-        """Take these marks away, sooner or later."""
-        for each in placed:
-            self._to_remove.put((each, token))
-
-    async def run(self) -> None:
-        """Take marks away until cancelled."""
-        while True:
-            left = await self._to_remove.drain()
-            while left:
-                left = [*await self._unmark(left), *self._to_remove.drain_nowait()]
-                if left:
-                    await self._clock.sleep(_RETRY_SECONDS)
-
-    async def _unmark(self, marks: list[tuple[Placed, Token]]) -> list[tuple[Placed, Token]]:
-        """Those that are still to be taken away."""
-        by_token: dict[Token, list[Placed]] = {}
-        for placed, token in marks:
-            by_token.setdefault(token, []).append(placed)
-        left: list[tuple[Placed, Token]] = []
-        for token, accounts in by_token.items():
-            answers = await self._submit(accounts, Unmark, token)
-            left += [(each, token) for each in accounts if isinstance(answers[each], TurnedAway)]
-        return left
-
-    async def _submit(
-        self, placed: Sequence[Placed], kind: type[Mark] | type[Unmark], token: Token
+    async def _mark(
+        self, placed: Sequence[Placed], token: Token
     ) -> Mapping[Placed, Answer | TurnedAway]:
-        """One chunk for each bucket; the answers once all are in."""
+        """One chunk for each bucket; the answers once all are in.
+
+        EXCLUSIVE marks that are to be taken away go first, in the same entry: nobody is granted a lock while its last
+        holder could still act under it (L3).
+        """
         by_bucket: dict[int, list[Placed]] = {}
         for each in placed:
             by_bucket.setdefault(each[1], []).append(each)
         answers: dict[Placed, Answer | TurnedAway] = {}
         all_in: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-        def on_answer(there: list[Placed], position: int, answer: Answer | TurnedAway) -> None:
-            answers[there[position]] = answer
+        def on_answer(
+            there: list[Placed | None], position: int, answer: Answer | TurnedAway
+        ) -> None:
+            marked = there[position]
+            if marked is not None:
+                answers[marked] = answer
             if len(answers) == len(placed) and not all_in.done():
                 all_in.set_result(None)
 
         for bucket, there in by_bucket.items():
-            chunk = Chunk(b"", 0, tuple([kind(account, token) for account, _ in there]))
-            self._buckets.submit(bucket, chunk, partial(on_answer, there))
+            unmarks = [
+                Unmark(each[0], old) for each in there for old in self._exclusive.get(each, ())
+            ]
+            chunk = Chunk(b"", 0, (*unmarks, *[Mark(account, token) for account, _ in there]))
+            places = [*[None] * len(unmarks), *there]
+            self._buckets.submit(bucket, chunk, partial(on_answer, places))
         await all_in
         return answers
+
+    # -- taking away ------------------------------------------------------------------------------
+
+    def remove(
+        self, placed: Placed, token: Token, on_removed: Callable[[], None] | None = None
+    ) -> None:
+        """Take this mark away, sooner or later."""
+        account, bucket = placed
+        leaving = self._leaving.setdefault(bucket, {})
+        if len(leaving) >= _LEAVING_MAX:
+            _log.warning("bucket %d is away: the mark of %s waits for a payment", bucket, account)
+            return
+        leaving[account, token] = on_removed
+        if token.mode is LockMode.EXCLUSIVE:
+            self._exclusive.setdefault(placed, {})[token] = None
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Take marks away until cancelled; a bucket that doesn't answer delays none beside it (rule 37)."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            if self._is_refused:
+                self._is_refused = False
+                await self._clock.sleep(_RETRY_SECONDS)
+            for bucket, leaving in self._leaving.items():
+                if leaving and bucket not in self._asked:
+                    self._unmark(bucket, list(leaving)[:TURN_INSTRUCTIONS_MAX])
+
+    def _unmark(self, bucket: int, marks: list[_Mark]) -> None:
+        self._asked[bucket] = None
+        left = len(marks)
+
+        def on_answer(position: int, answer: Answer | TurnedAway) -> None:
+            nonlocal left
+            left -= 1
+            if isinstance(answer, TurnedAway):
+                self._is_refused = True
+            else:
+                self._on_removed(bucket, marks[position])
+            if not left:
+                del self._asked[bucket]
+                self._wake.set()
+
+        chunk = Chunk(b"", 0, tuple([Unmark(*mark) for mark in marks]))
+        self._buckets.submit(bucket, chunk, on_answer)
+
+    def _on_removed(self, bucket: int, mark: _Mark) -> None:
+        account, token = mark
+        on_removed = self._leaving[bucket].pop(mark)
+        if token.mode is LockMode.EXCLUSIVE:
+            tokens = self._exclusive[account, bucket]
+            del tokens[token]
+            if not tokens:
+                del self._exclusive[account, bucket]
+        if on_removed is not None:
+            on_removed()
 
 
 def _is_marked(answer: Answer | TurnedAway, placed: Placed) -> bool:

@@ -8,13 +8,13 @@ A request gets all of its locks or none, in the order of arrival; what it gets i
 (epoch, counter), only grow, so what holds a newer one can tell an older one's holder apart (rule 36). Nobody is
 wounded: those that wait for each other in a circle, which only holders that ask again can, are parted by time.
 
-Rule 34's priority of payments needs no rule of its own here: an ESCROW request that waited is let in together with
-all that could hold with it, and no other mode passes it before it has let go or its lease has run out; and no ESCROW
-request that comes later passes a reader that waits.
+Rule 34's priority of payments: an ESCROW request that waited is let in together with every other that waits for one
+of its locks and is free to have the rest, and no other mode passes it before it has let go or its lease has run out.
+An ESCROW request that comes after that doesn't pass a reader that waits: so neither side starves (T26).
 """
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 import msgspec
 
@@ -198,21 +198,37 @@ class LockTable:
                 return grant
         return None
 
-    def _is_free_for(self, waiter: Waiter) -> bool:
+    def _is_free_for(self, waiter: Waiter, joined: Container[str] = ()) -> bool:
         for lock in waiter.locks:
             for grant in self._holders.get(lock, {}).values():
                 if not compatible(grant.token.mode, waiter.mode):
                     return False
                 break  # those that hold a lock together are of one mode
-        return self._waits.is_next(waiter)
+        return self._waits.is_next(waiter, joined)
 
     def _let_in(self, locks: Sequence[str], now: float) -> list[Event]:
-        """Grant what waits for these locks and is free to have them."""
-        return [
-            self._grant(waiter, now)
-            for waiter in self._waits.candidates(locks)
-            if self._is_free_for(waiter)
-        ]
+        """Grant what waits for these locks and is free to have them; payments take other payments along."""
+        events: list[Event] = []
+        joined: dict[str, None] = {}
+        for waiter in self._waits.candidates(locks):
+            if self._is_free_for(waiter):
+                events.append(self._grant(waiter, now))
+                if waiter.mode is LockMode.ESCROW:
+                    joined.update(dict.fromkeys(waiter.locks))
+        return events + self._join(joined, now)
+
+    def _join(self, joined: dict[str, None], now: float) -> list[Event]:
+        """Grant the payments that wait for these locks, at which others are being let in, and so on."""
+        events: list[Event] = []
+        locks = list(joined)
+        for lock in locks:
+            for waiter in self._waits.payments(lock):
+                if self._is_free_for(waiter, joined):
+                    events.append(self._grant(waiter, now))
+                    # Whoever was not free to have these is looked at again, now that they are joined.
+                    locks += [each for each in waiter.locks if each not in joined]
+                    joined.update(dict.fromkeys(waiter.locks))
+        return events
 
     def _grant(self, waiter: Waiter, now: float) -> Granted:
         self._waits.remove(waiter.number)

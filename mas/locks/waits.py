@@ -3,9 +3,13 @@
 Every lock has its queue, first come first served; a request for several locks stands in all of their queues at once,
 at the place of its arrival. So of two requests that stand in each other's way, the earlier never waits for the
 later: no cycle of waiting requests can exist, in whatever order they name their locks.
+
+Payments (ESCROW) may pass others in one case: where one that came before those is let in, all that wait for the lock
+join it. So payments and readers that come in turn pass in two rounds, not in thousands; and whoever is passed is
+passed no more often than payments were before it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 import msgspec
 
@@ -67,9 +71,12 @@ class WaitQueues:
                 del self._queues[lock]
         return waiter
 
-    def is_next(self, waiter: Waiter) -> bool:
-        """Whether nobody before it, in any of its queues, stands in its way."""
-        return all(self._lets_pass(lock, waiter) for lock in waiter.locks)
+    def is_next(self, waiter: Waiter, joined: Container[str] = ()) -> bool:
+        """Whether nobody before it, in any of its queues, stands in its way.
+
+        `joined` are the locks at which it joins payments that are being let in, past whoever is between.
+        """
+        return all(lock in joined or self._lets_pass(lock, waiter) for lock in waiter.locks)
 
     def candidates(self, locks: Sequence[str]) -> Iterator[Waiter]:
         """Those that the freeing of these locks may let in, in the order of their arrival.
@@ -79,6 +86,11 @@ class WaitQueues:
         numbers = {number: None for lock in locks for number in self._reachable(lock)}
         for number in sorted(numbers):
             yield self._waiters[number]
+
+    def payments(self, lock: str) -> list[Waiter]:
+        """Every payment that waits for this lock, in the order of arrival."""
+        queue = self._queues.get(lock, {})
+        return [self._waiters[each] for each, mode in queue.items() if mode is LockMode.ESCROW]
 
     def _lets_pass(self, lock: str, waiter: Waiter) -> bool:
         for number, mode in self._queues.get(lock, {}).items():

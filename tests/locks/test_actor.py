@@ -351,7 +351,7 @@ async def test_rule_36_what_ended_while_no_service_was_there_is_cleared_away(wor
 async def test_what_cannot_be_kept_is_not_had(world: World) -> None:
     async with world.service() as locks:
         world.store.is_down = True
-        with pytest.raises(DatabaseUnavailable):
+        with pytest.raises(Unavailable, match="can't be kept: the store is down"):
             await OutsiderLocks(locks).acquire(b"outsider", ["alice"], X, 1.0)
         await until(lambda: not world.buckets.marks["alice"])
         assert await locks.acquire(b"payment", ["alice"], E, 1.0)

@@ -108,7 +108,7 @@ def test_l9_waiters_are_bounded() -> None:
     assert table.has_room(["b"])
 
 
-def test_t26_a_thousand_payments_pass_together_and_readers_between_them() -> None:
+def test_t26_a_thousand_payments_pass_together_and_then_the_readers() -> None:
     driver = Driver()
     driver.granted("administrator", "m")
     payments = [f"payment-{i}" for i in range(1000)]
@@ -116,16 +116,37 @@ def test_t26_a_thousand_payments_pass_together_and_readers_between_them() -> Non
         driver.ask(payment, "m", E)
         if i == 500:
             driver.ask("reader", "m", S)
-    assert owners(driver.release("administrator")) == payments[:501]
-    assert driver.ask("late reader", "m", S) == []
-    for payment in payments[:500]:
+    assert owners(driver.release("administrator")) == payments
+    assert driver.ask("late reader", "m", S) == driver.ask("late payment", "m", E) == []
+    for payment in payments[:-1]:
         assert owners(driver.release(payment)) == []
-    events = driver.release(payments[500])
-    assert owners(events) == ["reader"]
-    assert owners(driver.release("reader")) == payments[501:]
-    for payment in payments[501:]:
-        events = driver.release(payment)
-    assert owners(events) == ["late reader"]
+    assert owners(driver.release(payments[-1])) == ["reader", "late reader"]
+    assert owners(driver.release("reader")) == []
+    assert owners(driver.release("late reader")) == ["late payment"]
+
+
+def test_payments_take_others_along_from_lock_to_lock_past_whoever_is_between() -> None:
+    driver = Driver()
+    driver.granted("administrator", "a")
+    driver.granted("reader of c", "c", S)
+    driver.ask("first", "ab", E)
+    driver.ask("reader of a", "a", S)
+    driver.ask("reader of b", "b", S)
+    driver.ask("second", "bd", E)
+    driver.ask("reader of d", "d", S)
+    driver.ask("third", "d", E)
+    driver.ask("not free", "ac", E)
+    assert owners(driver.release("administrator")) == ["first", "second", "third"]
+    assert owners(driver.release("reader of c")) == [], "it passes nobody alone"
+
+
+def test_a_reader_is_passed_only_by_payments_that_join_one_before_it() -> None:
+    driver = Driver()
+    driver.granted("administrator", "a")
+    driver.ask("reader", "a", S)
+    driver.ask("payment", "a", E)
+    assert owners(driver.release("administrator")) == ["reader"]
+    assert owners(driver.release("reader")) == ["payment"]
 
 
 def test_rule_34_no_other_mode_passes_an_escrow_that_holds() -> None:
@@ -200,10 +221,13 @@ class LockTableMachine(RuleBasedStateMachine):
         self.last = Token(0, 0)
 
     def take(self, events: list[Event]) -> None:
+        joined: set[str] = set()
         for event in events:
             match event:
                 case Granted(grant):
-                    self.take_grant(grant)
+                    self.take_grant(grant, joined)
+                    if grant.token.mode is E:
+                        joined.update(grant.locks)
                 case Ended(grant) | Expired(grant):
                     if isinstance(event, Expired):
                         assert grant.deadline <= self.now
@@ -213,15 +237,17 @@ class LockTableMachine(RuleBasedStateMachine):
                 case Withdrawn(number):
                     del self.waiting[number]
 
-    def take_grant(self, grant: Grant) -> None:
+    def take_grant(self, grant: Grant, joined: set[str]) -> None:
         locks, mode, _ = self.waiting.pop(grant.number)
         assert grant.locks == locks
         assert grant.token.mode is mode
         assert (grant.token.epoch, grant.token.counter) > (self.last.epoch, self.last.counter)
         self.last = grant.token
         for number, (others, other_mode, _) in self.waiting.items():
-            overtaken = number < grant.number and set(others) & set(locks)
-            assert not overtaken or compatible(mode, other_mode), "it passed an earlier one"
+            if number < grant.number and not compatible(mode, other_mode):
+                overtaken = set(others) & set(locks)
+                assert mode is E or not overtaken, "it passed an earlier one"
+                assert overtaken <= joined, "it passed an earlier one, joining nobody"
         self.held[grant.number] = grant
 
     @rule(
