@@ -204,7 +204,9 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
 
     def prepare(self, effects: "list[Effect]") -> None:
         """Take the locks where the policy asks for them; then begin."""
-        if self.exclusive and not self.tokens:
+        needs_locks = self.exclusive and not self.tokens
+        # Nothing can be locked that doesn't exist.
+        if needs_locks and self.body.kind is not _CREATION and not self._place().missing:
             self._lock(effects)
         else:
             self._next(Reason.TIMED_OUT, effects)

@@ -798,6 +798,15 @@ def test_rule_35_exclusive_payments_take_their_locks_first() -> None:
     assert run.one(Prepare).instruction.tokens == (token,)
 
 
+def test_rule_35_what_does_not_exist_is_not_locked() -> None:
+    creation = Body(Kind.CREATION, "USD", ((PAYEE, 100),))
+    creating = Run(creation, placement=place_creation(ANCHOR, OTHER), exclusive=True).start()
+    refused = Run(placement=Placement(ANCHOR, missing=PAYEE), exclusive=True).start()
+
+    assert creating.wants() == [Note, Prepare]
+    assert refused.wants() == [End]
+
+
 def test_l7_an_exclusive_payment_without_a_lock_service_is_turned_away() -> None:
     run = Run(exclusive=True).start()
     (need,) = run.take(NeedLocks)
