@@ -158,17 +158,14 @@ def test_l3_when_the_next_is_granted_the_paused_holders_mark_is_gone() -> None:
 def test_l3_also_when_taking_the_old_mark_away_was_lost_sight_of() -> None:
     async def story(world: World, locks: GlobalLockService) -> None:
         outsiders = OutsiderLocks(locks)
+        world.buckets.loses_unmarks = True
         paused = (await outsiders.acquire(b"paused", [ALICE], X, 1.0))[ALICE]
-        world.buckets.is_down[1] = True
-        locks.release(b"paused")
-        waiting = asyncio.create_task(outsiders.acquire(b"next", [ALICE], X, 30.0))
-        await asyncio.sleep(1.0)
-        world.buckets.is_down[1] = False
-        token = (await waiting)[ALICE]
+        token = (await outsiders.acquire(b"next", [ALICE], X, 30.0))[ALICE]
+        assert world.buckets.turned_away == 0, "it isn't known to be lost"
         assert world.buckets.marks(ALICE) == (token,)
         assert world.buckets.freeze(ALICE, paused).code is Code.LOCK_CONFLICT
 
-    run(story, LockSettings(BUCKETS, lease=60.0))
+    run(story, SHORT)
 
 
 def test_l5_a_late_release_is_compared_and_changes_nothing() -> None:
@@ -300,6 +297,39 @@ def test_rule_36_no_mark_outlives_the_services_that_could_take_it_away() -> None
     stood = [run_virtual(main(moment)) for moment in range(1, 14)]
     assert any(stood), "no mark was left to take away: nothing was tried"
     assert not all(stood)
+
+
+def test_rule_36_a_lock_is_forgotten_only_once_its_mark_is_gone() -> None:
+    """Or nobody would know of the mark, if the service died before its bucket came back."""
+
+    async def main() -> None:
+        world = World()
+        service, task = await world.start()
+        await OutsiderLocks(service).acquire(b"outsider", [BOB], X, 1.0)
+        world.buckets.is_down[2] = True
+        service.release(b"outsider")
+        await asyncio.sleep(1)
+        await world.crash(task)
+        await asyncio.sleep(10)
+        world.buckets.is_down[2] = False
+        assert world.buckets.marks(BOB)
+        service, task = await world.start()
+        await until(lambda: not world.buckets.marks(BOB) and not world.store.entries)
+        await world.crash(task)
+
+    run_virtual(main())
+
+
+def test_a_bucket_that_turns_everything_away_at_once_is_asked_now_and_then() -> None:
+    async def story(world: World, locks: GlobalLockService) -> None:
+        await locks.acquire(b"reader", [BOB], S, 1.0)
+        world.buckets.patience = 0.001
+        world.buckets.is_down[2] = True
+        locks.release(b"reader")
+        await asyncio.sleep(2)
+        assert 5 <= world.buckets.turned_away <= 25
+
+    run(story)
 
 
 def test_rule_37_a_bucket_that_is_away_delays_nobody_elses_marks() -> None:

@@ -48,6 +48,9 @@ class LedgerBuckets:
         self.is_down: dict[int, bool] = {}
         """By bucket: nothing reaches it; whoever asks hears so after `patience`."""
         self.patience = 5.0
+        self.loses_unmarks = False
+        """Chunks of nothing but unmarks don't arrive."""
+        self.turned_away = 0
         self.applied: list[Instruction] = []
         self._counter = 0
         for bucket, ledger in self.ledgers.items():
@@ -109,11 +112,13 @@ class LedgerBuckets:
                 on_answer(position, answer)
 
         def turn_away() -> None:
+            self.turned_away += 1
             for position in range(len(chunk.instructions)):
                 on_answer(position, TurnedAway(0, Why.UNAVAILABLE))
 
         loop = asyncio.get_running_loop()
-        if self.is_down.get(bucket):
+        is_lost = all(isinstance(each, Unmark) for each in chunk.instructions)
+        if self.is_down.get(bucket) or (self.loses_unmarks and is_lost):
             loop.call_later(self.patience, turn_away)
         else:
             loop.call_later(ROUND_TRIP, carry_out)
