@@ -233,7 +233,7 @@ class Raft:
         """Hand leadership to a voter once its log has caught up (dissertation, 3.10)."""
         self._check_leader()
         if transferee == self.id:
-            self._abort_transfer()
+            self._transferee = NOBODY
             return
         progress = self._progress.get(transferee)
         if progress is None or progress.is_learner or transferee == self._transferee:
@@ -571,7 +571,7 @@ class Raft:
             if self._config.check_quorum and not self._quorum_is_active():
                 self._become_follower(self.term, NOBODY)
                 return
-            self._abort_transfer()
+            self._transferee = NOBODY
         if self._heartbeat_elapsed >= self._config.heartbeat_tick:
             self._heartbeat_elapsed = 0
             self._broadcast_heartbeat()
@@ -583,11 +583,6 @@ class Raft:
             self._progress[node].recent_active = False
         result = joint_vote(self.conf.voters, self.conf.voters_outgoing, active)
         return result is VoteResult.WON
-
-    def _abort_transfer(self) -> None:
-        if self._transferee != NOBODY:
-            self._transferee = NOBODY
-            self._leave_joint_if_due()
 
     def _send_timeout_now(self, node: int) -> None:
         # From here on the lease no longer keeps the others from electing somebody (6.4.1).
@@ -630,7 +625,10 @@ class Raft:
         self._pending_conf_index = self._log.last_index
 
     def _leave_joint_if_due(self) -> None:
-        """Leave a joint configuration that leaves by itself, once it is applied (dissertation, 4.3)."""
+        """Leave a joint configuration that leaves by itself, once it is applied (dissertation, 4.3).
+
+        Asked at every advance, so that a transfer that comes to nothing only delays it.
+        """
         if (
             self.conf.auto_leave
             and self.role is Role.LEADER
@@ -911,7 +909,7 @@ class Raft:
             return
         self._switch_progress()
         if self._transferee not in self._electors:
-            self._abort_transfer()
+            self._transferee = NOBODY
         if not self._commit_if_possible():
             for node in self._peers:
                 self._send_append(node, self._progress[node], if_empty=False)

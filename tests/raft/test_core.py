@@ -50,6 +50,16 @@ def test_a_pre_vote_asks_for_the_next_term_and_raises_none() -> None:
     assert (member.status.role, member.status.term) == (Role.CANDIDATE, 4)
 
 
+def test_a_pre_candidate_that_is_not_heard_asks_again_after_a_whole_timeout() -> None:
+    member = Member(1, MemoryStorage(THREE))
+    for _ in range(2):
+        for _ in range(member.node.randomized_election_timeout - 1):
+            member.node.tick()
+        assert member.take() == []
+        member.node.tick()
+        assert len(member.take()) == 2
+
+
 def test_a_pre_vote_is_granted_in_its_term_and_refused_in_ones_own() -> None:
     member = Member(1, stored([2], THREE, HardState(2)))
     (grant,) = member.hear(MessageType.PRE_VOTE, 2, term=5, log_term=2, index=1)
@@ -164,9 +174,42 @@ def test_a_full_window_is_found_lost_by_an_empty_append() -> None:
     assert leader.status.progress[2].next == 3
     assert leader.status.progress[2].paused
     group.heal()
+    group.sent.clear()
     group.tick(1, 1)
+    first = next(m for m in group.sent if m.type == MessageType.APPEND)
+    assert (first.index, first.entries) == (2, ())
     assert leader.status.commit == 3
     assert group[2].status.last_index == 3
+
+
+def test_an_acknowledgement_lets_more_be_sent_though_nothing_is_committed_by_it() -> None:
+    group = Group(1, 2, 3, 4, 5, max_inflight_msgs=1, max_size_per_msg=0)
+    leader = group.elect(1)
+    for _ in range(3):
+        leader.node.propose(b"x")
+    leader.take()
+    sent = leader.hear(MessageType.APPEND_RESPONSE, 2, term=1, index=2)
+    assert [(m.to, m.index, len(m.entries)) for m in sent] == [(2, 2, 1)]
+
+
+def test_a_peer_whose_window_was_full_learns_of_the_commit_when_it_answers() -> None:
+    group = Group(1, 2, 3, max_inflight_msgs=1)
+    leader = group.elect(1)
+    leader.node.propose(b"x")
+    leader.take()
+    assert leader.hear(MessageType.APPEND_RESPONSE, 2, term=1, index=2) != []
+    assert leader.status.commit == 2
+    sent = leader.hear(MessageType.APPEND_RESPONSE, 3, term=1, index=2)
+    assert [(m.to, m.commit, m.entries) for m in sent] == [(3, 2, ())]
+
+
+def test_a_peer_that_lacks_nothing_goes_from_probe_back_to_replicate() -> None:
+    group = Group(1, 2, 3)
+    leader = group.elect(1)
+    leader.node.report_unreachable(2)
+    assert leader.status.progress[2].state is ProgressState.PROBE
+    group.tick(1, 1)
+    assert leader.status.progress[2].state is ProgressState.REPLICATE
 
 
 def test_messages_hold_entries_up_to_their_size() -> None:
@@ -301,6 +344,16 @@ def test_no_snapshot_for_a_peer_that_is_silent() -> None:
     assert MessageType.SNAPSHOT not in [m.type for m in group.sent]
 
 
+def test_an_acknowledgement_that_the_log_can_not_continue_leaves_the_snapshot_pending() -> None:
+    group = lagging_group()
+    group.drops = lambda m: m.type == MessageType.SNAPSHOT
+    group.tick(2, 1)
+    group[1].hear(MessageType.APPEND_RESPONSE, 3, term=1, index=2)
+    assert group[1].status.progress[3].state is ProgressState.SNAPSHOT
+    group[1].hear(MessageType.APPEND_RESPONSE, 3, term=1, index=4)
+    assert group[1].status.progress[3].state is ProgressState.REPLICATE
+
+
 @pytest.mark.parametrize(("ok", "next_index"), [(True, 5), (False, 2)])
 def test_a_snapshots_fate_is_reported(*, ok: bool, next_index: int) -> None:
     group = lagging_group()
@@ -370,6 +423,7 @@ def test_a_transfer_is_given_up_after_an_election_timeout() -> None:
     group = Group(1, 2, 3)
     leader = group.elect(1)
     group.isolate(3)
+    group.tick(5, 1, 2)
     leader.node.transfer_leader(3)
     group.tick(9, 1, 2)
     assert leader.status.lead_transferee == 3
@@ -467,6 +521,18 @@ def test_a_new_member_catches_up_from_the_beginning() -> None:
     assert group[4].status.last_index == leader.status.last_index
     assert group[4].status.conf_state == ConfState((1, 2, 3), learners=(4,))
     assert leader.status.progress[4].is_learner
+
+
+def test_a_new_voter_counts_as_heard_of_until_the_next_look() -> None:
+    group = Group(1)
+    leader = group.elect(1)
+    group.tick(9)
+    leader.node.propose_conf_change(change(ADD, 2))
+    group.deliver()
+    group.tick(1)
+    assert leader.status.role is Role.LEADER
+    group.tick(10)
+    assert leader.status.role is Role.FOLLOWER
 
 
 def test_a_joint_configuration_leaves_by_itself() -> None:

@@ -67,12 +67,12 @@ def test_what_was_replaced_while_being_written_is_not_persisted() -> None:
     log = Log(storage)
     log.append_after(1, entries(2, 1, 1))
     written = write(log, storage)
-    log.append_after(1, entries(2, 2))
+    log.append_after(1, entries(2, 2, 2))
     log.persisted(written)
     assert log.stable == 1
     log.persisted(write(log, storage))
-    assert log.stable == 2
-    assert terms(log) == [1, 2]
+    assert log.stable == 3
+    assert terms(log) == [1, 2, 2]
 
 
 def test_entries_leave_memory_once_persisted_and_applied() -> None:

@@ -112,7 +112,7 @@ def test_5_2_one_vote_a_term_first_come_first_served(
         candidate,
         not granted,
     )
-    assert node.status.vote == (voted or candidate)
+    assert node.storage.initial_state()[0].vote == (voted or candidate)
 
 
 def test_5_2_a_vote_is_synced_before_it_is_given() -> None:

@@ -169,6 +169,24 @@ def test_an_answer_to_an_earlier_life_is_not_taken_for_a_read_of_this() -> None:
     assert group[2].reads == []
 
 
+def test_an_answer_from_before_ones_own_leadership_is_too_old_for_a_read_in_it() -> None:
+    group = Group(1, 2, 3)
+    group.elect(1)
+    group.isolate(1, 2)
+    group[2].node.read_index(b"same")
+    group.deliver()
+    group.heal()
+    group[1].node.transfer_leader(2)
+    group.deliver()
+    assert group[2].status.role is Role.LEADER
+    group.isolate(2)
+    group[2].node.read_index(b"same")
+    group.deliver()
+    group[2].hear(MessageType.HEARTBEAT, 3, term=3)
+    group[2].hear(MessageType.READ_INDEX_RESPONSE, 3, term=3, index=1, context=b"same")
+    assert group[2].reads == []
+
+
 # -- a removed leader does not count itself
 
 
