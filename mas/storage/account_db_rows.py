@@ -79,27 +79,31 @@ class NewChunks:
     """A write set's postings cut into chunks, and its accounts linked to them."""
 
     def __init__(self, writes: WriteSet) -> None:
-        """Sets `chunk` and `chunk64` of the accounts; `undo` takes it back if the flush fails."""
-        self.rows: list[ChunkRow] = []
-        self._accounts = writes.accounts
+        self._writes = writes
         self._chunks: list[Chunk] = []
-        first = writes.bucket.applied << _PLACE_BITS
-        assert len(writes.postings) < POSTINGS_PER_CHUNK_MAX << _PLACE_BITS
-        for place, postings in enumerate(_cut(writes.postings, POSTINGS_PER_CHUNK_MAX)):
+
+    def cut(self) -> Iterator[ChunkRow]:
+        """The chunks, each made when it is asked for: no more of them than a statement holds the interpreter.
+
+        Sets `chunk` and `chunk64` of the accounts; `undo` takes it back if the flush fails.
+        """
+        first = self._writes.bucket.applied << _PLACE_BITS
+        assert len(self._writes.postings) < POSTINGS_PER_CHUNK_MAX << _PLACE_BITS
+        for place, postings in enumerate(_cut(self._writes.postings, POSTINGS_PER_CHUNK_MAX)):
             chunk = self._link(first + place, postings)
-            self._chunks.append(chunk)
-            self.rows.append(ChunkRow(first + place, len(postings), encode_json(chunk).decode()))
+            yield ChunkRow(first + place, len(postings), encode_json(chunk).decode())
 
     def undo(self) -> None:
         """Link the accounts as they were: the next try begins with that."""
         for chunk in reversed(self._chunks):
             for number, (previous, previous64, _) in chunk.items():
-                account = self._accounts[number]
+                account = self._writes.accounts[number]
                 account.chunk, account.chunk64 = previous, previous64
 
     def _link(self, number: int, postings: list[Posting]) -> Chunk:
-        accounts = self._accounts
+        accounts = self._writes.accounts
         chunk: Chunk = {}
+        self._chunks.append(chunk)
         for posting in postings:
             group = chunk.get(posting.account)
             if group is not None:

@@ -221,10 +221,10 @@ def _flush(connection: _Connection, writes: WriteSet, before: int, writer: bytes
         with _transaction(connection):
             bucket = {**_columns(writes.bucket), "before": before, "writer": writer}
             if connection.execute(schema.ADVANCE_BUCKET, bucket).rowcount == 0:
-                if _is_flushed(connection, writes.bucket, writer):
-                    return True
-                chunks.undo()
-                return False
+                if not _is_flushed(connection, writes.bucket, writer):
+                    return False
+                list(chunks.cut())  # links the accounts as the earlier try has stored them
+                return True
             _write_rows(connection, writes, chunks)
             failpoint("account_db.before_commit")
     except BaseException:
@@ -243,7 +243,7 @@ def _is_flushed(connection: _Connection, bucket: BucketRow, writer: bytes) -> bo
 
 def _write_rows(connection: _Connection, writes: WriteSet, chunks: NewChunks) -> None:
     bucket = writes.bucket.bucket
-    for chunk in chunks.rows:
+    for chunk in chunks.cut():
         connection.execute(schema.INSERT_CHUNK, (bucket, chunk.number, chunk.postings, chunk.data))
     _upsert(connection, Table.ACCOUNT, bucket, pieces(writes.accounts))
     _upsert(connection, Table.PAYMENT, bucket, pieces(writes.records))
