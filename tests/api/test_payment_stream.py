@@ -137,6 +137,9 @@ async def test_overload_is_told_for_each(edge: Edge, stream: Stream) -> None:
     edge.coordinator.overloaded = None
     await stream.send(3, payment("a"))
     assert (await stream.receive(1))[3, 0].outcome == pb.OUTCOME_COMMITTED
+    # What was not begun is not waited for.
+    await stream.call.done_writing()
+    assert await stream.call.read() is grpc.aio.EOF
 
 
 @pytest.mark.asyncio

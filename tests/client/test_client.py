@@ -8,7 +8,7 @@ import pytest_asyncio
 
 from mas import errors
 from mas.api import Role
-from mas.client import Client, Payment
+from mas.client import Client, Payment, payment_stream
 from mas.ids import payment_id
 from mas.ledger.instructions import EXTERNAL, Answer, Code, Kind, Reason
 from mas.transaction.messages import PostingView, ReadLevel
@@ -100,6 +100,23 @@ async def test_concurrent_callers_share_messages(edge: Edge, client: Client) -> 
     assert [len(batch) for batch in edge.coordinator.batches] == [1, 1_000, 1_000, 500]
     edge.coordinator.settle()
     assert all(receipt.committed for receipt in await asyncio.gather(first, *rest))
+
+
+@pytest.mark.asyncio
+async def test_what_is_in_flight_has_a_bound(
+    edge: Edge, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(payment_stream, "IN_FLIGHT_MAX", 2)
+    edge.coordinator.decide = lambda request: None
+    paying = asyncio.ensure_future(client.pay_many([Payment("a", "b", 1)] * 5))
+    for answered in (2, 4, 5):
+        async with asyncio.timeout(5):
+            while len(edge.coordinator.requests) < answered:
+                await asyncio.sleep(0)
+        await client.buckets()  # a round trip, in which a greedy client's next message would come
+        assert len(edge.coordinator.requests) == answered
+        edge.coordinator.settle()
+    assert len(await paying) == 5
 
 
 @pytest.mark.asyncio
