@@ -348,7 +348,7 @@ def test_an_acknowledgement_that_the_log_can_not_continue_leaves_the_snapshot_pe
     group = lagging_group()
     group.drops = lambda m: m.type == MessageType.SNAPSHOT
     group.tick(2, 1)
-    group[1].hear(MessageType.APPEND_RESPONSE, 3, term=1, index=2)
+    assert group[1].hear(MessageType.APPEND_RESPONSE, 3, term=1, index=2) == []
     assert group[1].status.progress[3].state is ProgressState.SNAPSHOT
     group[1].hear(MessageType.APPEND_RESPONSE, 3, term=1, index=4)
     assert group[1].status.progress[3].state is ProgressState.REPLICATE
