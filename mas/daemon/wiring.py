@@ -102,6 +102,7 @@ class Process:
                 self._transport.add_peer(peer.id, peer.address)
         self._transport.on_frame(Channel.REPLY, self._router.on_reply)
         self._transport.on_peer(self._router.on_peer)
+        self._closers.append(self._transport.stop)
         await self._transport.start()
         self._spawn(self._transport)
         role = config.node.role

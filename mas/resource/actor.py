@@ -411,8 +411,10 @@ class AccountService(Actor):
 
     async def _on_restored(self) -> None:
         """A snapshot is in the database: memory starts from there."""
-        self._flusher.retired = True
-        self._start_from(await self._database.open(self.bucket, writer_mark(self._proposer)))
+        kept = await self._database.open(self.bucket, writer_mark(self._proposer))
+        before = self._flusher
+        self._start_from(kept)
+        before.retire()
 
     # -- error_c: what the group did not take -----------------------------------------------------------
 
@@ -442,8 +444,14 @@ class AccountService(Actor):
                 self._answer_reads([read])
         if firm:
             self._last_number += 1
-            self._reads[self._last_number] = firm
-            self._group.read_index(self._last_number)
+            try:
+                self._group.read_index(self._last_number)
+            except Overloaded as error:
+                for read in firm:
+                    reply = TurnedAway(read.request.request, Why.OVERLOADED, detail=str(error))
+                    self._reply(read.peer, reply)
+            else:
+                self._reads[self._last_number] = firm
 
     def _on_read_ready(self, ready: ReadReady) -> None:
         for number in ready.numbers:

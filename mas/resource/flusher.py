@@ -40,8 +40,7 @@ class Flusher:
         """Instructions applied and not yet durable here."""
         self.failing_since: float | None = None
         """Monotonic seconds since which the database refuses, None while it works."""
-        self.retired = False
-        """A snapshot has taken the database's state away from under this flusher."""
+        self._is_retired = False
 
     def wake(self) -> None:
         """Something has been applied."""
@@ -53,6 +52,15 @@ class Flusher:
         """How old the oldest change is that the database doesn't hold yet."""
         oldest = self._taken_since if self._taken_since is not None else self._dirty_since
         return 0.0 if oldest is None else self._clock.monotonic() - oldest
+
+    def retire(self) -> None:
+        """A snapshot has taken the database's state away from under this flusher: another one takes over."""
+        self._is_retired = True
+        self._hurry.set()
+        self._dirty.set()
+        for _, waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
     async def wait_flushed(self) -> None:
         """Return once all that is applied now is durable."""
@@ -78,14 +86,14 @@ class Flusher:
 
     async def _write(self) -> None:
         self._taken_since, self._dirty_since = self._dirty_since, None
-        if self._ledger.bucket.applied == self.flushed:
+        if self._ledger.bucket.applied == self.flushed or self._is_retired:
             self._taken_since = None
             return
         writes = self._ledger.take_writes()
         applied = writes.bucket.applied
         taken = self.behind
         changed = await self._flush_until_answered(writes)
-        if self.retired:
+        if self._is_retired:
             return
         if not changed:
             raise StorageError(

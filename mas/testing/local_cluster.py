@@ -130,7 +130,7 @@ class LocalCluster:
         self._dice = dice or SystemDice()
         self.buckets = buckets
         ids = range(1, resource_managers + 2)
-        ports = _free_ports(6 * len(ids))
+        ports = free_ports(6 * len(ids))
         self._jwt_secret = self._dice.randbytes(32).hex().encode()
         self._write_shared_files()
         peers = tuple(
@@ -289,7 +289,7 @@ def _end(node: Node) -> None:
         node.wait(_STOP_SECONDS)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that were free a moment ago; all held at once, so that none comes twice."""
     sockets = [socket.socket() for _ in range(count)]
     try:

@@ -26,7 +26,8 @@ from mas.ledger.instructions import (
     Reason,
     encode,
 )
-from mas.multiraft.events import ReadReady, Refused
+from mas.multiraft.events import ReadReady, Refused, Restored
+from mas.raft import ConfState
 from mas.resource import AccountService, Ports, ResourceSettings
 from mas.runtime import Supervisor, SystemClock
 from mas.transaction.messages import (
@@ -404,3 +405,21 @@ async def test_a_freed_leg_gives_its_funds_back(world: World) -> None:
     assert (
         await world.answer(world.submit(world.pay("alice", "bob", 80, "k")))
     ).code is Code.COMMITTED
+
+
+@pytest.mark.asyncio
+async def test_flushes_go_on_after_a_snapshot_took_the_database_over(world: World) -> None:
+    """The flush loop once waited for ever on the flusher from before the snapshot."""
+    await open_accounts(world, alice=100, bob=0)
+    await world.until(
+        lambda: world.database.row and world.database.row.applied == world.group.index
+    )
+    world.group.commit_c.put(Restored(world.group.index, 1, ConfState()))
+    await world.answer(world.submit(world.pay("alice", "bob", 30, "k")))
+    await world.until(
+        lambda: world.database.row and world.database.row.applied == world.group.index
+    )
+    view = await world.reply(world.read("bob"))
+    assert isinstance(view, AccountViews)
+    assert view.views[0] is not None
+    assert view.views[0].balance == 30
