@@ -93,7 +93,11 @@ def error_from_rpc(error: grpc.aio.AioRpcError) -> MasError:
     if detail is not None:
         return error_from_detail(detail)
     kind = _CLASSES_BY_CODE.get(error.code(), errors.OutcomeUnknown)
-    return kind(f"{error.code().name}: {error.details()}")
+    if kind is errors.NetworkError:
+        return kind(
+            f"the server can't be reached, or the connection to it broke: {error.details()}"
+        )
+    return kind(f"the call failed with {error.code().name}: {error.details()}")
 
 
 def _detail_in(trailers: Iterable[tuple[str, str | bytes]] | None) -> pb.ErrorDetail | None:
