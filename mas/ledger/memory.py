@@ -266,7 +266,7 @@ class Memory:
     def _fold_incarnations(self) -> int:
         digests, total = self._incarnation_digests, 0
         for name, row in self._changed_incarnations.items():
-            # Below the mark posted xids are forgotten (rule 10); nothing looks at them there, so once a fold will do.
+            # Below the mark posted xids are forgotten (rule 10): nothing looks for them there, so once a fold will do.
             row.posted = {counter: None for counter in row.posted if counter >= row.low_water}
             digest = incarnation_digest(row)
             total += digest - digests.get(name, 0)

@@ -244,9 +244,8 @@ class Ledger(Memory):
         self._put_accounts(staged)
         self.postings += postings
         self._settle(legs)
-        if counter >= incarnation.low_water:
-            incarnation.posted[counter] = None
-            self._changed_incarnations[incarnation.incarnation] = incarnation
+        incarnation.posted[counter] = None
+        self._changed_incarnations[incarnation.incarnation] = incarnation
         return _POSTED
 
     def _abort(self, i: Abort) -> Answer:

@@ -10,6 +10,7 @@ from mas.ledger import (
     UNKNOWN,
     Abort,
     Account,
+    Ask,
     BucketRow,
     Chunk,
     CloseIncarnation,
@@ -129,6 +130,17 @@ def test_rule_23_a_late_load_does_not_undo_what_came_into_memory_meanwhile(bank:
     bank.do(decide(1, ("a", -1), ("b", 1)))
     bank.ledger.load(wanted, late)
     assert bank.account("a").balance == 99
+    assert bank.ledger.record(pid(1)).outcome is Code.COMMITTED
+
+
+def test_rule_23_nor_does_it_undo_a_record(bank: Bank) -> None:
+    bank.do(Ask(pid(1), 1, xid(1), b""))
+    bank.flush()
+    bank.ledger.evict(0)
+    wanted = Missing([], [pid(1)], [])
+    late = bank.database.load(wanted)
+    bank.do(decide(1, ("a", -1), ("b", 1), attempt=2))
+    bank.ledger.load(wanted, late)
     assert bank.ledger.record(pid(1)).outcome is Code.COMMITTED
 
 
@@ -305,6 +317,8 @@ def test_the_state_hash_is_that_of_the_rows_alone(bank: Bank) -> None:
         [Commit(xid(1), 5), decide(3, ("a", -1), ("b", 1))],
         [Abort(xid(2)), decide(4, (HOME_HERE[0], 0), own=(), kind=Kind.CREATION, place=2)],
         [CloseIncarnation(b"x" * 10)],
+        [Ask(pid(9), attempt, xid(9), b"") for attempt in (1, 2, 3)],
+        [decide(9, ("a", -1), ("b", 1), attempt=4)],
     ]
     seen = []
     for low_water, step in enumerate(steps):

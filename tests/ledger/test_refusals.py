@@ -37,17 +37,19 @@ def bank() -> Bank:
     """A bank with an account for every reason to say no.
 
     poor has 10; debtor has 10 and may owe 5; full has the greatest balance; waiting has 10, of which 6 are held, and 4
-    on their way, both by undecided payment 900 and 901; making is being created by 902.
+    on their way, by the undecided payments 900 and 901; making is being created by 902; 6 of leaving are held by 903.
     """
     bank = Bank()
     bank.open(("poor", 10), ("full", BALANCE_MAX), ("frozen", 10), ("closed", 10))
-    bank.open(("marked", 10), ("waiting", 10), ("crowded", BALANCE_MAX - 10))
+    bank.open(
+        ("marked", 10), ("waiting", 10), ("crowded", BALANCE_MAX - 10), ("leaving", BALANCE_MAX)
+    )
     bank.open(("debtor", 10), overdraft_limit=5)
     bank.open(("euro", 10), currency="EUR")
     bank.do(SetAccount("frozen", frozen=True), SetAccount("closed", closed=True))
     bank.do(Mark("marked", MARK))
     bank.do(prepare(900, ("waiting", -6)), prepare(901, ("waiting", 4), ("crowded", 6)))
-    bank.do(prepare(902, ("making", 0), kind=Kind.CREATION))
+    bank.do(prepare(902, ("making", 0), kind=Kind.CREATION), prepare(903, ("leaving", -6)))
     return bank
 
 
@@ -75,6 +77,9 @@ LEGS = [
     (("crowded", 5), "pending"),
     (("crowded", 10), "pending"),
     (("crowded", 11), Reason.BALANCE_LIMIT),
+    # Full, but 6 may go.
+    (("leaving", 6), "pending"),
+    (("leaving", 7), Reason.BALANCE_LIMIT),
     (("making", 1), "pending"),
 ]
 

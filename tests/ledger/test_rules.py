@@ -182,6 +182,12 @@ def test_rule_6_what_ends_the_attempt_alone_is_recorded_with_its_xid_and_reason(
     assert bank.one(decide(1, ("a", -1), ("b", 1), attempt=2)).code is Code.COMMITTED
 
 
+def test_rule_11_a_question_does_not_change_what_a_decide_was_judged(bank: Bank) -> None:
+    bank.do(Mark("a", Token(1, 1)))
+    judged = bank.one(decide(1, ("a", -1), ("b", 1)))
+    assert bank.one(ask(1, 1)) == judged
+
+
 def test_rule_8_a_no_of_another_bucket_becomes_the_outcome(bank: Bank) -> None:
     answer = bank.one(end(1, detail="far"))
     assert answer == Answer(Code.REFUSED, Reason.ACCOUNT_FROZEN, 1, detail="far")
@@ -378,6 +384,18 @@ def test_rule_15_the_second_proposal_is_prepared_once_what_it_waited_for_is_sett
     assert bank.one(spend) == Answer(Code.PENDING_ON, xids=(xid(1),))
     again = prepare(2, ("c", -40), left_out=NONE_LEFT_OUT)
     assert codes(bank.do(Commit(xid(1), 5), again)) == [Code.POSTED, Code.PREPARED]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_rule_15_every_replica_names_what_a_leg_waits_for_in_one_order(
+    bank: Bank, *, restarted: bool
+) -> None:
+    bank.do(prepare(2, ("a", -40)), prepare(1, ("a", -40)))
+    if restarted:
+        bank.flush()
+        bank.restart()
+    for waits in (prepare(3, ("a", -40)), Mark("a", Token(1, 1))):
+        assert bank.one(waits) == Answer(Code.PENDING_ON, xids=(xid(1), xid(2)))
 
 
 def test_rule_15_money_that_nobody_was_told_of_does_not_count(bank: Bank) -> None:
