@@ -29,15 +29,15 @@ from mas.ledger import (
     Proposal,
     begins,
     decode_chunk,
-    decode_proposal,
     encode,
 )
-from mas.ledger.instructions import LEDGER_VERSION, Decide, Mark, Prepare, RawProposal
+from mas.ledger.instructions import Decide, Mark, Prepare
 from mas.ledger.rows import Kept, Loaded
 from mas.multiraft.events import Committed, Leadership, ReadReady, Refused, Restored
 from mas.raft import Entry, EntryType
 from mas.resource.flusher import Flusher
 from mas.resource.ports import AccountDB, Buckets, Group
+from mas.resource.proposals import Item, Proposals
 from mas.resource.reads import Firm, Read, missing_numbers, view_accounts, view_claims
 from mas.resource.routes import OWN, Proposed, Route
 from mas.resource.undecided import Round, Waiting
@@ -127,9 +127,7 @@ class AccountService(Actor):
 
         self._leadership = Leadership(0, 0, leading=False)
         self._heard_leader = clock.monotonic()
-        self._last_number = 0
-        self._proposed: dict[int, Proposed] = {}
-        self._in_flight = 0
+        self._proposals = Proposals(ports.group, ports.proposer)
         self._reads: dict[int, list[Read]] = {}
         self._reads_waiting: list[tuple[int, list[Read]]] = []
         self._reads_to_load: Mailbox[Read | tuple[int, ReadPostings | ReadBucket]] = Mailbox(
@@ -170,48 +168,53 @@ class AccountService(Actor):
     # -- requests: what queued up since the last turn becomes one proposal -------------------------------
 
     async def _propose_turn(self) -> None:
-        batch: list[tuple[Chunk, msgspec.Raw, Route]] = []
         reads: list[Read] = []
         for peer, request in await self.requests.drain():
             match request:
                 case Submit():
-                    batch.extend(self._admit(peer, request))
+                    self._admit(peer, request)
                 case ReadAccounts() | ReadClaims():
                     reads.append(Read(peer, request))
                 case ReadPostings() | ReadBucket():
                     self._read_later(peer, request.request, (peer, request))
-        self._propose(batch)
+        self._propose()
         self._take_reads(reads)
 
-    def _admit(self, peer: int, request: Submit) -> list[tuple[Chunk, msgspec.Raw, Route]]:
+    def _admit(self, peer: int, request: Submit) -> None:
         """Decide before proposing, and only about what begins something (rule 16)."""
         if not self._leadership.leading:
             if peer:
                 self._reply(peer, self._not_leading(request.request))
-            return []
+            return
         try:
             chunk = decode_chunk(request.chunk)
         except msgspec.DecodeError as error:
             self._reply(peer, TurnedAway(request.request, Why.INVALID, detail=str(error)))
-            return []
+            return
         if chunk.incarnation:
             self._heard[chunk.incarnation] = self._clock.monotonic()
         refusal = self._overload()
-        if refusal is None:
-            return [(chunk, request.chunk, Route(peer, request.request))]
-        why, detail = refusal
+        if refusal is not None and any(map(begins, chunk.instructions)):
+            self._admit_what_ends(peer, request.request, chunk, *refusal)
+        else:
+            route = Route(peer, request.request)
+            self._proposals.add(Item(chunk, request.chunk, route))
+
+    def _admit_what_ends(
+        self, peer: int, request: int, chunk: Chunk, why: Why, detail: str
+    ) -> None:
         begun = tuple(i for i, each in enumerate(chunk.instructions) if begins(each))
-        if not begun:
-            return [(chunk, request.chunk, Route(peer, request.request))]
-        self._reply(peer, TurnedAway(request.request, why, positions=begun, detail=detail))
+        self._reply(peer, TurnedAway(request, why, positions=begun, detail=detail))
         kept = tuple(i for i, each in enumerate(chunk.instructions) if not begins(each))
-        rest = Chunk(chunk.incarnation, chunk.low_water, tuple(chunk.instructions[i] for i in kept))
-        return [(rest, msgspec.Raw(encode(rest)), Route(peer, request.request, kept))]
+        if kept:
+            rest = tuple(chunk.instructions[i] for i in kept)
+            route = Route(peer, request, kept)
+            self._proposals.add(Item.of(Chunk(chunk.incarnation, chunk.low_water, rest), route))
 
     def _overload(self) -> tuple[Why, str] | None:
         if self._flusher.failing_since is not None:
             return Why.UNAVAILABLE, f"bucket {self.bucket}: the account database can't be written"
-        if self._in_flight >= self._settings.in_flight:
+        if self._proposals.instructions >= self._settings.in_flight:
             return Why.OVERLOADED, f"bucket {self.bucket} has too much in flight"
         if self._flusher.behind >= self._settings.unflushed:
             return Why.OVERLOADED, f"bucket {self.bucket}: the account database is too far behind"
@@ -220,41 +223,9 @@ class AccountService(Actor):
     def _not_leading(self, request: int) -> TurnedAway:
         return TurnedAway(request, Why.NOT_LEADING, leader=self._leadership.leader)
 
-    def _propose(self, batch: list[tuple[Chunk, msgspec.Raw, Route]]) -> None:
-        """As few entries as the bounds of a turn allow (rule 38)."""
-        start = instructions = size = 0
-        for end, (chunk, raw, _) in enumerate(batch):
-            if end > start and (
-                instructions + len(chunk.instructions) > _INSTRUCTIONS_PER_PROPOSAL
-                or size + len(raw) > _BYTES_PER_PROPOSAL
-            ):
-                self._propose_entry(batch[start:end])
-                start, instructions, size = end, 0, 0
-            instructions += len(chunk.instructions)
-            size += len(raw)
-        if batch[start:]:
-            self._propose_entry(batch[start:])
-
-    def _propose_entry(self, batch: list[tuple[Chunk, msgspec.Raw, Route]]) -> None:
-        self._last_number += 1
-        number = self._last_number
-        proposal = RawProposal(
-            LEDGER_VERSION,
-            self._group.stamp_us(),
-            self._proposer,
-            number,
-            tuple(raw for _, raw, _ in batch),
-        )
-        proposed = Proposed(
-            tuple(chunk for chunk, _, _ in batch), tuple(route for *_, route in batch)
-        )
-        try:
-            self._group.propose(number, encode(proposal))
-        except Overloaded as error:
+    def _propose(self) -> None:
+        for proposed, error in self._proposals.send():
             self._turn_away(proposed, Why.OVERLOADED, str(error))
-            return
-        self._proposed[number] = proposed
-        self._in_flight += _count(proposed)
 
     def _submit_own(self, *instructions: Instruction) -> None:
         """This leader's own instructions take the way of all others; nobody is answered."""
@@ -307,7 +278,7 @@ class AccountService(Actor):
     def _decode(self, entry: Entry) -> Proposal | None:
         if entry.type is not EntryType.NORMAL or not entry.data:
             return None
-        return decode_proposal(entry.data)
+        return self._proposals.decode(entry.data)
 
     async def _load(self, proposals: list[Proposal | None]) -> None:
         accounts: dict[str, None] = {}
@@ -341,12 +312,9 @@ class AccountService(Actor):
     def _apply(self, entry: Entry, proposal: Proposal) -> list[Waiting]:
         answers = self._ledger.apply(entry.index, entry.term, proposal)
         self._flusher.behind += sum(map(len, answers))
-        if proposal.proposer != self._proposer:
-            return []
-        proposed = self._proposed.pop(proposal.number, None)
+        proposed = self._proposals.applied(proposal)
         if proposed is None:
             return []
-        self._in_flight -= _count(proposed)
         waiting: list[Waiting] = []
         for chunk, route, given in zip(proposed.chunks, proposed.routes, answers, strict=True):
             if route.peer:
@@ -376,15 +344,15 @@ class AccountService(Actor):
             for item in round_.waiting:
                 self._reply(item.route.peer, self._not_leading(item.route.request))
             return
-        batch: list[tuple[Chunk, msgspec.Raw, Route]] = []
         if settled := round_.settled():
-            batch.append(_encoded(Chunk(b"", 0, settled), OWN))
+            self._proposals.add(Item.of(Chunk(b"", 0, settled), OWN))
         for item in round_.waiting:
             route = Route(item.route.peer, item.route.request, (item.position,), second=True)
-            batch.append(_encoded(Chunk(b"", 0, (round_.again(item),)), route))
-        self._propose(batch)
+            self._proposals.add(Item.of(Chunk(b"", 0, (round_.again(item),)), route))
+        self._propose()
 
     def _after_apply(self) -> None:
+        self._propose()
         applied = self._ledger.bucket.applied
         self._heard_leader = self._clock.monotonic()
         self._group.set_applied(applied, self._flusher.flushed)
@@ -397,17 +365,19 @@ class AccountService(Actor):
     def _on_leadership(self, leadership: Leadership) -> None:
         """What an earlier leadership proposed and lost sight of is unknown to whoever asked (rule 39)."""
         self._leadership = leadership
-        lost, self._proposed = self._proposed, {}
-        self._in_flight = 0
-        for proposed in lost.values():
+        lost, waited = self._proposals.give_up()
+        for proposed in lost:
             self._turn_away(proposed, Why.UNKNOWN, "leadership was lost", leadership.leader)
+        for proposed in waited:
+            self._turn_away(proposed, Why.NOT_LEADING, "", leadership.leader)
         if leadership.leading:
             now = self._clock.monotonic()
             self._resolver.lead(now, self._ledger.legs)
             self._heard = dict.fromkeys(self._ledger.incarnations(), now)
             if not self._ledger.bucket.buckets:
                 genesis = Genesis(self._settings.cluster, self.bucket, self._settings.buckets)
-                self._propose([_encoded(Chunk(b"", 0, (genesis,)), OWN)])
+                self._proposals.add(Item.of(Chunk(b"", 0, (genesis,)), OWN))
+                self._propose()
 
     async def _on_restored(self) -> None:
         """A snapshot is in the database: memory starts from there."""
@@ -424,9 +394,9 @@ class AccountService(Actor):
             if refused.read:
                 for read in self._reads.pop(refused.number, []):
                     self._reply(read.peer, TurnedAway(read.request.request, why, leader=leader))
-            elif proposed := self._proposed.pop(refused.number, None):
-                self._in_flight -= _count(proposed)
+            elif proposed := self._proposals.refused(refused.number):
                 self._turn_away(proposed, why, str(refused.error), leader)
+        self._propose()
 
     # -- reads -------------------------------------------------------------------------------------------
 
@@ -443,15 +413,15 @@ class AccountService(Actor):
             else:
                 self._answer_reads([read])
         if firm:
-            self._last_number += 1
+            number = self._proposals.next_number()
             try:
-                self._group.read_index(self._last_number)
+                self._group.read_index(number)
             except Overloaded as error:
                 for read in firm:
                     reply = TurnedAway(read.request.request, Why.OVERLOADED, detail=str(error))
                     self._reply(read.peer, reply)
             else:
-                self._reads[self._last_number] = firm
+                self._reads[number] = firm
 
     def _on_read_ready(self, ready: ReadReady) -> None:
         for number in ready.numbers:
@@ -600,14 +570,6 @@ class AccountService(Actor):
             ledger.filter.add_all(page)
             after = page[-1]
         ledger.filter.complete()
-
-
-def _encoded(chunk: Chunk, route: Route) -> tuple[Chunk, msgspec.Raw, Route]:
-    return chunk, msgspec.Raw(encode(chunk)), route
-
-
-def _count(proposed: Proposed) -> int:
-    return sum(len(chunk.instructions) for chunk in proposed.chunks)
 
 
 def _why(refused: Refused) -> tuple[Why, int]:

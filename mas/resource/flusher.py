@@ -40,7 +40,7 @@ class Flusher:
         """Instructions applied and not yet durable here."""
         self.failing_since: float | None = None
         """Monotonic seconds since which the database refuses, None while it works."""
-        self._is_retired = False
+        self._retired = asyncio.Event()
 
     def wake(self) -> None:
         """Something has been applied."""
@@ -55,7 +55,7 @@ class Flusher:
 
     def retire(self) -> None:
         """A snapshot has taken the database's state away from under this flusher: another one takes over."""
-        self._is_retired = True
+        self._retired.set()
         self._hurry.set()
         self._dirty.set()
         for _, waiter in self._waiters:
@@ -86,14 +86,14 @@ class Flusher:
 
     async def _write(self) -> None:
         self._taken_since, self._dirty_since = self._dirty_since, None
-        if self._ledger.bucket.applied == self.flushed or self._is_retired:
+        if self._ledger.bucket.applied == self.flushed or self._retired.is_set():
             self._taken_since = None
             return
         writes = self._ledger.take_writes()
         applied = writes.bucket.applied
         taken = self.behind
         changed = await self._flush_until_answered(writes)
-        if self._is_retired:
+        if self._retired.is_set():
             return
         if not changed:
             raise StorageError(

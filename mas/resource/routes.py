@@ -25,7 +25,11 @@ OWN = Route(0, 0)
 
 
 class Proposed(msgspec.Struct, gc=False):
-    """A proposal that this leader has made and not yet seen applied."""
+    """Chunks that travel together, and whom the answers of each are for."""
 
     chunks: tuple[Chunk, ...]
     routes: tuple[Route, ...]
+
+    def instructions(self) -> int:
+        """How many there are in all chunks."""
+        return sum(len(chunk.instructions) for chunk in self.chunks)

@@ -1,0 +1,143 @@
+"""What this leader proposes: as few and as large entries as the load asks for, and whom each is for.
+
+While an entry is on its way, what comes waits and is the next one; only full entries follow each other at once. So under
+light load an entry carries one instruction and leaves at once, and under heavy load as many as the bounds of a turn allow.
+"""
+
+from collections import deque
+
+import msgspec
+
+from mas.errors import Overloaded
+from mas.ledger import LEDGER_VERSION, Chunk, Proposal, RawProposal, decode_proposal, encode
+from mas.limits import TURN_BYTES_MAX, TURN_INSTRUCTIONS_MAX
+from mas.resource.ports import Group
+from mas.resource.routes import Proposed, Route
+
+_ON_THEIR_WAY_MAX = 4
+"""Entries between the leader and its own apply."""
+
+_decode_raw = msgspec.msgpack.Decoder(RawProposal).decode
+
+
+class Item(msgspec.Struct, frozen=True, gc=False):
+    """A chunk to propose, its bytes as they will be in the log, and whom its answers are for."""
+
+    chunk: Chunk
+    raw: msgspec.Raw
+    route: Route
+
+    @classmethod
+    def of(cls, chunk: Chunk, route: Route) -> "Item":
+        """A chunk that this bucket's leader has made itself."""
+        return cls(chunk, msgspec.Raw(encode(chunk)), route)
+
+
+class Proposals:
+    """The proposals of one bucket's leader, waiting and on their way."""
+
+    def __init__(self, group: Group, proposer: int) -> None:
+        self._group = group
+        self._proposer = proposer
+        self._waiting: deque[Item] = deque()
+        self._waiting_instructions = 0
+        self._waiting_bytes = 0
+        self._on_their_way: dict[int, Proposed] = {}
+        self._last_number = 0
+        self.instructions = 0
+        """Instructions waiting or on their way."""
+
+    def next_number(self) -> int:
+        """A number that names a proposal or a read of this process, and nothing else."""
+        self._last_number += 1
+        return self._last_number
+
+    def add(self, item: Item) -> None:
+        """Have it proposed, by the next `send`."""
+        self._waiting.append(item)
+        self._waiting_instructions += len(item.chunk.instructions)
+        self._waiting_bytes += len(item.raw)
+        self.instructions += len(item.chunk.instructions)
+
+    def send(self) -> list[tuple[Proposed, Overloaded]]:
+        """Propose what waits, as far as there is room on the way; what the group has no room for comes back."""
+        refused: list[tuple[Proposed, Overloaded]] = []
+        while self._may_send():
+            number = self.next_number()
+            items = self._take()
+            proposed = Proposed(
+                tuple(item.chunk for item in items), tuple(item.route for item in items)
+            )
+            data = encode(
+                RawProposal(
+                    LEDGER_VERSION,
+                    self._group.stamp_us(),
+                    self._proposer,
+                    number,
+                    tuple(item.raw for item in items),
+                )
+            )
+            try:
+                self._group.propose(number, data)
+            except Overloaded as error:
+                self.instructions -= proposed.instructions()
+                refused.append((proposed, error))
+            else:
+                self._on_their_way[number] = proposed
+        return refused
+
+    def _may_send(self) -> bool:
+        if not self._waiting or len(self._on_their_way) >= _ON_THEIR_WAY_MAX:
+            return False
+        return not self._on_their_way or self._fills_an_entry()
+
+    def _fills_an_entry(self) -> bool:
+        return (
+            self._waiting_instructions >= TURN_INSTRUCTIONS_MAX
+            or self._waiting_bytes >= TURN_BYTES_MAX
+        )
+
+    def _take(self) -> list[Item]:
+        """One entry's worth (rule 38)."""
+        items: list[Item] = []
+        instructions = size = 0
+        while self._waiting:
+            item = self._waiting[0]
+            instructions += len(item.chunk.instructions)
+            size += len(item.raw)
+            if items and (instructions > TURN_INSTRUCTIONS_MAX or size > TURN_BYTES_MAX):
+                break
+            items.append(self._waiting.popleft())
+            self._waiting_instructions -= len(item.chunk.instructions)
+            self._waiting_bytes -= len(item.raw)
+        return items
+
+    def decode(self, data: bytes) -> Proposal:
+        """An entry's content. Of one that is this leader's own the chunks are here already."""
+        raw = _decode_raw(data)
+        own = self._on_their_way.get(raw.number) if raw.proposer == self._proposer else None
+        if own is None:
+            return decode_proposal(data)
+        return Proposal(raw.version, raw.stamp, raw.proposer, raw.number, own.chunks)
+
+    def applied(self, proposal: Proposal) -> Proposed | None:
+        """This entry is applied: whom to answer, None where this leader didn't propose it or gave it up."""
+        if proposal.proposer != self._proposer:
+            return None
+        return self.refused(proposal.number)
+
+    def refused(self, number: int) -> Proposed | None:
+        """The group didn't take this proposal, and never will."""
+        proposed = self._on_their_way.pop(number, None)
+        if proposed is not None:
+            self.instructions -= proposed.instructions()
+        return proposed
+
+    def give_up(self) -> tuple[list[Proposed], list[Proposed]]:
+        """Leadership is lost: what is on its way, now unknown (rule 39), and what waited and has done nothing."""
+        lost = list(self._on_their_way.values())
+        waited = [Proposed((item.chunk,), (item.route,)) for item in self._waiting]
+        self._on_their_way.clear()
+        self._waiting.clear()
+        self._waiting_instructions = self._waiting_bytes = self.instructions = 0
+        return lost, waited
