@@ -188,6 +188,21 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         """Every node of the cluster."""
         return tuple(peer.id for peer in self.peers) or (self.node.id,)
 
+    def lock_node(self) -> int:
+        """The node where the cluster's one lock service is at work: the first whose roles include it.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if not self.peers:
+            return self.node.id
+        for peer in sorted(self.peers, key=lambda peer: peer.id):
+            if any(role in ("all", "tm", "gls") for role in peer.roles):
+                return peer.id
+        raise ConfigError(
+            "no node among the peers runs the lock service: expected one with the role gls, tm or all"
+        )
+
     def remarks(self) -> list[str]:
         """What is allowed, and worth a warning at the start."""
         return [

@@ -28,11 +28,20 @@ from mas.api import (
 from mas.api.server import Service
 from mas.client import profile
 from mas.config import Config
-from mas.coordinator import CoordinatorSettings, Locks, TransactionCoordinator
+from mas.coordinator import CoordinatorSettings, TransactionCoordinator
 from mas.coordinator import Ports as CoordinatorPorts
 from mas.daemon.data_directory import DataDirectory, read_file, read_secret
-from mas.daemon.locks_ports import ByteShelf, LockShelf, NoLocks
-from mas.locks import GlobalLockService, LockSettings, OutsiderLocks
+from mas.daemon.lock_shelf import ByteShelf, LockShelf
+from mas.errors import CorruptData
+from mas.locks import (
+    GlobalLockService,
+    Leases,
+    LockDoor,
+    LockSettings,
+    OutsiderLocks,
+    RemoteLocks,
+    join,
+)
 from mas.multiraft import HostConfig, RaftHost, WorkerThread
 from mas.network.buckets import BucketRouter
 from mas.network.channels import Channel
@@ -45,6 +54,7 @@ from mas.network.tls import (
     server_context,
 )
 from mas.network.transport import PeerTransport
+from mas.raft import CorruptState
 from mas.resource import AccountService, Ports, ResourceManager, ResourceSettings, writer_mark
 from mas.runtime import Actor, Clock, Dice, Supervisor, SystemClock
 
@@ -178,12 +188,17 @@ class Process:
             if config.node.id not in bucket.voters:
                 continue
             kept = await database.open(bucket.id, writer_mark(proposer))
-            group = host.add_group(
-                bucket.id,
-                bucket.voters,
-                applied=kept.bucket.applied,
-                applied_term=kept.bucket.term,
-            )
+            try:
+                group = host.add_group(
+                    bucket.id,
+                    bucket.voters,
+                    applied=kept.bucket.applied,
+                    applied_term=kept.bucket.term,
+                )
+            except (CorruptData, CorruptState) as error:
+                # This replica stops, and the others go on with their quorum.
+                _log.critical("bucket %d is not served on this node: %s", bucket.id, error)
+                continue
             ports = Ports(group, database, self._router, manager.reply, proposer)
             manager.add(
                 AccountService(bucket.id, kept, ports, self._clock, self._resource_settings())
@@ -249,11 +264,9 @@ class Process:
             key, self._clock, config.jwt.algorithm, config.jwt.issuer, config.jwt.audience
         )
         secret = ClusterSecret(self._secret)
-        locks: Locks = NoLocks()
+        locks = self._start_locks(store)
         if role != "tc":
-            locks = service = self._make_lock_service(store)
-            self._spawn(service)
-            self._serve(config.listen.gls, LockServicer(OutsiderLocks(service), authenticator))
+            self._serve(config.listen.gls, LockServicer(OutsiderLocks(locks), authenticator))
         if role != "gls":
             self._coordinator = TransactionCoordinator(
                 CoordinatorPorts(self._router, store, locks),
@@ -271,9 +284,16 @@ class Process:
             if role == "all" and issuer is not None:
                 self._welcome(api, issuer)
 
-    def _make_lock_service(self, store: ByteShelf) -> GlobalLockService:
-        return GlobalLockService(
-            f"node {self._config.node.id}",
+    def _start_locks(self, store: ByteShelf) -> Leases:
+        """The lock service itself on the one node where it is at work, the way to it on all others."""
+        where = self._config.lock_node()
+        if where != self._config.node.id:
+            remote = RemoteLocks(self._transport, lambda: where, clock=self._clock, dice=self._dice)
+            self._transport.on_frame(Channel.LOCKS, join(None, remote))
+            self._transport.on_peer(remote.on_peer)
+            return remote
+        service = GlobalLockService(
+            f"node {where}",
             buckets=self._router,
             store=LockShelf(store),
             clock=self._clock,
@@ -281,6 +301,10 @@ class Process:
                 buckets=len(self._config.buckets), lease=self._config.lock_timeout_seconds
             ),
         )
+        door = LockDoor(service, self._transport, self._clock)
+        self._transport.on_frame(Channel.LOCKS, join(door, None))
+        self._spawn(service)
+        return service
 
     def _token_key(self) -> bytes:
         jwt = self._config.jwt

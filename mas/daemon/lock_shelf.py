@@ -1,12 +1,10 @@
-"""Between the lock service and the process it runs in: its shelf in the TM store, and its place where it runs elsewhere."""
+"""The lock service's shelf in the TM store, which keeps bytes and knows nothing of locks."""
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
 
-from mas.errors import Unavailable
-from mas.ledger import LockMode, Token
+from mas.ledger import Token
 from mas.locks import LockEntry
 
 _decode_entry = msgspec.msgpack.Decoder(LockEntry).decode
@@ -40,19 +38,6 @@ class LockShelf:
     async def locks(self) -> list[LockEntry]:
         """Every lock that is kept."""
         return [_decode_entry(data) for data in (await self._shelf.locks()).values()]
-
-
-class NoLocks:
-    """The locks of a coordinator in whose process no lock service runs: payments that meet a mark are retryable."""
-
-    async def acquire(
-        self, owner: bytes, numbers: Sequence[str], mode: LockMode, timeout: float
-    ) -> dict[str, Token]:
-        """Refuse."""
-        raise Unavailable("no lock service runs in this process: start it with --role tm or all")
-
-    def release(self, owner: bytes) -> None:
-        """Nothing is held."""
 
 
 def _name(lock_id: str, token: Token) -> str:
