@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -39,7 +40,7 @@ from mas.config import Role as NodeRole
 from mas.daemon.data_directory import write_private
 from mas.errors import MasError
 from mas.network.tls import ensure_development_certificates
-from mas.runtime import Clock, Dice, SystemClock, SystemDice
+from mas.runtime import SystemClock, SystemDice
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 10.0
@@ -53,9 +54,13 @@ class NodeFailed(MasError):
 class Node:
     """One `mas serve` process, and what is needed to start it again."""
 
-    def __init__(self, node_id: int, role: str, config_file: Path, log_file: Path) -> None:
+    def __init__(
+        self, node_id: int, role: str, address: str, config_file: Path, log_file: Path
+    ) -> None:
         self.id = node_id
         self.role = role
+        self.address = address
+        """Where its API is, if its role has one."""
         self.config_file = config_file
         self.log_file = log_file
         self._process: subprocess.Popen[bytes] | None = None
@@ -107,42 +112,40 @@ class Node:
 
 
 class LocalCluster:
-    """The processes of one cluster. Node ids run from 1: the resource managers, then the transaction manager."""
+    """The processes of one cluster. Node ids run from 1: the resource managers, then the managers, by their roles."""
 
     def __init__(
         self,
         *,
         resource_managers: int = 3,
+        managers: Sequence[NodeRole] = ("tm",),
         buckets: int = 3,
         directory: Path | None = None,
         raft: RaftConfig | None = None,
         storage: StorageConfig | None = None,
         lock_timeout_seconds: float = 2.0,
-        clock: Clock | None = None,
-        dice: Dice | None = None,
     ) -> None:
         self._temporary = (
             tempfile.TemporaryDirectory(prefix="mas-cluster-") if directory is None else None
         )
         self.directory = Path(self._temporary.name) if self._temporary else Path(directory or "")
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._clock = clock or SystemClock()
-        self._dice = dice or SystemDice()
+        self._clock = SystemClock()
+        self._dice = SystemDice()
         self.buckets = buckets
-        ids = range(1, resource_managers + 2)
-        ports = free_ports(6 * len(ids))
         self._jwt_secret = self._dice.randbytes(32).hex().encode()
         self._write_shared_files()
-        peers = tuple(
-            PeerConfig(
-                id=node, address=f"127.0.0.1:{ports[6 * i + 4]}", roles=(self._role_of(node, ids),)
-            )
-            for i, node in enumerate(ids)
-        )
+        roles: list[NodeRole] = ["rm" for _ in range(resource_managers)]
+        roles += managers
+        listens = [_listen(free) for free in _in_turn(free_ports(6 * len(roles)), 6)]
         self._shared = Config(
-            peers=peers,
+            peers=tuple(
+                PeerConfig(id=node, address=f"127.0.0.1:{listen.peer}", roles=(role,))
+                for node, (role, listen) in enumerate(zip(roles, listens, strict=True), 1)
+            ),
             buckets=tuple(
-                BucketConfig(id=bucket, voters=tuple(ids[:-1])) for bucket in range(1, buckets + 1)
+                BucketConfig(id=bucket, voters=tuple(range(1, resource_managers + 1)))
+                for bucket in range(1, buckets + 1)
             ),
             raft=raft or RaftConfig(),
             storage=storage or StorageConfig(),
@@ -151,23 +154,30 @@ class LocalCluster:
             jwt=JwtConfig(secret_file=str(self.directory / "jwt.secret")),
         )
         self.nodes = {
-            node: self._make_node(node, self._role_of(node, ids), ports[6 * i : 6 * i + 6])
-            for i, node in enumerate(ids)
+            node: self._make_node(node, role, listen)
+            for node, (role, listen) in enumerate(zip(roles, listens, strict=True), 1)
         }
-        self.resource_managers = [self.nodes[node] for node in ids[:-1]]
-        self.transaction_manager = self.nodes[ids[-1]]
-        self.address = f"127.0.0.1:{ports[6 * (len(ids) - 1)]}"
+        self.resource_managers = [node for node in self.nodes.values() if node.role == "rm"]
+        self.transaction_managers = [
+            node for node in self.nodes.values() if node.role in ("tm", "tc", "all")
+        ]
 
-    @staticmethod
-    def _role_of(node: int, ids: range) -> NodeRole:
-        return "tm" if node == ids[-1] else "rm"
+    @property
+    def transaction_manager(self) -> Node:
+        """The first, which is the only one unless more were asked for."""
+        return self.transaction_managers[0]
+
+    @property
+    def address(self) -> str:
+        """Of the first transaction manager's API."""
+        return self.transaction_manager.address
 
     def _write_shared_files(self) -> None:
         ensure_development_certificates(self.directory / "tls", ("127.0.0.1",), self._clock)
         write_private(self.directory / "cluster.secret", self._dice.randbytes(32).hex())
         write_private(self.directory / "jwt.secret", self._jwt_secret.decode())
 
-    def _make_node(self, node: int, role: NodeRole, ports: list[int]) -> Node:
+    def _make_node(self, node: int, role: NodeRole, listen: ListenConfig) -> Node:
         config = msgspec.structs.replace(
             self._shared,
             node=NodeConfig(
@@ -177,18 +187,11 @@ class LocalCluster:
                 data_dir=str(self.directory / f"node{node}"),
                 secret_file=str(self.directory / "cluster.secret"),
             ),
-            listen=ListenConfig(
-                api=ports[0],
-                gls=ports[1],
-                node_service=ports[2],
-                rm=ports[3],
-                peer=ports[4],
-                http=ports[5],
-            ),
+            listen=listen,
         )
         file = self.directory / f"node{node}.toml"
         file.write_text(format_config(config))
-        return Node(node, role, file, self.directory / f"node{node}.log")
+        return Node(node, role, f"127.0.0.1:{listen.api}", file, self.directory / f"node{node}.log")
 
     # -- running -----------------------------------------------------------------------------------------
 
@@ -275,10 +278,13 @@ class LocalCluster:
         issuer = TokenIssuer(self._jwt_secret, self._shared.jwt.issuer, self._shared.jwt.audience)
         return issuer.issue(subject, role)
 
-    def client(self, subject: str = "operator:root", role: Role | None = None) -> Client:
-        """A client of the transaction manager, with that subject's token."""
-        token = self.token(subject, role)
-        return Client(self.address, token=token, ca=self.directory / "tls" / "ca.crt")
+    def client(
+        self, subject: str = "operator:root", role: Role | None = None, *, at: Node | None = None
+    ) -> Client:
+        """A client with that subject's token, of the first transaction manager or the one named."""
+        address = (at or self.transaction_manager).address
+        ca = self.directory / "tls" / "ca.crt"
+        return Client(address, token=self.token(subject, role), ca=ca)
 
 
 def _end(node: Node) -> None:
@@ -287,6 +293,15 @@ def _end(node: Node) -> None:
     except subprocess.TimeoutExpired:
         node.signal(signal.SIGKILL)
         node.wait(_STOP_SECONDS)
+
+
+def _in_turn(ports: list[int], each: int) -> list[list[int]]:
+    return [ports[start : start + each] for start in range(0, len(ports), each)]
+
+
+def _listen(ports: list[int]) -> ListenConfig:
+    api, gls, node_service, rm, peer, http = ports
+    return ListenConfig(api=api, gls=gls, node_service=node_service, rm=rm, peer=peer, http=http)
 
 
 def free_ports(count: int) -> list[int]:

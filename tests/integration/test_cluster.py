@@ -100,6 +100,43 @@ async def test_the_transaction_manager_dies_in_the_middle() -> None:
 
 
 @pytest.mark.asyncio
+async def test_two_transaction_managers_share_keys_and_accounts() -> None:
+    """T1, T18: whichever is asked, a key is paid once and a number is opened once."""
+    async with LocalCluster(raft=QUICK, managers=("tm", "tm")) as cluster:
+        first, second = cluster.transaction_managers
+        async with (
+            cluster.client("operator:x", Role.GATEWAY, at=first) as one,
+            cluster.client("operator:x", Role.GATEWAY, at=second) as other,
+        ):
+            numbers = await open_accounts(one)
+            both = await asyncio.gather(
+                storm(one, numbers, "storm", 200), storm(other, numbers, "storm", 200)
+            )
+            assert [r.payment_id for r in both[0]] == [r.payment_id for r in both[1]]
+            assert all(receipt.committed for receipts in both for receipt in receipts)
+            opened = await asyncio.gather(
+                *(
+                    client.create_account("twin", 5, key="by " + name)
+                    for client, name in ((one, "one"), (other, "other"))
+                )
+            )
+            assert sorted(new.receipt.committed for new in opened) == [False, True]
+            money = await audit(one)
+            assert money.total == {"USD": len(numbers) * OPENING + 5}
+            assert money.payments == len(numbers) + 200 + 1
+
+
+@pytest.mark.asyncio
+async def test_coordinator_and_lock_service_in_processes_of_their_own() -> None:
+    async with LocalCluster(raft=QUICK, resource_managers=1, managers=("gls", "tc")) as cluster:
+        async with cluster.client("operator:x", Role.GATEWAY) as client:
+            numbers = await open_accounts(client)
+            receipts = await storm(client, numbers, "storm", 50)
+            assert all(receipt.committed for receipt in receipts)
+        await check(cluster, len(numbers), 50)
+
+
+@pytest.mark.asyncio
 async def test_the_whole_cluster_loses_its_power() -> None:
     """F16: no acknowledged payment is lost."""
     async with LocalCluster(raft=QUICK) as cluster:
