@@ -22,6 +22,7 @@ from mas.ledger import (
     Chunk,
     CloseIncarnation,
     Code,
+    Commit,
     Genesis,
     Instruction,
     Ledger,
@@ -453,11 +454,24 @@ class AccountService(Actor):
             return
         age_ms = round(1000 * (self._clock.monotonic() - self._heard_leader))
         views = view_accounts(self._ledger, request, self.bucket, age_ms)
-        if request.level is not ReadLevel.LINEARIZABLE or not views.prepared:
+        legs = self._ledger.prepared_on(request.numbers)
+        if request.level is not ReadLevel.LINEARIZABLE or not legs:
             self._reply(read.peer, views)
             return
-        legs = self._ledger.prepared_on(request.numbers)
-        Firm(views, legs, lambda reply: self._reply(read.peer, reply)).ask(self._buckets)
+        Firm(
+            views,
+            legs,
+            lambda reply: self._reply(read.peer, reply),
+            lambda commits: self._read_again(read, commits),
+        ).ask(self._buckets)
+
+    def _read_again(self, read: Read, commits: tuple[Commit, ...]) -> None:
+        """Behind the creations that this read must see: its client may have been told of them."""
+        if self._leadership.leading:
+            self._submit_own(*commits)
+        if not self.requests.offer((read.peer, read.request)):
+            detail = f"bucket {self.bucket} has too many requests waiting"
+            self._reply(read.peer, TurnedAway(read.request.request, Why.OVERLOADED, detail=detail))
 
     async def _read_turn(self) -> None:
         for item in await self._reads_to_load.drain():

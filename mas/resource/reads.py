@@ -9,7 +9,17 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from mas.ledger import UNKNOWN, Account, Answer, Chunk, Code, Ledger, Look, PreparedLegs
+from mas.ledger import (
+    UNKNOWN,
+    Account,
+    Answer,
+    Chunk,
+    Commit,
+    Kind,
+    Ledger,
+    Look,
+    PreparedLegs,
+)
 from mas.resource.ports import Buckets
 from mas.transaction.messages import (
     AccountView,
@@ -22,6 +32,7 @@ from mas.transaction.messages import (
     TurnedAway,
     Why,
 )
+from mas.transaction.participant import settle
 
 
 class Read(msgspec.Struct, gc=False):
@@ -84,16 +95,23 @@ def _view(account: Account, bucket: int, level: ReadLevel) -> AccountView:
 
 
 class Firm:
-    """A linearizable answer in the making: the views are fixed, the legs prepared at that moment are asked about."""
+    """A linearizable answer in the making: the views are fixed, the legs prepared at that moment are asked about.
+
+    An account whose creation turns out to be committed has no row yet to be looked at: then `later` gets what creates it,
+    and the read has to begin again.
+    """
 
     def __init__(
         self,
         views: AccountViews,
         legs: Sequence[PreparedLegs],
         done: Callable[[Reply], None],
+        later: Callable[[tuple[Commit, ...]], None],
     ) -> None:
         self._views = views
         self._done = done
+        self._later = later
+        self._opened: list[Commit] = []
         self._outstanding = len(legs)
         self._committed: list[PreparedLegs] = []
         self._unanswered = False
@@ -113,8 +131,11 @@ class Firm:
             self._outstanding -= 1
             if isinstance(answer, TurnedAway):
                 self._unanswered = True
-            elif answer.code is Code.COMMITTED and answer.xid == asked[position].xid:
-                self._committed.append(asked[position])
+            elif isinstance(decided := settle(asked[position], answer), Commit):
+                if asked[position].kind is Kind.CREATION:
+                    self._opened.append(decided)
+                else:
+                    self._committed.append(asked[position])
             if not self._outstanding:
                 self._conclude()
 
@@ -124,6 +145,9 @@ class Firm:
         if self._unanswered:
             detail = "a payment under way on the account can't be looked up: its payer's bucket doesn't answer"
             self._done(TurnedAway(self._views.request, Why.UNAVAILABLE, detail=detail))
+            return
+        if self._opened:
+            self._later(tuple(self._opened))
             return
         views = self._views.views
         for prepared in self._committed:

@@ -423,3 +423,23 @@ async def test_flushes_go_on_after_a_snapshot_took_the_database_over(world: Worl
     assert isinstance(view, AccountViews)
     assert view.views[0] is not None
     assert view.views[0].balance == 30
+
+
+@pytest.mark.asyncio
+async def test_a_read_sees_an_account_whose_creation_was_answered(world: World) -> None:
+    """Rule 30: its client may have been told of it before this bucket was."""
+    world.service._resolver = type(world.service._resolver)(1000.0)
+    creation = Prepare(
+        world.xid(), b"c".ljust(16), 1, b"h", 2, (1,), Kind.CREATION, "USD", (("carol", 70),)
+    )
+    assert (await world.answer(world.submit(creation))).code is Code.PREPARED
+    request = world.read("carol")
+    while (reply := world.reply_to(request)) is None:
+        for _, chunk, on_answer in world.buckets.asked:
+            assert chunk.instructions == (Look(creation.payment_id),)
+            on_answer(0, Answer(Code.COMMITTED, xid=creation.xid, time=9))
+        world.buckets.asked.clear()
+        await asyncio.sleep(0)
+    assert isinstance(reply, AccountViews)
+    assert reply.views[0] is not None
+    assert reply.views[0].balance == 70
