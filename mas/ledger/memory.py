@@ -289,9 +289,10 @@ class Memory:
     def _drop_legs(self, legs: PreparedLegs) -> None:
         xid = legs.xid
         del self.legs[xid]
-        # Prepared and settled since the last fold: nobody else has heard of it.
-        if self._changed_legs.pop(xid, None) is None:
+        if xid in self._legs_digests:
             self._changed_legs[xid] = None
+        else:  # prepared and settled since the last fold: nobody else has heard of it
+            del self._changed_legs[xid]
         for number, _ in legs.legs:
             xids = self._prepared_on.get(number)
             if xids is not None:

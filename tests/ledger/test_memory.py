@@ -268,6 +268,15 @@ def test_a_leg_prepared_and_settled_between_two_flushes_is_not_written(bank: Ban
     assert bank.flush().legs == {xid(3): None}
 
 
+def test_a_leg_freed_prepared_again_and_freed_between_two_flushes_is_gone(bank: Bank) -> None:
+    """A delayed copy of a PREPARE after its ABORT: the stored row was once left behind, and in the state hash for ever."""
+    bank.do(prepare(1, ("a", -1)))
+    bank.flush()
+    bank.do(Abort(xid(1)), prepare(1, ("a", -1)), Abort(xid(1)))
+    assert bank.flush().legs == {xid(1): None}
+    assert bank.database.bucket.state_hash == bank.database.state_hash()
+
+
 def test_a_write_set_does_not_change_any_more(bank: Bank) -> None:
     bank.do(prepare(1, ("a", -1)), Commit(xid(1), 5))
     writes = bank.ledger.take_writes()
