@@ -55,12 +55,14 @@ class Node:
     """One `mas serve` process, and what is needed to start it again."""
 
     def __init__(
-        self, node_id: int, role: str, address: str, config_file: Path, log_file: Path
+        self, node_id: int, role: str, listen: ListenConfig, config_file: Path, log_file: Path
     ) -> None:
         self.id = node_id
         self.role = role
-        self.address = address
+        self.address = f"{listen.host}:{listen.api}"
         """Where its API is, if its role has one."""
+        self.lock_address = f"{listen.host}:{listen.gls}"
+        """Where its LockService is, if its role has one."""
         self.config_file = config_file
         self.log_file = log_file
         self._process: subprocess.Popen[bytes] | None = None
@@ -191,7 +193,7 @@ class LocalCluster:
         )
         file = self.directory / f"node{node}.toml"
         file.write_text(format_config(config))
-        return Node(node, role, f"127.0.0.1:{listen.api}", file, self.directory / f"node{node}.log")
+        return Node(node, role, listen, file, self.directory / f"node{node}.log")
 
     # -- running -----------------------------------------------------------------------------------------
 
