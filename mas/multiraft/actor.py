@@ -227,9 +227,9 @@ class RaftHost(Actor):
             self._wake.clear()
             self._turns += 1
             self._step_frames()
-            self._tick()
+            ticked = self._tick()
             self._serve_groups()
-            self._send()
+            self._send(with_riders=ticked)
             await asyncio.sleep(0)
 
     async def _run_ticks(self) -> None:
@@ -259,17 +259,18 @@ class RaftHost(Actor):
         if len(self._frames):
             self._wake.set()
 
-    def _tick(self) -> None:
-        """Behind the frames: what peers have said in the meantime comes first."""
+    def _tick(self) -> bool:
+        """Behind the frames: what peers have said in the meantime comes first. Whether there was a tick."""
         ticks, self._ticks = self._ticks, 0
         if not ticks:
-            return
+            return False
         for group in self._groups.values():
             group.tick(ticks)
             self._busy[group.id] = group
             self._compact(group)
         self._sender.tick()
         self._receiver.tick()
+        return True
 
     def _compact(self, group: RaftGroup) -> None:
         index = group.may_cut()
@@ -326,8 +327,8 @@ class RaftHost(Actor):
                 self._outbox.add(group.id, message)
         group.finish(ready)
 
-    def _send(self) -> None:
-        for group_id, message in self._outbox.send(self._clock.now_us()):
+    def _send(self, *, with_riders: bool) -> None:
+        for group_id, message in self._outbox.send(self._clock.now_us(), with_riders=with_riders):
             if message.type is MessageType.APPEND:
                 self._groups[group_id].report_unreachable(message.to)
 

@@ -11,7 +11,7 @@ import msgspec
 from mas.errors import NetworkError
 from mas.limits import TURN_BYTES_MAX
 from mas.multiraft.ports import RAFT_CHANNEL, Peers
-from mas.raft import Message
+from mas.raft import Message, MessageType
 
 # What a message and an entry take beside their data, roughly: enough to bound a frame by.
 _MESSAGE_BYTES = 64
@@ -47,19 +47,37 @@ def decode_frame(payload: bytes) -> RaftFrame:
 
 
 class Outbox:
-    """What a turn sends, by peer."""
+    """What a turn sends, by peer.
+
+    An APPEND without entries tells a follower how far it may apply, which no client waits for: it needs no frame of its
+    own, and its answer none either. It rides with the next frame to that peer, or with the next tick's.
+    """
 
     def __init__(self, peers: Peers) -> None:
         self._peers = peers
         self._waiting: dict[int, list[tuple[int, Message]]] = {}
+        self._riding: dict[int, dict[int, Message]] = {}
 
     def add(self, group: int, message: Message) -> None:
         """For the end of the turn."""
+        if message.type is MessageType.APPEND:
+            riding = self._riding.setdefault(message.to, {})
+            if not message.entries:
+                riding[group] = message
+                return
+            riding.pop(group, None)  # this one says it too
         self._waiting.setdefault(message.to, []).append((group, message))
 
-    def send(self, clock_us: int) -> list[tuple[int, Message]]:
-        """Send it all, one frame a peer unless that grows too long; what was not sent, for the groups to know."""
+    def send(self, clock_us: int, *, with_riders: bool) -> list[tuple[int, Message]]:
+        """Send it all, one frame a peer unless that grows too long; what was not sent, for the groups to know.
+
+        `with_riders`: also where only riders wait.
+        """
         waiting, self._waiting = self._waiting, {}
+        for peer, riding in self._riding.items():
+            if riding and (with_riders or peer in waiting):
+                waiting.setdefault(peer, []).extend(riding.items())
+                riding.clear()
         lost: list[tuple[int, Message]] = []
         for peer, messages in waiting.items():
             for part in _cut(messages):
