@@ -26,8 +26,6 @@ class Account(msgspec.Struct, array_like=True, gc=False):
     overdraft_limit: int = 0
     frozen: bool = False
     closed: bool = False
-    unseen: bool = False
-    """Never set: an account being created has no row yet, only its prepared leg (rule 18)."""
     version: int = 0
     """Grows with every change of the account (rule 14)."""
     sequence: int = 0

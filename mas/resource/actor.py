@@ -509,8 +509,7 @@ class AccountService(Actor):
         _, postings = await self._database.postings(
             self.bucket, request.number, request.before, request.limit
         )
-        account = found.accounts.get(request.number)
-        exists = account is not None and not account.unseen
+        exists = request.number in found.accounts
         return Postings(request.request, exists, tuple(postings))
 
     async def _bucket_view(self, request: ReadBucket, lag_ms: int) -> BucketView:

@@ -73,7 +73,7 @@ def view_accounts(ledger: Ledger, request: ReadAccounts, bucket: int, age_ms: in
 def _visible(ledger: Ledger, number: str) -> Account | None:
     account = ledger.account(number)
     assert account is not UNKNOWN
-    return account if isinstance(account, Account) and not account.unseen else None
+    return account
 
 
 def _view(account: Account, bucket: int, level: ReadLevel) -> AccountView:
