@@ -15,7 +15,7 @@ REFERENCE_CHARACTERS_MAX = 140
 
 AMOUNT_MAX = 10**15
 """Minor units, of one leg: ten thousand milliards of dollars."""
-BALANCE_MAX = 2**62
+BALANCE_MAX = 2**60
 """Minor units, either way: a signed 64-bit integer has room for a balance and what is reserved."""
 LEGS_PER_PAYMENT_MAX = 64
 PAGE_ITEMS_MAX = 1_000

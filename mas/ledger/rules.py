@@ -72,6 +72,9 @@ _GRAVITY = {
     Code.PENDING_ON: 4,
 }
 
+_EXTERNAL_MAX = 3 << 61
+"""Of `@external`'s balance: below 2**63 by more than all creations under way at once can open with."""
+
 _Staged = dict[str, Account]
 """Accounts as an instruction will leave them, by number; put in place at its end."""
 
@@ -203,7 +206,7 @@ class Ledger(Memory):
             return _STALE_XID if spent is _OVER else spent
         staged: _Staged = {}
         if i.kind is Kind.CREATION:
-            refusal = self._judge_opening(*i.legs[0], i.left_out)
+            refusal = self._judge_opening(*i.legs[0], i.currency, i.left_out)
         else:
             refusal = self._reserve(staged, i.legs, i.currency, i.tokens, i.left_out)
         if refusal is not None:
@@ -325,7 +328,7 @@ class Ledger(Memory):
         staged: _Staged = {}
         postings: list[Posting] = []
         if i.own:
-            refusal = self._judge_opening(number, opening, i.left_out)
+            refusal = self._judge_opening(number, opening, i.body.currency, i.left_out)
             if refusal is not None:
                 return self._decline(i, refusal)
             self._open(staged, postings, _as_prepared(i), self._now)
@@ -431,9 +434,13 @@ class Ledger(Memory):
             token = tokens[position] if tokens else None
             if number != EXTERNAL:
                 refusal = self._judge(staged, number, amount, currency, token, left_out)
-                if refusal is not None:
-                    refusals.append(refusal)
-                    continue
+            elif not self._external_has_room(currency, amount):
+                refusal = Answer(Code.REFUSED, Reason.BALANCE_LIMIT, detail=EXTERNAL)
+            else:
+                refusal = None
+            if refusal is not None:
+                refusals.append(refusal)
+                continue
             row = self._stage(staged, number, currency)
             if amount < 0:
                 row.held -= amount
@@ -522,15 +529,21 @@ class Ledger(Memory):
         return any(mark > token for mark in account.marks)
 
     def _judge_opening(
-        self, number: str, opening: int, left_out: tuple[bytes, ...]
+        self, number: str, opening: int, currency: str, left_out: tuple[bytes, ...]
     ) -> Answer | None:
         """Why an account can't be made here now, None if it can (rule 18)."""
         assert opening >= 0, "an opening balance is not a debt"
         if self._account(number) is not None:
             return Answer(Code.REFUSED, Reason.ACCOUNT_EXISTS, detail=number)
-        if opening > BALANCE_MAX:
+        if opening > BALANCE_MAX or not self._external_has_room(currency, -opening):
             return Answer(Code.REFUSED, Reason.BALANCE_LIMIT, detail=number)
         return self._undecided(number, left_out) if number in self._prepared_on else None
+
+    def _external_has_room(self, currency: str, amount: int) -> bool:
+        """`@external` has no limit of its own; but its balance, like all that is stored, is a number of 64 bits."""
+        account = self._account(external_number(currency))
+        balance = 0 if account is None else account.balance - account.held + account.headroom
+        return abs(balance + amount) <= _EXTERNAL_MAX
 
     def _note_exclusive(self, legs: PreparedLegs) -> None:
         for (number, _), token in zip(legs.legs, legs.tokens, strict=False):

@@ -36,6 +36,7 @@ from mas.ledger import (
 )
 from mas.ledger.instructions import LEDGER_VERSION, Body
 from mas.ledger.rules import Ledger as Rules
+from mas.limits import BALANCE_MAX
 
 sys.path.insert(0, str(Path(__file__).parent))
 from bank import (
@@ -519,6 +520,17 @@ def test_rule_17_deposits_and_withdrawals_are_paid_by_external(bank: Bank) -> No
     assert bank.account(USD).id == f"{BUCKET}-0-0/USD"
     assert bank.one(decide(3, ("a", -131), (EXTERNAL, 131))).reason is Reason.INSUFFICIENT_FUNDS
     assert sum(account.balance for account in bank.accounts().values()) == 0
+
+
+def test_rule_17_external_stays_a_number_of_64_bits(bank: Bank) -> None:
+    """Its digest and its column would raise on every replica, at every start."""
+    for number in range(5):
+        bank.open((f"rich{number}", BALANCE_MAX))
+        bank.ledger.state_hash()
+    more = decide(3, ("c", BALANCE_MAX), (EXTERNAL, -BALANCE_MAX), kind=Kind.DEPOSIT)
+    assert bank.one(more).reason is Reason.BALANCE_LIMIT
+    opening = prepare(4, ("new", BALANCE_MAX), kind=Kind.CREATION)
+    assert bank.one(opening).reason is Reason.BALANCE_LIMIT
 
 
 def test_rule_17_each_currency_has_its_own_external(bank: Bank) -> None:
