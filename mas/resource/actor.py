@@ -30,7 +30,6 @@ from mas.ledger import (
     Proposal,
     begins,
     decode_chunk,
-    encode,
 )
 from mas.ledger.instructions import Decide, Mark, Prepare
 from mas.ledger.rows import Kept, Loaded
@@ -184,8 +183,7 @@ class AccountService(Actor):
     def _admit(self, peer: int, request: Submit) -> None:
         """Decide before proposing, and only about what begins something (rule 16)."""
         if not self._leadership.leading:
-            if peer:
-                self._reply(peer, self._not_leading(request.request))
+            self._reply(peer, self._not_leading(request.request))
             return
         try:
             chunk = decode_chunk(request.chunk)
@@ -229,9 +227,9 @@ class AccountService(Actor):
             self._turn_away(proposed, Why.OVERLOADED, str(error))
 
     def _submit_own(self, *instructions: Instruction) -> None:
-        """This leader's own instructions take the way of all others; nobody is answered."""
-        chunk = msgspec.Raw(encode(Chunk(b"", 0, instructions)))
-        self.requests.put((0, Submit(0, self.bucket, chunk)))
+        """This leader's own instructions; they end something and have room of their own (rule 16). Nobody is answered."""
+        self._proposals.add(Item.of(Chunk(b"", 0, instructions), OWN))
+        self._propose()
 
     def _turn_away(self, proposed: Proposed, why: Why, detail: str = "", leader: int = 0) -> None:
         for chunk, route in zip(proposed.chunks, proposed.routes, strict=True):
@@ -253,7 +251,7 @@ class AccountService(Actor):
                 case ReadReady():
                     self._on_read_ready(event)
                 case Restored():
-                    await self._on_restored()
+                    await self._on_restored(event)
 
     async def _apply_all(self, entries: tuple[Entry, ...]) -> None:
         """Load what the entries need in one query, then apply them, giving way to others every 10 ms."""
@@ -273,8 +271,7 @@ class AccountService(Actor):
         if waiting and self._leadership.leading:
             Round(waiting, self._ledger.legs, self._propose_again).ask(self._buckets)
         else:
-            for item in waiting:
-                self._reply(item.route.peer, self._not_leading(item.route.request))
+            self._turn_back(waiting)
 
     def _decode(self, entry: Entry) -> Proposal | None:
         if entry.type is not EntryType.NORMAL or not entry.data:
@@ -342,8 +339,7 @@ class AccountService(Actor):
     def _propose_again(self, round_: Round) -> None:
         """The second proposals of rule 15, behind what the anchors' answers settle."""
         if not self._leadership.leading:
-            for item in round_.waiting:
-                self._reply(item.route.peer, self._not_leading(item.route.request))
+            self._turn_back(round_.waiting)
             return
         if settled := round_.settled():
             self._proposals.add(Item.of(Chunk(b"", 0, settled), OWN))
@@ -351,6 +347,15 @@ class AccountService(Actor):
             route = Route(item.route.peer, item.route.request, (item.position,), second=True)
             self._proposals.add(Item.of(Chunk(b"", 0, (round_.again(item),)), route))
         self._propose()
+
+    def _turn_back(self, waiting: list[Waiting]) -> None:
+        """Naming the positions: what else the request brought may be done, and its answer lost on the way."""
+        leader = self._leadership.leader
+        for item in waiting:
+            turned = TurnedAway(
+                item.route.request, Why.NOT_LEADING, positions=(item.position,), leader=leader
+            )
+            self._reply(item.route.peer, turned)
 
     def _after_apply(self) -> None:
         self._propose()
@@ -380,8 +385,12 @@ class AccountService(Actor):
                 self._proposals.add(Item.of(Chunk(b"", 0, (genesis,)), OWN))
                 self._propose()
 
-    async def _on_restored(self) -> None:
-        """A snapshot is in the database: memory starts from there."""
+    async def _on_restored(self, restored: Restored) -> None:
+        """A snapshot is in the database: memory starts from there, and events that waited for it never come."""
+        self._on_leadership(Leadership(restored.term, 0, leading=False))
+        abandoned, self._reads = self._reads, {}
+        for read in (read for reads in abandoned.values() for read in reads):
+            self._reply(read.peer, self._not_leading(read.request.request))
         kept = await self._database.open(self.bucket, writer_mark(self._proposer))
         before = self._flusher
         self._start_from(kept)
@@ -579,10 +588,18 @@ class AccountService(Actor):
         await self._filter_empty.wait()
         self._filter_empty.clear()
         ledger, after = self._ledger, b""
-        while page := await self._database.payment_ids(self.bucket, after, _FILTER_PAGE):
+        while page := await self._payment_ids(after):
             ledger.filter.add_all(page)
             after = page[-1]
         ledger.filter.complete()
+
+    async def _payment_ids(self, after: bytes) -> list[bytes]:
+        while True:
+            try:
+                return await self._database.payment_ids(self.bucket, after, _FILTER_PAGE)
+            except DatabaseUnavailable as error:
+                _log.error("bucket %d's filter waits for records: %s", self.bucket, error)
+                await self._clock.sleep(_RELOAD_SECONDS)
 
 
 def _why(refused: Refused) -> tuple[Why, int]:

@@ -415,6 +415,7 @@ async def test_flushes_go_on_after_a_snapshot_took_the_database_over(world: Worl
         lambda: world.database.row and world.database.row.applied == world.group.index
     )
     world.group.commit_c.put(Restored(world.group.index, 1, ConfState()))
+    world.group.lead(term=2)
     await world.answer(world.submit(world.pay("alice", "bob", 30, "k")))
     await world.until(
         lambda: world.database.row and world.database.row.applied == world.group.index

@@ -1,0 +1,102 @@
+"""Schedules in which answers were lost, overstated or never given, or a fault outside stopped a whole bucket."""
+
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+import pytest_asyncio
+
+from mas.errors import DatabaseUnavailable
+from mas.ledger import Answer, Code
+from mas.multiraft.events import Restored
+from mas.raft import ConfState
+from mas.runtime import Mailbox, Supervisor
+from mas.transaction.messages import TurnedAway, Why
+from tests.resource.test_account_service import World, open_accounts
+
+
+@pytest_asyncio.fixture
+async def world() -> AsyncIterator[World]:
+    world = World()
+    await world.open()
+    async with Supervisor() as supervisor:
+        supervisor.spawn("service", world.service.run())
+        world.group.lead()
+        await world.until(lambda: world.group.entries)  # Genesis
+        yield world
+
+
+@pytest.mark.asyncio
+async def test_only_what_waits_for_an_anchor_is_turned_back_when_leadership_moves(
+    world: World,
+) -> None:
+    """Rule 39: the answer to its neighbour may be lost, and must not become "nothing was done"."""
+    await open_accounts(world, alice=0, bob=10)
+    incoming = world.prepare((("alice", 50),), "in")
+    await world.answer(world.submit(incoming))
+    request = world.submit(world.pay("bob", "alice", 1, "a"), world.pay("alice", "bob", 50, "b"))
+    await world.until(lambda: world.buckets.asked)
+    world.group.lead(term=2, leading=False, leader=3)
+    await world.until(lambda: not world.service._leadership.leading)
+    world.buckets.asked[0][2](0, Answer(Code.NONE))
+    turned = [
+        reply
+        for _, reply in world.replies.all
+        if reply.request == request and isinstance(reply, TurnedAway)
+    ]
+    assert [(each.why, each.positions) for each in turned] == [(Why.NOT_LEADING, (1,))]
+
+
+@pytest.mark.asyncio
+async def test_what_settles_a_leg_has_room_when_requests_have_none(world: World) -> None:
+    """Rule 16: overload must not refuse what ends it, nor stop the bucket."""
+    await open_accounts(world, alice=0)
+    incoming = world.prepare((("alice", 50),), "in")
+    await world.answer(world.submit(incoming))
+    await world.until(lambda: world.buckets.asked)
+    world.service.requests = Mailbox("full", 1)
+    world.service.requests.put((7, None))  # type: ignore[arg-type]  # never drained
+    world.buckets.asked[0][2](0, Answer(Code.COMMITTED, xid=incoming.xid, time=9))
+    await world.until(lambda: incoming.xid not in world.service._ledger.legs)
+
+
+@pytest.mark.asyncio
+async def test_a_snapshot_ends_reads_and_proposals_of_the_leadership_before(world: World) -> None:
+    """The group drops the events that waited behind the snapshot: an end of leadership or a read's index with them."""
+    await open_accounts(world, alice=100, bob=0)
+    await world.until(
+        lambda: world.database.row and world.database.row.applied == world.group.index
+    )
+    world.group.read_indexes_held = True
+    world.group.held = []
+    read = world.read("alice")
+    payment = world.submit(world.pay("alice", "bob", 1, "k"))
+    await world.until(lambda: world.group.reads and world.group.held)
+    world.group.commit_c.put(Restored(world.group.index, 1, ConfState()))
+    answers = [await world.reply(each) for each in (read, payment)]
+    assert [isinstance(each, TurnedAway) and each.why for each in answers] == [
+        Why.NOT_LEADING,
+        Why.UNKNOWN,
+    ]
+
+
+@pytest.mark.asyncio
+async def test_the_filter_waits_for_a_database_that_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rule 24: it stood for the end of the bucket's whole service."""
+    monkeypatch.setattr("mas.resource.actor._RELOAD_SECONDS", 0.001)
+    world = World()
+    await world.open()
+    find, tries = world.database.payment_ids, 0
+
+    async def fail_once(bucket: int, after: bytes, limit: int) -> Sequence[bytes]:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise DatabaseUnavailable("away for the test")
+        return await find(bucket, after, limit)
+
+    monkeypatch.setattr(world.database, "payment_ids", fail_once)
+    async with Supervisor() as supervisor:
+        supervisor.spawn("service", world.service.run())
+        await world.until(lambda: world.service._ledger.filter.is_complete)
