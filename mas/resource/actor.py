@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import msgspec
 
-from mas.errors import DatabaseUnavailable, NotLeading, Overloaded
+from mas.errors import DatabaseUnavailable, InvalidRequest, NotLeading, Overloaded
 from mas.ledger import (
     Answer,
     Ask,
@@ -224,7 +224,8 @@ class AccountService(Actor):
 
     def _propose(self) -> None:
         for proposed, error in self._proposals.send():
-            self._turn_away(proposed, Why.OVERLOADED, str(error))
+            why = Why.INVALID if isinstance(error, InvalidRequest) else Why.OVERLOADED
+            self._turn_away(proposed, why, str(error))
 
     def _submit_own(self, *instructions: Instruction) -> None:
         """This leader's own instructions; they end something and have room of their own (rule 16). Nobody is answered."""
@@ -380,10 +381,12 @@ class AccountService(Actor):
             now = self._clock.monotonic()
             self._resolver.lead(now, self._ledger.legs)
             self._heard = dict.fromkeys(self._ledger.incarnations(), now)
-            if not self._ledger.bucket.buckets:
-                genesis = Genesis(self._settings.cluster, self.bucket, self._settings.buckets)
-                self._proposals.add(Item.of(Chunk(b"", 0, (genesis,)), OWN))
-                self._propose()
+            self._propose_genesis()
+
+    def _propose_genesis(self) -> None:
+        """The first entry of a new bucket (rule 20); a second one changes nothing."""
+        if not self._ledger.bucket.buckets:
+            self._submit_own(Genesis(self._settings.cluster, self.bucket, self._settings.buckets))
 
     async def _on_restored(self, restored: Restored) -> None:
         """A snapshot is in the database: memory starts from there, and events that waited for it never come."""
@@ -558,6 +561,7 @@ class AccountService(Actor):
         await self._clock.sleep(_RESOLVE_SECONDS)
         if not self._leadership.leading:
             return
+        self._propose_genesis()  # where the group had no room for the one at the start
         now = self._clock.monotonic()
         self._resolver.observe(now, self._ledger.legs)
         for anchor, asked in questions(self._resolver.due(now)).items():

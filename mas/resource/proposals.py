@@ -8,7 +8,7 @@ from collections import deque
 
 import msgspec
 
-from mas.errors import Overloaded
+from mas.errors import InvalidRequest, MasError, Overloaded
 from mas.ledger import LEDGER_VERSION, Chunk, Proposal, RawProposal, decode_proposal, encode
 from mas.limits import TURN_BYTES_MAX, TURN_INSTRUCTIONS_MAX
 from mas.resource.ports import Group
@@ -59,9 +59,9 @@ class Proposals:
         self._waiting_bytes += len(item.raw)
         self.instructions += len(item.chunk.instructions)
 
-    def send(self) -> list[tuple[Proposed, Overloaded]]:
+    def send(self) -> list[tuple[Proposed, MasError]]:
         """Propose what waits, as far as there is room on the way; what the group has no room for comes back."""
-        refused: list[tuple[Proposed, Overloaded]] = []
+        refused: list[tuple[Proposed, MasError]] = []
         while self._may_send():
             number = self.next_number()
             items = self._take()
@@ -79,7 +79,7 @@ class Proposals:
             )
             try:
                 self._group.propose(number, data)
-            except Overloaded as error:
+            except (Overloaded, InvalidRequest) as error:
                 self.instructions -= proposed.instructions()
                 refused.append((proposed, error))
             else:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 import pytest_asyncio
 
-from mas.errors import DatabaseUnavailable
+from mas.errors import DatabaseUnavailable, InvalidRequest, Overloaded
 from mas.ledger import Answer, Code
 from mas.multiraft.events import Restored
 from mas.raft import ConfState
@@ -100,3 +100,31 @@ async def test_the_filter_waits_for_a_database_that_is_away(
     async with Supervisor() as supervisor:
         supervisor.spawn("service", world.service.run())
         await world.until(lambda: world.service._ledger.filter.is_complete)
+
+
+@pytest.mark.asyncio
+async def test_what_no_frame_has_room_for_is_turned_away_alone(world: World) -> None:
+    await open_accounts(world, alice=10, bob=0)
+    world.group.refuse = InvalidRequest("too large")
+    turned = await world.reply(world.submit(world.pay("alice", "bob", 1, "a")))
+    assert isinstance(turned, TurnedAway)
+    assert turned.why is Why.INVALID
+    world.group.refuse = None
+    assert (
+        await world.answer(world.submit(world.pay("alice", "bob", 1, "b")))
+    ).code is Code.COMMITTED
+
+
+@pytest.mark.asyncio
+async def test_a_genesis_that_found_no_room_is_proposed_again() -> None:
+    """Rule 20: without it no number has a home."""
+    world = World()
+    await world.open()
+    world.group.refuse = Overloaded("full")
+    async with Supervisor() as supervisor:
+        supervisor.spawn("service", world.service.run())
+        world.group.lead()
+        await world.until(lambda: world.service._leadership.leading)
+        assert not world.group.entries
+        world.group.refuse = None
+        await world.until(lambda: world.service._ledger.bucket.buckets)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 
-from mas.errors import DatabaseUnavailable, Overloaded
+from mas.errors import DatabaseUnavailable, MasError
 from mas.ledger.instructions import Answer, Chunk
 from mas.ledger.rows import BucketRow, Kept, Loaded, WriteSet
 from mas.multiraft.events import CommitEvent, Committed, Leadership, ReadReady, Refused
@@ -19,7 +19,7 @@ class FakeGroup:
         self.commit_c: Mailbox[CommitEvent] = Mailbox("commit_c", 10_000)
         self.error_c: Mailbox[Refused] = Mailbox("error_c", 10_000)
         self.held: list[tuple[int, bytes]] | None = None
-        self.refuse: Overloaded | None = None
+        self.refuse: MasError | None = None
         self.index = 0
         self.term = 1
         self.entries: list[Entry] = []
