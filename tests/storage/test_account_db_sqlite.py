@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from time import perf_counter
 
@@ -125,12 +126,12 @@ async def test_t10_a_database_that_went_back_in_time_is_noticed(tmp_path: Path) 
     database = SqliteAccountDB.connect(path, "test", 1)
     book = everything()
     await flushed(database, book)
-    with sqlite3.connect(path) as old, sqlite3.connect(backup) as copy:
+    with closing(sqlite3.connect(path)) as old, closing(sqlite3.connect(backup)) as copy:
         old.backup(copy)
     book.pay(60)
     assert await database.flush(book.take(), before=1, writer=b"me")
 
-    with sqlite3.connect(backup) as old, sqlite3.connect(path) as now:
+    with closing(sqlite3.connect(backup)) as old, closing(sqlite3.connect(path)) as now:
         old.backup(now)
     copy.close()
     old.close()
@@ -238,7 +239,7 @@ async def test_people_can_read_the_tables(tmp_path: Path) -> None:
     await flushed(database, everything())
     await database.close()
 
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         account = "SELECT currency, balance, held FROM accounts WHERE number = 'alice'"
         assert connection.execute(account).fetchone() == ("USD", 2**62 - 500, 5)
         sums = "SELECT number, sum(amount), count(*) FROM posting GROUP BY number ORDER BY number"
@@ -266,7 +267,7 @@ async def test_anothers_file_is_refused(tmp_path: Path, cluster: str, node: int,
 async def test_another_schema_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mas1.sqlite3"
     await SqliteAccountDB.connect(path, "test", 1).close()
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE identity SET schema = 99")
     connection.close()
     with pytest.raises(DataDirectoryError, match=r"schema 99.*schema 1"):
@@ -275,7 +276,7 @@ async def test_another_schema_is_refused(tmp_path: Path) -> None:
 
 def test_another_programs_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mas1.sqlite3"
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE songs (title TEXT)")
     connection.close()
     with pytest.raises(DataDirectoryError, match="another program"):
