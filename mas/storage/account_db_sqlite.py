@@ -373,18 +373,25 @@ def _connect(path: Path, busy_seconds: float) -> _Connection:
     connection = sqlite3.connect(
         path, timeout=busy_seconds, isolation_level=None, check_same_thread=False
     )
+    try:
+        _set_up(path, connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _set_up(path: Path, connection: _Connection) -> None:
     (journal,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     connection.execute("PRAGMA synchronous = FULL")
     (synchronous,) = connection.execute("PRAGMA synchronous").fetchone()
     if (journal, synchronous) != ("wal", 2):
-        connection.close()
         raise DataDirectoryError(
             f"{path} runs with journal_mode={journal} and synchronous={synchronous}; flushes are durable only with "
             "wal and 2 (FULL). Put it on a local file system, which a WAL needs"
         )
     connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
     connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-    return connection
 
 
 def _create(connection: _Connection) -> None:
