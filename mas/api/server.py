@@ -14,7 +14,7 @@ from mas.limits import MESSAGE_BYTES_MAX
 CONCURRENT_CALLS_MAX = 4_096
 CONCURRENT_STREAMS_PER_CONNECTION_MAX = 1_024
 
-_OPTIONS: tuple[tuple[str, int], ...] = (
+SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     # With gRPC's default a port that is in use is shared silently.
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
@@ -63,7 +63,7 @@ class ApiServer:
         self._tls = tls
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # unknown to the published types
         self._server = grpc.aio.server(
-            options=_OPTIONS, maximum_concurrent_rpcs=CONCURRENT_CALLS_MAX
+            options=SERVER_OPTIONS, maximum_concurrent_rpcs=CONCURRENT_CALLS_MAX
         )
         for service in services:
             service.register(self._server)

@@ -13,7 +13,7 @@ from mas.wire.status import error_from_rpc
 
 T = TypeVar("T")
 
-_OPTIONS: tuple[tuple[str, int], ...] = (
+CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
     # Notice a server that has gone without a word.
@@ -36,9 +36,11 @@ def open_channel(address: str, ca: Path | bytes | None, *, plaintext: bool) -> g
         ConfigError: the file can't be read.
     """
     if plaintext:
-        return grpc.aio.insecure_channel(address, options=_OPTIONS)
+        return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
     roots = _read(ca) if isinstance(ca, Path) else ca
-    return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(roots), options=_OPTIONS)
+    return grpc.aio.secure_channel(
+        address, grpc.ssl_channel_credentials(roots), options=CHANNEL_OPTIONS
+    )
 
 
 async def connected(channel: grpc.aio.Channel, address: str, timeout: float) -> None:

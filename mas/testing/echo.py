@@ -1,4 +1,4 @@
-"""The baseline of the benchmark: a bare grpc.aio unary echo, with TLS and the channel options of MAS's own ports.
+"""The baseline of the benchmark: a bare grpc.aio unary echo, with TLS and the options of MAS's own API.
 
     python -m mas.testing.echo DIRECTORY
 
@@ -11,14 +11,14 @@ from pathlib import Path
 import grpc
 import uvloop
 
-from mas.network.channels import grpc_server_options
+from mas.api.server import SERVER_OPTIONS
 
 METHOD = "/mas.testing.Echo/Echo"
 
 
 async def serve(directory: Path) -> None:
     """Echo bytes until cancelled."""
-    server = grpc.aio.server(options=grpc_server_options())
+    server = grpc.aio.server(options=SERVER_OPTIONS)
     handler = grpc.method_handlers_generic_handler(
         "mas.testing.Echo", {"Echo": grpc.unary_unary_rpc_method_handler(_echo)}
     )

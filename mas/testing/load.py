@@ -19,7 +19,7 @@ import msgspec
 import uvloop
 
 from mas.client import Client
-from mas.network.channels import grpc_channel_options
+from mas.client.channel import CHANNEL_OPTIONS
 from mas.runtime import Supervisor, SystemClock, SystemDice
 from mas.testing.echo import METHOD
 from mas.transaction.outcome import Status
@@ -230,8 +230,9 @@ async def run(job: Job) -> Result:
         return await _client(load)
     ca = await asyncio.to_thread(Path(job.ca).read_bytes)
     credentials = grpc.ssl_channel_credentials(ca)
-    options = grpc_channel_options()
-    async with grpc.aio.secure_channel(job.address, credentials, options=options) as channel:
+    async with grpc.aio.secure_channel(
+        job.address, credentials, options=CHANNEL_OPTIONS
+    ) as channel:
         by_kind = {"echo": _echo, "unary": _unary, "stream": _stream}
         return await by_kind[job.kind](load, channel)
 

@@ -11,7 +11,7 @@ import pytest
 from cryptography import x509
 
 from mas.errors import ConfigError
-from mas.network.channels import Channel, grpc_channel_options, grpc_server_options
+from mas.network.channels import Channel
 from mas.network.handshake import Identity
 from mas.network.tls import (
     TlsFiles,
@@ -136,15 +136,13 @@ async def test_peers_meet_over_mutual_tls_and_only_with_a_certificate(
 
 @pytest.mark.asyncio
 async def test_grpc_takes_the_credentials_and_the_options(files: TlsFiles) -> None:
-    server = grpc.aio.server(options=grpc_server_options())
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     port = server.add_secure_port("localhost:0", grpc_server_credentials(files, mutual=True))
     await server.start()
     credentials = grpc_channel_credentials(files, mutual=True)
-    async with grpc.aio.secure_channel(
-        f"localhost:{port}", credentials, grpc_channel_options()
-    ) as channel:
+    async with grpc.aio.secure_channel(f"localhost:{port}", credentials) as channel:
         await channel.channel_ready()
-        occupied = grpc.aio.server(options=grpc_server_options())
+        occupied = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         with pytest.raises(RuntimeError):
             occupied.add_secure_port(f"localhost:{port}", grpc_server_credentials(files))
     await server.stop(None)
