@@ -12,12 +12,12 @@ don't wait for those that have.
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import msgspec
 
-from mas.errors import NetworkError
+from mas.errors import NetworkError, Unavailable
 from mas.multiraft.clocks import PeerClocks
 from mas.multiraft.config import HostConfig
 from mas.multiraft.frames import Outbox, decode_frame
@@ -29,7 +29,7 @@ from mas.multiraft.snapshot_receiver import SnapshotReceiver, finish_installs, s
 from mas.multiraft.snapshot_sender import SnapshotSender
 from mas.multiraft.snapshots import Done, Gone, Offer, Piece, Pull, Request, decode_message
 from mas.multiraft.writer import LogWriter
-from mas.raft import ConfState, MessageType, Ready
+from mas.raft import ConfState, HardState, MessageType, Ready
 from mas.runtime import Actor, Clock, Dice, Mailbox, Supervisor
 
 _log = logging.getLogger(__name__)
@@ -88,6 +88,7 @@ class RaftHost(Actor):
         self._ticks = 0
         self._groups: dict[int, RaftGroup] = {}
         self._busy: dict[int, RaftGroup] = {}
+        self._members_handlers: list[Callable[[RaftGroup], None]] = []
         self._outbox = Outbox(peers)
         self._writer = LogWriter(log, log_thread)
         self._sender = SnapshotSender(
@@ -103,6 +104,7 @@ class RaftHost(Actor):
             clocks=self._clocks,
             wake=self._mark,
             newest_snapshot=self._sender.newest,
+            members_changed=self._tell_members,
         )
 
     # -- the start -----------------------------------------------------------------------------
@@ -122,11 +124,12 @@ class RaftHost(Actor):
     def add_group(
         self, group_id: int, voters: Sequence[int], *, applied: int = 0, applied_term: int = 0
     ) -> RaftGroup:
-        """Take part in a group, before `run`.
+        """Take part in a group.
 
         `voters` are those that the group began with, on a node that joins later too: its log tells of
         the changes since. `applied` is what the AccountDB holds, and `applied_term` the term of that entry (rule 27).
-        Writes to the log, and blocks for it.
+        Writes to the log, where the group is new or a snapshot's installation is to be finished, and blocks for it:
+        while the host runs `create_group` comes first.
 
         Raises:
             LostLog: the database is ahead of the log.
@@ -142,16 +145,69 @@ class RaftHost(Actor):
         check_database(group_id, storage, applied, applied_term)
         group = RaftGroup(group_id, storage, read_members(storage, applied), applied, self._world)
         self._groups[group_id] = group
+        self._tell_members(group)
         self._mark(group)
         return group
 
     def _create(self, group_id: int, voters: Sequence[int]) -> None:
-        assert voters, f"bucket {group_id} began with nobody"
         batch = self._log.batch()
-        batch.create(group_id, ConfState(voters=tuple(sorted(voters))))
+        batch.create(group_id, _first_members(group_id, voters))
         batch.commit(sync=True)
 
+    # -- groups that come and go ---------------------------------------------------------------
+
+    async def create_group(self, group_id: int, voters: Sequence[int], *, applied: int) -> None:
+        """Before an `add_group` while the host runs: what that would write to the log itself, and block for."""
+        if group_id not in self._log.groups() and not applied:
+            conf_state = _first_members(group_id, voters)
+            await self._writer.write(lambda: self._writer.batch.create(group_id, conf_state))
+
+    def leave_group(self, group_id: int) -> None:
+        """Take part in a group no more: whatever it has under way is dropped, and nothing more is said for it.
+
+        Raises:
+            Unavailable: a snapshot is being installed: try again.
+        """
+        if self._receiver.is_installing(group_id):
+            raise Unavailable(f"bucket {group_id}: a snapshot is being installed, try again")
+        self._groups.pop(group_id, None)
+        self._busy.pop(group_id, None)
+        self._receiver.forget(group_id)
+        self._sender.forget(group_id)
+
+    async def erase_group(self, group_id: int, voters: Sequence[int]) -> None:
+        """Forget the log of a group that this node has left, be it damaged, but its term and vote.
+
+        Should the node become a member again, its log begins anew, and what it has promised in votes still holds:
+        so its id needn't be another. What it has acknowledged doesn't count any more once its removal is
+        committed, which must be so before this is called, as must be the AccountDB's loss of the bucket's rows: a
+        database ahead of its log would be a lost log.
+
+        Raises:
+            CorruptData: term and vote can't be read: this node can't hold the group again under its id.
+        """
+        assert group_id not in self._groups, f"group {group_id} hasn't left"
+        await self._writer.write(lambda: None)  # what was in flight is in the log now
+        hard_state = self._log.hard_state(group_id)
+        conf_state = _first_members(group_id, voters)
+
+        def erase() -> None:
+            batch = self._writer.batch
+            batch.drop(group_id)
+            batch.create(group_id, conf_state)
+            batch.set_hard_state(group_id, HardState(hard_state.term, hard_state.vote))
+
+        await self._writer.write(erase)
+
+    def receiving(self, group_id: int) -> tuple[int, int] | None:
+        """Bytes that have come of a snapshot on its way here, and its size; None where there is none."""
+        return self._receiver.progress(group_id)
+
     # -- doors, called on the loop -------------------------------------------------------------
+
+    def on_members(self, handler: Callable[[RaftGroup], None]) -> None:
+        """Have `handler(group)` called when a group comes, and whenever its `members` have changed."""
+        self._members_handlers.append(handler)
 
     def on_frame(self, peer: int, payload: bytes) -> None:
         """A frame of the RAFT channel. Where too much waits it is dropped: Raft sends again."""
@@ -320,6 +376,8 @@ class RaftHost(Actor):
 
     def _finish(self, group: RaftGroup, ready: Ready, *, sent_appends: bool) -> None:
         """What had to be durable is: everything else may be said, and done."""
+        if self._groups.get(group.id) is not group:
+            return  # it has left meanwhile
         for message in ready.messages:
             if message.type is MessageType.SNAPSHOT:
                 self._sender.offer(group.id, message.to)
@@ -329,12 +387,19 @@ class RaftHost(Actor):
 
     def _send(self, *, with_riders: bool) -> None:
         for group_id, message in self._outbox.send(self._clock.now_us(), with_riders=with_riders):
-            if message.type is MessageType.APPEND:
-                self._groups[group_id].report_unreachable(message.to)
+            group = self._groups.get(group_id)
+            if message.type is MessageType.APPEND and group is not None:
+                group.report_unreachable(message.to)
 
     # -- small things --------------------------------------------------------------------------
 
+    def _tell_members(self, group: RaftGroup) -> None:
+        for handler in self._members_handlers:
+            handler(group)
+
     def _mark(self, group: RaftGroup) -> None:
+        if self._groups.get(group.id) is not group:
+            return  # it has left
         self._busy[group.id] = group
         self._wake.set()
 
@@ -344,3 +409,8 @@ class RaftHost(Actor):
     def _drop_frame(self, peer: int, error: NetworkError) -> None:
         self._frames_dropped += 1
         _log.warning("from node %d: %s; dropped", peer, error)
+
+
+def _first_members(group_id: int, voters: Sequence[int]) -> ConfState:
+    assert voters, f"bucket {group_id} began with nobody"
+    return ConfState(voters=tuple(sorted(voters)))

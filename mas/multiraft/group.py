@@ -28,6 +28,7 @@ from mas.multiraft.group_log import GroupLog
 from mas.multiraft.members import Members
 from mas.raft import (
     ConfChange,
+    ConfChangeSingle,
     ConfChangeType,
     Config,
     ConfigError,
@@ -38,6 +39,7 @@ from mas.raft import (
     Message,
     MessageType,
     NotLeader,
+    ProgressState,
     ProposalDropped,
     RaftError,
     RawNode,
@@ -46,7 +48,9 @@ from mas.raft import (
     Snapshot,
     Status,
     Storage,
+    confchange,
 )
+from mas.raft.quorum import VoteResult, joint_vote
 from mas.runtime import Clock, Dice, Mailbox
 
 _log = logging.getLogger(__name__)
@@ -96,6 +100,8 @@ class World(msgspec.Struct, frozen=True):
     wake: Callable[["RaftGroup"], None]
     """The group has something to do."""
     newest_snapshot: Callable[[int], Snapshot | None]
+    members_changed: Callable[["RaftGroup"], None]
+    """`members` has another newest membership."""
 
 
 def _isolates(
@@ -150,6 +156,7 @@ class RaftGroup:
         self.delivery.paused = self.behind
         self.members = members
         self._announced = Leadership(0, 0, leading=False)
+        self._committed_a_tick_ago = start
         self._start_core(start)
 
     def _start_core(self, applied: int) -> None:
@@ -228,7 +235,8 @@ class RaftGroup:
 
         Raises:
             NotLeading: ask the leader.
-            Unavailable: another change is on its way, this one doesn't fit, or leadership moves first.
+            Unavailable: another change is on its way, this one doesn't fit, would leave the group without
+                a quorum that answers, or leadership moves first.
         """
         removed = [one.node_id for one in change.changes if one.type is not ConfChangeType.ADD_NODE]
         try:
@@ -238,11 +246,49 @@ class RaftGroup:
                     f"node {self._world.config.node} leads bucket {self.id} and is to be removed: "
                     "leadership moves to another node first, ask again there"
                 )
+            self._check_quorum_after(change)
             self._core.propose_conf_change(change)
         except NotLeader as error:
             raise NotLeading(str(error), error.leader) from error
         except ProposalDropped as error:
             raise Unavailable(str(error)) from error
+        self._world.wake(self)
+
+    def _check_quorum_after(self, change: ConfChange) -> None:
+        """A change that is committed by nodes that then are too few to go on can't be taken back."""
+        status = self._core.status()
+        if status.role is not Role.LEADER:
+            return
+        try:
+            after = confchange.apply(status.conf_state, change)
+        except ConfigError:
+            return  # the core says it better
+        alive = {
+            node: True
+            for node, one in status.progress.items()
+            if one.recent_active or node == status.id
+        }
+        if joint_vote(after.voters, after.voters_outgoing, alive) is not VoteResult.WON:
+            raise Unavailable(
+                f"bucket {self.id} would have the voters {list(after.voters)}, of which only "
+                f"{[node for node in after.voters if node in alive]} answer: bring the others back first"
+            )
+
+    def transfer_leader(self, node: int) -> None:
+        """Begin to hand leadership to this voter; `status` shows when it leads, or that it didn't come to it.
+
+        Raises:
+            NotLeading: ask the leader.
+            Unavailable: the node isn't a voter of the group.
+        """
+        if node not in self.members.newest.voters:
+            raise Unavailable(
+                f"node {node} is no voter of bucket {self.id}, whose voters are {list(self.members.newest.voters)}"
+            )
+        try:
+            self._core.transfer_leader(node)
+        except NotLeader as error:
+            raise NotLeading(str(error), error.leader) from error
         self._world.wake(self)
 
     def hand_over(self) -> None:
@@ -273,8 +319,36 @@ class RaftGroup:
         """So much time has passed."""
         for _ in range(count):
             self._core.tick()
-        if self.behind and self.role is Role.LEADER:
-            self.hand_over()  # without its state it can serve nobody
+        if self.role is Role.LEADER:
+            if self.behind:
+                self.hand_over()  # without its state it can serve nobody
+            self._promote_learner()
+        self._committed_a_tick_ago = self.delivery.committed
+
+    def _promote_learner(self) -> None:
+        """Whoever leads makes a voter of a learner that holds all that was committed a tick ago (dissertation, 4.2.1).
+
+        So a replica that was added becomes a voter whatever dies meanwhile, he who asked for it included.
+        """
+        learners = self.members.newest.learners
+        if not learners:
+            return
+        progress = self._core.status().progress
+        for node in learners:
+            one = progress.get(node)
+            if (
+                one is not None
+                and one.state is ProgressState.REPLICATE
+                and one.recent_active
+                and one.match >= self._committed_a_tick_ago
+            ):
+                change = ConfChange((ConfChangeSingle(ConfChangeType.ADD_NODE, node),))
+                try:
+                    self._core.propose_conf_change(change)
+                except ProposalDropped:
+                    return  # another change is on its way, or leadership: the next tick looks again
+                _log.info("bucket %d: node %d has caught up and becomes a voter", self.id, node)
+                return
 
     @_isolates
     def campaign(self) -> None:
@@ -373,6 +447,8 @@ class RaftGroup:
         self._refuse_rounds()
         self._start_core(restored.index)
         self.delivery.restart(restored)
+        self._committed_a_tick_ago = restored.index
+        self._world.members_changed(self)
         self._announce()
 
     def isolate(self, error: BaseException) -> None:
@@ -425,6 +501,7 @@ class RaftGroup:
             _log.warning("bucket %d: entry %d changes nothing: %s", self.id, entry.index, error)
         else:
             self.members.changed(entry.index, conf_state)
+            self._world.members_changed(self)
 
     def _announce(self) -> None:
         """Say who leads, where it has changed; `leading` behind the first entry of the leader's own term."""

@@ -18,6 +18,11 @@ class Members:
         """As of the last change."""
         return self._history[-1][1]
 
+    @property
+    def changed_at(self) -> int:
+        """The index of the last change; where there was none, of where the log begins."""
+        return self._history[-1][0]
+
     def changed(self, index: int, conf_state: ConfState) -> None:
         """The entry at `index` has made the membership this."""
         assert index > self._history[-1][0]

@@ -121,6 +121,22 @@ class SnapshotReceiver:
                 self._asked[group.id] = now, turn + 1
                 self._request(group, turn)
 
+    def progress(self, group_id: int) -> tuple[int, int] | None:
+        """Bytes that have come, and the file's size; None where nothing is on its way."""
+        transfer = self._transfers.get(group_id)
+        return None if transfer is None else (transfer.written, transfer.offer.file.size)
+
+    def is_installing(self, group_id: int) -> bool:
+        """Whether a file is complete, and on its way into database and log."""
+        transfer = self._transfers.get(group_id)
+        return transfer is not None and transfer.is_complete
+
+    def forget(self, group_id: int) -> None:
+        """The group leaves this node."""
+        self._asked.pop(group_id, None)
+        if self._transfers.pop(group_id, None) is not None:
+            self._path(group_id).unlink(missing_ok=True)
+
     async def run(self) -> None:
         """Write the pieces that come."""
         while True:
@@ -239,13 +255,13 @@ class SnapshotReceiver:
         metadata = offer.metadata
         _log.info("bucket %d: installing a snapshot of index %d", group.id, metadata.index)
         note = encode_note(Note(metadata))
-        await self._write(lambda: self._writer.batch.set_note(group.id, note))
+        await self._writer.write(lambda: self._writer.batch.set_note(group.id, note))
         failpoint("snapshot.noted")
         await self._install_rows(group.id)
         failpoint("snapshot.installed")
         group.is_frozen = True
-        await self._write(lambda: None)  # what was in flight is finished now
-        await self._write(lambda: _restore_log(self._writer.batch, group.id, metadata))
+        await self._writer.write(lambda: None)  # what was in flight is finished now
+        await self._writer.write(lambda: _restore_log(self._writer.batch, group.id, metadata))
         failpoint("snapshot.restored")
         members = Members(metadata.index, metadata.conf_state)
         group.restart(members, Restored(metadata.index, metadata.term, metadata.conf_state))
@@ -257,18 +273,6 @@ class SnapshotReceiver:
                 return
             except DatabaseUnavailable as error:
                 await self._wait(group_id, error)
-
-    async def _write(self, fill: Callable[[], None]) -> None:
-        """Return once what `fill` has put into the batch, and all before it, is durable."""
-        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def finish() -> None:
-            if not written.done():
-                written.set_result(None)
-
-        fill()
-        self._writer.submit(finish, sync=True)
-        await written
 
     async def _wait(self, group_id: int, error: DatabaseUnavailable) -> None:
         _log.error("bucket %d: a snapshot waits for the database: %s", group_id, error)

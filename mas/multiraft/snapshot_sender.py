@@ -136,6 +136,15 @@ class SnapshotSender:
                 self._replaced.remove(file)
                 file.path.unlink(missing_ok=True)
 
+    def forget(self, group_id: int) -> None:
+        """The group leaves this node."""
+        for offered in [key for key in self._offers if key[0] == group_id]:
+            del self._offers[offered]
+        self._requests.pop(group_id, None)
+        file = self._files.pop(group_id, None)
+        if file is not None:
+            self._replaced.append(file)
+
     async def run(self) -> None:
         """Serve pulls."""
         while True:
@@ -167,6 +176,9 @@ class SnapshotSender:
             return
         finally:
             del self._exporting[group.id]
+        if self._groups.get(group.id) is not group:  # it has left meanwhile
+            path.unlink(missing_ok=True)
+            return
         # The log knows the membership at every index; the database need not.
         metadata = msgspec.structs.replace(metadata, conf_state=group.members.at(metadata.index))
         name = f"{self._config.node}-{metadata.index}-{metadata.term}-{digest.hex()}"

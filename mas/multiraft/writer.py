@@ -34,6 +34,18 @@ class LogWriter:
             self._finishers.append(finish)
         self._begun.set()
 
+    async def write(self, fill: Callable[[], None]) -> None:
+        """Return once what `fill` has put into the batch, and all before it, is durable."""
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def finish() -> None:
+            if not written.done():
+                written.set_result(None)
+
+        fill()
+        self.submit(finish, sync=True)
+        await written
+
     async def run(self) -> None:
         """Write batch after batch.
 

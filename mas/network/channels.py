@@ -13,3 +13,5 @@ class Channel(IntEnum):
     """Their replies, back to whoever asked."""
     SNAPSHOT = 4
     LOCKS = 5
+    ROSTER = 6
+    """What nodes tell each other of the cluster's members."""

@@ -9,6 +9,9 @@ A proof is an HMAC over everything that both have said, nonces included, under a
 twice, reflected, or carried to another connection, cluster or node. The secret itself never travels. What both end
 with are the connection's *numbers*, one a direction, which neither chose alone and with which its frames are sealed.
 
+Each side also names its *store*, drawn once for its data directory: a node that comes back under its id with another has
+lost what it promised, and whoever knew it refuses it.
+
 Nothing here waits or knows a socket: bytes in, bytes out.
 """
 
@@ -35,6 +38,7 @@ class Refusal(StrEnum):
     UNKNOWN_ID = "unknown-id"
     OWN_ID = "own-id"
     WRONG_NODE = "wrong-node"
+    WIPED = "wiped"
     MALFORMED = "malformed"
 
 
@@ -44,6 +48,8 @@ class Identity(msgspec.Struct, frozen=True):
     cluster: str
     node: int
     secret: bytes
+    store: bytes = b""
+    """Names its data directory, for as long as that lasts."""
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -54,6 +60,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
     node: int
     to: int
     nonce: bytes
+    store: bytes = b""
 
 
 class Challenge(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -61,6 +68,7 @@ class Challenge(msgspec.Struct, frozen=True, array_like=True, tag=2):
 
     nonce: bytes
     proof: bytes
+    store: bytes = b""
 
 
 class Proof(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -83,6 +91,14 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag=5):
 Message = Hello | Challenge | Proof | Welcome | Refused
 T = TypeVar("T", Hello, Challenge, Proof, Welcome)
 
+Recognise = Callable[[int, bytes], None]
+"""Takes a node that has proved itself, and its store; raises `PeerRefused` where that isn't the one known."""
+
+
+def recognise_all(_node: int, _store: bytes) -> None:
+    """Any store will do."""
+
+
 encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Message).decode
 _decode_fields = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
@@ -92,10 +108,15 @@ _decode_int = msgspec.msgpack.Decoder(int).decode
 class Dialler:
     """The side that opens the connection. Its methods raise `PeerRefused`."""
 
-    def __init__(self, identity: Identity, peer: int, nonce: bytes) -> None:
+    def __init__(
+        self, identity: Identity, peer: int, nonce: bytes, recognise: Recognise = recognise_all
+    ) -> None:
         assert len(nonce) == NONCE_BYTES
         self._identity = identity
-        self._hello = Hello(PROTOCOL_VERSION, identity.cluster, identity.node, peer, nonce)
+        self._recognise = recognise
+        self._hello = Hello(
+            PROTOCOL_VERSION, identity.cluster, identity.node, peer, nonce, identity.store
+        )
         self._seal: _Seal | None = None
 
     def hello(self) -> bytes:
@@ -105,12 +126,13 @@ class Dialler:
     def on_challenge(self, data: bytes) -> bytes:
         """Check the listener's proof; this side's own is the answer."""
         challenge = _expect(Challenge, data)
-        self._seal = _Seal(self._identity.secret, self._hello, challenge.nonce)
+        self._seal = _Seal(self._identity.secret, self._hello, challenge.nonce, challenge.store)
         if not hmac.compare_digest(challenge.proof, self._seal.proof("listener")):
             raise PeerRefused(
                 f"node {self._hello.to} has another cluster secret: give all nodes the same",
                 Refusal.SECRET,
             )
+        self._recognise(self._hello.to, challenge.store)
         return encode(Proof(self._seal.proof("dialler")))
 
     def on_welcome(self, data: bytes) -> tuple[int, int]:
@@ -123,12 +145,20 @@ class Dialler:
 class Listener:
     """The side that was called. Its methods raise `PeerRefused`; `refusal` then tells the dialler."""
 
-    def __init__(self, identity: Identity, knows: Callable[[int], bool], nonce: bytes) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        knows: Callable[[int], bool],
+        nonce: bytes,
+        recognise: Recognise = recognise_all,
+    ) -> None:
         assert len(nonce) == NONCE_BYTES
         self._identity = identity
+        self._recognise = recognise
         self._knows = knows
         self._nonce = nonce
         self._seal: _Seal | None = None
+        self._store = b""
         self.peer = 0
         """Who says that it calls; true once `on_proof` has returned."""
 
@@ -138,8 +168,10 @@ class Listener:
         hello = _expect(Hello, data)
         self.peer = hello.node
         self._check(hello)
-        self._seal = _Seal(self._identity.secret, hello, self._nonce)
-        return encode(Challenge(self._nonce, self._seal.proof("listener")))
+        self._store = hello.store
+        mine = self._identity
+        self._seal = _Seal(mine.secret, hello, self._nonce, mine.store)
+        return encode(Challenge(self._nonce, self._seal.proof("listener"), mine.store))
 
     def on_proof(self, data: bytes) -> bytes:
         """Check the dialler's proof; the answer lets it in."""
@@ -150,6 +182,7 @@ class Listener:
                 f"a caller that says it is node {self.peer} has another cluster secret",
                 Refusal.SECRET,
             )
+        self._recognise(self.peer, self._store)
         return encode(Welcome())
 
     def numbers(self) -> tuple[int, int]:
@@ -190,9 +223,10 @@ def refusal(error: PeerRefused) -> bytes:
 class _Seal:
     """What both sides can compute, and nobody without the secret."""
 
-    def __init__(self, secret: bytes, hello: Hello, nonce: bytes) -> None:
+    def __init__(self, secret: bytes, hello: Hello, nonce: bytes, store: bytes) -> None:
+        """`nonce` and `store` are the listener's."""
         self._secret = secret
-        self._transcript = encode((hello, nonce))
+        self._transcript = encode((hello, nonce, store))
 
     def proof(self, side: str) -> bytes:
         return hmac.digest(self._secret, b"mas " + side.encode() + self._transcript, hashlib.sha256)

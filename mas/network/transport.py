@@ -123,6 +123,7 @@ class PeerTransport(Actor):
         server_tls: ssl.SSLContext | None = None,
         client_tls: ssl.SSLContext | None = None,
         settings: TransportSettings | None = None,
+        recognise: handshake.Recognise = handshake.recognise_all,
     ) -> None:
         self.node = identity.node
         self._identity = identity
@@ -133,6 +134,7 @@ class PeerTransport(Actor):
         self._server_tls = server_tls
         self._client_tls = client_tls
         self._settings = settings or TransportSettings()
+        self._recognise = recognise
 
         self._peers: dict[int, _Peer] = {}
         self._frame_handlers: dict[int, FrameHandler] = {}
@@ -364,7 +366,7 @@ class PeerTransport(Actor):
             compress=0,
         )
         try:
-            dialler = handshake.Dialler(self._identity, peer.node, self._nonce())
+            dialler = handshake.Dialler(self._identity, peer.node, self._nonce(), self._recognise)
             await socket.send_bytes(dialler.hello())
             await socket.send_bytes(dialler.on_challenge(await _receive(socket)))
             numbers = dialler.on_welcome(await _receive(socket))
@@ -416,7 +418,9 @@ class PeerTransport(Actor):
             await asyncio.wait([task])
 
     async def _accept(self, socket: web.WebSocketResponse) -> Connection | None:
-        listener = handshake.Listener(self._identity, self._peers.__contains__, self._nonce())
+        listener = handshake.Listener(
+            self._identity, self._peers.__contains__, self._nonce(), self._recognise
+        )
         self._strangers += 1
         try:
             async with asyncio.timeout(self._settings.connect):
