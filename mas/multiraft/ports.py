@@ -45,6 +45,12 @@ class LogBatch(Protocol):
     def set_note(self, group: int, note: bytes | None) -> None:
         """A snapshot being installed (rule 28)."""
 
+    def drop(self, group: int) -> None:
+        """Forget the group, a damaged one too: it leaves this node, or is created anew, perhaps in the same batch.
+
+        Whoever drops a group that takes part again has to set the hard state that it had: it promised by it.
+        """
+
     def commit(self, *, sync: bool) -> None:
         """Write it all at once. Blocks; runs in the log's own thread. After it returns with `sync`, it is durable.
 
@@ -55,10 +61,22 @@ class LogBatch(Protocol):
 class RaftLog(Protocol):
     """The log of all groups of a node."""
 
-    def groups(self) -> list[int]: ...
+    def groups(self) -> list[int]:
+        """The groups that this node holds, ascending; those with a damaged log too."""
 
     def storage(self, group: int) -> Storage:
-        """What the core reads. Sees a batch's writes once `commit` has been called on the loop's side (see `LogBatch`)."""
+        """What the core reads. Sees a batch's writes once `commit` has been called on the loop's side (see `LogBatch`).
+
+        To be asked for again once the group has been dropped. Raises `CorruptData`: this group's log is damaged; the
+        others can go on.
+        """
+
+    def hard_state(self, group: int) -> HardState:
+        """Term, vote and commit, also where the rest of the group's log is damaged: a rebuilt replica keeps them.
+
+        Raises `CorruptData` where this very record is damaged: what the node has promised is lost, and only another
+        node, with an id of its own, can take its place.
+        """
 
     def note(self, group: int) -> bytes | None: ...
 

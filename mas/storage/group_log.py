@@ -6,7 +6,7 @@ behind it, never a mix, and no lock is taken.
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 import msgspec
 from msgspec.structs import replace
@@ -289,7 +289,7 @@ class ChangeBatch(ABC):
         self.changes.append((group, SetNote(note)))
 
     def drop(self, group: int) -> None:
-        """Forget the group: it leaves this node, or its replica is built anew."""
+        """Forget the group, a damaged one too: it leaves this node, or its replica is built anew."""
         self.changes.append((group, Drop()))
 
     @abstractmethod
@@ -308,6 +308,12 @@ def change_groups(groups: dict[int, GroupLog], changes: list[tuple[int, Change]]
                 groups.pop(group, None)
             case _:
                 groups[group] = groups[group].change(change)
+
+
+def check_drops(changes: list[tuple[int, Change]], damaged: Container[int]) -> None:
+    """A damaged group can only be dropped: whatever else is done to it comes behind that."""
+    for group, change in dict(reversed(changes)).items():
+        assert group not in damaged or isinstance(change, Drop), f"group {group} is damaged"
 
 
 def _with_terms(

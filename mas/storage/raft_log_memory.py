@@ -1,10 +1,25 @@
 """A raft log in memory with a disk's faults, for the simulator: what isn't synced can be lost, and a sync can fail."""
 
-from mas.errors import StorageError
-from mas.raft import Entry, Storage
-from mas.storage.group_log import Change, ChangeBatch, GroupLog, GroupStorage, change_groups
+import msgspec
 
-_Groups = dict[int, GroupLog]
+from mas.errors import CorruptData, StorageError
+from mas.raft import Entry, HardState, Storage
+from mas.storage.group_log import (
+    Change,
+    ChangeBatch,
+    GroupLog,
+    GroupStorage,
+    change_groups,
+    check_drops,
+)
+
+
+class _Disk(msgspec.Struct, frozen=True):
+    """What stands on the disk after a commit."""
+
+    groups: dict[int, GroupLog]
+    damaged: dict[int, HardState | None]
+    """Groups whose entries can't be read, and what is left of them: the hard state, if that."""
 
 
 class MemoryRaftLog:
@@ -14,25 +29,33 @@ class MemoryRaftLog:
     """
 
     def __init__(self) -> None:
-        self._groups: _Groups = {}
-        self._durable: _Groups = {}
-        self._unsynced: list[_Groups] = []
+        self._disk = self._durable = _Disk({}, {})
+        self._unsynced: list[_Disk] = []
         """The state after each commit since the last synced one, oldest first."""
         self._fail_next_sync = False
         self._failed = False
 
     def groups(self) -> list[int]:
-        """The groups that this node holds, ascending."""
-        return sorted(self._groups)
+        """The groups that this node holds, ascending; the damaged ones too."""
+        return sorted([*self._disk.groups, *self._disk.damaged])
 
     def storage(self, group: int) -> Storage:
-        """What the core reads: the state after the last commit."""
-        assert group in self._groups, f"no group {group}"
-        return GroupStorage(lambda: self._groups[group], _nothing_below_tail)
+        """What the core reads: the state after the last commit. Raises `CorruptData`."""
+        self._view(group)
+        return GroupStorage(lambda: self._view(group), _nothing_below_tail)
+
+    def hard_state(self, group: int) -> HardState:
+        """Term, vote and commit. Raises `CorruptData` where they are damaged too."""
+        if group not in self._disk.damaged:
+            return self._view(group).hard_state
+        hard_state = self._disk.damaged[group]
+        if hard_state is None:
+            raise CorruptData(f"the hard state of bucket {group} is damaged (injected)")
+        return hard_state
 
     def note(self, group: int) -> bytes | None:
-        """The snapshot being installed (rule 28)."""
-        return self._groups[group].note
+        """The snapshot being installed (rule 28). Raises `CorruptData`."""
+        return self._view(group).note
 
     def batch(self) -> "MemoryBatch":
         """Writes to come."""
@@ -45,7 +68,7 @@ class MemoryRaftLog:
         """The power fails: unsynced commits are lost, but for the first `survivors`, which had reached the disk."""
         if survivors and self._unsynced:
             self._durable = self._unsynced[min(survivors, len(self._unsynced)) - 1]
-        self._groups = self._durable
+        self._disk = self._durable
         self._unsynced = []
         self._fail_next_sync = self._failed = False
 
@@ -58,16 +81,34 @@ class MemoryRaftLog:
         """Let the next synced commit fail: nobody knows what of it is on the disk."""
         self._fail_next_sync = True
 
+    def damage(self, group: int, *, hard_state: bool = False) -> None:
+        """Let what was synced of this group be damaged, behind a crash: its entries, or its hard state too."""
+        assert not self._unsynced, "a node finds damage when it starts"
+        groups = dict(self._disk.groups)
+        left = groups.pop(group).hard_state
+        damaged = {**self._disk.damaged, group: None if hard_state else left}
+        self._disk = self._durable = _Disk(groups, damaged)
+
     def write(self, changes: list[tuple[int, Change]], *, sync: bool) -> None:
         """A batch's commit."""
         if self._failed:
             raise StorageError("the log failed before: the process must stop")
-        groups = dict(self._groups)
+        groups = dict(self._disk.groups)
+        check_drops(changes, self._disk.damaged)
         change_groups(groups, changes)
-        self._unsynced.append(groups)
+        changed = {group for group, _ in changes}
+        damaged = {g: left for g, left in self._disk.damaged.items() if g not in changed}
+        disk = _Disk(groups, damaged)
+        self._unsynced.append(disk)
         if sync:
             self._sync()
-        self._groups = groups
+        self._disk = disk
+
+    def _view(self, group: int) -> GroupLog:
+        if group in self._disk.damaged:
+            raise CorruptData(f"the raft log of bucket {group} is damaged (injected)")
+        assert group in self._disk.groups, f"no group {group}"
+        return self._disk.groups[group]
 
     def _sync(self) -> None:
         if self._fail_next_sync:

@@ -34,12 +34,19 @@ from mas.storage.group_log import (
     SetConfState,
     SetHardState,
     SetNote,
+    check_drops,
 )
 from mas.storage.rocksdb import open_database, seal, storage_error, unseal
 
 TAIL_BYTES_MAX = 4 * 1024 * 1024
 """Data of the entries that one group keeps in memory."""
 TAIL_ENTRIES_MAX = 2_048
+
+REPLACE_NODE = (
+    "remove this node from its buckets with `mas admin replica remove`, and have a new node join in its place, with "
+    "an empty data directory and another id"
+)
+"""What to do where a node has lost what it promised: its id is spent."""
 
 _KEY = Struct(">QBQ")
 _START, _HARD_STATE, _CONF_STATE, _NOTE, _ENTRY = range(1, 6)
@@ -73,7 +80,9 @@ class RocksRaftLog:
             DataDirectoryError: it can't be written, another process uses it, or it belongs to another cluster or node.
             CorruptData: RocksDB found damage that isn't a torn tail.
         """
-        database = open_database(path, kind="raft log", cluster=cluster, node=node)
+        database = open_database(
+            path, kind="raft log", cluster=cluster, node=node, remedy=REPLACE_NODE
+        )
         log = cls(path, database, tail_bytes)
         try:
             log._recover()
@@ -94,6 +103,23 @@ class RocksRaftLog:
         """
         return self._storage(group)
 
+    def hard_state(self, group: int) -> HardState:
+        """Term, vote and commit, also where the rest of the group's log is damaged.
+
+        Raises:
+            CorruptData: this very record is damaged, and what this node has promised lost with it.
+        """
+        if group not in self._damaged:
+            return self._groups[group].hard_state
+        key = _KEY.pack(group, _HARD_STATE, 0)
+        try:
+            return _decode_hard_state(unseal(key, self._database.get(key) or b""))
+        except CorruptData as error:
+            raise CorruptData(
+                f"the hard state (term and vote) of bucket {group} in {self._path} is damaged: {error}. What this "
+                f"node has promised in the bucket is lost, so its replica can't be rebuilt: {REPLACE_NODE}"
+            ) from error
+
     def note(self, group: int) -> bytes | None:
         """The snapshot being installed (rule 28). Raises `CorruptData`."""
         return self._view(group).note
@@ -111,18 +137,24 @@ class RocksRaftLog:
         if self._failure is not None:
             # A second fsync may say "fine" about pages that the first one has lost.
             raise self._failure
+        check_drops(changes, self._damaged)
         groups = dict.fromkeys(group for group, _ in changes)
         staged = {group: self._groups[group] for group in groups if group in self._groups}
         records = WriteBatch(raw_mode=True)
         for group, change in changes:
             _stage(staged, records, group, change)
         self._write(records, sync=sync)
+        for group, change in changes:
+            if isinstance(change, Drop):
+                # What was hidden of the old log says nothing of one created anew.
+                self._storages.pop(group, None)
         for group in groups:
             self._publish(group, staged.get(group))
 
     def hide(self, group: int, index: int) -> None:
         """On the loop: entries up to and including `index` are being compacted."""
-        self._storage(group).hide(index)
+        if group in self._groups:
+            self._storage(group).hide(index)
 
     def _write(self, records: WriteBatch, *, sync: bool) -> None:
         failpoint("raft_log.before_write")
@@ -141,7 +173,6 @@ class RocksRaftLog:
             self._groups[group] = log.trim(TAIL_ENTRIES_MAX, self._tail_bytes)
         else:
             self._groups.pop(group, None)
-            self._storages.pop(group, None)
         self._damaged.pop(group, None)
 
     def _storage(self, group: int) -> GroupStorage:
@@ -196,6 +227,13 @@ class RocksRaftLog:
                 self._groups[group] = recovery.finish()
             except CorruptData as error:
                 self._damaged[group] = self._damage(group, str(error))
+                self._check_promises(group)
+
+    def _check_promises(self, group: int) -> None:
+        try:
+            self.hard_state(group)
+        except CorruptData as error:
+            self._damaged[group] = error  # Worse: it can't even be rebuilt.
 
     def _scan(self, key: bytes) -> Iterator[tuple[bytes, bytes]]:
         scan = self._database.iter()

@@ -26,8 +26,8 @@ class Identity(msgspec.Struct, frozen=True, array_like=True):
     node: int
 
 
-def open_database(path: Path, *, kind: str, cluster: str, node: int) -> Rdict:
-    """Open or create the database of this node.
+def open_database(path: Path, *, kind: str, cluster: str, node: int, remedy: str) -> Rdict:
+    """Open or create the database of this node. `remedy`: what to do without it where it is damaged.
 
     Raises:
         DataDirectoryError: it can't be written, another process uses it, or it belongs to another cluster or node.
@@ -40,9 +40,9 @@ def open_database(path: Path, *, kind: str, cluster: str, node: int) -> Rdict:
     except OSError as error:
         raise DataDirectoryError(f"{path} can't be written: {error.strerror}") from error
     except Exception as error:
-        raise _opening_error(path, error) from error
+        raise _opening_error(path, error, remedy) from error
     try:
-        _check_identity(path, database, wanted)
+        _check_identity(path, database, wanted, remedy)
     except BaseException:
         database.close()
         raise
@@ -82,10 +82,10 @@ def _options() -> Options:
     return options
 
 
-def _check_identity(path: Path, database: Rdict, wanted: Identity) -> None:
+def _check_identity(path: Path, database: Rdict, wanted: Identity, remedy: str) -> None:
     record = database.get(_IDENTITY_KEY)
     if record is None:
-        _take_ownership(path, database, wanted)
+        _take_ownership(path, database, wanted, remedy)
         return
     found = msgspec.msgpack.decode(unseal(_IDENTITY_KEY, record), type=Identity)
     if found != wanted:
@@ -96,25 +96,24 @@ def _check_identity(path: Path, database: Rdict, wanted: Identity) -> None:
         )
 
 
-def _take_ownership(path: Path, database: Rdict, wanted: Identity) -> None:
+def _take_ownership(path: Path, database: Rdict, wanted: Identity, remedy: str) -> None:
     scan = database.iter()
     scan.seek_to_first()
     if scan.valid():
         raise CorruptData(
             f"{path} holds records, and doesn't say whose they are: its identity was lost, or another program wrote it. "
-            "Restore it, or remove it and rebuild this node's replicas with `mas admin replica rebuild`"
+            f"Restore it; or, if it can't be restored, {remedy}"
         )
     database.put(_IDENTITY_KEY, seal(_IDENTITY_KEY, msgspec.msgpack.encode(wanted)))
     database.flush_wal(sync=True)
 
 
-def _opening_error(path: Path, error: Exception) -> StorageError | DataDirectoryError:
+def _opening_error(path: Path, error: Exception, remedy: str) -> StorageError | DataDirectoryError:
     text = str(error)
     if "Corruption" in text:
         return CorruptData(
             f"{path} is damaged, and not only at its tail: {text}. What was synced may be missing, so nothing is read "
-            "from it: restore the disk, or remove the directory and rebuild this node's replicas with "
-            "`mas admin replica rebuild`"
+            f"from it: restore the disk; or, if it can't be restored, {remedy}"
         )
     if "lock" in text.lower():
         return DataDirectoryError(

@@ -75,7 +75,14 @@ class RocksTmStore:
             DataDirectoryError: it can't be written, another process uses it, or it belongs to another cluster or node.
             CorruptData: RocksDB found damage that isn't a torn tail. It can be removed: it is rebuilt from the buckets.
         """
-        return cls(path, open_database(path, kind="TM store", cluster=cluster, node=node))
+        database = open_database(
+            path,
+            kind="TM store",
+            cluster=cluster,
+            node=node,
+            remedy="remove the directory: it holds nothing that isn't rebuilt from the buckets",
+        )
+        return cls(path, database)
 
     # -- placement and directory ---------------------------------------------------------------
 

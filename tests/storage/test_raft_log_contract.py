@@ -1,10 +1,14 @@
 """What every raft log promises, asked of both: the port's words are in `mas.multiraft.ports`."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from struct import Struct
 
 import pytest
+from rocksdict import Options, Rdict
 
+from mas.errors import CorruptData
 from mas.raft import (
     Compacted,
     ConfState,
@@ -15,39 +19,89 @@ from mas.raft import (
     Unavailable,
 )
 from mas.storage.raft_log_memory import MemoryRaftLog
-from mas.storage.raft_log_rocksdb import RocksRaftLog
+from mas.storage.raft_log_rocksdb import TAIL_BYTES_MAX, RocksRaftLog
 
 VOTERS = ConfState(voters=(1, 2, 3))
 
 
-class Disk:
-    """One node's disk: opens its log, and opens it again as a restart would."""
+Log = MemoryRaftLog | RocksRaftLog
 
-    def __init__(self, open_: Callable[[], MemoryRaftLog | RocksRaftLog]) -> None:
-        self._open = open_
-        self.log = open_()
 
-    def restart(self) -> MemoryRaftLog | RocksRaftLog:
-        self.log.close()
-        self.log = self._open()
-        return self.log
+class Disk(ABC):
+    """One node's disk: opens its log, and opens it again as a restart would; and its faults."""
 
-    def before_and_after_a_restart(self) -> Iterator[MemoryRaftLog | RocksRaftLog]:
+    log: Log
+
+    @abstractmethod
+    def restart(self) -> Log:
+        """Close the log, and open it again."""
+
+    @abstractmethod
+    def damage(self, group: int, *, hard_state: bool = False) -> Log:
+        """Flip a bit in the newest entry of a group, or in its first record and its hard state; and restart."""
+
+    def before_and_after_a_restart(self) -> Iterator[Log]:
         yield self.log
         yield self.restart()
 
 
+class MemoryDisk(Disk):
+    """The object is the disk."""
+
+    def __init__(self) -> None:
+        self.log: MemoryRaftLog = MemoryRaftLog()
+
+    def restart(self) -> Log:
+        self.log.close()
+        return self.log
+
+    def damage(self, group: int, *, hard_state: bool = False) -> Log:
+        self.log.damage(group, hard_state=hard_state)
+        return self.log
+
+
+class RocksDisk(Disk):
+    """A directory, and how much of each log is kept in memory."""
+
+    def __init__(self, path: Path, tail_bytes: int = TAIL_BYTES_MAX) -> None:
+        self._path = path
+        self._tail_bytes = tail_bytes
+        self.log: RocksRaftLog = self._open()
+
+    def _open(self) -> RocksRaftLog:
+        return RocksRaftLog.open(self._path, "test", 1, tail_bytes=self._tail_bytes)
+
+    def restart(self) -> Log:
+        self.log.close()
+        self.log = self._open()
+        return self.log
+
+    def damage(self, group: int, *, hard_state: bool = False) -> Log:
+        self.log.close()
+        database = Rdict(str(self._path), Options(raw_mode=True))
+        start, state = record_key(group, 1), record_key(group, 2)
+        keys = [start, state] if hard_state else [start]
+        for key in keys:
+            record = bytearray(database[key])
+            record[-1] ^= 1
+            database[key] = bytes(record)
+        database.close()
+        self.log = self._open()
+        return self.log
+
+
+def record_key(group: int, kind: int, index: int = 0) -> bytes:
+    return Struct(">QBQ").pack(group, kind, index)
+
+
 @pytest.fixture(params=["memory", "rocksdb", "rocksdb without a tail"])
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
-    memory = MemoryRaftLog()
-    engines: dict[str, Callable[[], MemoryRaftLog | RocksRaftLog]] = {
-        "memory": lambda: memory,
-        "rocksdb": lambda: RocksRaftLog.open(tmp_path / "raft", "test", 1),
-        "rocksdb without a tail": lambda: RocksRaftLog.open(
-            tmp_path / "raft", "test", 1, tail_bytes=0
-        ),
+    disks: dict[str, Callable[[], Disk]] = {
+        "memory": MemoryDisk,
+        "rocksdb": lambda: RocksDisk(tmp_path / "raft"),
+        "rocksdb without a tail": lambda: RocksDisk(tmp_path / "raft", tail_bytes=0),
     }
-    disk = Disk(engines[request.param])
+    disk = disks[request.param]()
     yield disk
     disk.log.close()
 
@@ -56,7 +110,7 @@ def entries(first: int, last: int, term: int = 1) -> list[Entry]:
     return [Entry(i, term, EntryType.NORMAL, b"%d/%d" % (term, i)) for i in range(first, last + 1)]
 
 
-def create(log: MemoryRaftLog | RocksRaftLog, group: int, count: int, term: int = 1) -> None:
+def create(log: Log, group: int, count: int, term: int = 1) -> None:
     batch = log.batch()
     batch.create(group, VOTERS)
     batch.append(group, entries(1, count, term))
@@ -64,7 +118,7 @@ def create(log: MemoryRaftLog | RocksRaftLog, group: int, count: int, term: int 
     batch.commit(sync=True)
 
 
-def held(log: MemoryRaftLog | RocksRaftLog, group: int) -> list[tuple[int, int]]:
+def held(log: Log, group: int) -> list[tuple[int, int]]:
     storage = log.storage(group)
     first, last = storage.first_index(), storage.last_index()
     return [(e.index, e.term) for e in storage.entries(first, last + 1)]
@@ -248,6 +302,113 @@ def test_a_dropped_group_leaves_nothing_and_can_be_made_anew(disk: Disk) -> None
 
     create(disk.log, 1, 1, term=9)
     assert held(disk.restart(), 1) == [(1, 9)]
+
+
+def test_a_group_is_dropped_and_made_anew_in_one_batch(disk: Disk) -> None:
+    create(disk.log, 1, 9)
+    batch = disk.log.batch()
+    batch.compact(1, 5)
+    batch.set_note(1, b"old")
+    batch.commit(sync=True)
+    batch = disk.log.batch()
+    batch.drop(1)
+    batch.create(1, ConfState(voters=(7,)))
+    batch.set_hard_state(1, HardState(3, 2, 0))
+    batch.append(1, entries(1, 2, term=3))
+    batch.commit(sync=True)
+
+    for log in disk.before_and_after_a_restart():
+        assert log.groups() == [1]
+        assert log.note(1) is None
+        assert log.storage(1).initial_state() == (HardState(3, 2, 0), ConfState(voters=(7,)))
+        assert held(log, 1) == [(1, 3), (2, 3)]
+
+
+def test_a_group_is_made_filled_and_cut_in_one_batch(disk: Disk) -> None:
+    batch = disk.log.batch()
+    batch.create(1, VOTERS)
+    batch.append(1, entries(1, 5))
+    batch.compact(1, 3)
+    batch.commit(sync=True)
+
+    for log in disk.before_and_after_a_restart():
+        assert held(log, 1) == [(4, 1), (5, 1)]
+
+
+def test_the_hard_state_is_read_of_whole_groups_too(disk: Disk) -> None:
+    create(disk.log, 1, 3, term=4)
+    for log in disk.before_and_after_a_restart():
+        assert log.hard_state(1) == HardState(4, 1, 3)
+
+
+def test_a_damaged_group_says_so_and_spares_the_others(disk: Disk) -> None:
+    create(disk.log, 1, 3)
+    create(disk.log, 2, 3, term=4)
+    log = disk.damage(2)
+
+    assert log.groups() == [1, 2]
+    assert held(log, 1) == [(1, 1), (2, 1), (3, 1)]
+    for read in (log.storage, log.note):
+        with pytest.raises(CorruptData, match="bucket 2"):
+            read(2)
+    assert log.hard_state(2) == HardState(4, 1, 3)
+    create(log, 3, 1)
+    assert log.groups() == [1, 2, 3]
+
+
+def test_a_damaged_group_can_only_be_dropped(disk: Disk) -> None:
+    create(disk.log, 1, 3)
+    log = disk.damage(1)
+    for change in (
+        lambda batch: batch.create(1, VOTERS),
+        lambda batch: batch.append(1, entries(4, 4)),
+        lambda batch: batch.set_hard_state(1, HardState()),
+    ):
+        batch = log.batch()
+        change(batch)
+        with pytest.raises(AssertionError, match="group 1 is damaged"):
+            batch.commit(sync=True)
+    batch = log.batch()
+    batch.drop(1)
+    batch.commit(sync=True)
+
+    for log in disk.before_and_after_a_restart():
+        assert log.groups() == []
+
+
+def test_a_damaged_group_is_made_anew_with_its_term_and_vote(disk: Disk) -> None:
+    """What `mas admin replica rebuild` needs: the entries come from the peers, the promises are this node's own."""
+    create(disk.log, 1, 9, term=4)
+    create(disk.log, 2, 2)
+    log = disk.damage(1)
+    kept = log.hard_state(1)
+    batch = log.batch()
+    batch.drop(1)
+    batch.create(1, VOTERS)
+    batch.set_hard_state(1, HardState(kept.term, kept.vote, 0))
+    batch.commit(sync=True)
+
+    for log in disk.before_and_after_a_restart():
+        assert log.groups() == [1, 2]
+        assert log.hard_state(1) == HardState(4, 1, 0)
+        assert log.storage(1).initial_state() == (HardState(4, 1, 0), VOTERS)
+        assert held(log, 1) == []
+        assert held(log, 2) == [(1, 1), (2, 1)]
+        batch = log.batch()
+        batch.restore(1, SnapshotMetadata(20, 4, VOTERS))
+        batch.append(1, entries(21, 22, term=5))
+        batch.drop(1)
+        batch.create(1, VOTERS)
+        batch.set_hard_state(1, HardState(4, 1, 0))
+        batch.commit(sync=True)
+
+
+def test_a_damaged_hard_state_is_never_made_up(disk: Disk) -> None:
+    create(disk.log, 1, 3)
+    log = disk.damage(1, hard_state=True)
+    with pytest.raises(CorruptData, match=r"hard state.*bucket 1"):
+        log.hard_state(1)
+    assert log.groups() == [1]
 
 
 def test_an_unsynced_commit_is_read_at_once(disk: Disk) -> None:
