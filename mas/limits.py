@@ -21,6 +21,18 @@ LEGS_PER_PAYMENT_MAX = 64
 PAGE_ITEMS_MAX = 1_000
 """Postings or accounts in one reply."""
 
+# --- What a node may say of itself --------------------------------------------------------------
+
+NODES_MAX = 1_000
+"""In the cluster's register, retired ones among them: an id is used once for all time."""
+NODE_ID_MAX = 2**32 - 1
+NODE_ADDRESS_CHARACTERS_MAX = 261
+"""As long as a host's name may be (255), a colon, and a port."""
+NODE_ROLES_MAX = 8
+NODE_ROLE_CHARACTERS_MAX = 16
+NODE_HOST_CHARACTERS_MAX = 64
+NODE_STORE_BYTES = 16
+
 # --- What travels -------------------------------------------------------------------------------
 
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
@@ -90,6 +102,59 @@ def check_amount(value: int, field: str = "amount", *, zero_allowed: bool = Fals
         raise _invalid(field, value, f"from {least} to {AMOUNT_MAX} minor units")
 
 
+def check_node_id(value: int, field: str = "node") -> None:
+    """A node's number.
+
+    Raises:
+        InvalidRequest: not from 1 to `NODE_ID_MAX`.
+    """
+    if not 1 <= value <= NODE_ID_MAX:
+        raise _invalid(field, value, f"from 1 to {NODE_ID_MAX}")
+
+
+def check_node_address(value: str, field: str = "address") -> None:
+    """Where a node's peer transport listens.
+
+    Raises:
+        InvalidRequest: not "host:port", too long, or with characters that aren't printable ASCII.
+    """
+    _check_ascii(value, field, 1, NODE_ADDRESS_CHARACTERS_MAX)
+    host, _, port = value.rpartition(":")
+    if not host or " " in value or not port.isdecimal() or not 1 <= int(port) <= 65535:
+        raise _invalid(field, value, '"host:port"')
+
+
+def check_node_roles(value: tuple[str, ...], field: str = "roles") -> None:
+    """What runs on a node; which roles there are is `mas.config`'s.
+
+    Raises:
+        InvalidRequest: none, too many, or one that is empty, too long, or not printable ASCII.
+    """
+    if not 1 <= len(value) <= NODE_ROLES_MAX:
+        raise _invalid(field, len(value), f"1 to {NODE_ROLES_MAX} of them")
+    for role in value:
+        _check_ascii(role, field, 1, NODE_ROLE_CHARACTERS_MAX)
+
+
+def check_node_host(value: str, field: str = "host") -> None:
+    """The label of the machine that a node runs on; may be empty.
+
+    Raises:
+        InvalidRequest: too long, or with characters that aren't printable ASCII.
+    """
+    _check_ascii(value, field, 0, NODE_HOST_CHARACTERS_MAX)
+
+
+def check_node_store(value: bytes, field: str = "store") -> None:
+    """What a node's data directory drew at its first start; empty where nobody knows it.
+
+    Raises:
+        InvalidRequest: of another length.
+    """
+    if len(value) not in (0, NODE_STORE_BYTES):
+        raise _invalid(field, f"{len(value)} bytes", f"{NODE_STORE_BYTES} bytes, or none")
+
+
 def check_message_size(size: int, field: str = "message") -> None:
     """The bytes of a message from outside.
 
@@ -113,6 +178,13 @@ def _check_text(value: str, field: str, least: int, most: int) -> None:
     # False for control and format characters, line ends, lone surrogates, and any blank but " ".
     if not value.isprintable():
         raise _invalid(field, value, "printable characters only")
+
+
+def _check_ascii(value: str, field: str, least: int, most: int) -> None:
+    """For what the ledger checks: which other characters can be printed depends on Python's release."""
+    _check_text(value, field, least, most)
+    if not value.isascii():
+        raise _invalid(field, value, "ASCII characters only")
 
 
 def _invalid(field: str, value: object, expected: str) -> InvalidRequest:

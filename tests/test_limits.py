@@ -13,6 +13,11 @@ from mas.limits import (
     check_amount,
     check_idempotency_key,
     check_message_size,
+    check_node_address,
+    check_node_host,
+    check_node_id,
+    check_node_roles,
+    check_node_store,
     check_reference,
     shorten,
 )
@@ -99,3 +104,50 @@ def test_a_turn_and_a_message_fit_a_frame() -> None:
 def test_a_shown_value_is_short_and_printable(value: str) -> None:
     assert shorten(value).isprintable()
     assert len(shorten("x" * 40 + value)) < 80
+
+
+@pytest.mark.parametrize(
+    ("check", "value", "says"),
+    [
+        (check_node_id, 0, "node 0 is not allowed: expected from 1 to 4294967295"),
+        (check_node_id, 2**32, "from 1 to 4294967295"),
+        (check_node_address, "", "1 to 261 characters"),
+        (check_node_address, "h" * 260 + ":1", "1 to 261 characters"),
+        (check_node_address, "mas4", "address 'mas4' is not allowed: expected \"host:port\""),
+        (check_node_address, ":1", '"host:port"'),
+        (check_node_address, "mas4:", '"host:port"'),
+        (check_node_address, "mas4:0", '"host:port"'),
+        (check_node_address, "mas4:65536", '"host:port"'),
+        (check_node_address, "mas 4:1", '"host:port"'),
+        (check_node_address, "mas4:1\n", "printable"),
+        (check_node_address, "mas4:\u0661", "ASCII"),
+        (check_node_roles, (), "roles 0 is not allowed: expected 1 to 8 of them"),
+        (check_node_roles, ("rm",) * 9, "1 to 8 of them"),
+        (check_node_roles, ("rm", ""), "1 to 16 characters"),
+        (check_node_roles, ("r" * 17,), "1 to 16 characters"),
+        (check_node_roles, ("é",), "ASCII"),
+        (check_node_host, "h" * 65, "0 to 64 characters"),
+        (check_node_host, "a\x00", "printable"),
+        (check_node_host, "é", "ASCII"),
+        (check_node_store, b"s" * 15, "'15 bytes' is not allowed: expected 16 bytes, or none"),
+        (check_node_store, b"s" * 17, "16 bytes, or none"),
+    ],
+)
+def test_what_a_node_may_not_say_of_itself(
+    check: Callable[[object], None], value: object, says: str
+) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        check(value)
+    assert says in str(refusal.value)
+
+
+def test_what_a_node_may_say_of_itself() -> None:
+    for node in (1, 2**32 - 1):
+        check_node_id(node)
+    for address in ("a:1", "[::1]:65535", "h" * 255 + ":65535"):
+        check_node_address(address)
+    check_node_roles(("r" * 16,) * 8)
+    for host in ("", "rack 1", "h" * 64):
+        check_node_host(host)
+    for store in (b"", b"s" * 16):
+        check_node_store(store)

@@ -7,6 +7,7 @@ from mas.ledger.hashing import (
     claim_digest,
     incarnation_digest,
     legs_digest,
+    nodes_digest,
     posting_digest,
     record_digest,
 )
@@ -36,6 +37,8 @@ from mas.ledger.instructions import (
     Proposal,
     RawProposal,
     Reason,
+    RegisterNode,
+    RetireNode,
     SetAccount,
     Token,
     Unmark,
@@ -46,12 +49,14 @@ from mas.ledger.instructions import (
 )
 from mas.ledger.memory import UNKNOWN, Missing, NotLoaded, Unknown
 from mas.ledger.needs import external_number
+from mas.ledger.register import REGISTER_BUCKET
 from mas.ledger.rows import (
     Account,
     BucketRow,
     Incarnation,
     Kept,
     Loaded,
+    NodeRow,
     Posting,
     PreparedLegs,
     Record,
@@ -64,6 +69,7 @@ __all__ = [
     "HASH_MODULUS",
     "LEDGER_VERSION",
     "NONE_LEFT_OUT",
+    "REGISTER_BUCKET",
     "UNKNOWN",
     "Abort",
     "Account",
@@ -90,6 +96,7 @@ __all__ = [
     "Look",
     "Mark",
     "Missing",
+    "NodeRow",
     "NotLoaded",
     "Posting",
     "Prepare",
@@ -99,6 +106,8 @@ __all__ = [
     "Reason",
     "Record",
     "RecordFilter",
+    "RegisterNode",
+    "RetireNode",
     "SetAccount",
     "Token",
     "Unknown",
@@ -113,6 +122,7 @@ __all__ = [
     "external_number",
     "incarnation_digest",
     "legs_digest",
+    "nodes_digest",
     "posting_digest",
     "record_digest",
 ]

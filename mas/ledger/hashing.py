@@ -8,12 +8,12 @@ row of one kind could stand for a row of another.
 from msgspec.msgpack import Encoder
 from xxhash import xxh3_128_intdigest
 
-from mas.ledger.rows import Account, Incarnation, Posting, PreparedLegs, Record
+from mas.ledger.rows import Account, Incarnation, NodeRow, Posting, PreparedLegs, Record
 
 HASH_MODULUS = 1 << 128
 
 _encode = Encoder().encode
-_ACCOUNT, _RECORD, _LEGS, _CLAIM, _INCARNATION, _POSTING = range(1, 7)
+_ACCOUNT, _RECORD, _LEGS, _CLAIM, _INCARNATION, _POSTING, _NODES = range(1, 8)
 
 
 def account_digest(account: Account) -> int:
@@ -49,3 +49,8 @@ def incarnation_digest(incarnation: Incarnation) -> int:
 def posting_digest(posting: Posting) -> int:
     """Of one posting."""
     return xxh3_128_intdigest(_encode(posting), _POSTING)
+
+
+def nodes_digest(nodes: tuple[NodeRow, ...], index: int) -> int:
+    """Of the cluster's register, which is one row; 0 where nobody is in it, as for rows that aren't there."""
+    return xxh3_128_intdigest(_encode((nodes, index)), _NODES) if nodes else 0

@@ -107,6 +107,10 @@ class Reason(IntEnum):
     """The attempt was declared dead by a question (rule 11)."""
     OVERLOADED = 26
     UNAVAILABLE = 27
+    # Of the cluster's register.
+    NODE_ID_USED = 40
+    """By another data directory, or by a node that is retired."""
+    TOO_MANY_NODES = 41
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True, gc=False, omit_defaults=True):
@@ -122,7 +126,8 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, gc=False, omit_defaul
     xids: tuple[bytes, ...] = ()
     detail: str = ""
     number: int = 0
-    """COMMITTED creation: the bucket of the account; `Epoch`: the epoch taken."""
+    """COMMITTED creation: the bucket of the account; `Epoch`: the epoch taken; `RegisterNode` and `RetireNode`, DONE
+    or UNCHANGED: the index of the entry that changed the register last."""
 
 
 Legs = tuple[tuple[str, int], ...]
@@ -273,6 +278,25 @@ class SetAccount(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=13)
     token: Token | None = None
 
 
+class RegisterNode(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=14):
+    """A node joins the cluster, or says anew where it is; in bucket 1. An id is used once for all time."""
+
+    node: int
+    address: str
+    """Of its peer transport, "host:port"."""
+    roles: tuple[str, ...]
+    host: str = ""
+    """A label of the machine: two replicas on one machine fall together."""
+    store: bytes = b""
+    """What its data directory drew at its first start: a node that was wiped isn't the one that was registered."""
+
+
+class RetireNode(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=15):
+    """A node has left for good; in bucket 1. One of the cluster's creation needn't have been registered before."""
+
+    node: int
+
+
 Instruction = (
     Prepare
     | Decide
@@ -287,6 +311,8 @@ Instruction = (
     | Genesis
     | Epoch
     | SetAccount
+    | RegisterNode
+    | RetireNode
 )
 
 
@@ -330,7 +356,7 @@ decode_chunk = msgspec.msgpack.Decoder(Chunk).decode
 def begins(instruction: Instruction) -> bool:
     """Whether this begins something, so that overload may turn it away (rule 16)."""
     match instruction:
-        case Prepare() | Mark() | SetAccount():
+        case Prepare() | Mark() | SetAccount() | RegisterNode():
             return True
         case Decide():
             return not instruction.participants

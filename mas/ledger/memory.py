@@ -21,6 +21,7 @@ from mas.ledger.hashing import (
     claim_digest,
     incarnation_digest,
     legs_digest,
+    nodes_digest,
     posting_digest,
     record_digest,
 )
@@ -30,6 +31,7 @@ from mas.ledger.rows import (
     Incarnation,
     Kept,
     Loaded,
+    NodeRow,
     Posting,
     PreparedLegs,
     Record,
@@ -281,6 +283,13 @@ class Memory:
         if before is not None and payment_id not in self._changed_records:
             self.bucket.state_hash -= record_digest(before)
         self._records[payment_id] = self._changed_records[payment_id] = record
+
+    def _put_nodes(self, nodes: tuple[NodeRow, ...]) -> None:
+        """The cluster's register as the entry being applied leaves it; written with the bucket's own row."""
+        bucket = self.bucket
+        before = nodes_digest(bucket.nodes, bucket.nodes_index)
+        bucket.state_hash += nodes_digest(nodes, bucket.applied) - before
+        bucket.nodes, bucket.nodes_index = nodes, bucket.applied
 
     def _put_legs(self, legs: PreparedLegs) -> None:
         self.legs[legs.xid] = self._changed_legs[legs.xid] = legs

@@ -18,6 +18,8 @@ from mas.ledger.instructions import (
     Look,
     Mark,
     Prepare,
+    RegisterNode,
+    RetireNode,
     SetAccount,
     Unmark,
 )
@@ -90,4 +92,6 @@ NEEDS: dict[type, Callable[[Any, _Prepared], Needs]] = {
     CloseIncarnation: lambda i, _: _NOTHING,
     Genesis: lambda i, _: _NOTHING,
     Epoch: lambda i, _: _NOTHING,
+    RegisterNode: lambda i, _: _NOTHING,
+    RetireNode: lambda i, _: _NOTHING,
 }

@@ -102,6 +102,21 @@ class Incarnation(msgspec.Struct, array_like=True, gc=False):
     closed: bool = False
 
 
+class NodeRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A node that joined or left the cluster after its creation."""
+
+    node: int
+    address: str = ""
+    """Of its peer transport, "host:port"; empty where it was retired without having been registered."""
+    roles: tuple[str, ...] = ()
+    host: str = ""
+    """A label of the machine."""
+    store: bytes = b""
+    """Tells a node from one that came back under its id without its data."""
+    retired: bool = False
+    """For all time."""
+
+
 class BucketRow(msgspec.Struct, array_like=True, gc=False):
     """The bucket itself."""
 
@@ -122,6 +137,10 @@ class BucketRow(msgspec.Struct, array_like=True, gc=False):
     """The latest stamp of an entry: stamps never go back (rule 12)."""
     members: bytes = b""
     """The encoded `raft.ConfState` as of `applied`."""
+    nodes: tuple[NodeRow, ...] = ()
+    """Bucket 1: the cluster's register of nodes, in ascending order of their ids."""
+    nodes_index: int = 0
+    """Of the entry that changed the register last: of two copies it tells the newer one."""
 
     if TYPE_CHECKING:
 

@@ -38,12 +38,15 @@ from mas.ledger.instructions import (
     Prepare,
     Proposal,
     Reason,
+    RegisterNode,
+    RetireNode,
     SetAccount,
     Token,
     Unmark,
 )
 from mas.ledger.memory import UNKNOWN, Memory, Missing, NotLoaded
 from mas.ledger.needs import NEEDS, external_number, own_legs
+from mas.ledger.register import REGISTER_BUCKET, register, retire
 from mas.ledger.rows import Account, Incarnation, Kept, Posting, PreparedLegs, Record
 from mas.limits import BALANCE_MAX
 
@@ -105,6 +108,8 @@ class Ledger(Memory):
             Genesis: self._genesis,
             Epoch: self._epoch,
             SetAccount: self._set_account,
+            RegisterNode: self._change_register,
+            RetireNode: self._change_register,
         }
 
     # -- Entries ---------------------------------------------------------------------------------------
@@ -699,6 +704,22 @@ class Ledger(Memory):
     def _epoch(self, _: Epoch) -> Answer:
         self.bucket.epoch += 1
         return Answer(Code.DONE, number=self.bucket.epoch)
+
+    def _change_register(self, i: RegisterNode | RetireNode) -> Answer:
+        bucket = self.bucket
+        if bucket.bucket != REGISTER_BUCKET:
+            detail = (
+                f"bucket {REGISTER_BUCKET} keeps the register of nodes, not bucket {bucket.bucket}"
+            )
+            return Answer(Code.ALARM, detail=detail)
+        nodes = bucket.nodes
+        judged = register(nodes, i) if isinstance(i, RegisterNode) else retire(nodes, i)
+        if isinstance(judged, Answer):
+            return judged
+        if judged == nodes:
+            return Answer(Code.UNCHANGED, number=bucket.nodes_index)
+        self._put_nodes(judged)
+        return Answer(Code.DONE, number=bucket.nodes_index)
 
 
 def _say(record: Record) -> Answer:

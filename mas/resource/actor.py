@@ -38,7 +38,7 @@ from mas.raft import Entry, EntryType
 from mas.resource.flusher import Flusher
 from mas.resource.ports import AccountDB, Buckets, Group
 from mas.resource.proposals import Item, Proposals
-from mas.resource.reads import Firm, Read, missing_numbers, view_accounts, view_claims
+from mas.resource.reads import Firm, Read, missing_numbers, view_accounts, view_claims, view_nodes
 from mas.resource.routes import OWN, Proposed, Route
 from mas.resource.undecided import Round, Waiting
 from mas.runtime import Actor, Clock, Mailbox, Supervisor
@@ -50,6 +50,7 @@ from mas.transaction.messages import (
     ReadBucket,
     ReadClaims,
     ReadLevel,
+    ReadNodes,
     ReadPostings,
     Reply,
     Request,
@@ -173,7 +174,7 @@ class AccountService(Actor):
             match request:
                 case Submit():
                     self._admit(peer, request)
-                case ReadAccounts() | ReadClaims():
+                case ReadAccounts() | ReadClaims() | ReadNodes():
                     reads.append(Read(peer, request))
                 case ReadPostings() | ReadBucket():
                     self._read_later(peer, request.request, (peer, request))
@@ -463,6 +464,9 @@ class AccountService(Actor):
         request = read.request
         if isinstance(request, ReadClaims):
             self._reply(read.peer, view_claims(self._ledger, request))
+            return
+        if isinstance(request, ReadNodes):
+            self._reply(read.peer, view_nodes(self._ledger, request))
             return
         age_ms = round(1000 * (self._clock.monotonic() - self._heard_leader))
         views = view_accounts(self._ledger, request, self.bucket, age_ms)

@@ -25,9 +25,11 @@ from mas.transaction.messages import (
     AccountView,
     AccountViews,
     Claims,
+    Nodes,
     ReadAccounts,
     ReadClaims,
     ReadLevel,
+    ReadNodes,
     Reply,
     TurnedAway,
     Why,
@@ -39,11 +41,13 @@ class Read(msgspec.Struct, gc=False):
     """One read and where its answer goes."""
 
     peer: int
-    request: ReadAccounts | ReadClaims
+    request: ReadAccounts | ReadClaims | ReadNodes
 
 
-def missing_numbers(ledger: Ledger, request: ReadAccounts | ReadClaims) -> list[str]:
+def missing_numbers(ledger: Ledger, request: ReadAccounts | ReadClaims | ReadNodes) -> list[str]:
     """Which of the rows that this read needs aren't in memory."""
+    if isinstance(request, ReadNodes):
+        return []
     find = ledger.claim if isinstance(request, ReadClaims) else ledger.account
     return [number for number in request.numbers if find(number) is UNKNOWN]
 
@@ -54,6 +58,12 @@ def view_claims(ledger: Ledger, request: ReadClaims) -> Claims:
     return Claims(
         request.request, tuple(claim if isinstance(claim, int) else 0 for claim in claims)
     )
+
+
+def view_nodes(ledger: Ledger, request: ReadNodes) -> Nodes:
+    """The cluster's register, which is always in memory."""
+    bucket = ledger.bucket
+    return Nodes(request.request, bucket.nodes_index, bucket.nodes)
 
 
 def view_accounts(ledger: Ledger, request: ReadAccounts, bucket: int, age_ms: int) -> AccountViews:

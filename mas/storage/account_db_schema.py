@@ -8,10 +8,10 @@ double its cost: measured.)
 import msgspec
 
 from mas.ledger.instructions import Code
-from mas.ledger.rows import Account, Posting, Record
+from mas.ledger.rows import Account, BucketRow, Posting, Record
 from mas.storage.account_db_rows import JUMP, Table
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def _columns(row: type[msgspec.Struct], *fields: str) -> str:
@@ -47,7 +47,8 @@ CREATE = (
     CREATE TABLE bucket (
         bucket INTEGER PRIMARY KEY, applied INTEGER NOT NULL, term INTEGER NOT NULL, state_hash TEXT NOT NULL,
         version INTEGER NOT NULL, cluster TEXT NOT NULL, buckets INTEGER NOT NULL, epoch INTEGER NOT NULL,
-        stamp INTEGER NOT NULL, members BLOB NOT NULL, writer BLOB NOT NULL
+        stamp INTEGER NOT NULL, members BLOB NOT NULL, nodes TEXT NOT NULL, nodes_index INTEGER NOT NULL,
+        writer BLOB NOT NULL
     )
     """,
     """
@@ -119,14 +120,15 @@ INSERT_CHUNKS = """
 """
 DELETE_LEGS = "DELETE FROM leg WHERE bucket = ? AND xid IN (SELECT value FROM json_each(?))"
 
-BUCKET_COLUMNS = "applied, term, state_hash, version, cluster, buckets, epoch, stamp, members"
-_NEW_BUCKET = ":applied, :term, :state_hash, :version, :cluster, :buckets, :epoch, :stamp, :members"
-SELECT_BUCKET = f"SELECT {BUCKET_COLUMNS} FROM bucket WHERE bucket = ?"  # noqa: S608
+BUCKET_FIELDS = BucketRow.__struct_fields__[1:]
+_BUCKET_COLUMNS = ", ".join(BUCKET_FIELDS)
+_NEW_BUCKET = ", ".join(f":{field}" for field in BUCKET_FIELDS)
+SELECT_BUCKET = f"SELECT {_BUCKET_COLUMNS} FROM bucket WHERE bucket = ?"  # noqa: S608
 INSERT_BUCKET = f"""
-    INSERT INTO bucket (bucket, {BUCKET_COLUMNS}, writer) VALUES (:bucket, {_NEW_BUCKET}, :writer)
+    INSERT INTO bucket (bucket, {_BUCKET_COLUMNS}, writer) VALUES (:bucket, {_NEW_BUCKET}, :writer)
 """  # noqa: S608
 ADVANCE_BUCKET = f"""
-    UPDATE bucket SET ({BUCKET_COLUMNS}) = ({_NEW_BUCKET})
+    UPDATE bucket SET ({_BUCKET_COLUMNS}) = ({_NEW_BUCKET})
     WHERE bucket = :bucket AND applied = :before AND writer = :writer
 """  # noqa: S608
 SELECT_WRITER = "SELECT applied, writer FROM bucket WHERE bucket = ?"

@@ -23,6 +23,7 @@ from mas.ledger.rows import (
     Incarnation,
     Kept,
     Loaded,
+    NodeRow,
     Posting,
     PreparedLegs,
     Record,
@@ -42,7 +43,6 @@ from mas.storage.snapshot_file import (
     Header,
     Rows,
     check_snapshot,
-    format_hash,
     read_header,
     read_rows,
     write_snapshot,
@@ -66,6 +66,7 @@ _decode_records = msgspec.json.Decoder(list[Record]).decode
 _decode_claims = msgspec.json.Decoder(dict[str, int]).decode
 _decode_legs = msgspec.json.Decoder(list[PreparedLegs]).decode
 _decode_incarnations = msgspec.json.Decoder(list[Incarnation]).decode
+_decode_nodes = msgspec.json.Decoder(tuple[NodeRow, ...]).decode
 _decode_ids = msgspec.json.Decoder(list[bytes]).decode
 _decode_lines = msgspec.json.Decoder(list[list[Posting]]).decode
 
@@ -204,7 +205,7 @@ def _open(connection: _Connection, bucket: int, writer: bytes) -> Kept:
         row = _bucket_row(connection, bucket)
         if row is None:
             row = BucketRow(bucket)
-            connection.execute(schema.INSERT_BUCKET, {**_columns(row), "writer": writer})
+            _insert_bucket(connection, Header.of(row), writer)
         else:
             connection.execute(schema.TAKE_BUCKET, (writer, bucket))
         legs, incarnations = _one(connection, schema.KEPT, {"bucket": bucket})
@@ -219,7 +220,8 @@ def _flush(connection: _Connection, writes: WriteSet, before: int, writer: bytes
     chunks = NewChunks(writes)
     try:
         with _transaction(connection):
-            bucket = {**_columns(writes.bucket), "before": before, "writer": writer}
+            row = _columns(Header.of(writes.bucket))
+            bucket = {**row, "before": before, "writer": writer}
             if connection.execute(schema.ADVANCE_BUCKET, bucket).rowcount == 0:
                 if not _is_flushed(connection, writes.bucket, writer):
                     return False
@@ -278,9 +280,10 @@ def _bucket_row(connection: _Connection, bucket: int) -> BucketRow | None:
     found = connection.execute(schema.SELECT_BUCKET, (bucket,)).fetchone()
     if found is None:
         return None
-    row = BucketRow(bucket, *found)
-    row.state_hash = int(found[2], 16)
-    return row
+    fields = dict(zip(schema.BUCKET_FIELDS, found, strict=True))
+    fields["state_hash"] = int(fields["state_hash"], 16)
+    fields["nodes"] = _decode_nodes(fields["nodes"])
+    return BucketRow(bucket, **fields)
 
 
 def _postings(connection: _Connection, parameters: dict[str, Any]) -> tuple[int, list[PostingView]]:
@@ -318,7 +321,7 @@ def _export(connection: _Connection, bucket: int, path: Path) -> SnapshotMetadat
         row = _bucket_row(connection, bucket)
         if row is None:
             raise StorageError(f"bucket {bucket} has no rows here: there is nothing to export")
-        header = Header(**_columns(row))
+        header = Header.of(row)
         rows = (rows for table in Table for rows in _export_table(connection, table, bucket))
         try:
             write_snapshot(path, header, rows)
@@ -359,9 +362,7 @@ def _install(connection: _Connection, bucket: int, path: Path) -> None:
             )
             connection.execute(statement, {"bucket": bucket, "rows": frame.data.decode()})
             failpoint("account_db.install_rows")
-        connection.execute(
-            schema.INSERT_BUCKET, {**msgspec.structs.asdict(header), "writer": _NOBODY}
-        )
+        _insert_bucket(connection, header, _NOBODY)
         failpoint("account_db.install_before_commit")
     failpoint("account_db.install_after_commit")
 
@@ -448,10 +449,12 @@ def _translated(path: Path) -> Iterator[None]:
         raise StorageError(f"{error.filename} can't be read: {error.strerror}") from error
 
 
-def _columns(row: BucketRow) -> dict[str, Any]:
-    columns = msgspec.structs.asdict(row)
-    columns["state_hash"] = format_hash(row.state_hash)
-    return columns
+def _insert_bucket(connection: _Connection, row: Header, writer: bytes) -> None:
+    connection.execute(schema.INSERT_BUCKET, {**_columns(row), "writer": writer})
+
+
+def _columns(row: Header) -> dict[str, Any]:
+    return {**msgspec.structs.asdict(row), "nodes": encode_json(row.nodes).decode()}
 
 
 def _one(connection: _Connection, statement: str, parameters: Any) -> Any:  # noqa: ANN401 - a row has no type

@@ -11,17 +11,18 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from struct import Struct
-from typing import BinaryIO
+from typing import BinaryIO, Self
 from zlib import crc32
 
 import msgspec
 
 from mas.errors import CorruptData
-from mas.ledger.hashing import HASH_MODULUS
+from mas.ledger.hashing import HASH_MODULUS, nodes_digest
+from mas.ledger.rows import BucketRow, NodeRow
 from mas.raft import ConfState, SnapshotMetadata
 from mas.storage.account_db_rows import Table, digest_rows
 
-_MAGIC = b"MAS snapshot 1\n"
+_MAGIC = b"MAS snapshot 2\n"
 _PREFIX = Struct(">II")
 _FRAME_BYTES_MAX = 64 * 1024 * 1024
 
@@ -39,6 +40,14 @@ class Header(msgspec.Struct, frozen=True, array_like=True, tag=1):
     epoch: int
     stamp: int
     members: bytes
+    nodes: tuple[NodeRow, ...]
+    nodes_index: int
+
+    @classmethod
+    def of(cls, row: BucketRow) -> Self:
+        """The header of a snapshot of this bucket."""
+        fields = msgspec.structs.asdict(row)
+        return cls(**{**fields, "state_hash": format_hash(row.state_hash)})
 
     def metadata(self) -> SnapshotMetadata:
         """What Raft needs to know of the snapshot."""
@@ -110,7 +119,7 @@ def check_snapshot(path: Path) -> Header:
         CorruptData: they haven't, or the file is damaged. Fetch another.
     """
     header = read_header(path)
-    total = 0
+    total = nodes_digest(header.nodes, header.nodes_index)
     for frame in read_rows(path):
         try:
             total += digest_rows(frame.table, frame.data)[0]

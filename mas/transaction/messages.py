@@ -9,6 +9,7 @@ from enum import IntEnum
 import msgspec
 
 from mas.ledger.instructions import Answer
+from mas.ledger.rows import NodeRow
 
 
 class Why(IntEnum):
@@ -173,8 +174,25 @@ class BucketView(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11)
     """How old the oldest change was, when this was asked, that the AccountDB did not hold yet."""
 
 
-Request = Submit | ReadAccounts | ReadClaims | ReadPostings | ReadBucket
-Reply = Answers | TurnedAway | AccountViews | Claims | Postings | BucketView
+class ReadNodes(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=12):
+    """Linearizable: the cluster's register of nodes; asked of bucket 1, which keeps it."""
+
+    request: int
+    bucket: int
+
+
+class Nodes(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=13):
+    """The register: of two answers that with the greater index is the newer one."""
+
+    request: int
+    index: int
+    """Of the log's entry that changed the register last; 0 where none has."""
+    nodes: tuple[NodeRow, ...]
+    """Nodes that joined or left after the cluster's creation, in ascending order of their ids."""
+
+
+Request = Submit | ReadAccounts | ReadClaims | ReadPostings | ReadBucket | ReadNodes
+Reply = Answers | TurnedAway | AccountViews | Claims | Postings | BucketView | Nodes
 
 encode = msgspec.msgpack.Encoder().encode
 decode_requests = msgspec.msgpack.Decoder(tuple[Request, ...]).decode

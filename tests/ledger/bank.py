@@ -33,6 +33,7 @@ from mas.ledger import (
     external_number,
     incarnation_digest,
     legs_digest,
+    nodes_digest,
     posting_digest,
     record_digest,
 )
@@ -151,6 +152,7 @@ class Database:
             + sum(claim_digest(*claim) for claim in self.claims.items())
             + sum(map(incarnation_digest, self.incarnations.values()))
             + sum(map(posting_digest, self.postings))
+            + nodes_digest(self.bucket.nodes, self.bucket.nodes_index)
         ) % HASH_MODULUS
 
 

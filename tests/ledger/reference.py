@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import chain, combinations
 
 from mas.ids import xid_counter, xid_incarnation
-from mas.ledger import Code, Decide, End, Prepare, Reason, SetAccount
+from mas.ledger import Code, Decide, End, Prepare, Reason, RegisterNode, SetAccount
 from mas.limits import BALANCE_MAX
 
 Leg = tuple[str, int]
@@ -24,6 +24,13 @@ class Record:
 
 
 @dataclass
+class Node:
+    said: RegisterNode | None = None
+    """What it said of itself last; None where it was retired unheard."""
+    retired: bool = False
+
+
+@dataclass
 class Reference:
     """The accounts exist from the start, and have what has been posted to them."""
 
@@ -35,6 +42,7 @@ class Reference:
     low_water: dict[bytes, int] = field(default_factory=dict)
     frozen: list[str] = field(default_factory=list)
     marked: list[str] = field(default_factory=list)
+    nodes: dict[int, Node] = field(default_factory=dict)
 
     def balance(self, number: str, also: tuple[Leg, ...] = ()) -> int:
         return sum(amount for other, amount in chain(self.posted, also) if other == number)
@@ -161,6 +169,18 @@ class Reference:
         else:
             self.frozen.remove(i.account)
         return Code.DONE
+
+    def register(self, i: RegisterNode) -> Code | Reason:
+        node = self.nodes.setdefault(i.node, Node(i))
+        if node.retired or node.said is None or node.said.store != i.store:
+            return Reason.NODE_ID_USED
+        changed, node.said = node.said is i or node.said != i, i
+        return Code.DONE if changed else Code.UNCHANGED
+
+    def retire(self, number: int) -> Code:
+        node = self.nodes.setdefault(number, Node())
+        changed, node.retired = not node.retired, True
+        return Code.DONE if changed else Code.UNCHANGED
 
 
 def subsets(xids: list[bytes]) -> list[tuple[bytes, ...]]:

@@ -28,6 +28,8 @@ from mas.ledger import (
     Mark,
     Prepare,
     Reason,
+    RegisterNode,
+    RetireNode,
     SetAccount,
     Token,
     Unmark,
@@ -50,6 +52,15 @@ counters = st.integers(1, 12)
 incarnations = st.sampled_from([TC, OTHER_TC])
 payments = st.integers(1, 6).map(pid)
 attempts = st.integers(1, 3)
+nodes = st.integers(4, 6)
+registrations = st.builds(
+    RegisterNode,
+    nodes,
+    st.sampled_from(["here:1", "there:1"]),
+    st.sampled_from([("all",), ("tc", "rm")]),
+    st.just("rack 1"),
+    st.sampled_from([b"s" * 16, b"t" * 16]),
+)
 
 
 def say(answer: Answer) -> Code | Reason:
@@ -170,6 +181,14 @@ class LedgerMachine(RuleBasedStateMachine):
             change(number)
         self.tell((Mark if marked else Unmark)(number, Token(1, 1)), None)
 
+    @rule(i=registrations)
+    def register(self, i: RegisterNode) -> None:
+        self.tell(i, self.reference.register(i))
+
+    @rule(node=nodes)
+    def retire(self, node: int) -> None:
+        self.tell(RetireNode(node), self.reference.retire(node))
+
     @rule(mark=counters, incarnation=incarnations)
     def raise_low_water(self, mark: int, incarnation: bytes) -> None:
         self.reference.raise_mark(incarnation, mark)
@@ -205,6 +224,15 @@ class LedgerMachine(RuleBasedStateMachine):
                 assert account.balance == self.reference.balance(number)
         assert sorted(self.keeping.ledger.legs) == sorted(self.reference.prepared)
         assert self.keeping.all_postings == self.evicting.all_postings
+        rows = self.keeping.ledger.bucket.nodes
+        assert rows == self.evicting.ledger.bucket.nodes
+        assert [row.node for row in rows] == sorted(self.reference.nodes)
+        for row in rows:
+            node = self.reference.nodes[row.node]
+            said = node.said or RegisterNode(row.node, "", ())
+            assert row.retired == node.retired
+            assert row.address == said.address
+            assert (row.roles, row.host, row.store) == (said.roles, said.host, said.store)
 
     def teardown(self) -> None:
         """Rebuilt from its write sets alone, the state is the same."""

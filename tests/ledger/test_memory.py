@@ -23,11 +23,15 @@ from mas.ledger import (
     Look,
     Mark,
     Missing,
+    NodeRow,
     Proposal,
     Record,
+    RegisterNode,
+    RetireNode,
     SetAccount,
     Token,
     account_digest,
+    nodes_digest,
 )
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -328,6 +332,8 @@ def test_the_state_hash_is_that_of_the_rows_alone(bank: Bank) -> None:
         [CloseIncarnation(b"x" * 10)],
         [Ask(pid(9), attempt, xid(9), b"") for attempt in (1, 2, 3)],
         [decide(9, ("a", -1), ("b", 1), attempt=4)],
+        [RegisterNode(4, "d:1", ("rm",)), RegisterNode(5, "e:1", ("rm",))],
+        [RegisterNode(4, "d:2", ("rm",)), prepare(10, ("b", 5)), RetireNode(5)],
     ]
     seen = []
     for low_water, step in enumerate(steps):
@@ -336,6 +342,15 @@ def test_the_state_hash_is_that_of_the_rows_alone(bank: Bank) -> None:
         bank.flush()
         assert bank.database.bucket.state_hash == bank.database.state_hash() == seen[-1]
     assert len(set(seen)) == len(seen)
+
+
+def test_the_state_hash_knows_every_field_of_the_register() -> None:
+    """And its index, by which a reader tells the newer of two copies."""
+    row = NodeRow(4, "d:1", ("rm",), "rack", b"s" * 16)
+    changes = ({"node": 5}, {"address": "d:2"}, {"roles": ()}, {"host": ""}, {"store": b""})
+    others = [msgspec.structs.replace(row, **change) for change in (*changes, {"retired": True})]
+    registers = [((row,), 1), ((row,), 2), *(((other,), 1) for other in others), ((), 0)]
+    assert len({nodes_digest(*register) for register in registers}) == len(registers)
 
 
 def test_the_state_hash_does_not_depend_on_when_it_is_asked_for() -> None:

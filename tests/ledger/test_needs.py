@@ -8,6 +8,6 @@ from mas.ledger.needs import NEEDS
 
 def test_every_instruction_has_its_needs_and_its_rule() -> None:
     kinds = set(typing.get_args(Instruction))
-    assert len(kinds) == 13
+    assert len(kinds) == 15
     assert set(NEEDS) == kinds
     assert set(Ledger(Kept(BucketRow(1), {}, {}))._rules) == kinds

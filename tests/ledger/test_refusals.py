@@ -5,8 +5,27 @@ from pathlib import Path
 
 import pytest
 
-from mas.ledger import Body, Code, Decide, Kind, Mark, Prepare, Reason, SetAccount, Token
-from mas.limits import BALANCE_MAX
+from mas.ledger import (
+    Answer,
+    Body,
+    BucketRow,
+    Chunk,
+    Code,
+    Decide,
+    Kept,
+    Kind,
+    Ledger,
+    Mark,
+    NodeRow,
+    Prepare,
+    Proposal,
+    Reason,
+    RegisterNode,
+    RetireNode,
+    SetAccount,
+    Token,
+)
+from mas.limits import BALANCE_MAX, NODES_MAX
 
 sys.path.insert(0, str(Path(__file__).parent))
 from bank import (
@@ -267,3 +286,136 @@ def test_a_prepare_is_judged_only_where_its_xid_is_new(bank: Bank) -> None:
     bank.do(SetAccount("poor", frozen=True))
     again: Prepare = prepare(1, ("poor", -10))
     assert bank.one(again).code is Code.PREPARED
+
+
+STORE, WIPED = b"s" * 16, b"w" * 16
+LONGEST = "h" * 255 + ":65535"
+
+
+def registration(node: int = 4, **changes: object) -> RegisterNode:
+    given = {"address": "d:1", "roles": ("rm",), "host": "rack", "store": STORE}
+    return RegisterNode(node, **{**given, **changes})
+
+
+# What a cluster says where node 4 is registered and nodes 1 and 5 are retired, 1 unheard.
+REGISTRATIONS = [
+    (registration(6), Code.DONE, Reason.NONE),
+    (registration(6, store=b""), Code.DONE, Reason.NONE),
+    (registration(6, host=""), Code.DONE, Reason.NONE),
+    (registration(6, address=LONGEST), Code.DONE, Reason.NONE),
+    (registration(6, address="[::1]:1"), Code.DONE, Reason.NONE),
+    (registration(2**32 - 1), Code.DONE, Reason.NONE),
+    (registration(4), Code.UNCHANGED, Reason.NONE),
+    (registration(4, address="d:2"), Code.DONE, Reason.NONE),
+    (registration(4, roles=("all",)), Code.DONE, Reason.NONE),
+    (registration(4, host=""), Code.DONE, Reason.NONE),
+    (registration(4, store=WIPED), Code.REFUSED, Reason.NODE_ID_USED),
+    (registration(4, store=b""), Code.REFUSED, Reason.NODE_ID_USED),
+    (registration(5), Code.REFUSED, Reason.NODE_ID_USED),
+    (registration(5, store=WIPED), Code.REFUSED, Reason.NODE_ID_USED),
+    (registration(1), Code.REFUSED, Reason.NODE_ID_USED),
+    (registration(1, store=b""), Code.REFUSED, Reason.NODE_ID_USED),
+    (RetireNode(4), Code.DONE, Reason.NONE),
+    (RetireNode(2), Code.DONE, Reason.NONE),
+    (RetireNode(5), Code.UNCHANGED, Reason.NONE),
+    (RetireNode(1), Code.UNCHANGED, Reason.NONE),
+    # What no border lets through fails, alike on every replica.
+    *(
+        (registration(6, **{field: value}), Code.FAILED, Reason.NONE)
+        for field, values in {
+            "address": ("", "d", ":1", "d:", "d:0", "d:65536", "d:x", "d:1\n", "d :1", "é:1"),
+            "roles": ((), ("rm",) * 9, ("",), ("r" * 17,), ("r\t",), ("ré",)),
+            "host": ("h" * 65, "a\x00", "é"),
+            "store": (b"s", b"s" * 15, b"s" * 17),
+        }.items()
+        for value in values
+    ),
+    (registration(6, address="h" + LONGEST), Code.FAILED, Reason.NONE),
+    (registration(0), Code.FAILED, Reason.NONE),
+    (registration(2**32), Code.FAILED, Reason.NONE),
+    (RetireNode(0), Code.FAILED, Reason.NONE),
+    (RetireNode(2**32), Code.FAILED, Reason.NONE),
+]
+
+
+@pytest.fixture
+def cluster() -> Bank:
+    bank = Bank()
+    bank.do(registration(4), registration(5), RetireNode(5), RetireNode(1))
+    return bank
+
+
+@pytest.mark.parametrize(("change", "code", "reason"), REGISTRATIONS)
+def test_a_change_of_the_register(
+    cluster: Bank, change: RegisterNode | RetireNode, code: Code, reason: Reason
+) -> None:
+    row = cluster.ledger.bucket
+    before, index = row.nodes, row.nodes_index
+    answer = cluster.one(change)
+    assert (answer.code, answer.reason) == (code, reason)
+    if code is Code.DONE:
+        assert row.nodes != before
+        assert answer.number == row.nodes_index == row.applied > index
+    else:
+        assert (row.nodes, row.nodes_index) == (before, index)
+        assert answer.number == (index if code is Code.UNCHANGED else 0)
+
+
+def test_who_may_not_join_is_told_why_and_what_to_do(cluster: Bank) -> None:
+    assert cluster.one(registration(4, store=WIPED)).detail == (
+        "node 4 was registered, at d:1, with another data directory than this one, which is new or was wiped: "
+        "join under a new id"
+    )
+    assert cluster.one(registration(5)).detail == (
+        "node 5 was retired, and an id is used once for all time: join under a new id"
+    )
+
+
+@pytest.mark.parametrize("last", [registration(NODES_MAX), RetireNode(NODES_MAX)])
+def test_a_register_has_an_end(last: RegisterNode | RetireNode) -> None:
+    bank = Bank()
+    bank.do(*(registration(node) for node in range(1, NODES_MAX)))
+    assert bank.one(last).code is Code.DONE
+    nodes = bank.ledger.bucket.nodes
+    answers = bank.do(registration(NODES_MAX + 1), RetireNode(NODES_MAX + 1))
+    assert [(answer.code, answer.reason) for answer in answers] == [
+        (Code.REFUSED, Reason.TOO_MANY_NODES)
+    ] * 2
+    assert "no room for node 1001" in answers[0].detail
+    assert bank.ledger.bucket.nodes == nodes
+    moved = registration(1, address="d:2")
+    assert [answer.code for answer in bank.do(moved, RetireNode(2))] == [Code.DONE] * 2
+    assert len(bank.ledger.bucket.nodes) == NODES_MAX
+
+
+def test_another_bucket_keeps_no_register() -> None:
+    ledger = Ledger(Kept(BucketRow(2), {}, {}))
+    for index, change in enumerate((registration(4), registration(0), RetireNode(4)), 1):
+        proposal = Proposal(1, 0, 1, 1, (Chunk(b"", 0, (change,)),))
+        assert ledger.apply(index, 1, proposal) == [
+            [Answer(Code.ALARM, detail="bucket 1 keeps the register of nodes, not bucket 2")]
+        ]
+    assert (ledger.bucket.nodes, ledger.bucket.nodes_index, ledger.state_hash()) == ((), 0, 0)
+
+
+def test_the_register_is_what_its_nodes_have_said_in_the_order_of_their_ids(cluster: Bank) -> None:
+    cluster.do(registration(3, roles=("tc", "rm"), store=b""))
+    cluster.do(registration(4, address="d:9", host=""))
+    assert cluster.ledger.bucket.nodes == (
+        NodeRow(1, retired=True),
+        NodeRow(3, "d:1", ("tc", "rm"), "rack", b""),
+        NodeRow(4, "d:9", ("rm",), "", STORE),
+        NodeRow(5, "d:1", ("rm",), "rack", STORE, retired=True),
+    )
+
+
+def test_the_register_outlives_its_replica(cluster: Bank) -> None:
+    """Written with the bucket's row, whose copy in the write set doesn't change any more."""
+    nodes, index = cluster.ledger.bucket.nodes, cluster.ledger.bucket.nodes_index
+    writes = cluster.flush()
+    cluster.do(RetireNode(4))
+    assert (writes.bucket.nodes, writes.bucket.nodes_index) == (nodes, index)
+    cluster.restart()
+    assert cluster.ledger.bucket.nodes == nodes
+    assert cluster.one(registration(5)).code is Code.REFUSED
+    assert cluster.one(registration(4)) == Answer(Code.UNCHANGED, number=index)

@@ -24,8 +24,11 @@ from mas.ledger.instructions import (
     Look,
     Prepare,
     Reason,
+    RegisterNode,
+    RetireNode,
     encode,
 )
+from mas.ledger.rows import NodeRow
 from mas.multiraft.events import ReadReady, Refused, Restored
 from mas.raft import ConfState
 from mas.resource import AccountService, Ports, ResourceSettings
@@ -33,13 +36,18 @@ from mas.runtime import Supervisor, SystemClock
 from mas.transaction.messages import (
     AccountViews,
     Answers,
+    Nodes,
     ReadAccounts,
     ReadLevel,
+    ReadNodes,
     Reply,
     Submit,
     TurnedAway,
     Why,
+    decode_replies,
+    decode_requests,
 )
+from mas.transaction.messages import encode as encode_message
 from tests.resource.worlds import FakeBuckets, FakeDatabase, FakeGroup, Replies
 
 TC = b"coordinate"
@@ -76,6 +84,11 @@ class World:
     def read(self, *numbers: str, level: ReadLevel = ReadLevel.LINEARIZABLE) -> int:
         self.requests += 1
         self.service.requests.put((CALLER, ReadAccounts(self.requests, 1, level, numbers)))
+        return self.requests
+
+    def read_nodes(self) -> int:
+        self.requests += 1
+        self.service.requests.put((CALLER, ReadNodes(self.requests, 1)))
         return self.requests
 
     def reply_to(self, request: int) -> Reply | None:
@@ -225,6 +238,18 @@ async def test_overload_turns_away_only_what_begins_something(world: World) -> N
 
 
 @pytest.mark.asyncio
+async def test_overload_turns_away_a_node_that_joins_and_none_that_leaves(world: World) -> None:
+    """Rule 16: to take a dead node out is what may end the overload."""
+    world.service._settings = msgspec.structs.replace(world.settings, unflushed=0)
+    joins = world.submit(RegisterNode(4, "d:1", ("rm",)))
+    leaves = world.submit(RetireNode(3))
+    turned = await world.reply(joins)
+    assert isinstance(turned, TurnedAway)
+    assert turned.why is Why.OVERLOADED
+    assert (await world.answer(leaves)).code is Code.DONE
+
+
+@pytest.mark.asyncio
 async def test_an_unreadable_chunk_harms_none_beside_it(world: World) -> None:
     """Rule 37."""
     await open_accounts(world, alice=100, bob=0)
@@ -317,6 +342,36 @@ async def test_a_read_waits_for_its_index(world: World) -> None:
     await world.answer(other)
     reply = await world.reply(request)
     assert isinstance(reply, AccountViews)
+
+
+@pytest.mark.asyncio
+async def test_the_register_is_read_at_its_index_and_without_the_database(world: World) -> None:
+    empty = await world.reply(world.read_nodes())
+    assert empty == Nodes(empty.request, 0, ())
+    world.group.read_indexes_held = True
+    request = world.read_nodes()
+    await world.until(lambda: len(world.group.reads) == 2)
+    index = world.group.index + 1
+    world.group.commit_c.put(ReadReady((world.group.reads[-1],), index))
+    join = RegisterNode(4, "d:1", ("tc", "rm"), "rack", b"s" * 16)
+    assert (await world.answer(world.submit(join))).number == index
+    reply = await world.reply(request)
+    row = NodeRow(4, "d:1", ("tc", "rm"), "rack", b"s" * 16)
+    assert reply == Nodes(request, index, (row,))
+    world.database.down, world.group.read_indexes_held = True, False
+    again = await world.reply(world.read_nodes())
+    assert again == Nodes(again.request, index, (row,))
+    assert decode_replies(encode_message((reply,))) == (reply,)
+    ask = ReadNodes(request, 1)
+    assert decode_requests(encode_message((ask,))) == (ask,)
+
+
+@pytest.mark.asyncio
+async def test_a_follower_knows_of_no_register_that_it_would_vouch_for(world: World) -> None:
+    world.group.lead(term=2, leading=False, leader=2)
+    await world.until(lambda: not world.service._leadership.leading)
+    turned = await world.reply(world.read_nodes())
+    assert turned == TurnedAway(turned.request, Why.NOT_LEADING, leader=2)
 
 
 @pytest.mark.asyncio

@@ -7,6 +7,7 @@ from mas.ledger.hashing import (
     claim_digest,
     incarnation_digest,
     legs_digest,
+    nodes_digest,
     posting_digest,
     record_digest,
 )
@@ -15,6 +16,7 @@ from mas.ledger.rows import (
     Account,
     BucketRow,
     Incarnation,
+    NodeRow,
     Posting,
     PreparedLegs,
     Record,
@@ -110,6 +112,10 @@ class Book:
         self.writes.incarnations[incarnation.incarnation] = incarnation
         self._digest(("incarnation", incarnation.incarnation), incarnation_digest(incarnation))
 
+    def register(self, *nodes: NodeRow, index: int) -> None:
+        self.row.nodes, self.row.nodes_index = nodes, index
+        self._digest("nodes", nodes_digest(nodes, index))
+
     def take(self, entries: int = 1) -> WriteSet:
         """The write set so far, as of the index of so many entries more."""
         for number in self.writes.accounts:
@@ -145,4 +151,9 @@ def everything(bucket: int = 1) -> Book:
     book.claim("zoë", 4)
     book.remember(Incarnation(INCARNATION, 17, {40: None, 19: None, 2**47: None}))
     book.remember(Incarnation(b"\xff" * 10, closed=True))
+    book.register(
+        NodeRow(3, retired=True),
+        NodeRow(4, "[fe80::1]:12379", ("tc", "rm"), 'o\'rack "1"', bytes(range(240, 256))),
+        index=2**40,
+    )
     return book

@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from mas.errors import CorruptData
 from mas.ledger.instructions import Code, Reason
-from mas.ledger.rows import Account, BucketRow, Incarnation, Loaded, Record
+from mas.ledger.rows import Account, BucketRow, Incarnation, Loaded, NodeRow, Record
 from mas.raft import ConfState, SnapshotMetadata
 from mas.storage.account_db_sqlite import SqliteAccountDB
 from tests.storage.account_rows import INCARNATION, Book, everything, payment_id, prepared, record
@@ -96,9 +96,11 @@ async def test_a_flush_replaces_rows_and_deletes_settled_legs(database: SqliteAc
     book.claim("alice", 2)
     book.record(msgspec.structs.replace(record(1), attempt=9))
     book.remember(Incarnation(INCARNATION, 41))
+    book.register(NodeRow(4, "moved:1", ("rm",)), index=2)
     await flush(database, book)
 
     kept = await database.open(1, b"me")
+    assert (kept.bucket.nodes, kept.bucket.nodes_index) == ((NodeRow(4, "moved:1", ("rm",)),), 2)
     assert list(kept.legs) == [prepared(51).xid]
     assert kept.incarnations[INCARNATION] == Incarnation(INCARNATION, 41)
     loaded = await database.load(1, ["alice", "bob"], [payment_id(1)], ["alice"])
@@ -317,6 +319,22 @@ async def test_a_snapshot_whose_rows_arent_its_hash_is_refused(
     """A sender whose state has diverged doesn't spread it."""
     book = everything()
     book.digests["another state"] = 1
+    await opened(database, book)
+    await database.export(1, tmp_path / "snapshot")
+    with pytest.raises(CorruptData, match="state hash"):
+        await database.check(1, tmp_path / "snapshot")
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("nodes", "index"), [((), 2**40), ((NodeRow(3, "mallory:1"),), 2**40), (None, 1)]
+)
+async def test_a_snapshot_whose_register_isnt_its_hash_is_refused(
+    database: SqliteAccountDB, tmp_path: Path, nodes: tuple[NodeRow, ...] | None, index: int
+) -> None:
+    book = everything()
+    book.row.nodes_index = index
+    book.row.nodes = book.row.nodes if nodes is None else nodes
     await opened(database, book)
     await database.export(1, tmp_path / "snapshot")
     with pytest.raises(CorruptData, match="state hash"):

@@ -270,7 +270,7 @@ async def test_another_schema_is_refused(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE identity SET schema = 99")
     connection.close()
-    with pytest.raises(DataDirectoryError, match=r"schema 99.*schema 1"):
+    with pytest.raises(DataDirectoryError, match=r"schema 99.*schema 2"):
         SqliteAccountDB.connect(path, "test", 1)
 
 

@@ -87,6 +87,9 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_DIED: _Reason.ValueType  # 25
     REASON_OVERLOADED: _Reason.ValueType  # 26
     REASON_UNAVAILABLE: _Reason.ValueType  # 27
+    REASON_NODE_ID_USED: _Reason.ValueType  # 40
+    """Of the cluster's register, about nodes and not about payments."""
+    REASON_TOO_MANY_NODES: _Reason.ValueType  # 41
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper): ...
 
@@ -109,6 +112,9 @@ REASON_TIMED_OUT: Reason.ValueType  # 24
 REASON_DIED: Reason.ValueType  # 25
 REASON_OVERLOADED: Reason.ValueType  # 26
 REASON_UNAVAILABLE: Reason.ValueType  # 27
+REASON_NODE_ID_USED: Reason.ValueType  # 40
+"""Of the cluster's register, about nodes and not about payments."""
+REASON_TOO_MANY_NODES: Reason.ValueType  # 41
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
 
 class _Kind:
