@@ -36,6 +36,12 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that this node stores."""
     secret_file: str = ""
     """The cluster's secret, the same on every node. Empty: `cluster.secret` in `data_dir`, made at the first start."""
+    address: str = ""
+    """Where other nodes find this one's peer transport, "host:port". Empty: `listen.host` and `listen.peer`."""
+    join: str = ""
+    """A resource manager that joins a cluster there is already: "host:port" of a NodeService. Peers and buckets come from there."""
+    hold: tuple[BucketId, ...] = ()
+    """With `join`: the buckets to hold a replica of."""
 
 
 class ListenConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -174,8 +180,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
                 f"raft.election_tick is {self.raft.election_tick}: expected more than "
                 f"raft.heartbeat_tick, {self.raft.heartbeat_tick}"
             )
-        self._check_peers()
-        self._check_buckets()
+        if self.node.join:
+            self._check_join()
+        else:
+            self._check_peers()
+            self._check_buckets()
         files = (self.tls.ca_file, self.tls.cert_file, self.tls.key_file)
         if any(files) and (self.tls.directory or not all(files)):
             raise ConfigError(
@@ -183,6 +192,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.jwt.algorithm != "HS256" and not self.jwt.public_key_file:
             raise ConfigError(f"jwt.public_key_file is empty: {self.jwt.algorithm} needs one")
+
+    def address(self) -> str:
+        """Where other nodes find this one's peer transport."""
+        return self.node.address or f"{self.listen.host}:{self.listen.peer}"
 
     def node_ids(self) -> tuple[int, ...]:
         """Every node of the cluster."""
@@ -212,17 +225,23 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             if len(bucket.voters) % 2 == 0
         ]
 
+    def _check_join(self) -> None:
+        if self.node.role != "rm":
+            raise ConfigError(
+                f'node.join is set, and node.role is {self.node.role!r}: expected "rm", the one that can join a running cluster'
+            )
+        if self.peers:
+            raise ConfigError("node.join is set, and so are peers: expected one of the two")
+        _check_address("node.join", self.node.join)
+        _check_address("node.address", self.address())
+
     def _check_peers(self) -> None:
         ids = self.node_ids()
         _refuse_twice("peers", ids)
         if self.node.id not in ids:
             raise ConfigError(f"node.id is {self.node.id}: expected one of the peers {list(ids)}")
         for peer in self.peers:
-            host, _, port = peer.address.rpartition(":")
-            if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
-                raise ConfigError(
-                    f'the address of peer {peer.id} is {peer.address!r}: expected "host:port"'
-                )
+            _check_address(f"the address of peer {peer.id}", peer.address)
 
     def _check_buckets(self) -> None:
         ids = [bucket.id for bucket in self.buckets]
@@ -265,10 +284,31 @@ def parse_config(text: str) -> Config:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"not a TOML file: {error}") from error
     _check_tree(Config, tree, "")
+    return convert_config(tree)
+
+
+def convert_config(tree: dict[str, Any]) -> Config:
+    """The configuration in a tree of tables.
+
+    Raises:
+        ConfigError: a value isn't allowed.
+    """
     try:
         return msgspec.convert(tree, Config)
     except msgspec.ValidationError as error:
         raise ConfigError(str(error)) from error
+
+
+def parse_ids(what: str, text: str) -> list[int]:
+    """The ids in a text like "1,2,3".
+
+    Raises:
+        ConfigError: it isn't one.
+    """
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise ConfigError(f"{what} is {text!r}: expected ids like 1,2,3")
+    return [int(part) for part in parts]
 
 
 def format_config(config: Config) -> str:
@@ -309,6 +349,12 @@ def _check_tree(struct: type[msgspec.Struct], tree: dict[str, Any], path: str) -
                 and issubclass(kind, msgspec.Struct)
             ):
                 _check_tree(kind, item, name)
+
+
+def _check_address(what: str, address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
+        raise ConfigError(f'{what} is {address!r}: expected "host:port"')
 
 
 def _refuse_twice(what: str, ids: Iterable[int]) -> None:

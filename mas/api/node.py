@@ -1,15 +1,21 @@
-"""NodeService: what a node says of itself, for operators' tools that know the cluster's secret."""
+"""NodeService: what a node says of itself and of the cluster, and changes of its members, for those who know the cluster's secret."""
 
 # gRPC calls a method by its name in the .proto file.
 # ruff: noqa: N802
 
 import grpc
+import msgspec
 
 from mas.api.answering import Context, answering, metadata_of
 from mas.api.auth import ClusterSecret
 from mas.api.ports import Node
+from mas.api.requests import to_timeout
+from mas.membership import Operations, Roster
 from mas.wire.gen.mas.v1 import node_pb2 as pb
 from mas.wire.gen.mas.v1 import node_pb2_grpc as pb_grpc
+from mas.wire.nodes import node_from_wire, node_to_wire, replica_to_wire
+
+_encode = msgspec.msgpack.Encoder().encode
 
 
 class NodeServicer(pb_grpc.NodeServiceServicer):
@@ -17,8 +23,9 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
 
     name = "mas.v1.NodeService"
 
-    def __init__(self, node: Node, cluster_secret: ClusterSecret) -> None:
+    def __init__(self, node: Node, operations: Operations, cluster_secret: ClusterSecret) -> None:
         self._node = node
+        self._operations = operations
         self._cluster_secret = cluster_secret
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -31,7 +38,7 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
     @answering
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.NodeStatus:
         """The node's view of itself."""
-        self._cluster_secret.check(metadata_of(context))
+        self._check(context)
         view = self._node.view()
         return pb.NodeStatus(
             node=view.node,
@@ -41,3 +48,86 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
             buckets=view.buckets,
             leads=view.leads,
         )
+
+    @answering
+    async def GetCluster(self, request: pb.GetClusterRequest, context: Context) -> pb.Cluster:
+        """The node's view of the cluster."""
+        self._check(context)
+        return self._cluster(self._operations.roster)
+
+    @answering
+    async def AddNode(self, request: pb.AddNodeRequest, context: Context) -> pb.Cluster:
+        """Register a node, and make it a learner of the buckets that it names."""
+        self._check(context)
+        node = node_from_wire(request.node, request.store)
+        timeout = _timeout(context)
+        roster = await self._operations.add_node(
+            request.cluster, node, tuple(request.buckets), timeout
+        )
+        return self._cluster(roster)
+
+    @answering
+    async def RetireNode(self, request: pb.RetireNodeRequest, context: Context) -> pb.Cluster:
+        """Let a node go for good."""
+        self._check(context)
+        return self._cluster(await self._operations.retire_node(request.node, _timeout(context)))
+
+    @answering
+    async def GetReplicas(self, request: pb.GetReplicasRequest, context: Context) -> pb.Replicas:
+        """All replicas of a bucket that answer."""
+        self._check(context)
+        return await self._replicas(request.bucket)
+
+    @answering
+    async def GetReplica(self, request: pb.ReplicaRequest, context: Context) -> pb.Replica:
+        """One node's replica."""
+        self._check(context)
+        return replica_to_wire(await self._operations.replica(request.bucket, request.node))
+
+    @answering
+    async def AddReplica(self, request: pb.ReplicaRequest, context: Context) -> pb.Replicas:
+        """Make a node a learner of a bucket."""
+        self._check(context)
+        await self._operations.add_replica(request.bucket, request.node, _timeout(context))
+        return await self._replicas(request.bucket)
+
+    @answering
+    async def RemoveReplica(self, request: pb.ReplicaRequest, context: Context) -> pb.Replicas:
+        """Take a bucket away from a node."""
+        self._check(context)
+        await self._operations.remove_replica(request.bucket, request.node, _timeout(context))
+        return await self._replicas(request.bucket)
+
+    @answering
+    async def TransferLeader(self, request: pb.ReplicaRequest, context: Context) -> pb.Replicas:
+        """Have a node lead a bucket."""
+        self._check(context)
+        await self._operations.transfer_leader(request.bucket, request.node, _timeout(context))
+        return await self._replicas(request.bucket)
+
+    def _check(self, context: Context) -> None:
+        self._cluster_secret.check(metadata_of(context))
+
+    async def _replicas(self, bucket: int) -> pb.Replicas:
+        views = await self._operations.replicas(bucket)
+        return pb.Replicas(replicas=[replica_to_wire(view) for view in views])
+
+    def _cluster(self, roster: Roster) -> pb.Cluster:
+        return pb.Cluster(
+            cluster=self._node.view().cluster,
+            nodes=[node_to_wire(row) for row in roster.nodes().values()],
+            buckets=[
+                pb.BucketMembers(
+                    bucket=members.bucket,
+                    voters=members.voters,
+                    learners=members.learners,
+                    leader=self._operations.leader(members.bucket),
+                )
+                for members in roster.buckets
+            ],
+            roster=_encode(roster),
+        )
+
+
+def _timeout(context: Context) -> float:
+    return to_timeout(context.time_remaining())

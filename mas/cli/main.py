@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from mas.cli.accounts import account
+from mas.cli.admin import admin
 from mas.cli.payments import pay, payment
 from mas.cli.process import bench, demo, serve, version
 from mas.cli.session import EXIT_REFUSED, EXIT_TRY_AGAIN, EXIT_USAGE
@@ -56,7 +57,7 @@ def cli() -> None:
     """
 
 
-for command in (serve, account, pay, payment, token, demo, bench, version):
+for command in (serve, admin, account, pay, payment, token, demo, bench, version):
     cli.add_command(command)
 
 

@@ -1,10 +1,14 @@
 """`mas serve`, `mas demo`, `mas bench`, `mas version`: what runs, runs elsewhere."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mas import __version__
+
+if TYPE_CHECKING:
+    from mas.config import Config
 
 
 @click.command()
@@ -25,13 +29,66 @@ from mas import __version__
     help="A TOML file; the options here win.",
 )
 @click.option("--db", "database", help="The name of this node's database.")
-def serve(
-    *, role: str | None, data_dir: Path | None, config_file: Path | None, database: str | None
-) -> None:
+@click.option("--id", "node_id", type=int, help="This node's id: unique, and never used again.")
+@click.option("--cluster-id", help="The cluster that it belongs to.")
+@click.option(
+    "--join",
+    help="host:port of a NodeService of the cluster to join, with --role rm and a new --id.",
+)
+@click.option(
+    "--hold",
+    help="With --join: the buckets to hold a replica of, as 1,2,3. More can be added later: `mas admin replica add`.",
+)
+@click.option(
+    "--address", help="host:port where the other nodes find this one; it listens on that port."
+)
+@click.option("--rm-port", type=int, help="The port of its TransactionService and NodeService.")
+@click.option("--secret-file", type=click.Path(dir_okay=False), help="The cluster's secret.")
+@click.option(
+    "--tls-dir", type=click.Path(file_okay=False), help="Holds ca.crt, node.crt and node.key."
+)
+def serve(config_file: Path | None, **given: Any) -> None:  # noqa: ANN401 - of many kinds
     """Run a node until Ctrl-C. Without options: everything in one process."""
+    from mas.config import Config, load_config
     from mas.daemon.main import serve as run
 
-    run(role=role, data_dir=data_dir, config_file=config_file, database=database)
+    config = load_config(config_file) if config_file is not None else Config()
+    run(override(config, given))
+
+
+def override(config: "Config", given: dict[str, Any]) -> "Config":
+    """The configuration with what the command line says instead.
+
+    Raises:
+        ConfigError: together they can't be.
+    """
+    import msgspec
+
+    from mas.config import convert_config, parse_ids
+
+    tree = msgspec.to_builtins(config)
+    places = {
+        "role": ("node", "role"),
+        "data_dir": ("node", "data_dir"),
+        "node_id": ("node", "id"),
+        "cluster_id": ("node", "cluster_id"),
+        "join": ("node", "join"),
+        "address": ("node", "address"),
+        "secret_file": ("node", "secret_file"),
+        "rm_port": ("listen", "rm"),
+        "tls_dir": ("tls", "directory"),
+        "database": ("storage", "database"),
+    }
+    for name, (table, key) in places.items():
+        if given.get(name) is not None:
+            value = given[name]
+            tree[table][key] = str(value) if isinstance(value, Path) else value
+    if given.get("hold") is not None:
+        tree["node"]["hold"] = parse_ids("--hold", given["hold"])
+    if given.get("address") is not None:
+        port = given["address"].rpartition(":")[2]
+        tree["listen"]["peer"] = int(port) if port.isdecimal() else tree["listen"]["peer"]
+    return convert_config(tree)
 
 
 @click.command()

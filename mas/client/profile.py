@@ -32,6 +32,10 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Who acts, unless another token is asked for."""
     plaintext: bool = False
     """The server has no TLS."""
+    node_service: str = ""
+    """"host:port" of its NodeService, for `mas admin`."""
+    secret_file: str = ""
+    """The cluster's secret, likewise."""
 
 
 def home() -> Path:

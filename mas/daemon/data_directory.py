@@ -1,6 +1,7 @@
 """The directory in which a node keeps everything: made, locked and known as this node's before anything opens a file in it.
 
-identity.json      cluster and node that it belongs to
+identity.json      cluster and node that it belongs to, and the store that it is
+roster.json        the cluster's members, as this node knows them
 lock               held by the process that uses it
 cluster.secret     what nodes prove to each other
 jwt.secret         what signs and verifies clients' tokens (HS256)
@@ -17,9 +18,11 @@ from typing import Self
 import msgspec
 
 from mas.errors import DataDirectoryError
+from mas.membership import Roster
 from mas.runtime import Dice
 
 _SECRET_BYTES = 32
+_STORE_BYTES = 16
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -29,6 +32,12 @@ class Identity(msgspec.Struct, frozen=True):
     node: int
 
 
+class _Kept(msgspec.Struct, frozen=True):
+    cluster: str
+    node: int
+    store: bytes
+
+
 class DataDirectory:
     """An opened data directory. Only one process has it at a time.
 
@@ -36,8 +45,10 @@ class DataDirectory:
         DataDirectoryError: it can't be written, another process uses it, or it belongs to another cluster or node.
     """
 
-    def __init__(self, path: Path, identity: Identity) -> None:
+    def __init__(self, path: Path, identity: Identity, dice: Dice) -> None:
         self.path = path
+        self.store = b""
+        """Drawn when the directory was made: whoever has another isn't who it was (`mas.network.handshake`)."""
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -48,7 +59,7 @@ class DataDirectory:
             ) from error
         try:
             self._take_lock()
-            self._check_identity(identity)
+            self._take_identity(identity, dice)
         except BaseException:
             self.close()
             raise
@@ -68,6 +79,27 @@ class DataDirectory:
         """Let another process have it."""
         os.close(self._lock)
 
+    def read_roster(self) -> Roster:
+        """The cluster's members as this node last knew them; empty at its first start.
+
+        Raises:
+            DataDirectoryError: it can't be read.
+        """
+        path = self.path / "roster.json"
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=Roster)
+        except FileNotFoundError:
+            return Roster()
+        except (OSError, msgspec.DecodeError) as error:
+            raise DataDirectoryError(
+                f"{path} can't be read: {error}. It may be removed where the configuration names the peers, or with "
+                "--join: the others know what was in it"
+            ) from error
+
+    def write(self, roster: Roster) -> None:
+        """Keep the roster. Raises `DataDirectoryError`."""
+        write_private(self.path / "roster.json", msgspec.json.encode(roster).decode())
+
     def secret(self, name: str, dice: Dice) -> bytes:
         """The secret in the file of this name, made at the first start."""
         path = self.path / name
@@ -83,16 +115,17 @@ class DataDirectory:
                 f"data directory {self.path} is in use by another process: stop it, or name another with --data-dir"
             ) from error
 
-    def _check_identity(self, identity: Identity) -> None:
+    def _take_identity(self, identity: Identity, dice: Dice) -> None:
         path = self.path / "identity.json"
         if not path.exists():
-            write_private(path, msgspec.json.encode(identity).decode())
-            return
+            kept = _Kept(identity.cluster, identity.node, dice.randbytes(_STORE_BYTES))
+            write_private(path, msgspec.json.encode(kept).decode())
         try:
-            found = msgspec.json.decode(path.read_bytes(), type=Identity)
+            found = msgspec.json.decode(path.read_bytes(), type=_Kept)
         except (OSError, msgspec.DecodeError) as error:
             raise DataDirectoryError(f"{path} can't be read: {error}") from error
-        if found != identity:
+        self.store = found.store
+        if (found.cluster, found.node) != (identity.cluster, identity.node):
             raise DataDirectoryError(
                 f"data directory {self.path} belongs to node {found.node} of cluster {found.cluster!r}, and this is node "
                 f"{identity.node} of cluster {identity.cluster!r}: name another with --data-dir, or mend `node` in the configuration"

@@ -32,7 +32,7 @@ from mas.coordinator import CoordinatorSettings, TransactionCoordinator
 from mas.coordinator import Ports as CoordinatorPorts
 from mas.daemon.data_directory import DataDirectory, read_file, read_secret
 from mas.daemon.lock_shelf import ByteShelf, LockShelf
-from mas.errors import CorruptData
+from mas.daemon.replicas import Parts, Replicas
 from mas.locks import (
     GlobalLockService,
     Leases,
@@ -42,6 +42,7 @@ from mas.locks import (
     RemoteLocks,
     join,
 )
+from mas.membership import Membership, Operations, PeersList, Roster
 from mas.multiraft import HostConfig, RaftHost, WorkerThread
 from mas.network.buckets import BucketRouter
 from mas.network.channels import Channel
@@ -54,8 +55,7 @@ from mas.network.tls import (
     server_context,
 )
 from mas.network.transport import PeerTransport
-from mas.raft import CorruptState
-from mas.resource import AccountService, Ports, ResourceManager, ResourceSettings, writer_mark
+from mas.resource import MembersDoor, ResourceManager, ResourceSettings
 from mas.runtime import Actor, Clock, Dice, Supervisor, SystemClock
 
 _log = logging.getLogger(__name__)
@@ -69,7 +69,12 @@ class Process:
     """One node: whatever its role says runs here."""
 
     def __init__(
-        self, config: Config, directory: DataDirectory, supervisor: Supervisor, dice: Dice
+        self,
+        config: Config,
+        directory: DataDirectory,
+        roster: Roster,
+        supervisor: Supervisor,
+        dice: Dice,
     ) -> None:
         self._config = config
         self._directory = directory
@@ -89,11 +94,15 @@ class Process:
             else directory.secret("cluster.secret", dice)
         )
         self._transport = self._make_transport()
+        self._membership = Membership(config.node.id, roster, self._transport, directory)
         self._router = BucketRouter(
             self._transport,
-            {bucket.id: bucket.voters for bucket in config.buckets},
+            {members.bucket: members.voters for members in roster.buckets},
             clock=self._clock,
             dice=dice,
+        )
+        self._operations = Operations(
+            config.node.cluster_id, self._membership, self._router, self._clock
         )
 
     # -- starting ----------------------------------------------------------------------------------------
@@ -107,14 +116,18 @@ class Process:
         config = self._config
         for remark in config.remarks():
             _log.warning("%s", remark)
-        for peer in config.peers:
-            if peer.id != config.node.id:
-                self._transport.add_peer(peer.id, peer.address)
+        self._membership.start()
+        self._membership.on_change(self._route)
+        self._transport.on_frame(Channel.ROSTER, self._membership.on_frame)
         self._transport.on_frame(Channel.REPLY, self._router.on_reply)
+        self._transport.on_store(self._membership.recognise)
+        self._transport.on_peer(self._membership.on_peer)
         self._transport.on_peer(self._router.on_peer)
         self._closers.append(self._transport.stop)
         await self._transport.start()
         self._spawn(self._transport)
+        self._spawn(self._membership)
+        self._supervisor.spawn("operations", self._operations.run())
         role = config.node.role
         if role in ("all", "rm"):
             await self._start_resource_manager()
@@ -128,6 +141,11 @@ class Process:
         node = self._config.node
         ready = f"mas: node {node.id} ({node.role}) of cluster {node.cluster_id!r} is ready"
         return "\n".join((ready, *self._greeting))
+
+    def _route(self) -> None:
+        """Whoever votes in a bucket may lead it."""
+        for members in self._membership.roster.buckets:
+            self._router.set_replicas(members.bucket, members.voters)
 
     def _spawn(self, actor: Actor) -> None:
         self._supervisor.spawn(actor.name, actor.run())
@@ -144,7 +162,12 @@ class Process:
     def _make_transport(self) -> PeerTransport:
         mutual = self._config.tls.mutual
         return PeerTransport(
-            Identity(self._config.node.cluster_id, self._config.node.id, self._secret),
+            Identity(
+                self._config.node.cluster_id,
+                self._config.node.id,
+                self._secret,
+                self._directory.store,
+            ),
             host=self._config.listen.host,
             port=self._config.listen.peer,
             clock=self._clock,
@@ -182,38 +205,33 @@ class Process:
             dice=self._dice,
         )
         await host.finish_snapshots()
-        manager = ResourceManager(self._transport)
-        proposer = int.from_bytes(self._dice.randbytes(7), "big")
-        for bucket in config.buckets:
-            if config.node.id not in bucket.voters:
-                continue
-            kept = await database.open(bucket.id, writer_mark(proposer))
-            try:
-                group = host.add_group(
-                    bucket.id,
-                    bucket.voters,
-                    applied=kept.bucket.applied,
-                    applied_term=kept.bucket.term,
-                )
-            except (CorruptData, CorruptState) as error:
-                # This replica stops, and the others go on with their quorum.
-                _log.critical("bucket %d is not served on this node: %s", bucket.id, error)
-                continue
-            ports = Ports(group, database, self._router, manager.reply, proposer)
-            manager.add(
-                AccountService(bucket.id, kept, ports, self._clock, self._resource_settings())
-            )
+        members = MembersDoor(config.node.id, host)
+        manager = ResourceManager(self._transport, members)
+        parts = Parts(
+            self._membership,
+            host,
+            database,
+            manager,
+            members,
+            self._router,
+            proposer=int.from_bytes(self._dice.randbytes(7), "big"),
+        )
+        replicas = Replicas(
+            config.node.id, parts, self._clock, self._resource_settings(), self._supervisor
+        )
+        await replicas.open_all()
         self._transport.on_frame(Channel.RAFT, host.on_frame)
         self._transport.on_frame(Channel.SNAPSHOT, host.on_snapshot_frame)
         self._transport.on_frame(Channel.REQUEST, manager.on_frame)
         self._transport.on_peer(host.on_peer)
         self._spawn(host)
-        for service in manager.services():
-            self._spawn(service)
+        self._spawn(replicas)
         self._host = host
         secret = ClusterSecret(self._secret)
         self._serve(
-            config.listen.rm, TransactionServicer(self._router, secret), NodeServicer(self, secret)
+            config.listen.rm,
+            TransactionServicer(self._router, secret),
+            NodeServicer(self, self._operations, secret),
         )
 
     def _host_config(self) -> HostConfig:
@@ -232,7 +250,7 @@ class Process:
         config = self._config
         return ResourceSettings(
             cluster=config.node.cluster_id,
-            buckets=len(config.buckets),
+            buckets=len(self._membership.roster.buckets),
             lock_timeout=config.lock_timeout_seconds,
             cached_rows=config.storage.cache_accounts,
             unflushed=config.storage.flush_backlog_rows_max,
@@ -280,9 +298,12 @@ class Process:
                 issuer = TokenIssuer(key, config.jwt.issuer, config.jwt.audience, self._clock)
             accounts = AccountServicer(self._coordinator, authenticator, issuer, self._dice)
             api = self._serve(config.listen.api, accounts)
-            self._serve(config.listen.node_service, NodeServicer(self, secret))
+            operators = self._serve(
+                config.listen.node_service, NodeServicer(self, self._operations, secret)
+            )
+            self._spawn(PeersList(self._membership, self._router, store, self._clock))
             if role == "all" and issuer is not None:
-                self._welcome(api, issuer)
+                self._welcome(api, operators, issuer)
 
     def _start_locks(self, store: ByteShelf) -> Leases:
         """The lock service itself on the one node where it is at work, the way to it on all others."""
@@ -314,14 +335,18 @@ class Process:
             return read_secret(Path(jwt.secret_file))
         return self._directory.secret("jwt.secret", self._dice)
 
-    def _welcome(self, api: ApiServer, issuer: TokenIssuer) -> None:
+    def _welcome(self, api: ApiServer, operators: ApiServer, issuer: TokenIssuer) -> None:
         """A single node to play with: leave its address and an operator's token where the command line finds them."""
-        address = f"{self._config.listen.host}:{api.port}"
+        host = self._config.listen.host
+        address = f"{host}:{api.port}"
+        secret = self._config.node.secret_file or self._directory.path / "cluster.secret"
         found = profile.Profile(
             address=address,
             ca=str(self._tls.ca.resolve()) if self._tls else "",
             token=issuer.issue(_OPERATOR, Role.GATEWAY),
             plaintext=self._tls is None,
+            node_service=f"{host}:{operators.port}",
+            secret_file=str(Path(secret).resolve()),
         )
         kept = profile.write(found)
         self._greeting += [
@@ -360,7 +385,7 @@ class Process:
 
     async def _hand_over(self) -> None:
         """Spare the others an election: have them lead what this node leads."""
-        if self._host is None or len(self._config.peers) < 2:
+        if self._host is None or len(self._membership.roster.nodes()) < 2:
             return
         self._host.hand_over()
         groups = self._host.groups.values()

@@ -252,6 +252,11 @@ class RaftHost(Actor):
         """All groups by id."""
         return dict(self._groups)
 
+    @property
+    def stored_groups(self) -> list[int]:
+        """All groups that the log holds anything of, if only the term and vote of one that was left."""
+        return self._log.groups()
+
     def statistics(self) -> HostStatistics:
         """What it has done so far."""
         return HostStatistics(

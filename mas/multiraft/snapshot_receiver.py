@@ -6,10 +6,9 @@
 Whatever it dies between, a start finds either the old state or the note, and then finishes the work.
 """
 
-import asyncio
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 

@@ -123,7 +123,6 @@ class PeerTransport(Actor):
         server_tls: ssl.SSLContext | None = None,
         client_tls: ssl.SSLContext | None = None,
         settings: TransportSettings | None = None,
-        recognise: handshake.Recognise = handshake.recognise_all,
     ) -> None:
         self.node = identity.node
         self._identity = identity
@@ -134,7 +133,7 @@ class PeerTransport(Actor):
         self._server_tls = server_tls
         self._client_tls = client_tls
         self._settings = settings or TransportSettings()
-        self._recognise = recognise
+        self._recognise: handshake.Recognise = handshake.recognise_all
 
         self._peers: dict[int, _Peer] = {}
         self._frame_handlers: dict[int, FrameHandler] = {}
@@ -161,6 +160,10 @@ class PeerTransport(Actor):
         still stands, True follows at once.
         """
         self._peer_handlers.append(handler)
+
+    def on_store(self, handler: handshake.Recognise) -> None:
+        """Have `handler(peer, store)` called for every peer that has proved itself; it may raise `PeerRefused`."""
+        self._recognise = handler
 
     def add_peer(self, node: int, address: str = "") -> None:
         """Know a member of the cluster. With an address ("host:port") it is dialled; else it has to call."""

@@ -5,5 +5,13 @@
 
 from mas.resource.actor import AccountService, Ports, ResourceSettings, writer_mark
 from mas.resource.manager import ResourceManager
+from mas.resource.members import MembersDoor
 
-__all__ = ["AccountService", "Ports", "ResourceManager", "ResourceSettings", "writer_mark"]
+__all__ = [
+    "AccountService",
+    "MembersDoor",
+    "Ports",
+    "ResourceManager",
+    "ResourceSettings",
+    "writer_mark",
+]

@@ -44,6 +44,7 @@ from mas.resource.undecided import Round, Waiting
 from mas.runtime import Actor, Clock, Mailbox, Supervisor
 from mas.transaction.messages import (
     Answers,
+    BucketRequest,
     BucketView,
     Postings,
     ReadAccounts,
@@ -53,7 +54,6 @@ from mas.transaction.messages import (
     ReadNodes,
     ReadPostings,
     Reply,
-    Request,
     Submit,
     TurnedAway,
     Why,
@@ -115,7 +115,7 @@ class AccountService(Actor):
     ) -> None:
         self.name = f"account-service-{bucket}"
         self.bucket = bucket
-        self.requests: Mailbox[tuple[int, Request]] = Mailbox(
+        self.requests: Mailbox[tuple[int, BucketRequest]] = Mailbox(
             f"{self.name}.requests", _REQUESTS_WAITING
         )
         self._group = ports.group

@@ -11,8 +11,18 @@ import msgspec
 
 from mas.errors import MailboxClosed
 from mas.resource.actor import AccountService
+from mas.resource.members import MembersDoor
 from mas.resource.ports import Peers
-from mas.transaction.messages import Reply, Request, TurnedAway, Why, decode_requests, encode
+from mas.transaction.messages import (
+    ChangeMembers,
+    ReadReplica,
+    Reply,
+    Request,
+    TurnedAway,
+    Why,
+    decode_requests,
+    encode,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -23,14 +33,19 @@ _REPLIES_PER_FRAME = 256
 class ResourceManager:
     """Routes requests to the buckets of this node, and replies to their senders."""
 
-    def __init__(self, peers: Peers) -> None:
+    def __init__(self, peers: Peers, members: MembersDoor) -> None:
         self._peers = peers
+        self._members = members
         self._services: dict[int, AccountService] = {}
         self._replies: dict[int, list[Reply]] = {}
 
     def add(self, service: AccountService) -> None:
         """Serve one more bucket."""
         self._services[service.bucket] = service
+
+    def remove(self, bucket: int) -> None:
+        """Serve a bucket no more; what waits for it is unknown to whoever asked (rule 39)."""
+        self._services.pop(bucket, None)
 
     def services(self) -> list[AccountService]:
         """The AccountServices of this node, by bucket."""
@@ -47,6 +62,9 @@ class ResourceManager:
             self._deliver(peer, request)
 
     def _deliver(self, peer: int, request: Request) -> None:
+        if isinstance(request, ReadReplica | ChangeMembers):
+            self.reply(peer, self._members.answer(request))
+            return
         service = self._services.get(request.bucket)
         if service is None:
             detail = f"this node holds no replica of bucket {request.bucket}"

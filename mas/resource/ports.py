@@ -67,6 +67,9 @@ class AccountDB(Protocol):
 
     async def install(self, bucket: int, path: Path) -> None: ...
 
+    async def erase(self, bucket: int) -> None:
+        """Forget all of a bucket that this node holds no more."""
+
     async def bucket_row(self, bucket: int) -> BucketRow | None: ...
 
     async def close(self) -> None: ...

@@ -167,6 +167,10 @@ class SqliteAccountDB:
         """
         await self._writer.run(partial(_install, bucket=bucket, path=path))
 
+    async def erase(self, bucket: int) -> None:
+        """Forget all of a bucket that this node holds no more; whoever was its writer isn't any more."""
+        await self._writer.run(partial(_erase, bucket=bucket))
+
     async def bucket_row(self, bucket: int) -> BucketRow | None:
         """The bucket as of its applied index, None where it isn't here."""
         return await self._reader.run(partial(_bucket_row, bucket=bucket))
@@ -353,8 +357,7 @@ def _install(connection: _Connection, bucket: int, path: Path) -> None:
     header = read_header(path)
     assert header.bucket == bucket, "check() comes before install()"
     with _transaction(connection):
-        for table in ("bucket", *(table.name.lower() for table in Table)):
-            connection.execute(f"DELETE FROM {table} WHERE bucket = ?", (bucket,))  # noqa: S608 - our own names
+        _delete_rows(connection, bucket)
         failpoint("account_db.install_emptied")
         for frame in read_rows(path):
             statement = (
@@ -365,6 +368,16 @@ def _install(connection: _Connection, bucket: int, path: Path) -> None:
         _insert_bucket(connection, header, _NOBODY)
         failpoint("account_db.install_before_commit")
     failpoint("account_db.install_after_commit")
+
+
+def _erase(connection: _Connection, bucket: int) -> None:
+    with _transaction(connection):
+        _delete_rows(connection, bucket)
+
+
+def _delete_rows(connection: _Connection, bucket: int) -> None:
+    for table in ("bucket", *(table.name.lower() for table in Table)):
+        connection.execute(f"DELETE FROM {table} WHERE bucket = ?", (bucket,))  # noqa: S608 - our own names
 
 
 # -- the connection --------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ import msgspec
 
 from mas.api.tokens import Role, TokenIssuer
 from mas.client import Client
+from mas.client.operator import OperatorClient
 from mas.config import (
     BucketConfig,
     Config,
@@ -37,7 +38,7 @@ from mas.config import (
     format_config,
 )
 from mas.config import Role as NodeRole
-from mas.daemon.data_directory import write_private
+from mas.daemon.data_directory import read_secret, write_private
 from mas.errors import MasError
 from mas.network.tls import ensure_development_certificates
 from mas.runtime import SystemClock, SystemDice
@@ -59,6 +60,7 @@ class Node:
     ) -> None:
         self.id = node_id
         self.role = role
+        self.listen = listen
         self.address = f"{listen.host}:{listen.api}"
         """Where its API is, if its role has one."""
         self.lock_address = f"{listen.host}:{listen.gls}"
@@ -179,7 +181,15 @@ class LocalCluster:
         write_private(self.directory / "cluster.secret", self._dice.randbytes(32).hex())
         write_private(self.directory / "jwt.secret", self._jwt_secret.decode())
 
-    def _make_node(self, node: int, role: NodeRole, listen: ListenConfig) -> Node:
+    def _make_node(
+        self,
+        node: int,
+        role: NodeRole,
+        listen: ListenConfig,
+        *,
+        join: str = "",
+        hold: Sequence[int] = (),
+    ) -> Node:
         config = msgspec.structs.replace(
             self._shared,
             node=NodeConfig(
@@ -188,8 +198,11 @@ class LocalCluster:
                 role=role,
                 data_dir=str(self.directory / f"node{node}"),
                 secret_file=str(self.directory / "cluster.secret"),
+                join=join,
+                hold=tuple(hold),
             ),
             listen=listen,
+            peers=() if join else self._shared.peers,
         )
         file = self.directory / f"node{node}.toml"
         file.write_text(format_config(config))
@@ -244,6 +257,22 @@ class LocalCluster:
                 )
             await self._clock.sleep(_POLL_SECONDS)
 
+    async def join(self, hold: Sequence[int] = (), node_id: int | None = None) -> Node:
+        """Have one more resource manager join, as `mas serve --join` does, and hold these buckets; wait until it serves.
+
+        It is a learner of them when this returns, and becomes a voter by itself.
+        """
+        node_id = node_id or max(self.nodes) + 1
+        [ports] = _in_turn(free_ports(6), 6)
+        service = self.transaction_manager.listen
+        address = f"{service.host}:{service.node_service}"
+        node = self._make_node(node_id, "rm", _listen(ports), join=address, hold=hold)
+        self.nodes[node_id] = node
+        self.resource_managers.append(node)
+        node.start()
+        await self.wait_ready(node)
+        return node
+
     def kill(self, node: Node) -> None:
         """SIGKILL: the process has no chance to do anything more."""
         node.signal(signal.SIGKILL)
@@ -279,6 +308,16 @@ class LocalCluster:
         """A token for "account:NUMBER", or for "operator:NAME" with a role."""
         issuer = TokenIssuer(self._jwt_secret, self._shared.jwt.issuer, self._shared.jwt.audience)
         return issuer.issue(subject, role)
+
+    def operator(self, *, timeout: float = 10.0) -> OperatorClient:
+        """A client of the first transaction manager's NodeService."""
+        listen = self.transaction_manager.listen
+        return OperatorClient(
+            f"{listen.host}:{listen.node_service}",
+            secret=read_secret(self.directory / "cluster.secret"),
+            ca=self.directory / "tls" / "ca.crt",
+            timeout=timeout,
+        )
 
     def client(
         self, subject: str = "operator:root", role: Role | None = None, *, at: Node | None = None

@@ -191,8 +191,86 @@ class Nodes(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=13):
     """Nodes that joined or left after the cluster's creation, in ascending order of their ids."""
 
 
-Request = Submit | ReadAccounts | ReadClaims | ReadPostings | ReadBucket | ReadNodes
-Reply = Answers | TurnedAway | AccountViews | Claims | Postings | BucketView | Nodes
+class Change(IntEnum):
+    """What an operator wants of a bucket's membership."""
+
+    ADD = 1
+    """A learner, which its leader makes a voter once it has caught up."""
+    REMOVE = 2
+    LEAD = 3
+
+
+class ChangeMembers(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=14):
+    """Begin a change, unless it is so already; asked of the bucket's leader. Answered by its `ReplicaView` or `TurnedAway`."""
+
+    request: int
+    bucket: int
+    change: Change
+    node: int
+
+
+class ReadReplica(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=15):
+    """What a node says of its replica of a bucket. Answered by `ReplicaView`, whoever leads."""
+
+    request: int
+    bucket: int
+
+
+class ReplicaState(IntEnum):
+    """How it stands with a replica."""
+
+    ABSENT = 0
+    """This node holds none."""
+    RUNNING = 1
+    STOPPED = 2
+    """Its log or database can't be used; `trouble` says why."""
+    BEHIND = 3
+    """It takes part in consensus, and waits for a snapshot."""
+
+
+class FollowerView(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What the leader knows of another replica."""
+
+    node: int
+    match: int
+    """The last index that it is known to hold."""
+    active: bool
+    """Heard of within the last election timeout."""
+    snapshot: bool
+    """It is being sent one."""
+
+
+class ReplicaView(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=16):
+    """One replica, as its node sees it."""
+
+    request: int
+    bucket: int
+    node: int
+    state: ReplicaState
+    trouble: str = ""
+    leading: bool = False
+    leader: int = 0
+    term: int = 0
+    first_index: int = 0
+    """Of the log."""
+    last_index: int = 0
+    commit: int = 0
+    applied: int = 0
+    flushed: int = 0
+    voters: tuple[int, ...] = ()
+    """In a joint configuration, of both halves."""
+    learners: tuple[int, ...] = ()
+    received: int = 0
+    """Bytes of a snapshot on its way here, and how many there are."""
+    size: int = 0
+    followers: tuple[FollowerView, ...] = ()
+    """Where it leads."""
+
+
+BucketRequest = Submit | ReadAccounts | ReadClaims | ReadPostings | ReadBucket | ReadNodes
+"""For the bucket's own service; the others are about the replica itself."""
+Request = BucketRequest | ReadReplica | ChangeMembers
+Reply = Answers | TurnedAway | AccountViews | Claims | Postings | BucketView | Nodes | ReplicaView
 
 encode = msgspec.msgpack.Encoder().encode
 decode_requests = msgspec.msgpack.Decoder(tuple[Request, ...]).decode

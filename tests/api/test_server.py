@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import cast
 
 import grpc
 import msgspec
@@ -23,6 +24,7 @@ from mas.api import (
 )
 from mas.api.auth import CLUSTER_SECRET_KEY
 from mas.ledger.instructions import Abort, Answer, Ask, Chunk, Code, Commit, LockMode, Token, encode
+from mas.membership import Operations
 from mas.transaction.messages import Answers, TurnedAway, Why, decode_replies
 from mas.wire.gen.mas.v1 import account_pb2 as pb
 from mas.wire.gen.mas.v1 import (
@@ -173,9 +175,16 @@ async def test_a_phase_brings_every_answer() -> None:
             await heard(stub.Resolve(phase(Ask(XID, 1, XID, XID)), metadata=INSIDE, timeout=0.1))
 
 
+def no_operations() -> Operations:
+    """What is asked of it fails the test."""
+    return cast(Operations, None)
+
+
 @pytest.mark.asyncio
 async def test_a_node_tells_its_state_to_its_own() -> None:
-    async with on_a_port(NodeServicer(FakeNode(), ClusterSecret(SECRET))) as channel:
+    async with on_a_port(
+        NodeServicer(FakeNode(), no_operations(), ClusterSecret(SECRET))
+    ) as channel:
         stub = node_pb2_grpc.NodeServiceStub(channel)
         with pytest.raises(errors.Unauthenticated):
             await heard(stub.GetStatus(node_pb2.GetStatusRequest()))

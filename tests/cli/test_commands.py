@@ -14,6 +14,7 @@ from mas.api import Role
 from mas.cli import cli
 from mas.cli.main import exit_code_of
 from mas.client import Profile, profile
+from mas.config import Config
 from mas.ledger.instructions import Answer, Body, Code, Kind, Reason
 from mas.transaction.messages import PostingView, ReadLevel
 from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, name
@@ -289,25 +290,31 @@ def test_serve_demo_and_bench_hand_over(monkeypatch: pytest.MonkeyPatch, tmp_pat
     def record(**options: object) -> None:
         called.append(options)
 
-    def occupied(**options: object) -> None:
+    def occupied(config: Config) -> None:
         raise errors.ConfigError("can't listen on port 9008: choose another")
 
-    monkeypatch.setattr(daemon, "serve", record)
+    served: list[Config] = []
+    monkeypatch.setattr(daemon, "serve", served.append)
     monkeypatch.setattr(demo, "run", record)
     monkeypatch.setattr(bench, "run", record)
     config = tmp_path / "mas.toml"
-    config.write_text("")
+    config.write_text("lock_timeout_seconds = 3.0")
     assert mas("serve").exit_code == 0
     mas("serve", "--role", "rm", "--data-dir", "d", "--config", str(config), "--db", "mas1")
     mas("demo")
     mas("bench", "--quick")
-    assert called == [
-        {"role": None, "data_dir": None, "config_file": None, "database": None},
-        {"role": "rm", "data_dir": Path("d"), "config_file": config, "database": "mas1"},
-        {},
-        {"quick": True, "json_file": None},
-    ]
+    assert served[0] == Config()
+    assert (served[1].node.role, served[1].node.data_dir) == ("rm", "d")
+    assert (served[1].storage.database, served[1].lock_timeout_seconds) == ("mas1", 3.0)
+    assert called == [{}, {"quick": True, "json_file": None}]
     assert mas("serve", "--role", "god").exit_code == 2
+    joining = ("--role", "rm", "--id", "7", "--join", "h:8008", "--address", "me:1234")
+    mas("serve", *joining, "--hold", "1,2", "--rm-port", "50043")
+    node = served[2].node
+    assert (node.id, node.join, node.address, node.hold) == (7, "h:8008", "me:1234", (1, 2))
+    assert (served[2].listen.peer, served[2].listen.rm) == (1234, 50043)
+    for wrong in (["--hold", "1,x"], ["--join", "h:8008"], ["--role", "rm", "--join", "h"]):
+        assert mas("serve", *wrong).exit_code == 2
     monkeypatch.setattr(daemon, "serve", occupied)
     failed = mas("serve")
     assert (failed.exit_code, failed.stderr) == (

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11mas/v1/node.proto\x12\x06mas.v1\"\x12\n\x10GetStatusRequest\"k\n\nNodeStatus\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x0f\n\x07\x63luster\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\r\n\x05roles\x18\x04 \x03(\t\x12\x0f\n\x07\x62uckets\x18\x05 \x03(\r\x12\r\n\x05leads\x18\x06 \x03(\r2H\n\x0bNodeService\x12\x39\n\tGetStatus\x12\x18.mas.v1.GetStatusRequest\x1a\x12.mas.v1.NodeStatusb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11mas/v1/node.proto\x12\x06mas.v1\"\x12\n\x10GetStatusRequest\"k\n\nNodeStatus\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x0f\n\x07\x63luster\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\r\n\x05roles\x18\x04 \x03(\t\x12\x0f\n\x07\x62uckets\x18\x05 \x03(\r\x12\r\n\x05leads\x18\x06 \x03(\r\"\x13\n\x11GetClusterRequest\"o\n\x07\x43luster\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x1b\n\x05nodes\x18\x02 \x03(\x0b\x32\x0c.mas.v1.Node\x12&\n\x07\x62uckets\x18\x03 \x03(\x0b\x32\x15.mas.v1.BucketMembers\x12\x0e\n\x06roster\x18\x04 \x01(\x0c\"S\n\x04Node\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05roles\x18\x03 \x03(\t\x12\x0c\n\x04host\x18\x04 \x01(\t\x12\x0f\n\x07retired\x18\x05 \x01(\x08\"Q\n\rBucketMembers\x12\x0e\n\x06\x62ucket\x18\x01 \x01(\r\x12\x0e\n\x06voters\x18\x02 \x03(\r\x12\x10\n\x08learners\x18\x03 \x03(\r\x12\x0e\n\x06leader\x18\x04 \x01(\r\"]\n\x0e\x41\x64\x64NodeRequest\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x1a\n\x04node\x18\x02 \x01(\x0b\x32\x0c.mas.v1.Node\x12\r\n\x05store\x18\x03 \x01(\x0c\x12\x0f\n\x07\x62uckets\x18\x04 \x03(\r\"!\n\x11RetireNodeRequest\x12\x0c\n\x04node\x18\x01 \x01(\r\"$\n\x12GetReplicasRequest\x12\x0e\n\x06\x62ucket\x18\x01 \x01(\r\".\n\x0eReplicaRequest\x12\x0e\n\x06\x62ucket\x18\x01 \x01(\r\x12\x0c\n\x04node\x18\x02 \x01(\r\"-\n\x08Replicas\x12!\n\x08replicas\x18\x01 \x03(\x0b\x32\x0f.mas.v1.Replica\"\x8a\x03\n\x07Replica\x12\x0e\n\x06\x62ucket\x18\x01 \x01(\r\x12\x0c\n\x04node\x18\x02 \x01(\r\x12$\n\x05state\x18\x03 \x01(\x0e\x32\x15.mas.v1.Replica.State\x12\x0f\n\x07trouble\x18\x04 \x01(\t\x12\x0f\n\x07leading\x18\x05 \x01(\x08\x12\x0e\n\x06leader\x18\x06 \x01(\r\x12\x0c\n\x04term\x18\x07 \x01(\x04\x12\x13\n\x0b\x66irst_index\x18\x08 \x01(\x04\x12\x12\n\nlast_index\x18\t \x01(\x04\x12\x0e\n\x06\x63ommit\x18\n \x01(\x04\x12\x0f\n\x07\x61pplied\x18\x0b \x01(\x04\x12\x0f\n\x07\x66lushed\x18\x0c \x01(\x04\x12\x0e\n\x06voters\x18\r \x03(\r\x12\x10\n\x08learners\x18\x0e \x03(\r\x12\x10\n\x08received\x18\x0f \x01(\x04\x12\x0c\n\x04size\x18\x10 \x01(\x04\x12#\n\tfollowers\x18\x11 \x03(\x0b\x32\x10.mas.v1.Follower\"9\n\x05State\x12\n\n\x06\x41\x42SENT\x10\x00\x12\x0b\n\x07RUNNING\x10\x01\x12\x0b\n\x07STOPPED\x10\x02\x12\n\n\x06\x42\x45HIND\x10\x03\"I\n\x08\x46ollower\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\r\n\x05match\x18\x02 \x01(\x04\x12\x0e\n\x06\x61\x63tive\x18\x03 \x01(\x08\x12\x10\n\x08snapshot\x18\x04 \x01(\x08\x32\x93\x04\n\x0bNodeService\x12\x39\n\tGetStatus\x12\x18.mas.v1.GetStatusRequest\x1a\x12.mas.v1.NodeStatus\x12\x38\n\nGetCluster\x12\x19.mas.v1.GetClusterRequest\x1a\x0f.mas.v1.Cluster\x12\x32\n\x07\x41\x64\x64Node\x12\x16.mas.v1.AddNodeRequest\x1a\x0f.mas.v1.Cluster\x12\x38\n\nRetireNode\x12\x19.mas.v1.RetireNodeRequest\x1a\x0f.mas.v1.Cluster\x12;\n\x0bGetReplicas\x12\x1a.mas.v1.GetReplicasRequest\x1a\x10.mas.v1.Replicas\x12\x35\n\nGetReplica\x12\x16.mas.v1.ReplicaRequest\x1a\x0f.mas.v1.Replica\x12\x36\n\nAddReplica\x12\x16.mas.v1.ReplicaRequest\x1a\x10.mas.v1.Replicas\x12\x39\n\rRemoveReplica\x12\x16.mas.v1.ReplicaRequest\x1a\x10.mas.v1.Replicas\x12:\n\x0eTransferLeader\x12\x16.mas.v1.ReplicaRequest\x1a\x10.mas.v1.Replicasb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,6 +35,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSTATUSREQUEST']._serialized_end=47
   _globals['_NODESTATUS']._serialized_start=49
   _globals['_NODESTATUS']._serialized_end=156
-  _globals['_NODESERVICE']._serialized_start=158
-  _globals['_NODESERVICE']._serialized_end=230
+  _globals['_GETCLUSTERREQUEST']._serialized_start=158
+  _globals['_GETCLUSTERREQUEST']._serialized_end=177
+  _globals['_CLUSTER']._serialized_start=179
+  _globals['_CLUSTER']._serialized_end=290
+  _globals['_NODE']._serialized_start=292
+  _globals['_NODE']._serialized_end=375
+  _globals['_BUCKETMEMBERS']._serialized_start=377
+  _globals['_BUCKETMEMBERS']._serialized_end=458
+  _globals['_ADDNODEREQUEST']._serialized_start=460
+  _globals['_ADDNODEREQUEST']._serialized_end=553
+  _globals['_RETIRENODEREQUEST']._serialized_start=555
+  _globals['_RETIRENODEREQUEST']._serialized_end=588
+  _globals['_GETREPLICASREQUEST']._serialized_start=590
+  _globals['_GETREPLICASREQUEST']._serialized_end=626
+  _globals['_REPLICAREQUEST']._serialized_start=628
+  _globals['_REPLICAREQUEST']._serialized_end=674
+  _globals['_REPLICAS']._serialized_start=676
+  _globals['_REPLICAS']._serialized_end=721
+  _globals['_REPLICA']._serialized_start=724
+  _globals['_REPLICA']._serialized_end=1118
+  _globals['_REPLICA_STATE']._serialized_start=1061
+  _globals['_REPLICA_STATE']._serialized_end=1118
+  _globals['_FOLLOWER']._serialized_start=1120
+  _globals['_FOLLOWER']._serialized_end=1193
+  _globals['_NODESERVICE']._serialized_start=1196
+  _globals['_NODESERVICE']._serialized_end=1727
 # @@protoc_insertion_point(module_scope)

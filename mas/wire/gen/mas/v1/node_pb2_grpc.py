@@ -26,8 +26,7 @@ if _version_not_supported:
 
 
 class NodeServiceStub:
-    """AddNode and RemoveNode will be here.
-    """
+    """Missing associated documentation comment in .proto file."""
 
     def __init__(self, channel):
         """Constructor.
@@ -40,13 +39,108 @@ class NodeServiceStub:
                 request_serializer=mas_dot_v1_dot_node__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=mas_dot_v1_dot_node__pb2.NodeStatus.FromString,
                 _registered_method=True)
+        self.GetCluster = channel.unary_unary(
+                '/mas.v1.NodeService/GetCluster',
+                request_serializer=mas_dot_v1_dot_node__pb2.GetClusterRequest.SerializeToString,
+                response_deserializer=mas_dot_v1_dot_node__pb2.Cluster.FromString,
+                _registered_method=True)
+        self.AddNode = channel.unary_unary(
+                '/mas.v1.NodeService/AddNode',
+                request_serializer=mas_dot_v1_dot_node__pb2.AddNodeRequest.SerializeToString,
+                response_deserializer=mas_dot_v1_dot_node__pb2.Cluster.FromString,
+                _registered_method=True)
+        self.RetireNode = channel.unary_unary(
+                '/mas.v1.NodeService/RetireNode',
+                request_serializer=mas_dot_v1_dot_node__pb2.RetireNodeRequest.SerializeToString,
+                response_deserializer=mas_dot_v1_dot_node__pb2.Cluster.FromString,
+                _registered_method=True)
+        self.GetReplicas = channel.unary_unary(
+                '/mas.v1.NodeService/GetReplicas',
+                request_serializer=mas_dot_v1_dot_node__pb2.GetReplicasRequest.SerializeToString,
+                response_deserializer=mas_dot_v1_dot_node__pb2.Replicas.FromString,
+                _registered_method=True)
+        self.GetReplica = channel.unary_unary(
+                '/mas.v1.NodeService/GetReplica',
+                request_serializer=mas_dot_v1_dot_node__pb2.ReplicaRequest.SerializeToString,
+                response_deserializer=mas_dot_v1_dot_node__pb2.Replica.FromString,
+                _registered_method=True)
+        self.AddReplica = channel.unary_unary(
+                '/mas.v1.NodeService/AddReplica',
+                request_serializer=mas_dot_v1_dot_node__pb2.ReplicaRequest.SerializeToString,
+                response_deserializer=mas_dot_v1_dot_node__pb2.Replicas.FromString,
+                _registered_method=True)
+        self.RemoveReplica = channel.unary_unary(
+                '/mas.v1.NodeService/RemoveReplica',
+                request_serializer=mas_dot_v1_dot_node__pb2.ReplicaRequest.SerializeToString,
+                response_deserializer=mas_dot_v1_dot_node__pb2.Replicas.FromString,
+                _registered_method=True)
+        self.TransferLeader = channel.unary_unary(
+                '/mas.v1.NodeService/TransferLeader',
+                request_serializer=mas_dot_v1_dot_node__pb2.ReplicaRequest.SerializeToString,
+                response_deserializer=mas_dot_v1_dot_node__pb2.Replicas.FromString,
+                _registered_method=True)
 
 
 class NodeServiceServicer:
-    """AddNode and RemoveNode will be here.
-    """
+    """Missing associated documentation comment in .proto file."""
 
     def GetStatus(self, request, context):
+        """What the asked node says of itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCluster(self, request, context):
+        """The whole cluster, as the asked node knows it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddNode(self, request, context):
+        """Registers a node and has it added to the named buckets, as a learner that becomes a voter once it has caught up. The
+        reply holds what the node needs to start.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetireNode(self, request, context):
+        """Lets a node that holds no replica any more go, for good: its id is never used again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetReplicas(self, request, context):
+        """A bucket's replicas, the leader's view first; those that don't answer are missing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetReplica(self, request, context):
+        """One node's replica, whether it is a member or not.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddReplica(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveReplica(self, request, context):
+        """Where the node leads, leadership moves first. Refused where too few of the others would answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TransferLeader(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -60,6 +154,46 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     request_deserializer=mas_dot_v1_dot_node__pb2.GetStatusRequest.FromString,
                     response_serializer=mas_dot_v1_dot_node__pb2.NodeStatus.SerializeToString,
             ),
+            'GetCluster': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCluster,
+                    request_deserializer=mas_dot_v1_dot_node__pb2.GetClusterRequest.FromString,
+                    response_serializer=mas_dot_v1_dot_node__pb2.Cluster.SerializeToString,
+            ),
+            'AddNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddNode,
+                    request_deserializer=mas_dot_v1_dot_node__pb2.AddNodeRequest.FromString,
+                    response_serializer=mas_dot_v1_dot_node__pb2.Cluster.SerializeToString,
+            ),
+            'RetireNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetireNode,
+                    request_deserializer=mas_dot_v1_dot_node__pb2.RetireNodeRequest.FromString,
+                    response_serializer=mas_dot_v1_dot_node__pb2.Cluster.SerializeToString,
+            ),
+            'GetReplicas': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetReplicas,
+                    request_deserializer=mas_dot_v1_dot_node__pb2.GetReplicasRequest.FromString,
+                    response_serializer=mas_dot_v1_dot_node__pb2.Replicas.SerializeToString,
+            ),
+            'GetReplica': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetReplica,
+                    request_deserializer=mas_dot_v1_dot_node__pb2.ReplicaRequest.FromString,
+                    response_serializer=mas_dot_v1_dot_node__pb2.Replica.SerializeToString,
+            ),
+            'AddReplica': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddReplica,
+                    request_deserializer=mas_dot_v1_dot_node__pb2.ReplicaRequest.FromString,
+                    response_serializer=mas_dot_v1_dot_node__pb2.Replicas.SerializeToString,
+            ),
+            'RemoveReplica': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveReplica,
+                    request_deserializer=mas_dot_v1_dot_node__pb2.ReplicaRequest.FromString,
+                    response_serializer=mas_dot_v1_dot_node__pb2.Replicas.SerializeToString,
+            ),
+            'TransferLeader': grpc.unary_unary_rpc_method_handler(
+                    servicer.TransferLeader,
+                    request_deserializer=mas_dot_v1_dot_node__pb2.ReplicaRequest.FromString,
+                    response_serializer=mas_dot_v1_dot_node__pb2.Replicas.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'mas.v1.NodeService', rpc_method_handlers)
@@ -69,8 +203,7 @@ def add_NodeServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class NodeService:
-    """AddNode and RemoveNode will be here.
-    """
+    """Missing associated documentation comment in .proto file."""
 
     @staticmethod
     def GetStatus(request,
@@ -89,6 +222,222 @@ class NodeService:
             '/mas.v1.NodeService/GetStatus',
             mas_dot_v1_dot_node__pb2.GetStatusRequest.SerializeToString,
             mas_dot_v1_dot_node__pb2.NodeStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCluster(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mas.v1.NodeService/GetCluster',
+            mas_dot_v1_dot_node__pb2.GetClusterRequest.SerializeToString,
+            mas_dot_v1_dot_node__pb2.Cluster.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mas.v1.NodeService/AddNode',
+            mas_dot_v1_dot_node__pb2.AddNodeRequest.SerializeToString,
+            mas_dot_v1_dot_node__pb2.Cluster.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetireNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mas.v1.NodeService/RetireNode',
+            mas_dot_v1_dot_node__pb2.RetireNodeRequest.SerializeToString,
+            mas_dot_v1_dot_node__pb2.Cluster.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetReplicas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mas.v1.NodeService/GetReplicas',
+            mas_dot_v1_dot_node__pb2.GetReplicasRequest.SerializeToString,
+            mas_dot_v1_dot_node__pb2.Replicas.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetReplica(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mas.v1.NodeService/GetReplica',
+            mas_dot_v1_dot_node__pb2.ReplicaRequest.SerializeToString,
+            mas_dot_v1_dot_node__pb2.Replica.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddReplica(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mas.v1.NodeService/AddReplica',
+            mas_dot_v1_dot_node__pb2.ReplicaRequest.SerializeToString,
+            mas_dot_v1_dot_node__pb2.Replicas.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveReplica(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mas.v1.NodeService/RemoveReplica',
+            mas_dot_v1_dot_node__pb2.ReplicaRequest.SerializeToString,
+            mas_dot_v1_dot_node__pb2.Replicas.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TransferLeader(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mas.v1.NodeService/TransferLeader',
+            mas_dot_v1_dot_node__pb2.ReplicaRequest.SerializeToString,
+            mas_dot_v1_dot_node__pb2.Replicas.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,68 @@
+"""How a process comes to its first roster: it kept one, its configuration names the founders, or it joins a cluster."""
+
+from pathlib import Path
+
+import msgspec
+
+from mas.client.operator import OperatorClient
+from mas.config import Config
+from mas.daemon.data_directory import DataDirectory, read_secret
+from mas.errors import ConfigError
+from mas.ledger.rows import NodeRow
+from mas.membership import Roster
+from mas.membership.roster import founding_roster
+
+_JOIN_SECONDS = 30.0
+
+
+async def find_roster(config: Config, directory: DataDirectory) -> Roster:
+    """What this process knows of the cluster as it starts.
+
+    Where it is to join, it is registered when this returns, and added to the buckets that it shall hold; at a later
+    start it is known already, and goes on with what it kept.
+
+    Raises:
+        MasError: the cluster doesn't take it, or doesn't answer.
+    """
+    kept = directory.read_roster()
+    if not config.node.join:
+        return _founders(config).merge(kept)[0]
+    if config.node.id in kept.nodes():
+        return kept
+    roster = kept.merge(await _join(config, directory))[0]
+    directory.write(roster)
+    return roster
+
+
+def _founders(config: Config) -> Roster:
+    """The configuration's word on where the founders are is newer than any file's of this node."""
+    node = config.node
+    peers = tuple(NodeRow(peer.id, peer.address, tuple(peer.roles)) for peer in config.peers)
+    alone = NodeRow(node.id, config.address(), (node.role,), node.host)
+    return founding_roster(
+        peers or (alone,), {bucket.id: bucket.voters for bucket in config.buckets}
+    )
+
+
+async def _join(config: Config, directory: DataDirectory) -> Roster:
+    node = config.node
+    if not node.secret_file:
+        raise ConfigError(
+            "node.secret_file is empty: expected the file of the secret of the cluster to join"
+        )
+    tls = config.tls
+    ca = (
+        Path(tls.ca_file)
+        if tls.ca_file
+        else Path(tls.directory or directory.path / "tls") / "ca.crt"
+    )
+    async with OperatorClient(
+        node.join,
+        secret=read_secret(Path(node.secret_file)),
+        ca=ca if tls.enabled else None,
+        timeout=_JOIN_SECONDS,
+        plaintext=not tls.enabled,
+    ) as operator:
+        row = NodeRow(node.id, config.address(), (node.role,), node.host, directory.store)
+        cluster = await operator.add_node(node.cluster_id, row, node.hold)
+    return msgspec.msgpack.decode(cluster.roster, type=Roster)

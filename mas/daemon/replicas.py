@@ -1,0 +1,162 @@
+"""The replicas of this node: opened, served, and let go again as the roster says.
+
+    roster says that this node holds a bucket ──► database opened ─► group added ─► AccountService served
+    roster says that it holds it no more      ──► group left (term and vote kept) ─► service ended ─► rows erased
+
+A replica that can't be opened, or is damaged, is stopped: the node's others go on, and the bucket's others too.
+"""
+
+import asyncio
+import logging
+
+import msgspec
+
+from mas.errors import CorruptData, DatabaseUnavailable, Unavailable
+from mas.membership import BucketMembers, Membership
+from mas.multiraft import RaftGroup, RaftHost
+from mas.raft import CorruptState
+from mas.resource import (
+    AccountService,
+    MembersDoor,
+    Ports,
+    ResourceManager,
+    ResourceSettings,
+    writer_mark,
+)
+from mas.resource.members import all_voters
+from mas.resource.ports import AccountDB, Buckets
+from mas.runtime import Actor, Clock, Supervisor
+
+_log = logging.getLogger(__name__)
+
+_RETRY_SECONDS = 1.0
+
+
+class Parts(msgspec.Struct, frozen=True):
+    """What a node's replicas are made of."""
+
+    membership: Membership
+    host: RaftHost
+    database: AccountDB
+    manager: ResourceManager
+    members: MembersDoor
+    buckets: Buckets
+    proposer: int
+    """A number that this process drew at its start."""
+
+
+class Replicas(Actor):
+    """Holds what the roster says that this node holds."""
+
+    name = "replicas"
+
+    def __init__(
+        self,
+        node: int,
+        parts: Parts,
+        clock: Clock,
+        settings: ResourceSettings,
+        supervisor: Supervisor,
+    ) -> None:
+        self._node = node
+        self._membership = parts.membership
+        self._host = parts.host
+        self._database = parts.database
+        self._manager = parts.manager
+        self._stopped = parts.members.stopped
+        self._buckets = parts.buckets
+        self._proposer = parts.proposer
+        self._clock = clock
+        self._settings = settings
+        self._supervisor = supervisor
+        self._served: dict[int, asyncio.Task[None]] = {}
+        self._changed = asyncio.Event()
+        parts.host.on_members(self._on_members)
+
+    async def open_all(self) -> None:
+        """Before the host runs: everything that this node holds.
+
+        Raises:
+            StorageError: the database can't be used.
+        """
+        for members in self._membership.roster.buckets:
+            if self._node in members.holders:
+                await self._open(members, host_runs=False)
+            elif members.bucket in self._host.stored_groups:
+                self._stopped[members.bucket] = "removed, and what is left of it is being erased"
+        self._membership.on_change(self._changed.set)
+
+    async def run(self) -> None:
+        """Follow the roster, until cancelled."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            for members in self._membership.roster.buckets:
+                await self._follow(members)
+
+    # -- inside --------------------------------------------------------------------------------
+
+    async def _follow(self, members: BucketMembers) -> None:
+        bucket = members.bucket
+        holds = self._node in members.holders
+        try:
+            if holds and bucket not in self._served and bucket not in self._stopped:
+                await self._open(members, host_runs=True)
+            elif not holds and (bucket in self._served or bucket in self._stopped):
+                await self._leave(members)
+        except (Unavailable, DatabaseUnavailable) as error:
+            _log.warning("bucket %d: %s", bucket, error)
+            await self._clock.sleep(_RETRY_SECONDS)
+            self._changed.set()
+
+    async def _open(self, members: BucketMembers, *, host_runs: bool) -> None:
+        bucket = members.bucket
+        kept = await self._database.open(bucket, writer_mark(self._proposer))
+        applied, term = kept.bucket.applied, kept.bucket.term
+        try:
+            if host_runs:
+                await self._host.create_group(bucket, members.founders, applied=applied)
+            group = self._host.add_group(
+                bucket, members.founders, applied=applied, applied_term=term
+            )
+        except (CorruptData, CorruptState) as error:
+            # This replica stops, and the others go on with their quorum.
+            _log.critical("bucket %d is not served on this node: %s", bucket, error)
+            self._stopped[bucket] = str(error)
+            return
+        ports = Ports(group, self._database, self._buckets, self._manager.reply, self._proposer)
+        service = AccountService(bucket, kept, ports, self._clock, self._settings)
+        self._manager.add(service)
+        self._served[bucket] = self._supervisor.spawn(service.name, service.run())
+
+    async def _leave(self, members: BucketMembers) -> None:
+        """In this order: nobody may write rows behind their loss, and the rows are lost before the log is."""
+        bucket = members.bucket
+        _log.info("bucket %d: this node holds it no more, its replica here is erased", bucket)
+        self._host.leave_group(bucket)
+        self._manager.remove(bucket)
+        service = self._served.pop(bucket, None)
+        if service is not None:
+            service.cancel()
+            await asyncio.wait([service])
+        try:
+            await self._database.erase(bucket)
+            await self._host.erase_group(bucket, members.founders)
+        except CorruptData as error:
+            self._stopped[bucket] = (
+                f"{error}. Its term and vote are lost too: retire this node, and join a new one under a new id"
+            )
+        else:
+            self._stopped.pop(bucket, None)
+
+    def _on_members(self, group: RaftGroup) -> None:
+        conf = group.members.newest
+        self._membership.learn_members(
+            BucketMembers(
+                group.id,
+                self._membership.roster.holders()[group.id].founders,
+                group.members.changed_at,
+                all_voters(conf),
+                conf.learners,
+            )
+        )

@@ -1,0 +1,8 @@
+"""Who belongs to the cluster, where they are, and which of them hold which buckets: known everywhere, changed by operators."""
+
+from mas.membership.actor import Membership
+from mas.membership.operations import Operations
+from mas.membership.peers_list import PeersList
+from mas.membership.roster import BucketMembers, Roster
+
+__all__ = ["BucketMembers", "Membership", "Operations", "PeersList", "Roster"]

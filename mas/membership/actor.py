@@ -1,0 +1,148 @@
+"""The membership actor: owns this process's roster, keeps it on disk, and tells every peer what is news to it.
+
+    own groups, the register, peers' frames ──► merge ──► transport, router, replicas of this node
+                                                   └────► news to all other peers; the file
+
+News spreads by telling everybody what one didn't know oneself, and a peer that connects hears everything: so it
+ends, and nobody needs to be asked. What a node is told here is never more than a hint of where to look, but for
+one thing: that its own replica of a bucket has been removed, which its group can't tell it any more.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from mas.errors import PeerRefused
+from mas.membership.ports import ROSTER_CHANNEL, Peers
+from mas.membership.roster import BucketMembers, Roster
+from mas.runtime import Actor
+
+_log = logging.getLogger(__name__)
+
+WIPED = "wiped"
+"""Of `mas.network.handshake.Refusal`."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Roster).decode
+
+
+class Shelf(Protocol):
+    """Where the roster outlives the process."""
+
+    def write(self, roster: Roster) -> None:
+        """Keep it in the place of the one before; blocks for one small synced write. Raises `DataDirectoryError`."""
+
+
+class Membership(Actor):
+    """This process's knowledge of the cluster. `roster` changes on the loop alone."""
+
+    name = "membership"
+
+    def __init__(self, node: int, roster: Roster, peers: Peers, shelf: Shelf) -> None:
+        self._node = node
+        self._peers = peers
+        self._shelf = shelf
+        self._handlers: list[Callable[[], None]] = []
+        self._connected: dict[int, None] = {}
+        self._dialled: dict[int, str] = {}
+        self._unsaved = asyncio.Event()
+        self.roster = roster
+
+    # -- doors, called on the loop -------------------------------------------------------------
+
+    def on_change(self, handler: Callable[[], None]) -> None:
+        """Have `handler()` called behind every change of the roster, and now."""
+        self._handlers.append(handler)
+        handler()
+
+    def learn(self, other: Roster, *, source: int = 0) -> None:
+        """Take in what is news, and tell it to everybody but `source`."""
+        roster, news = self.roster.merge(other)
+        if news.is_empty():
+            return
+        self.roster = roster
+        self._unsaved.set()
+        self._dial()
+        frame = _encode(news)
+        for peer in self._connected:
+            if peer != source:
+                self._send(peer, frame)
+        for handler in self._handlers:
+            handler()
+
+    def learn_members(self, members: BucketMembers) -> None:
+        """A group of this node has applied another membership."""
+        known = self.roster.holders().get(members.bucket)
+        if known is None or (known.voters, known.learners) != (members.voters, members.learners):
+            self.learn(Roster(buckets=(members,)))
+
+    def recognise(self, node: int, store: bytes) -> None:
+        """A peer has proved its id; fits `mas.network.handshake.Recognise`.
+
+        A node that holds replicas has promised votes and acknowledged entries: come back without its data it would
+        break its word, so it is refused for ever. One that holds none may come back as it likes.
+
+        Raises:
+            PeerRefused: it had another store when it was met first.
+        """
+        if not self.roster.holds_replicas(node):
+            return
+        known = self.roster.store_of(node)
+        if not known:
+            self.learn(Roster(stores=((node, store),)))
+        elif known != store:
+            raise PeerRefused(
+                f"node {node} has come back without the data directory that it had, and with it lost what it had promised: "
+                f"give it its directory back, or retire it (`mas admin node retire {node}`) and join a new node under a "
+                "new id",
+                WIPED,
+            )
+
+    def on_frame(self, peer: int, payload: bytes) -> None:
+        """A frame of the ROSTER channel. Raises `msgspec.DecodeError`."""
+        self.learn(_decode(payload), source=peer)
+
+    def on_peer(self, peer: int, up: bool) -> None:  # noqa: FBT001  (the transport's callback)
+        """Whoever connects hears everything."""
+        if up:
+            self._connected[peer] = None
+            self._send(peer, _encode(self.roster))
+        else:
+            self._connected.pop(peer, None)
+
+    def start(self) -> None:
+        """Have the transport dial everybody who is known."""
+        self._dial()
+
+    async def run(self) -> None:
+        """Keep the roster on disk, until cancelled."""
+        while True:
+            await self._unsaved.wait()
+            self._unsaved.clear()
+            self._shelf.write(self.roster)
+            await asyncio.sleep(0)
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _dial(self) -> None:
+        """Know, and dial, every node that belongs to the cluster, and no other."""
+        for node, row in self.roster.nodes().items():
+            if node == self._node:
+                continue
+            dialled = self._dialled.get(node)
+            wanted = None if row.retired else row.address
+            if dialled == wanted:
+                continue
+            if dialled is not None:
+                self._peers.remove_peer(node)
+                del self._dialled[node]
+            if wanted is not None:
+                self._peers.add_peer(node, wanted)
+                self._dialled[node] = wanted
+
+    def _send(self, peer: int, frame: bytes) -> None:
+        if not self._peers.send(peer, ROSTER_CHANNEL, frame):
+            _log.info("node %d doesn't hear the news now: it will when it connects again", peer)

@@ -1,0 +1,258 @@
+"""What operators do to the membership of the cluster and of its buckets: each step small, and safe to be asked for again.
+
+A step is proposed to whoever can decide it (bucket 1 for the register, a bucket's own group for its replicas) until that
+one's committed state shows it done, or the caller's time is over. So whoever dies in the middle, this process included,
+leaves a state that the same call goes on from.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from mas.errors import DeadlineExceeded, InvalidRequest, MasError, NotFound, Unavailable
+from mas.ledger.instructions import Answer, Chunk, Code, RegisterNode, RetireNode
+from mas.ledger.rows import NodeRow
+from mas.membership.actor import Membership
+from mas.membership.ports import Buckets
+from mas.membership.roster import Roster
+from mas.runtime import Clock
+from mas.transaction.messages import (
+    Change,
+    ChangeMembers,
+    Nodes,
+    ReadNodes,
+    ReadReplica,
+    ReplicaView,
+    TurnedAway,
+)
+
+_log = logging.getLogger(__name__)
+
+REGISTER_BUCKET = 1
+_PAUSE_SECONDS = 0.05
+_VIEW_SECONDS = 2.0
+_REFRESH_SECONDS = 60.0
+
+
+class Operations:
+    """Asks for changes, and waits until they are so. Every `timeout` is in seconds."""
+
+    def __init__(
+        self, cluster: str, membership: Membership, buckets: Buckets, clock: Clock
+    ) -> None:
+        self._cluster = cluster
+        self._membership = membership
+        self._buckets = buckets
+        self._clock = clock
+
+    @property
+    def roster(self) -> Roster:
+        """What this process knows."""
+        return self._membership.roster
+
+    def leader(self, bucket: int) -> int:
+        """The node that probably leads this bucket."""
+        return self._buckets.leader(bucket)
+
+    async def run(self) -> None:
+        """Read the register at the start and now and then: whatever files and news were lost, bucket 1 still has it."""
+        while True:
+            try:
+                await self._read_register(_REFRESH_SECONDS)
+            except Unavailable as error:
+                _log.info("the register of nodes can't be read: %s", error)
+            await self._clock.sleep(_REFRESH_SECONDS)
+
+    # -- nodes ---------------------------------------------------------------------------------
+
+    async def add_node(
+        self, cluster: str, node: NodeRow, buckets: Sequence[int], timeout: float
+    ) -> Roster:
+        """Register a node, and have it added to these buckets as a learner; the roster that it needs to start.
+
+        Raises:
+            InvalidRequest: another cluster, an id that is used, or a bucket that there isn't.
+            Unavailable: not now; ask again.
+        """
+        deadline = self._clock.monotonic() + timeout
+        if cluster != self._cluster:
+            raise InvalidRequest(
+                f"node {node.node} wants to join cluster {cluster!r}, and this is {self._cluster!r}"
+            )
+        for bucket in buckets:
+            self._check_bucket(bucket)
+        self._check_store(node)
+        await self._register(
+            RegisterNode(node.node, node.address, node.roles, node.host, node.store), deadline
+        )
+        for bucket in buckets:
+            if node.node not in self.roster.holders()[bucket].holders:
+                await self._change(bucket, Change.ADD, node.node, deadline)
+        return self.roster
+
+    async def retire_node(self, node: int, timeout: float) -> Roster:
+        """Let a node go for good: its id is never used again, and nobody talks to it any more.
+
+        Raises:
+            InvalidRequest: it still holds replicas, or was never there.
+            Unavailable: not now; ask again.
+        """
+        holds = [b for b, members in self.roster.holders().items() if node in members.holders]
+        if holds:
+            raise InvalidRequest(
+                f"node {node} holds replicas of the buckets {holds}: remove those first "
+                f"(`mas admin replica remove BUCKET {node}`)"
+            )
+        if node not in self.roster.nodes():
+            raise NotFound(f"there is no node {node}: known are {list(self.roster.nodes())}")
+        await self._register(RetireNode(node), self._clock.monotonic() + timeout)
+        return self.roster
+
+    # -- replicas ------------------------------------------------------------------------------
+
+    async def add_replica(self, bucket: int, node: int, timeout: float) -> None:
+        """Have the node hold the bucket: it is a learner when this returns, and becomes a voter once it has caught up.
+
+        Raises:
+            NotFound: there is no such bucket, or no such node.
+            Unavailable: not now; ask again.
+        """
+        self._check_bucket(bucket)
+        row = self.roster.nodes().get(node)
+        if row is None or row.retired:
+            raise NotFound(
+                f"there is no node {node}: start it with `mas serve --join`, or name one of "
+                f"{[n for n, known in self.roster.nodes().items() if not known.retired]}"
+            )
+        await self._change(bucket, Change.ADD, node, self._clock.monotonic() + timeout)
+
+    async def remove_replica(self, bucket: int, node: int, timeout: float) -> None:
+        """Have the node hold the bucket no more; where it leads, leadership moves first.
+
+        Raises:
+            NotFound: there is no such bucket.
+            Unavailable: not now, or too few of the others answer; ask again.
+        """
+        self._check_bucket(bucket)
+        await self._change(bucket, Change.REMOVE, node, self._clock.monotonic() + timeout)
+
+    async def transfer_leader(self, bucket: int, node: int, timeout: float) -> None:
+        """Have the node lead the bucket.
+
+        Raises:
+            NotFound: there is no such bucket.
+            Unavailable: it isn't a voter, or doesn't come to lead in time; ask again.
+        """
+        self._check_bucket(bucket)
+        await self._change(bucket, Change.LEAD, node, self._clock.monotonic() + timeout)
+
+    async def replicas(self, bucket: int, timeout: float = _VIEW_SECONDS) -> list[ReplicaView]:
+        """What the bucket's leader says, first, and what each other holder says of itself; who doesn't answer isn't in it.
+
+        Raises:
+            NotFound: there is no such bucket.
+        """
+        self._check_bucket(bucket)
+        nodes = list(self.roster.holders()[bucket].holders)
+        views = await asyncio.gather(*(self._view(bucket, node, timeout) for node in nodes))
+        return sorted(
+            (view for view in views if view is not None),
+            key=lambda view: (not view.leading, view.node),
+        )
+
+    async def replica(self, bucket: int, node: int, timeout: float = _VIEW_SECONDS) -> ReplicaView:
+        """What a node says of its replica of a bucket, a node that holds none too.
+
+        Raises:
+            NotFound: there is no such bucket.
+            Unavailable: the node doesn't answer.
+        """
+        self._check_bucket(bucket)
+        reply = await self._buckets.query(bucket, ReadReplica(0, bucket), timeout, replica=node)
+        assert isinstance(reply, ReplicaView), f"{reply} in answer to a question for a replica"
+        return reply
+
+    # -- inside --------------------------------------------------------------------------------
+
+    async def _view(self, bucket: int, node: int, timeout: float) -> ReplicaView | None:
+        try:
+            return await self.replica(bucket, node, timeout)
+        except Unavailable as error:
+            _log.info("bucket %d, node %d: %s", bucket, node, error)
+            return None
+
+    async def _change(self, bucket: int, change: Change, node: int, deadline: float) -> None:
+        """Ask the leader, whoever that is, until it says that it is so."""
+        trouble = "no leader answered"
+        while (left := deadline - self._clock.monotonic()) > 0:
+            request = ChangeMembers(0, bucket, change, node)
+            try:
+                reply = await self._buckets.query(bucket, request, min(left, _VIEW_SECONDS))
+            except Unavailable as error:
+                trouble = str(error)
+                continue
+            assert isinstance(reply, ReplicaView), f"{reply} in answer to a change of members"
+            if is_done(reply, change, node):
+                return
+            trouble = reply.trouble or "it was proposed, and isn't committed yet"
+            await self._clock.sleep(_PAUSE_SECONDS)
+        raise DeadlineExceeded(
+            f"bucket {bucket}: {change.name} of node {node} isn't done in time ({trouble}): ask again, "
+            "it goes on where it is"
+        )
+
+    async def _register(self, instruction: RegisterNode | RetireNode, deadline: float) -> None:
+        """Have it in the register, and everybody told."""
+        while True:
+            left = deadline - self._clock.monotonic()
+            if left <= 0:
+                raise DeadlineExceeded("the register of nodes didn't answer in time: ask again")
+            answer = await self._submit(instruction)
+            if isinstance(answer, Answer):
+                break
+            await self._clock.sleep(_PAUSE_SECONDS)
+        if answer.code is Code.REFUSED:
+            raise InvalidRequest(answer.detail or answer.reason.name)
+        if answer.code not in (Code.DONE, Code.UNCHANGED):
+            raise MasError(f"the register answered {answer}")
+        await self._read_register(max(left, _PAUSE_SECONDS))
+
+    async def _submit(self, instruction: RegisterNode | RetireNode) -> Answer | TurnedAway:
+        answered: asyncio.Future[Answer | TurnedAway] = asyncio.get_running_loop().create_future()
+
+        def on_answer(_: int, answer: Answer | TurnedAway) -> None:
+            if not answered.done():
+                answered.set_result(answer)
+
+        self._buckets.submit(REGISTER_BUCKET, Chunk(b"", 0, (instruction,)), on_answer)
+        return await answered
+
+    async def _read_register(self, timeout: float) -> None:
+        reply = await self._buckets.query(REGISTER_BUCKET, ReadNodes(0, REGISTER_BUCKET), timeout)
+        assert isinstance(reply, Nodes), f"{reply} in answer to a question for the register"
+        self._membership.learn(Roster(register_index=reply.index, register=reply.nodes))
+
+    def _check_bucket(self, bucket: int) -> None:
+        known = list(self.roster.holders())
+        if bucket not in known:
+            raise NotFound(
+                f"there is no bucket {bucket}: expected one from {known[0]} to {known[-1]}"
+            )
+
+    def _check_store(self, node: NodeRow) -> None:
+        known = self.roster.store_of(node.node)
+        if known and known != node.store:
+            raise InvalidRequest(
+                f"node {node.node} is known with another data directory: give it that one, or join under a new id"
+            )
+
+
+def is_done(view: ReplicaView, change: Change, node: int) -> bool:
+    """Whether the leader's view shows the change committed and applied."""
+    match change:
+        case Change.ADD:
+            return node in view.voters + view.learners
+        case Change.REMOVE:
+            return node not in view.voters + view.learners
+        case Change.LEAD:
+            return view.leading and view.node == node

@@ -1,0 +1,46 @@
+"""What membership needs of the world: peers to tell, a place to keep the roster, buckets to ask, and the coordinator's store."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from mas.ledger.instructions import Answer, Chunk
+from mas.transaction.messages import Reply, Request, TurnedAway
+
+# Of the peer transport (`mas.network.channels`).
+ROSTER_CHANNEL = 6
+
+
+class Peers(Protocol):
+    """Frames to other nodes, and who they may be."""
+
+    def send(self, peer: int, channel: int, payload: bytes) -> bool:
+        """Never waits. False: nothing was sent."""
+
+    def add_peer(self, node: int, address: str = "") -> None:
+        """Know a node, and dial it."""
+
+    def remove_peer(self, node: int) -> None:
+        """Forget a node, and hang up."""
+
+
+class Buckets(Protocol):
+    """Whichever node leads a bucket."""
+
+    def submit(
+        self, bucket: int, chunk: Chunk, on_answer: Callable[[int, Answer | TurnedAway], None]
+    ) -> None:
+        """Send once; calls back once for each position, on the loop."""
+
+    async def query(
+        self, bucket: int, request: Request, timeout: float, *, replica: int = 0
+    ) -> Reply:
+        """Ask the bucket's leader, or the named replica alone, again and again until `timeout` seconds are over. Raises `Unavailable`."""
+
+    def leader(self, bucket: int) -> int:
+        """The node that probably leads this bucket."""
+
+
+class PeersListStore(Protocol):
+    """Where the coordinator keeps the buckets' addresses (the TM store). Raises `DatabaseUnavailable`."""
+
+    async def set_peers_list(self, peers: dict[int, str]) -> None: ...

@@ -1,0 +1,135 @@
+"""The roster: what a process knows of the cluster's nodes and of the buckets' replicas. Pure: two rosters in, the newer of everything out.
+
+Nothing in it is decided here. Which nodes have joined or left is the register's, which bucket 1 keeps; which nodes hold a
+bucket is that bucket's log's, by the index of its last change. Both carry the index that made them, so of two rosters
+it is plain which is newer in what, and whoever meets anybody who knows more soon knows it too. What each node was
+founded with, and which store it had when it was met first, never changes: there the first word stands.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+from msgspec.structs import replace
+
+from mas.ledger.rows import NodeRow
+
+
+class BucketMembers(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Who holds replicas of a bucket."""
+
+    bucket: int
+    founders: tuple[int, ...]
+    """The voters at the cluster's creation: what the bucket's log begins with."""
+    index: int = 0
+    """Of the entry that changed the membership last; 0: it is still that of the founders."""
+    voters: tuple[int, ...] = ()
+    """In a joint configuration, of both halves."""
+    learners: tuple[int, ...] = ()
+
+    @property
+    def holders(self) -> tuple[int, ...]:
+        """Voters and learners."""
+        return self.voters + self.learners
+
+
+class Roster(msgspec.Struct, frozen=True, gc=False):
+    """A roster, or the part of one that is news. As stored and as sent."""
+
+    founders: tuple[NodeRow, ...] = ()
+    """The nodes of the cluster's creation, as configuration files name them."""
+    register_index: int = 0
+    register: tuple[NodeRow, ...] = ()
+    """Nodes that joined or left since (bucket 1's)."""
+    buckets: tuple[BucketMembers, ...] = ()
+    stores: tuple[tuple[int, bytes], ...] = ()
+    """The store of each node that holds replicas, as it was when the node was first met."""
+
+    def nodes(self) -> dict[int, NodeRow]:
+        """Every node that there ever was, by id, ascending."""
+        rows = {row.node: row for row in self.founders}
+        for row in self.register:
+            founder = rows.get(row.node)
+            if founder is not None and not row.address:
+                row = replace(founder, retired=row.retired)
+            rows[row.node] = row
+        return dict(sorted(rows.items()))
+
+    def holders(self) -> dict[int, BucketMembers]:
+        """The buckets by id, ascending."""
+        return {members.bucket: members for members in self.buckets}
+
+    def store_of(self, node: int) -> bytes:
+        """The node's store, empty where it isn't known."""
+        registered = next((row.store for row in self.register if row.node == node), b"")
+        return registered or dict(self.stores).get(node, b"")
+
+    def holds_replicas(self, node: int) -> bool:
+        """Whether any bucket counts on this node."""
+        return any(node in members.holders for members in self.buckets)
+
+    def merge(self, other: "Roster") -> tuple["Roster", "Roster"]:
+        """Both together, and what of `other` was news to this one."""
+        newer_register = other.register_index > self.register_index
+        news = Roster(
+            founders=_unknown(self.founders, other.founders),
+            register_index=other.register_index if newer_register else 0,
+            register=other.register if newer_register else (),
+            buckets=_newer(self.holders(), other.buckets),
+            stores=_unmet(dict(self.stores), other.stores),
+        )
+        return self._with(news), news
+
+    def is_empty(self) -> bool:
+        """Whether there is nothing in it."""
+        return self == _NOTHING
+
+    def _with(self, news: "Roster") -> "Roster":
+        if news.is_empty():
+            return self
+        buckets = self.holders() | news.holders()
+        return Roster(
+            founders=_sorted_nodes((*self.founders, *news.founders)),
+            register_index=news.register_index or self.register_index,
+            register=news.register if news.register_index else self.register,
+            buckets=tuple(buckets[bucket] for bucket in sorted(buckets)),
+            stores=tuple(sorted((*self.stores, *news.stores))),
+        )
+
+
+def _unknown(known: Iterable[NodeRow], offered: Iterable[NodeRow]) -> tuple[NodeRow, ...]:
+    ids = {row.node: True for row in known}
+    return tuple(row for row in offered if row.node not in ids)
+
+
+def _newer(
+    known: Mapping[int, BucketMembers], offered: Iterable[BucketMembers]
+) -> tuple[BucketMembers, ...]:
+    return tuple(
+        members
+        for members in offered
+        if members.bucket not in known or members.index > known[members.bucket].index
+    )
+
+
+def _unmet(
+    known: Mapping[int, bytes], offered: Iterable[tuple[int, bytes]]
+) -> tuple[tuple[int, bytes], ...]:
+    return tuple((node, store) for node, store in offered if node not in known)
+
+
+def _sorted_nodes(rows: Iterable[NodeRow]) -> tuple[NodeRow, ...]:
+    return tuple(sorted(rows, key=lambda row: row.node))
+
+
+def founding_roster(nodes: tuple[NodeRow, ...], buckets: dict[int, tuple[int, ...]]) -> Roster:
+    """What configuration files say of the cluster at its creation."""
+    return Roster(
+        founders=tuple(sorted(nodes, key=lambda row: row.node)),
+        buckets=tuple(
+            BucketMembers(bucket, tuple(sorted(voters)), voters=tuple(sorted(voters)))
+            for bucket, voters in sorted(buckets.items())
+        ),
+    )
+
+
+_NOTHING = Roster()
