@@ -17,7 +17,7 @@ import grpc
 from mas.runtime import SystemClock
 from mas.testing.bench_processes import BenchFailed
 from mas.testing.local_cluster import free_ports
-from mas.testing.program import Program, end_all
+from mas.testing.program import Program
 from mas.testing.raft_client import open_channel
 
 PUT = "/etcdserverpb.KV/Put"
@@ -55,7 +55,7 @@ class EtcdCluster:
             for member in self._members:
                 member.start()
         except BaseException:
-            end_all(self._members)
+            self._end()
             raise
         return self
 
@@ -65,7 +65,13 @@ class EtcdCluster:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        end_all(self._members)
+        self._end()
+
+    def _end(self) -> None:
+        """Asked to end, each would first look for another leader, in vain."""
+        for member in self._members:
+            if member.is_running():
+                member.kill()
 
     async def leader(self) -> str:
         """The leader's address, once there is one.

@@ -41,7 +41,6 @@ from mas.testing.usage import cpu_seconds, memory_bytes
 _MANY_GROUPS = 64
 _CALLERS = 64
 _BATCH = 100
-_WARM_UP_SECONDS = 1.0
 _WRITES_BEFORE_KILL = 20
 _KEEP_EVERYTHING = 1 << 40
 """A margin of the log: who starts again applies it from its beginning."""
@@ -52,6 +51,8 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
 
     seconds: float = 8.0
     """Of each kind of load."""
+    warm_up_seconds: float = 1.0
+    """Of it before that, which don't count."""
     kills: int = 20
     idle_groups: int = 1_000
     quiet_seconds: float = 10.0
@@ -80,7 +81,7 @@ async def measure(scale: Scale) -> Report:
     click.echo(
         f"{os.cpu_count()} cores, load average {load_average:.2f} before; plaintext on all sides, fsync on\n"
     )
-    throughput = _Throughput(scale.seconds)
+    throughput = _Throughput(scale)
     memory = await throughput.measure()
     failover = await _measure_failover(scale.kills)
     print_failover(failover)
@@ -105,9 +106,10 @@ async def measure(scale: Scale) -> Report:
 class _Throughput:
     """Loads one server after the other, each alone on the machine."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self, scale: Scale) -> None:
+        self._scale = scale
         self._clients = 0
+        self._per_s: dict[str, float] = {}
         self.lines: dict[str, Line] = {}
         self.etcd = ""
         """Why it isn't among the lines, where it isn't."""
@@ -158,15 +160,16 @@ class _Throughput:
 
     async def _line(self, key: str, title: str, job: RaftJob) -> dict[int, Applied]:
         """Measure one line of the table; returns all that was committed for it, by group."""
-        warm_up = await self._load(job, _WARM_UP_SECONDS)
-        result = await self._load(job, self._seconds)
-        echo, etcd = self.lines.get("echo"), self.lines.get("etcd")
+        warm_up = await self._load(job, self._scale.warm_up_seconds)
+        result = await self._load(job, self._scale.seconds)
+        self._per_s[key] = result.per_s
+        etcd = self._per_s.get("etcd")
         line = self.lines[key] = Line(
             per_s=result.per_s,
             p50_ms=result.p50_ms,
             p99_ms=result.p99_ms,
-            x_echo=result.per_s / echo.per_s if echo else 1.0,
-            x_etcd=result.per_s / etcd.per_s if etcd else None,
+            x_echo=result.per_s / self._per_s["echo"],
+            x_etcd=result.per_s / etcd if etcd else None,
         )
         print_line(title, line)
         _merge(warm_up.committed, result.committed)

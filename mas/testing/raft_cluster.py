@@ -137,7 +137,7 @@ class RaftCluster:
         """
         deadline = self._clock.monotonic() + _SETTLE_SECONDS
         while True:
-            wrong = _differences(committed, await self.states())
+            wrong = differences(committed, await self.states())
             if not wrong:
                 return
             if self._clock.monotonic() > deadline:
@@ -145,9 +145,10 @@ class RaftCluster:
             await self._clock.sleep(_POLL_SECONDS)
 
 
-def _differences(
+def differences(
     committed: dict[int, Applied], states: dict[int, tuple[GroupState, ...]]
 ) -> list[str]:
+    """Where a node hasn't applied just what was answered as committed; empty where all have."""
     wrong: list[str] = []
     for node, groups in states.items():
         for group in groups:

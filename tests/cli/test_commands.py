@@ -282,7 +282,7 @@ def test_issuing_tokens(edge: Edge, tmp_path: Path) -> None:
 
 def test_serve_demo_and_bench_hand_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from mas.daemon import main as daemon
-    from mas.testing import bench, demo
+    from mas.testing import bench, demo, raft_bench
 
     called: list[dict] = []
 
@@ -295,17 +295,20 @@ def test_serve_demo_and_bench_hand_over(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr(daemon, "serve", record)
     monkeypatch.setattr(demo, "run", record)
     monkeypatch.setattr(bench, "run", record)
+    monkeypatch.setattr(raft_bench, "run", record)
     config = tmp_path / "mas.toml"
     config.write_text("")
     assert mas("serve").exit_code == 0
     mas("serve", "--role", "rm", "--data-dir", "d", "--config", str(config), "--db", "mas1")
     mas("demo")
     mas("bench", "--quick")
+    mas("bench", "raft", "--json", "figures.json")
     assert called == [
         {"role": None, "data_dir": None, "config_file": None, "database": None},
         {"role": "rm", "data_dir": Path("d"), "config_file": config, "database": "mas1"},
         {},
         {"quick": True, "json_file": None},
+        {"quick": False, "json_file": Path("figures.json")},
     ]
     assert mas("serve", "--role", "god").exit_code == 2
     monkeypatch.setattr(daemon, "serve", occupied)
