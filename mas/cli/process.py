@@ -1,5 +1,6 @@
 """`mas serve`, `mas demo`, `mas bench`, `mas version`: what runs, runs elsewhere."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,17 +100,34 @@ def demo() -> None:
     run()
 
 
-@click.command()
-@click.option("--quick", is_flag=True, help="A few seconds, for a first look.")
-@click.option(
-    "--json",
-    "json_file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the figures here too.",
-)
-def bench(*, quick: bool, json_file: Path | None) -> None:
+def _benchmark(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of every benchmark."""
+    quick = click.option("--quick", is_flag=True, help="A few seconds, for a first look.")
+    json_file = click.option(
+        "--json",
+        "json_file",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Write the figures here too.",
+    )
+    return quick(json_file(command))
+
+
+@click.group(invoke_without_command=True)
+@_benchmark
+@click.pass_context
+def bench(context: click.Context, *, quick: bool, json_file: Path | None) -> None:
     """Measure payments a second on this machine, next to a bare gRPC echo."""
-    from mas.testing.bench import run
+    if context.invoked_subcommand is None:
+        from mas.testing.bench import run
+
+        run(quick=quick, json_file=json_file)
+
+
+@bench.command("raft")
+@_benchmark
+def bench_raft(*, quick: bool, json_file: Path | None) -> None:
+    """Measure consensus alone: proposals, idle groups, failover; next to etcd where that is installed."""
+    from mas.testing.raft_bench import run
 
     run(quick=quick, json_file=json_file)
 

@@ -39,7 +39,7 @@ async def _serve(config: Config) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
         async with Supervisor() as watch, Supervisor() as parts:
-            watch.spawn("watch", _stop_on_failure(parts, stop))
+            watch.spawn("watch", stop_on_failure(parts, stop))
             process = Process(config, directory, roster, parts, dice)
             try:
                 await process.start()
@@ -52,7 +52,8 @@ async def _serve(config: Config) -> None:
                 await process.stop()
 
 
-async def _stop_on_failure(parts: Supervisor, stop: asyncio.Event) -> None:
+async def stop_on_failure(parts: Supervisor, stop: asyncio.Event) -> None:
+    """Have a process stop, and fail, once a part of it has failed."""
     try:
         await parts.wait()
     finally:

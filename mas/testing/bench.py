@@ -6,10 +6,6 @@ that agree, are checked.
 """
 
 import asyncio
-import os
-import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -17,18 +13,18 @@ import msgspec
 
 from mas.api.tokens import Role
 from mas.client import Client
-from mas.errors import MasError
 from mas.runtime import SystemClock, SystemDice
 from mas.testing.audit import Audit, audit
+from mas.testing.bench_processes import BenchFailed, echo_server, run_load
 from mas.testing.load import Job, Result
 from mas.testing.local_cluster import LocalCluster
+from mas.testing.usage import cpu_seconds
 
 _ACCOUNTS = 1_000
 _OPENING = 100_000_000
 _SECONDS = 8.0
 _SECONDS_QUICK = 2.5
 _WARM_UP_SECONDS = 1.0
-_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -45,10 +41,6 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cpu_s_per_1000: dict[str, float]
     ratio_to_uniform: float = 0.0
     other: dict[str, int] = {}
-
-
-class BenchFailed(MasError):
-    """Something was lost, or a process failed: the figures are worth nothing."""
 
 
 def run(*, quick: bool = False, json_file: Path | None = None) -> None:
@@ -141,26 +133,13 @@ class _Bench:
         return msgspec.convert(fields | more, Job)
 
     async def _measure_echo(self) -> Result:
-        command = [sys.executable, "-m", "mas.testing.echo", str(self._cluster.directory / "tls")]
-        server = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
-        try:
-            assert server.stdout is not None
-            port = int(await server.stdout.readline())
-            job = msgspec.structs.replace(self._job("echo", "echo"), address=f"127.0.0.1:{port}")
-            return await self._load(job)
-        finally:
-            server.terminate()
-            await server.wait()
+        async with echo_server(self._cluster.directory / "tls") as address:
+            return await self._load(
+                msgspec.structs.replace(self._job("echo", "echo"), address=address)
+            )
 
     async def _load(self, job: Job) -> Result:
-        command = [sys.executable, "-m", "mas.testing.load"]
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        output, _ = await process.communicate(msgspec.json.encode(job))
-        if process.returncode:
-            raise BenchFailed(f"the load {job.kind} ended with status {process.returncode}")
-        result = msgspec.json.decode(output, type=Result)
+        result = await run_load("mas.testing.load", job, Result)
         if job.kind != "echo":
             self._committed += result.committed
         return result
@@ -196,7 +175,9 @@ class _Bench:
 
     def _cpu_seconds(self) -> dict[str, float]:
         """User and system time of each node's process so far."""
-        return {f"{node.role}{node.id}": _cpu_of(node.pid) for node in self._cluster.nodes.values()}
+        return {
+            f"{node.role}{node.id}": cpu_seconds(node.pid) for node in self._cluster.nodes.values()
+        }
 
     def _check(self, opened: Audit, now: Audit) -> int:
         """How many of the payments that were answered aren't there."""
@@ -215,11 +196,6 @@ async def _open_accounts(operator: Client) -> tuple[str, ...]:
             *(operator.create_account(n, _OPENING) for n in numbers[start : start + 100])
         )
     return numbers
-
-
-def _cpu_of(pid: int) -> float:
-    fields: Sequence[str] = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
 
 
 def _print_header() -> None:

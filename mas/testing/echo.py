@@ -1,8 +1,8 @@
-"""The baseline of the benchmark: a bare grpc.aio unary echo, with TLS and the options of MAS's own API.
+"""The baseline of the benchmarks: a bare grpc.aio unary echo, with the options of MAS's own API.
 
-    python -m mas.testing.echo DIRECTORY
+    python -m mas.testing.echo [DIRECTORY]
 
-Serves with the certificates in DIRECTORY until it is ended, and prints the port that it took.
+Serves with the certificates in DIRECTORY, or without any in plaintext, until it is ended, and prints the port that it took.
 """
 
 import sys
@@ -14,17 +14,21 @@ import uvloop
 from mas.api.server import SERVER_OPTIONS
 
 METHOD = "/mas.testing.Echo/Echo"
+_ADDRESS = "127.0.0.1:0"
 
 
-async def serve(directory: Path) -> None:
+async def serve(directory: Path | None) -> None:
     """Echo bytes until cancelled."""
     server = grpc.aio.server(options=SERVER_OPTIONS)
     handler = grpc.method_handlers_generic_handler(
         "mas.testing.Echo", {"Echo": grpc.unary_unary_rpc_method_handler(_echo)}
     )
     server.add_generic_rpc_handlers((handler,))
-    pair = ((directory / "node.key").read_bytes(), (directory / "node.crt").read_bytes())
-    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
+    if directory is None:
+        port = server.add_insecure_port(_ADDRESS)
+    else:
+        pair = ((directory / "node.key").read_bytes(), (directory / "node.crt").read_bytes())
+        port = server.add_secure_port(_ADDRESS, grpc.ssl_server_credentials([pair]))
     await server.start()
     print(port, flush=True)  # noqa: T201 - for the process that started this one
     await server.wait_for_termination()
@@ -35,4 +39,4 @@ async def _echo(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes])
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(Path(sys.argv[1])))
+    uvloop.run(serve(Path(sys.argv[1]) if len(sys.argv) > 1 else None))

@@ -7,7 +7,6 @@ which is `mas.client`.
 """
 
 import asyncio
-import os
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import count
@@ -20,8 +19,9 @@ import uvloop
 
 from mas.client import Client
 from mas.client.channel import CHANNEL_OPTIONS
-from mas.runtime import Supervisor, SystemClock, SystemDice
+from mas.runtime import Supervisor, SystemDice
 from mas.testing.echo import METHOD
+from mas.testing.tally import Tally
 from mas.transaction.outcome import Status
 from mas.wire.gen.mas.v1 import account_pb2 as pb
 from mas.wire.gen.mas.v1 import account_pb2_grpc as pb_grpc
@@ -60,38 +60,27 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     """What this process itself used."""
 
 
-class Load:
-    """Counts answers and how long they took."""
+class Load(Tally):
+    """Pays by the job, and counts what comes of it."""
 
     def __init__(self, job: Job) -> None:
+        super().__init__(job.seconds)
         self.job = job
-        self.clock = SystemClock()
-        self.latencies: list[float] = []
-        self.committed = 0
         self.other: dict[str, int] = {}
         self._keys = count()
         self._pairs = _pairs(job)
-        self.end = 0.0
 
-    async def run(self, one_caller: Callable[[], Awaitable[None]]) -> Result:
-        """Have the callers call until the time is over; what is under way then is counted too."""
-        started = self.clock.monotonic()
-        self.end = started + self.job.seconds
-        await asyncio.gather(*(one_caller() for _ in range(self.job.callers)))
-        elapsed = self.clock.monotonic() - started
-        latencies = sorted(self.latencies) or [0.0]
+    async def measure(self, one_caller: Callable[[], Awaitable[None]]) -> Result:
+        """Have the job's callers call until its time is over."""
+        await self.run([one_caller] * self.job.callers)
         return Result(
-            per_s=self.committed / elapsed,
-            committed=self.committed,
+            per_s=self.per_s,
+            committed=self.answered,
             other=self.other,
-            p50_ms=1000 * latencies[len(latencies) // 2],
-            p99_ms=1000 * latencies[len(latencies) * 99 // 100],
-            cpu_s=sum(os.times()[:2]),
+            p50_ms=self.latency_ms(50),
+            p99_ms=self.latency_ms(99),
+            cpu_s=self.cpu_s(),
         )
-
-    def goes_on(self) -> bool:
-        """Whether there is time for another call."""
-        return self.clock.monotonic() < self.end
 
     def payment(self) -> pb.Payment:
         """The next payment: of one cent, under a key of its own."""
@@ -112,12 +101,10 @@ class Load:
         """A key that was never used."""
         return f"{self.job.name}-{next(self._keys)}"
 
-    def heard(self, outcome: str, *, committed: bool, since: float) -> None:
-        """Count one answer."""
-        self.latencies.append(self.clock.monotonic() - since)
-        if committed:
-            self.committed += 1
-        else:
+    def ended(self, outcome: str, *, committed: bool, since: float) -> None:
+        """Count one payment's end."""
+        self.heard(since, count=1 if committed else 0)
+        if not committed:
             self.other[outcome] = self.other.get(outcome, 0) + 1
 
 
@@ -145,9 +132,9 @@ async def _echo(load: Load, channel: grpc.aio.Channel) -> Result:
         while load.goes_on():
             since = load.clock.monotonic()
             await call(request)
-            load.heard("", committed=True, since=since)
+            load.heard(since)
 
-    return await load.run(caller)
+    return await load.measure(caller)
 
 
 async def _unary(load: Load, channel: grpc.aio.Channel) -> Result:
@@ -160,7 +147,7 @@ async def _unary(load: Load, channel: grpc.aio.Channel) -> Result:
             result = await stub.CreatePayment(load.payment(), metadata=metadata)
             _count(load, result, since)
 
-    return await load.run(caller)
+    return await load.measure(caller)
 
 
 async def _stream(load: Load, channel: grpc.aio.Channel) -> Result:
@@ -196,7 +183,7 @@ async def _stream(load: Load, channel: grpc.aio.Channel) -> Result:
 
     async with Supervisor() as supervisor:
         hearing = supervisor.spawn("hear", hear())
-        result = await load.run(caller)
+        result = await load.measure(caller)
         await call.done_writing()
         await hearing
         return result
@@ -212,15 +199,15 @@ async def _client(load: Load) -> Result:
                 since = load.clock.monotonic()
                 result = await client.pay(payer, payee, 1, key=load.key())
                 committed = result.status is Status.COMMITTED
-                load.heard(result.status.name, committed=committed, since=since)
+                load.ended(result.status.name, committed=committed, since=since)
 
-        return await load.run(caller)
+        return await load.measure(caller)
 
 
 def _count(load: Load, result: pb.PaymentResult, since: float) -> None:
     committed = result.outcome == pb.OUTCOME_COMMITTED
     name = "" if committed else f"{pb.Outcome.Name(result.outcome)} {pb.Reason.Name(result.reason)}"
-    load.heard(name, committed=committed, since=since)
+    load.ended(name, committed=committed, since=since)
 
 
 async def run(job: Job) -> Result:

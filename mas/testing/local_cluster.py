@@ -9,10 +9,8 @@ One transaction manager and some resource managers, TLS and tokens on, every buc
 be killed, paused and started again; leaving the block ends every process and removes every file.
 """
 
-import os
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -42,9 +40,9 @@ from mas.daemon.data_directory import read_secret, write_private
 from mas.errors import MasError
 from mas.network.tls import ensure_development_certificates
 from mas.runtime import SystemClock, SystemDice
+from mas.testing.program import Program, end_all
 
 _START_SECONDS = 30.0
-_STOP_SECONDS = 10.0
 _POLL_SECONDS = 0.02
 
 
@@ -52,12 +50,15 @@ class NodeFailed(MasError):
     """A node's process ended by itself, or didn't get ready."""
 
 
-class Node:
-    """One `mas serve` process, and what is needed to start it again."""
+class Node(Program):
+    """One `mas serve` process."""
 
     def __init__(
         self, node_id: int, role: str, listen: ListenConfig, config_file: Path, log_file: Path
     ) -> None:
+        super().__init__(
+            [sys.executable, "-m", "mas", "serve", "--config", str(config_file)], log_file
+        )
         self.id = node_id
         self.role = role
         self.listen = listen
@@ -66,49 +67,6 @@ class Node:
         self.lock_address = f"{listen.host}:{listen.gls}"
         """Where its LockService is, if its role has one."""
         self.config_file = config_file
-        self.log_file = log_file
-        self._process: subprocess.Popen[bytes] | None = None
-        self._log_start = 0
-
-    @property
-    def pid(self) -> int:
-        """The process's id; 0 while there is none."""
-        return self._process.pid if self._process is not None else 0
-
-    def is_running(self) -> bool:
-        """Whether its process lives."""
-        return self._process is not None and self._process.poll() is None
-
-    def start(self, environment: dict[str, str] | None = None) -> None:
-        """Start the process, without waiting until it is ready."""
-        assert not self.is_running(), f"node {self.id} runs already"
-        command = [sys.executable, "-m", "mas", "serve", "--config", str(self.config_file)]
-        with self.log_file.open("ab") as log:
-            self._log_start = log.tell()
-            self._process = subprocess.Popen(  # noqa: S603 - our own program
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=os.environ | (environment or {}),
-                start_new_session=True,  # A Ctrl-C is for whoever holds the cluster, which then ends it.
-            )
-
-    def signal(self, number: int) -> None:
-        """Send the process a signal, if it lives."""
-        if self._process is not None and self.is_running():
-            self._process.send_signal(number)
-
-    def wait(self, seconds: float) -> int:
-        """Wait for the process to end; its exit status. Raises `subprocess.TimeoutExpired`."""
-        assert self._process is not None
-        return self._process.wait(seconds)
-
-    def log(self) -> str:
-        """What the process has printed since its last start."""
-        with self.log_file.open("rb") as log:
-            log.seek(self._log_start)
-            return log.read().decode(errors="replace")
 
     def is_ready(self) -> bool:
         """Whether it says that it serves."""
@@ -275,8 +233,7 @@ class LocalCluster:
 
     def kill(self, node: Node) -> None:
         """SIGKILL: the process has no chance to do anything more."""
-        node.signal(signal.SIGKILL)
-        node.wait(_STOP_SECONDS)
+        node.kill()
 
     def pause(self, node: Node) -> None:
         """SIGSTOP: the process stands still until `resume`."""
@@ -293,12 +250,7 @@ class LocalCluster:
 
     def close(self) -> None:
         """End every process, and remove every file that this cluster made."""
-        for node in self.nodes.values():
-            node.signal(signal.SIGCONT)
-            node.signal(signal.SIGTERM)
-        for node in self.nodes.values():
-            if node.pid:
-                _end(node)
+        end_all(self.nodes.values())
         if self._temporary is not None:
             self._temporary.cleanup()
 
@@ -326,14 +278,6 @@ class LocalCluster:
         address = (at or self.transaction_manager).address
         ca = self.directory / "tls" / "ca.crt"
         return Client(address, token=self.token(subject, role), ca=ca)
-
-
-def _end(node: Node) -> None:
-    try:
-        node.wait(_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        node.signal(signal.SIGKILL)
-        node.wait(_STOP_SECONDS)
 
 
 def _in_turn(ports: list[int], each: int) -> list[list[int]]:

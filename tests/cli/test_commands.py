@@ -283,7 +283,7 @@ def test_issuing_tokens(edge: Edge, tmp_path: Path) -> None:
 
 def test_serve_demo_and_bench_hand_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from mas.daemon import main as daemon
-    from mas.testing import bench, demo
+    from mas.testing import bench, demo, raft_bench
 
     called: list[dict] = []
 
@@ -297,16 +297,22 @@ def test_serve_demo_and_bench_hand_over(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr(daemon, "serve", served.append)
     monkeypatch.setattr(demo, "run", record)
     monkeypatch.setattr(bench, "run", record)
+    monkeypatch.setattr(raft_bench, "run", record)
     config = tmp_path / "mas.toml"
     config.write_text("lock_timeout_seconds = 3.0")
     assert mas("serve").exit_code == 0
     mas("serve", "--role", "rm", "--data-dir", "d", "--config", str(config), "--db", "mas1")
     mas("demo")
     mas("bench", "--quick")
+    mas("bench", "raft", "--json", "figures.json")
     assert served[0] == Config()
     assert (served[1].node.role, served[1].node.data_dir) == ("rm", "d")
     assert (served[1].storage.database, served[1].lock_timeout_seconds) == ("mas1", 3.0)
-    assert called == [{}, {"quick": True, "json_file": None}]
+    assert called == [
+        {},
+        {"quick": True, "json_file": None},
+        {"quick": False, "json_file": Path("figures.json")},
+    ]
     assert mas("serve", "--role", "god").exit_code == 2
     joining = ("--role", "rm", "--id", "7", "--join", "h:8008", "--address", "me:1234")
     mas("serve", *joining, "--hold", "1,2", "--rm-port", "50043")
