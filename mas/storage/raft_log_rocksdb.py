@@ -36,7 +36,8 @@ from mas.storage.group_log import (
     SetNote,
     check_drops,
 )
-from mas.storage.rocksdb import open_database, seal, storage_error, unseal
+from mas.storage.rocksdb import damaged, open_database, seal, storage_error, unseal
+from mas.storage.rocksdb_files import SyncedMark
 
 TAIL_BYTES_MAX = 4 * 1024 * 1024
 """Data of the entries that one group keeps in memory."""
@@ -63,9 +64,11 @@ _decode_conf_state = msgspec.msgpack.Decoder(ConfState).decode
 class RocksRaftLog:
     """The log of all groups of a node. Fits `mas.multiraft.ports.RaftLog`."""
 
-    def __init__(self, path: Path, database: Rdict, tail_bytes: int) -> None:
+    def __init__(self, path: Path, database: Rdict, mark: SyncedMark, tail_bytes: int) -> None:
+        """Use `open`."""
         self._path = path
         self._database = database
+        self._mark = mark
         self._tail_bytes = tail_bytes
         self._groups: dict[int, GroupLog] = {}
         self._storages: dict[int, GroupStorage] = {}
@@ -78,16 +81,17 @@ class RocksRaftLog:
 
         Raises:
             DataDirectoryError: it can't be written, another process uses it, or it belongs to another cluster or node.
-            CorruptData: RocksDB found damage that isn't a torn tail.
+            CorruptData: there is damage that isn't a torn tail, or what was synced isn't there.
         """
         database = open_database(
             path, kind="raft log", cluster=cluster, node=node, remedy=REPLACE_NODE
         )
-        log = cls(path, database, tail_bytes)
+        log = cls(path, database, SyncedMark(path), tail_bytes)
         try:
+            log._check_end()
             log._recover()
         except BaseException:
-            database.close()
+            log.close()
             raise
         return log
 
@@ -113,7 +117,7 @@ class RocksRaftLog:
             return self._groups[group].hard_state
         key = _KEY.pack(group, _HARD_STATE, 0)
         try:
-            return _decode_hard_state(unseal(key, self._database.get(key) or b""))
+            return _decode_hard_state(unseal(key, self._get(key)))
         except CorruptData as error:
             raise CorruptData(
                 f"the hard state (term and vote) of bucket {group} in {self._path} is damaged: {error}. What this "
@@ -131,6 +135,7 @@ class RocksRaftLog:
     def close(self) -> None:
         """Close the database; nothing may be under way."""
         self._database.close()
+        self._mark.close()
 
     def write(self, changes: list[tuple[int, Change]], *, sync: bool) -> None:
         """A batch's commit, in the log's thread."""
@@ -163,8 +168,11 @@ class RocksRaftLog:
             failpoint("raft_log.before_sync")
             if sync:
                 self._database.flush_wal(sync=True)
+                self._mark.write(self._database.latest_sequence_number())
         except Exception as error:
-            self._failure = storage_error(self._path, "writing the raft log to", error)
+            self._failure = storage_error(
+                self._path, "writing the raft log to", error, REPLACE_NODE
+            )
             raise self._failure from error
         failpoint("raft_log.after_sync")
 
@@ -214,6 +222,19 @@ class RocksRaftLog:
         except CorruptData as error:
             raise self._damage(group, f"entry {expected}: {error}") from error
 
+    def _check_end(self) -> None:
+        try:
+            synced = self._mark.read()
+        except OSError as error:
+            raise self._reading_error(error) from error
+        newest = self._database.latest_sequence_number()
+        if newest < synced:
+            raise damaged(
+                self._path,
+                f"it was synced up to change {synced}, and ends at {newest}",
+                REPLACE_NODE,
+            )
+
     def _recover(self) -> None:
         groups: dict[int, _Recovery] = {}
         for key, record in self._scan(_KEY.pack(1, 0, 0)):
@@ -235,6 +256,15 @@ class RocksRaftLog:
         except CorruptData as error:
             self._damaged[group] = error  # Worse: it can't even be rebuilt.
 
+    def _get(self, key: bytes) -> bytes:
+        try:
+            record: bytes | None = self._database.get(key)
+        except Exception as error:
+            raise self._reading_error(error) from error
+        if record is None:
+            raise CorruptData(f"there is no record at {key.hex()}")
+        return record
+
     def _scan(self, key: bytes) -> Iterator[tuple[bytes, bytes]]:
         scan = self._database.iter()
         scan.seek(key)
@@ -245,7 +275,10 @@ class RocksRaftLog:
             # An iterator that met damage just ends: its status says so.
             scan.status()
         except Exception as error:
-            raise storage_error(self._path, "reading the raft log in", error) from error
+            raise self._reading_error(error) from error
+
+    def _reading_error(self, error: Exception) -> StorageError:
+        return storage_error(self._path, "reading the raft log in", error, REPLACE_NODE)
 
     def _damage(self, group: int, what: str) -> CorruptData:
         return CorruptData(

@@ -10,6 +10,7 @@ import msgspec
 from rocksdict import DBCompressionType, DBRecoveryMode, Options, Rdict
 
 from mas.errors import CorruptData, DataDirectoryError, StorageError
+from mas.storage.rocksdb_files import check_files
 
 _IDENTITY_KEY = b"\0"
 """Before all other keys."""
@@ -31,21 +32,26 @@ def open_database(path: Path, *, kind: str, cluster: str, node: int, remedy: str
 
     Raises:
         DataDirectoryError: it can't be written, another process uses it, or it belongs to another cluster or node.
-        CorruptData: RocksDB found damage that isn't a torn tail.
+        CorruptData: there is damage that isn't a torn tail.
     """
     wanted = Identity(_FORMAT, kind, cluster, node)
     try:
         path.mkdir(parents=True, exist_ok=True)
+        check_files(path)
         database = Rdict(str(path), _options())
+        try:
+            _check_identity(path, database, wanted)
+        except BaseException:
+            database.close()
+            raise
+    except DataDirectoryError:
+        raise
+    except CorruptData as error:
+        raise damaged(path, str(error), remedy) from error
     except OSError as error:
-        raise DataDirectoryError(f"{path} can't be written: {error.strerror}") from error
+        raise DataDirectoryError(f"{path} can't be used: {error.strerror}") from error
     except Exception as error:
         raise _opening_error(path, error, remedy) from error
-    try:
-        _check_identity(path, database, wanted, remedy)
-    except BaseException:
-        database.close()
-        raise
     return database
 
 
@@ -62,10 +68,21 @@ def unseal(key: bytes, record: bytes) -> bytes:
     return payload
 
 
-def storage_error(path: Path, doing: str, error: Exception) -> StorageError:
+def storage_error(path: Path, doing: str, error: Exception, remedy: str) -> StorageError:
     """What RocksDB raised, in our words: damage or a fault of the disk; both stop the process."""
-    kind = CorruptData if "Corruption" in str(error) else StorageError
-    return kind(f"{doing} {path} failed: {error}. This process must stop; look at the disk first")
+    if "Corruption" in str(error):
+        return damaged(path, str(error), remedy)
+    return StorageError(
+        f"{doing} {path} failed: {error}. This process must stop; look at the disk first"
+    )
+
+
+def damaged(path: Path, what: str, remedy: str) -> CorruptData:
+    """The whole database can't be trusted, and `remedy` says what to do without it."""
+    return CorruptData(
+        f"{path} is damaged, and not only at its tail: {what}. What was synced may be missing, so nothing is read "
+        f"from it: restore the disk; or, if it can't be restored, {remedy}"
+    )
 
 
 def _options() -> Options:
@@ -82,10 +99,10 @@ def _options() -> Options:
     return options
 
 
-def _check_identity(path: Path, database: Rdict, wanted: Identity, remedy: str) -> None:
+def _check_identity(path: Path, database: Rdict, wanted: Identity) -> None:
     record = database.get(_IDENTITY_KEY)
     if record is None:
-        _take_ownership(path, database, wanted, remedy)
+        _take_ownership(database, wanted)
         return
     found = msgspec.msgpack.decode(unseal(_IDENTITY_KEY, record), type=Identity)
     if found != wanted:
@@ -96,13 +113,12 @@ def _check_identity(path: Path, database: Rdict, wanted: Identity, remedy: str) 
         )
 
 
-def _take_ownership(path: Path, database: Rdict, wanted: Identity, remedy: str) -> None:
+def _take_ownership(database: Rdict, wanted: Identity) -> None:
     scan = database.iter()
     scan.seek_to_first()
     if scan.valid():
         raise CorruptData(
-            f"{path} holds records, and doesn't say whose they are: its identity was lost, or another program wrote it. "
-            f"Restore it; or, if it can't be restored, {remedy}"
+            "it holds records, and doesn't say whose they are: its identity was lost, or another program wrote it"
         )
     database.put(_IDENTITY_KEY, seal(_IDENTITY_KEY, msgspec.msgpack.encode(wanted)))
     database.flush_wal(sync=True)
@@ -111,10 +127,7 @@ def _take_ownership(path: Path, database: Rdict, wanted: Identity, remedy: str) 
 def _opening_error(path: Path, error: Exception, remedy: str) -> StorageError | DataDirectoryError:
     text = str(error)
     if "Corruption" in text:
-        return CorruptData(
-            f"{path} is damaged, and not only at its tail: {text}. What was synced may be missing, so nothing is read "
-            f"from it: restore the disk; or, if it can't be restored, {remedy}"
-        )
+        return damaged(path, text, remedy)
     if "lock" in text.lower():
         return DataDirectoryError(
             f"{path} is in use by another process: {text}. Stop it, or give this node its own data directory"

@@ -1,10 +1,6 @@
 """Faults of the disk under the RocksDB raft log (crash matrix F14, F15, F16)."""
 
-import os
 import re
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
@@ -15,60 +11,9 @@ from rocksdict import Options, Rdict
 from mas.errors import CorruptData, DataDirectoryError, StorageError
 from mas.raft import ConfState, Entry, EntryType, HardState
 from mas.storage.raft_log_rocksdb import RocksRaftLog
+from tests.storage.raft_log_writer import last_indexes, write_and_die
 
 VOTERS = ConfState(voters=(1, 2, 3))
-CHILD = """
-import sys
-from pathlib import Path
-from mas.raft import ConfState, Entry, EntryType, HardState
-from mas.storage.raft_log_rocksdb import RocksRaftLog
-
-log = RocksRaftLog.open(Path(sys.argv[1]), "test", 1)
-batch = log.batch()
-for group in (1, 2):
-    batch.create(group, ConfState(voters=(1, 2, 3)))
-batch.commit(sync=True)
-for index in range(1, int(sys.argv[2]) + 1):
-    batch = log.batch()
-    for group in (1, 2):
-        batch.append(group, [Entry(index, 1, EntryType.NORMAL, b"%d" % index * 300)])
-        batch.set_hard_state(group, HardState(1, 1, index))
-    batch.commit(sync=True)
-    print(index, flush=True)
-import os, signal
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def write_and_die(path: Path, count: int, failpoints: str = "") -> int:
-    """A process that writes so many batches and is killed; the last index it acknowledged."""
-    child = subprocess.run(
-        [sys.executable, "-c", CHILD, str(path), str(count)],
-        env={**os.environ, "MAS_FAILPOINTS": failpoints},
-        stdout=subprocess.PIPE,
-        check=False,
-    )
-    assert child.returncode == -signal.SIGKILL
-    return int((child.stdout.split() or [b"0"])[-1])
-
-
-def wal_of(path: Path) -> Path:
-    return max(path.glob("*.log"), key=lambda file: file.stat().st_size)
-
-
-def damage(file: Path, change: Callable[[bytearray], None]) -> None:
-    data = bytearray(file.read_bytes())
-    change(data)
-    file.write_bytes(data)
-
-
-def last_indexes(path: Path) -> set[int]:
-    log = RocksRaftLog.open(path, "test", 1)
-    try:
-        assert log.groups() == [1, 2]
-        return {log.storage(group).last_index() for group in log.groups()}
-    finally:
-        log.close()
 
 
 @pytest.mark.parametrize("point", ["before_write", "before_sync", "after_sync"])
@@ -81,32 +26,6 @@ def test_f16_a_kill_in_a_commit_loses_nothing_acknowledged_and_tears_no_batch(
     assert acknowledged == 5
     assert last in ({acknowledged}, {acknowledged + 1})  # one and the same in both groups
     assert (last == {acknowledged}) == (point == "before_write")
-
-
-def test_f14_a_torn_tail_is_cut_off(tmp_path: Path) -> None:
-    write_and_die(tmp_path, 20)
-    wal = wal_of(tmp_path)
-    damage(wal, lambda data: data.__delitem__(slice(len(data) - 50, None)))
-
-    assert last_indexes(tmp_path) == {19}
-
-
-def test_f14_a_flipped_bit_in_a_synced_record_is_refused(tmp_path: Path) -> None:
-    write_and_die(tmp_path, 20)
-    damage(
-        wal_of(tmp_path), lambda data: data.__setitem__(len(data) // 2, data[len(data) // 2] ^ 1)
-    )
-
-    with pytest.raises(CorruptData, match=r"mas admin replica remove.*another id"):
-        RocksRaftLog.open(tmp_path, "test", 1)
-
-
-def test_f14_synced_records_cut_out_of_the_middle_are_refused(tmp_path: Path) -> None:
-    write_and_die(tmp_path, 20)
-    damage(wal_of(tmp_path), lambda data: data.__delitem__(slice(3000, 5000)))
-
-    with pytest.raises(CorruptData):
-        RocksRaftLog.open(tmp_path, "test", 1)
 
 
 def raw(path: Path) -> Rdict:
