@@ -7,24 +7,28 @@
                                         one frame a peer
 
 A group's Ready is never taken before the one before is finished; groups that have nothing to write
-don't wait for those that have.
+don't wait for those that have. Quiet groups rest (`resting`): a tick costs what is awake.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import msgspec
 
 from mas.errors import NetworkError, Unavailable
+from mas.limits import TURN_INSTRUCTIONS_MAX
+from mas.multiraft.balance import Balance
 from mas.multiraft.clocks import PeerClocks
 from mas.multiraft.config import HostConfig
-from mas.multiraft.frames import Outbox, decode_frame
+from mas.multiraft.frames import Beat, Outbox, decode_frame
 from mas.multiraft.group import RaftGroup, World
 from mas.multiraft.group_log import check_database, lost_log
 from mas.multiraft.members import read_members
 from mas.multiraft.ports import Peers, RaftLog, SnapshotFiles, Worker
+from mas.multiraft.resting import Resting
 from mas.multiraft.snapshot_receiver import SnapshotReceiver, finish_installs, settle_note
 from mas.multiraft.snapshot_sender import SnapshotSender
 from mas.multiraft.snapshots import Done, Gone, Offer, Piece, Pull, Request, decode_message
@@ -36,9 +40,13 @@ _log = logging.getLogger(__name__)
 
 _FRAMES = 4_096
 _FRAMES_BYTES = 32 << 20
+# What a turn takes on, so that it is about 10 ms (rule 38). A frame has at most a turn's messages.
 _FRAMES_PER_TURN = 64
+_GROUPS_PER_TURN = 256
 # Readies of one group in one turn, where none of them needs a write.
 _READIES_PER_TURN = 4
+# Every group is looked at in so many ticks, or in as many as there are groups.
+_COMPACTION_TICKS = 32
 # A loop that was late by more ticks than this was paused: the peers' frames that wait say more than the clock.
 _LATE_TICKS_MAX = 2
 
@@ -47,6 +55,10 @@ class HostStatistics(msgspec.Struct, frozen=True):
     """What a host has done since its start."""
 
     groups: int
+    awake: int
+    """Groups that don't rest."""
+    leads: int
+    """Groups that this node leads."""
     turns: int
     writes: int
     """Batches committed to the log, whatever the number of groups in them."""
@@ -89,6 +101,9 @@ class RaftHost(Actor):
         self._groups: dict[int, RaftGroup] = {}
         self._busy: dict[int, RaftGroup] = {}
         self._members_handlers: list[Callable[[RaftGroup], None]] = []
+        self._resting = Resting(config)
+        self._balance = Balance(config, self._groups, self._resting, dice)
+        self._to_compact: list[int] = []
         self._outbox = Outbox(peers)
         self._writer = LogWriter(log, log_thread)
         self._sender = SnapshotSender(
@@ -128,8 +143,7 @@ class RaftHost(Actor):
 
         `voters` are those that the group began with, on a node that joins later too: its log tells of
         the changes since. `applied` is what the AccountDB holds, and `applied_term` the term of that entry (rule 27).
-        Writes to the log, where the group is new or a snapshot's installation is to be finished, and blocks for it:
-        while the host runs `create_group` comes first.
+        Writes to the log, where a snapshot's installation is to be finished, and blocks for it.
 
         Raises:
             LostLog: the database is ahead of the log.
@@ -145,6 +159,7 @@ class RaftHost(Actor):
         check_database(group_id, storage, applied, applied_term)
         group = RaftGroup(group_id, storage, read_members(storage, applied), applied, self._world)
         self._groups[group_id] = group
+        self._resting.add(group)
         self._tell_members(group)
         self._mark(group)
         return group
@@ -152,7 +167,8 @@ class RaftHost(Actor):
     def _create(self, group_id: int, voters: Sequence[int]) -> None:
         batch = self._log.batch()
         batch.create(group_id, _first_members(group_id, voters))
-        batch.commit(sync=True)
+        # Durable with the group's first vote or entry: until then nobody has heard of it, and it can be made anew.
+        batch.commit(sync=False)
 
     # -- groups that come and go ---------------------------------------------------------------
 
@@ -170,7 +186,8 @@ class RaftHost(Actor):
         """
         if self._receiver.is_installing(group_id):
             raise Unavailable(f"bucket {group_id}: a snapshot is being installed, try again")
-        self._groups.pop(group_id, None)
+        if self._groups.pop(group_id, None) is not None:
+            self._resting.drop(group_id)
         self._busy.pop(group_id, None)
         self._receiver.forget(group_id)
         self._sender.forget(group_id)
@@ -238,14 +255,13 @@ class RaftHost(Actor):
         if up:
             return
         self._sender.on_peer_down(peer)
+        self._resting.on_peer_down(peer)
         for group in self._groups.values():
             group.report_unreachable(peer)
-            self._mark(group)
 
     def hand_over(self) -> None:
         """Before a stop: have other nodes lead what this one leads. `status` of the groups shows when."""
-        for group in self._groups.values():
-            group.hand_over()
+        self._balance.drain()
 
     @property
     def groups(self) -> dict[int, RaftGroup]:
@@ -261,6 +277,8 @@ class RaftHost(Actor):
         """What it has done so far."""
         return HostStatistics(
             groups=len(self._groups),
+            awake=len(self._resting.awake),
+            leads=self._resting.leads,
             turns=self._turns,
             writes=self._writer.commits,
             frames_dropped=self._frames_dropped,
@@ -290,7 +308,8 @@ class RaftHost(Actor):
             self._step_frames()
             ticked = self._tick()
             self._serve_groups()
-            self._send(with_riders=ticked)
+            beats = self._resting.settle(drains=self._balance.drains) if ticked else {}
+            self._send(beats, with_riders=ticked)
             await asyncio.sleep(0)
 
     async def _run_ticks(self) -> None:
@@ -304,34 +323,57 @@ class RaftHost(Actor):
             due += (1 + late) * period
 
     def _step_frames(self) -> None:
-        for peer, payload in self._frames.drain_nowait(_FRAMES_PER_TURN):
+        messages = 0
+        for _ in range(_FRAMES_PER_TURN):
+            if messages >= TURN_INSTRUCTIONS_MAX or not len(self._frames):
+                break
+            [(peer, payload)] = self._frames.drain_nowait(1)
             self._frames_bytes -= len(payload)
-            try:
-                frame = decode_frame(payload)
-            except NetworkError as error:
-                self._drop_frame(peer, error)
-                continue
-            self._clocks.heard(peer, frame.clock_us)
-            for group_id, message in frame.messages:
-                group = self._groups.get(group_id)
-                if group is not None:  # else: it has left this node, or isn't here yet
-                    group.step(peer, message)
-                    self._busy[group_id] = group
+            messages += self._step_frame(peer, payload)
         if len(self._frames):
             self._wake.set()
+
+    def _step_frame(self, peer: int, payload: bytes) -> int:
+        """How many messages it had."""
+        try:
+            frame = decode_frame(payload)
+        except NetworkError as error:
+            self._drop_frame(peer, error)
+            return 0
+        self._clocks.heard(peer, frame.clock_us)
+        for group_id, message in frame.messages:
+            group = self._groups.get(group_id)
+            if group is not None:  # else: it has left this node, or isn't here yet
+                self._resting.on_message(group, message)
+                group.step(peer, message)
+                self._busy[group_id] = group
+        self._resting.on_frame(peer, frame.beat)
+        return len(frame.messages)
 
     def _tick(self) -> bool:
         """Behind the frames: what peers have said in the meantime comes first. Whether there was a tick."""
         ticks, self._ticks = self._ticks, 0
         if not ticks:
             return False
-        for group in self._groups.values():
+        self._resting.tick(ticks)
+        for group in self._resting.awake.values():
             group.tick(ticks)
             self._busy[group.id] = group
-            self._compact(group)
+        self._balance.tick(ticks)
+        self._compact_some()
         self._sender.tick()
         self._receiver.tick()
         return True
+
+    def _compact_some(self) -> None:
+        """Resting groups too: their databases may have flushed since."""
+        if not self._to_compact:
+            self._to_compact = list(self._groups)
+        count = 1 + len(self._groups) // _COMPACTION_TICKS
+        next_ones, self._to_compact = self._to_compact[:count], self._to_compact[count:]
+        for group_id in next_ones:
+            if group_id in self._groups:  # else: it has left this node
+                self._compact(self._groups[group_id])
 
     def _compact(self, group: RaftGroup) -> None:
         index = group.may_cut()
@@ -345,9 +387,10 @@ class RaftHost(Actor):
             self._writer.submit(sync=False)
 
     def _serve_groups(self) -> None:
-        busy, self._busy = self._busy, {}
-        for group in busy.values():
-            self._serve(group)
+        for group_id in list(islice(self._busy, _GROUPS_PER_TURN)):
+            self._serve(self._busy.pop(group_id))
+        if self._busy:
+            self._wake.set()
 
     def _serve(self, group: RaftGroup) -> None:
         """Readies without anything to write are finished at once, and may make room for the next."""
@@ -390,8 +433,9 @@ class RaftHost(Actor):
                 self._outbox.add(group.id, message)
         group.finish(ready)
 
-    def _send(self, *, with_riders: bool) -> None:
-        for group_id, message in self._outbox.send(self._clock.now_us(), with_riders=with_riders):
+    def _send(self, beats: Mapping[int, Beat], *, with_riders: bool) -> None:
+        now_us = self._clock.now_us()
+        for group_id, message in self._outbox.send(now_us, beats, with_riders=with_riders):
             group = self._groups.get(group_id)
             if message.type is MessageType.APPEND and group is not None:
                 group.report_unreachable(message.to)
@@ -405,6 +449,7 @@ class RaftHost(Actor):
     def _mark(self, group: RaftGroup) -> None:
         if self._groups.get(group.id) is not group:
             return  # it has left
+        self._resting.wake(group)
         self._busy[group.id] = group
         self._wake.set()
 

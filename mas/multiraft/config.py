@@ -16,6 +16,9 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Ticks between a leader's heartbeats."""
     election_tick: int = 10
     """Ticks without a leader before a follower stands for election; up to twice that, by chance."""
+    balance_tick: int = 100
+    """Ticks between two looks at how evenly the leaders are spread, give or take half; a peer has been back for so many
+    before it leads more."""
     log_margin_entries: int = 10_000
     """Entries kept behind what the AccountDB durably has (rule 26)."""
     log_margin_seconds: float = 60.0

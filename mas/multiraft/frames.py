@@ -1,15 +1,16 @@
 """Frames between hosts: all groups' messages of a turn to one peer travel together, heartbeats too.
 
-A frame carries the sender's clock, from which a leader that is off finds its group's median (rule 12).
+A frame carries the sender's clock, from which a leader that is off finds its group's median (rule 12), and one of each
+tick a beat for the groups that rest.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import msgspec
 
 from mas.errors import NetworkError
-from mas.limits import TURN_BYTES_MAX
+from mas.limits import TURN_BYTES_MAX, TURN_INSTRUCTIONS_MAX
 from mas.multiraft.ports import RAFT_CHANNEL, Peers
 from mas.raft import Message, MessageType
 
@@ -18,21 +19,40 @@ _MESSAGE_BYTES = 64
 _ENTRY_BYTES = 16
 
 
+class Beat(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A tick's word for all groups that have nothing else to say (`resting`).
+
+    `quiet` and `resting` are sets of groups: bit n, counted from the first byte's lowest, stands for group n.
+    """
+
+    quiet: bytes
+    """The sender leads these, and has nothing for the receiver."""
+    resting: bytes
+    """These rest at the sender, under the receiver's lead."""
+    leads: int
+    """How many groups the sender leads."""
+    drains: bool
+    """The sender is about to stop, and is to lead no more."""
+
+
 class RaftFrame(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One frame of the RAFT channel; `messages` name the group each is for."""
+    """One frame of the RAFT channel; `messages` name the group each is for, and come before the beat."""
 
     version: Literal[1]
     clock_us: int
     messages: tuple[tuple[int, Message], ...]
+    beat: Beat | None = None
 
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(RaftFrame)
 
 
-def encode_frame(clock_us: int, messages: Sequence[tuple[int, Message]]) -> bytes:
+def encode_frame(
+    clock_us: int, messages: Sequence[tuple[int, Message]], beat: Beat | None = None
+) -> bytes:
     """The bytes of a `RaftFrame`."""
-    return _encoder.encode((1, clock_us, messages))
+    return _encoder.encode((1, clock_us, messages, beat))
 
 
 def decode_frame(payload: bytes) -> RaftFrame:
@@ -68,30 +88,38 @@ class Outbox:
             riding.pop(group, None)  # this one says it too
         self._waiting.setdefault(message.to, []).append((group, message))
 
-    def send(self, clock_us: int, *, with_riders: bool) -> list[tuple[int, Message]]:
+    def send(
+        self, clock_us: int, beats: Mapping[int, Beat], *, with_riders: bool
+    ) -> list[tuple[int, Message]]:
         """Send it all, one frame a peer unless that grows too long; what was not sent, for the groups to know.
 
-        `with_riders`: also where only riders wait.
+        `beats` go with the peers' last frames. `with_riders`: also where only riders wait.
         """
         waiting, self._waiting = self._waiting, {}
         for peer, riding in self._riding.items():
             if riding and (with_riders or peer in waiting):
                 waiting.setdefault(peer, []).extend(riding.items())
                 riding.clear()
+        for peer in beats:
+            waiting.setdefault(peer, [])
         lost: list[tuple[int, Message]] = []
         for peer, messages in waiting.items():
-            for part in _cut(messages):
-                if not self._peers.send(peer, RAFT_CHANNEL, encode_frame(clock_us, part)):
+            *parts, last = _cut(messages)
+            frames = [(part, encode_frame(clock_us, part)) for part in parts]
+            frames.append((last, encode_frame(clock_us, last, beats.get(peer))))
+            for part, payload in frames:
+                if not self._peers.send(peer, RAFT_CHANNEL, payload):
                     lost.extend(part)
         return lost
 
 
 def _cut(messages: list[tuple[int, Message]]) -> Iterator[list[tuple[int, Message]]]:
-    """Parts in order, each of at most TURN_BYTES_MAX or one message (rule 38)."""
+    """Parts in order, at least one, each of at most a turn's messages and bytes, or one message (rule 38)."""
     start = size = 0
     for position, (_, message) in enumerate(messages):
         own = _MESSAGE_BYTES + sum(_ENTRY_BYTES + len(entry.data) for entry in message.entries)
-        if size + own > TURN_BYTES_MAX and position > start:
+        is_full = size + own > TURN_BYTES_MAX or position - start == TURN_INSTRUCTIONS_MAX
+        if is_full and position > start:
             yield messages[start:position]
             start, size = position, 0
         size += own

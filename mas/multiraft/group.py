@@ -11,7 +11,7 @@ Methods of the first part are its users'; the rest is the host's, and runs only 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -291,8 +291,23 @@ class RaftGroup:
             raise NotLeading(str(error), error.leader) from error
         self._world.wake(self)
 
-    def hand_over(self) -> None:
-        """Have the voter with the longest log take over, if this node leads and there is another."""
+    def heirs(self) -> tuple[int, ...]:
+        """Voters that hold all that is committed and can take over at once, if this node leads and stays."""
+        status = self._core.status()
+        if not self._announced.leading or status.lead_transferee:
+            return ()
+        return tuple(
+            node
+            for node, progress in status.progress.items()
+            if node in status.conf_state.voters
+            and node != status.id
+            and progress.state is ProgressState.REPLICATE
+            and progress.match >= status.commit
+        )
+
+    def hand_over(self, heir: int = 0) -> None:
+        """Have one of the `heirs` take over, or the voter with the longest log, if this node leads and there is another."""
+        self._world.wake(self)  # at rest it is out of date about who is active
         status = self._core.status()
         others = [
             (progress.match, node)
@@ -300,8 +315,7 @@ class RaftGroup:
             if not progress.is_learner and progress.recent_active and node != status.id
         ]
         if others and not status.lead_transferee:
-            self._core.transfer_leader(max(others)[1])
-            self._world.wake(self)
+            self._core.transfer_leader(heir or max(others)[1])
 
     # -- the host's: what comes in -------------------------------------------------------------
 
@@ -353,6 +367,7 @@ class RaftGroup:
     @_isolates
     def campaign(self) -> None:
         """Stand for election now: for a group of one, and tests."""
+        self._world.wake(self)
         self._core.campaign()
 
     @_isolates
@@ -364,6 +379,43 @@ class RaftGroup:
     def report_snapshot(self, peer: int, *, ok: bool) -> None:
         """A follower has its snapshot, or has to be offered it anew."""
         self._core.report_snapshot(peer, ok)
+
+    # -- the host's: rest (`resting`) ----------------------------------------------------------
+
+    @_isolates
+    def still(self) -> Status | None:
+        """The group as it stands where nothing waits or is under way, a learner's promotion included, and all its log is
+        applied; else None.
+        """
+        if (
+            self.in_flight
+            or self.is_frozen
+            or self.delivery.paused
+            or self.delivery.is_waiting
+            or len(self._propose_c)
+            or len(self._reads_asked)
+            or self._rounds
+            or self._refusals
+            or self.members.newest.learners
+            or self._core.has_ready()
+        ):
+            return None
+        status = self._core.status()
+        return status if status.last_index == status.applied else None
+
+    @_isolates
+    def wake_following(self, leader: int, silence: int) -> None:
+        """Go on as if the leader's last heartbeat had come `silence` ticks ago."""
+        term = self.hard_state.term
+        self._core.step(Message(MessageType.HEARTBEAT, self._world.config.node, leader, term))
+        self.tick(silence)
+
+    @_isolates
+    def wake_leading(self, heard: Sequence[int]) -> None:
+        """Go on as if these members had just answered a heartbeat."""
+        node, term = self._world.config.node, self.hard_state.term
+        for member in heard:
+            self._core.step(Message(MessageType.HEARTBEAT_RESPONSE, node, member, term))
 
     # -- the host's: what goes out -------------------------------------------------------------
 
@@ -450,6 +502,7 @@ class RaftGroup:
         self._committed_a_tick_ago = restored.index
         self._world.members_changed(self)
         self._announce()
+        self._world.wake(self)
 
     def isolate(self, error: BaseException) -> None:
         """Stop this replica, and say so."""

@@ -115,8 +115,10 @@ class SnapshotReceiver:
                 transfer.asked = transfer.arrived
                 self._pull(transfer)
         for group in self._groups.values():
+            if not group.behind or group.id in self._transfers:
+                continue
             asked, turn = self._asked.get(group.id, (float("-inf"), 0))
-            if group.behind and group.id not in self._transfers and now - asked > patience:
+            if now - asked > patience:
                 self._asked[group.id] = now, turn + 1
                 self._request(group, turn)
 

@@ -186,7 +186,8 @@ class Node:
         self.log = Log()
         self.databases: dict[int, Rows] = {}
         self.files = Files(self.databases)
-        self.settings = {"tick_ms": 5, "log_margin_seconds": 0.0} | settings
+        self.settings = {"tick_ms": 5, "balance_tick": 1_000_000, "log_margin_seconds": 0.0}
+        self.settings |= settings
         self.folder = folder / str(node)
         self.host: RaftHost
         self.machines: dict[int, Machine] = {}

@@ -93,11 +93,11 @@ def test_outbox_sends_one_frame_a_peer() -> None:
         outbox.add(group, heartbeat(2))
         outbox.add(group, heartbeat(3))
 
-    assert outbox.send(9, with_riders=False) == []
+    assert outbox.send(9, {}, with_riders=False) == []
 
     assert [(peer, channel) for peer, channel, _ in peers.sent] == [(2, 1), (3, 1)]
     assert len(decode_frame(peers.sent[0][2]).messages) == 100
-    outbox.send(10, with_riders=True)
+    outbox.send(10, {}, with_riders=True)
     assert len(peers.sent) == 2
 
 
@@ -113,16 +113,16 @@ def test_news_of_a_commit_rides_with_the_next_frame_or_the_next_tick() -> None:
     outbox.add(1, older)
     outbox.add(1, newer)
     outbox.add(1, append(3))
-    outbox.send(0, with_riders=False)
+    outbox.send(0, {}, with_riders=False)
     assert peers.sent == []
 
     outbox.add(9, heartbeat(2))
-    outbox.send(0, with_riders=False)
+    outbox.send(0, {}, with_riders=False)
     assert sent_to(peers, 2) == [(9, heartbeat(2)), (1, newer)]
     assert sent_to(peers, 3) == []
-    outbox.send(0, with_riders=True)
+    outbox.send(0, {}, with_riders=True)
     assert sent_to(peers, 3) == [(1, append(3))]
-    outbox.send(0, with_riders=True)
+    outbox.send(0, {}, with_riders=True)
     assert len(peers.sent) == 2
 
 
@@ -131,7 +131,7 @@ def test_an_append_with_entries_says_what_a_rider_would() -> None:
     outbox = Outbox(peers)
     outbox.add(1, append(2))
     outbox.add(1, append(2, 5))
-    outbox.send(0, with_riders=True)
+    outbox.send(0, {}, with_riders=True)
     assert sent_to(peers, 2) == [(1, append(2, 5))]
 
 
@@ -141,7 +141,7 @@ def test_frames_are_cut_at_a_turns_bytes_in_order() -> None:
     for group in range(10):
         outbox.add(group, append(2, TURN_BYTES_MAX // 3))
     outbox.add(10, append(2, 3 * TURN_BYTES_MAX))
-    outbox.send(0, with_riders=False)
+    outbox.send(0, {}, with_riders=False)
 
     frames = [decode_frame(payload).messages for _, _, payload in peers.sent]
     assert [group for messages in frames for group, _ in messages] == list(range(11))
@@ -155,7 +155,7 @@ def test_what_could_not_be_sent_is_told() -> None:
     outbox.add(4, lost)
     outbox.add(4, append(3, 1))
 
-    assert outbox.send(0, with_riders=False) == [(4, lost)]
+    assert outbox.send(0, {}, with_riders=False) == [(4, lost)]
 
 
 # -- clocks (rule 12) --------------------------------------------------------------------------
