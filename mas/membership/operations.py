@@ -87,6 +87,7 @@ class Operations:
         )
         for bucket in buckets:
             if node.node not in self.roster.holders()[bucket].holders:
+                self._check_may_hold(bucket, node.node)
                 await self._change(bucket, Change.ADD, node.node, deadline)
         return self.roster
 
@@ -114,16 +115,12 @@ class Operations:
         """Have the node hold the bucket: it is a learner when this returns, and becomes a voter once it has caught up.
 
         Raises:
-            NotFound: there is no such bucket, or no such node.
+            NotFound: there is no such bucket, or no such node that could hold it.
+            InvalidRequest: its machine holds a replica of the bucket already.
             Unavailable: not now; ask again.
         """
         self._check_bucket(bucket)
-        row = self.roster.nodes().get(node)
-        if row is None or row.retired:
-            raise NotFound(
-                f"there is no node {node}: start it with `mas serve --join`, or name one of "
-                f"{[n for n, known in self.roster.nodes().items() if not known.retired]}"
-            )
+        self._check_may_hold(bucket, node)
         await self._change(bucket, Change.ADD, node, self._clock.monotonic() + timeout)
 
     async def remove_replica(self, bucket: int, node: int, timeout: float) -> None:
@@ -238,6 +235,25 @@ class Operations:
             raise NotFound(
                 f"there is no bucket {bucket}: expected one from {known[0]} to {known[-1]}"
             )
+
+    def _check_may_hold(self, bucket: int, node: int) -> None:
+        nodes = self.roster.nodes()
+        able = {
+            each: row
+            for each, row in nodes.items()
+            if not row.retired and ("rm" in row.roles or "all" in row.roles)
+        }
+        if node not in able:
+            raise NotFound(
+                f"there is no resource manager {node}: start it with `mas serve --join`, or name one of {list(able)}"
+            )
+        host = able[node].host
+        for holder in self.roster.holders()[bucket].holders:
+            if host and holder != node and holder in nodes and nodes[holder].host == host:
+                raise InvalidRequest(
+                    f"nodes {holder} and {node} are both on {host!r}, and would fall together: "
+                    f"name a node elsewhere, or remove the replica of node {holder} first"
+                )
 
     def _check_store(self, node: NodeRow) -> None:
         known = self.roster.store_of(node.node)
