@@ -51,9 +51,7 @@ def check(path: Path, *logs: bytes) -> None:
         # The batch's header in two pieces, and in two blocks.
         (piece(FIRST, batch(1)[:5]) + piece(LAST, batch(1)[5:]) + full(2),),
         (filler(1) + full(2),),
-        (
-            full(1, size=BLOCK - 7 - 12 - 3) + bytes(3) + full(2),
-        ),  # too little room for a header
+        (full(1, size=BLOCK - 7 - 12 - 3) + bytes(3) + full(2),),  # too little room for a header
         (full(1) + full(2)[:-1],),
         (full(1) + full(2)[:6],),
         (full(1) + bytes(BLOCK),),
