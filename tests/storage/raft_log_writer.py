@@ -12,7 +12,7 @@ from struct import unpack_from
 from mas.storage.raft_log_rocksdb import RocksRaftLog
 
 _MEMORY = Path("/dev/shm")
-_HANGS_SECONDS = 120
+_HANGS_SECONDS = 25
 
 WRITER = """
 import os, signal, sys
