@@ -25,6 +25,8 @@ class Balance:
         self, config: HostConfig, groups: Mapping[int, RaftGroup], resting: Resting, dice: Dice
     ) -> None:
         self._period = config.balance_tick
+        # Where much is to be moved, the next look follows as soon as these moves have succeeded or failed.
+        self._pause = config.election_tick
         self._groups = groups
         self._resting = resting
         self._dice = dice
@@ -40,24 +42,25 @@ class Balance:
         self._ticks_left = self._period // 2 + self._dice.randrange(self._period) + 1
         if self.drains:
             self._give_all()
-        else:
-            self._even_out()
+        elif self._even_out() == _MOVES_PER_LOOK:
+            self._ticks_left = self._pause
 
     def drain(self) -> None:
         """Lead nothing any more."""
         self.drains = True
         self._give_all()
 
-    def _even_out(self) -> None:
+    def _even_out(self) -> int:
+        """How many groups it has handed over."""
         own, leads = self._resting.leads, self._resting.heirs(self._period)
         if not leads or own - min(leads.values()) < 2:
-            return
+            return 0
         takes = self._groups_by_heir(leads)
         moved: dict[int, None] = {}
         while takes and len(moved) < _MOVES_PER_LOOK:
             heir = min(takes, key=lambda node: (leads[node], node))
             if own - leads[heir] < 2:
-                return
+                break
             group = takes[heir].pop()
             if not takes[heir]:
                 del takes[heir]
@@ -65,6 +68,7 @@ class Balance:
                 group.hand_over(heir)
                 moved[group.id] = None
                 own, leads[heir] = own - 1, leads[heir] + 1
+        return len(moved)
 
     def _groups_by_heir(self, leads: Mapping[int, int]) -> dict[int, list[RaftGroup]]:
         """The groups that each node could take over, beginning anywhere: what couldn't move last time may not again."""

@@ -12,7 +12,7 @@ from mas.multiraft.clocks import PeerClocks
 from mas.multiraft.compaction import LogMargin
 from mas.multiraft.delivery import Delivery
 from mas.multiraft.events import CommitEvent
-from mas.multiraft.frames import Outbox, decode_frame, encode_frame
+from mas.multiraft.frames import Beat, Outbox, decode_frame, encode_frame
 from mas.multiraft.group_log import check_database
 from mas.multiraft.members import Members, read_members
 from mas.raft import (
@@ -80,7 +80,17 @@ def test_frame_survives_the_way() -> None:
     assert list(frame.messages) == messages
 
 
-@pytest.mark.parametrize("payload", [b"", b"\x93\x02\x00\x90", b"\x93\x01\x00", b"nonsense"])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"\x93\x02\x00\x90",
+        b"\x93\x01\x00",
+        b"nonsense",
+        msgspec.msgpack.encode((1, 0, (), (1, 2, 3, 4))),
+        msgspec.msgpack.encode((1, 0, (), (b"",))),
+    ],
+)
 def test_what_is_no_frame_is_a_network_error(payload: bytes) -> None:
     with pytest.raises(NetworkError, match="expected version 1"):
         decode_frame(payload)
@@ -147,6 +157,42 @@ def test_frames_are_cut_at_a_turns_bytes_in_order() -> None:
     assert [group for messages in frames for group, _ in messages] == list(range(11))
     assert [len(messages) for messages in frames] == [2, 2, 2, 2, 2, 1]
     assert all(len(payload) <= TURN_BYTES_MAX for _, _, payload in peers.sent[:-1])
+
+
+def test_frames_are_cut_at_a_turns_messages() -> None:
+    peers = FakePeers()
+    outbox = Outbox(peers)
+    for group in range(2_500):
+        outbox.add(group, heartbeat(2))
+    outbox.send(0, {}, with_riders=False)
+
+    frames = [decode_frame(payload).messages for _, _, payload in peers.sent]
+    assert [len(messages) for messages in frames] == [1_000, 1_000, 500]
+
+
+def test_a_beat_goes_behind_all_messages_or_alone() -> None:
+    peers = FakePeers()
+    outbox = Outbox(peers)
+    beats = {2: Beat(b"\x03", b"", 2, drains=False), 3: Beat(b"", b"\x04", 0, drains=True)}
+    outbox.add(1, append(2, TURN_BYTES_MAX))
+    outbox.add(2, append(2, TURN_BYTES_MAX))
+
+    outbox.send(0, beats, with_riders=True)
+
+    frames = [(peer, decode_frame(payload)) for peer, _, payload in peers.sent]
+    assert [(peer, len(frame.messages), frame.beat) for peer, frame in frames] == [
+        (2, 1, None),
+        (2, 1, beats[2]),
+        (3, 0, beats[3]),
+    ]
+
+
+def test_a_frame_without_a_beat_can_be_read() -> None:
+    """As nodes send it that don't know of beats; they ignore what comes behind the messages."""
+    frame = decode_frame(msgspec.msgpack.encode((1, 5, ())))
+
+    assert frame.beat is None
+    assert decode_frame(msgspec.msgpack.encode((1, 5, (), None, "later"))).beat is None
 
 
 def test_what_could_not_be_sent_is_told() -> None:
