@@ -334,14 +334,16 @@ def test_a_leader_does_not_follow_a_refusals_commit() -> None:
 # -- what is said to the leader of the past
 
 
-def test_no_acknowledgement_outlives_what_it_acknowledges() -> None:
+def test_an_acknowledgement_names_the_term_it_was_given_in() -> None:
+    """A leader of the past must not take it for one of what has replaced its entries."""
     member = Member(1, stored([1], THREE, HardState(2)))
     old = Message(MessageType.APPEND, 1, 2, 2, log_term=1, index=1, entries=(Entry(2, 2),))
     new = Message(MessageType.APPEND, 1, 3, 3, log_term=1, index=1, entries=(Entry(2, 3),))
     member.node.step(old)
     member.node.step(new)
     answers = [(m.to, m.term, m.index) for m in member.take()]
-    assert answers == [(3, 3, 2)]
+    assert answers == [(2, 2, 2), (3, 3, 2)]
+    assert member.storage.term(2) == 3
 
 
 def test_a_snapshot_without_this_node_is_ignored() -> None:
