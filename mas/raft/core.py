@@ -492,7 +492,8 @@ class Raft:
         log = self._log
         if self.role is Role.LEADER or not log.matches(message.commit, message.log_term):
             return
-        if log.commit_to(message.commit) and self._has_unapplied_conf_change():
+        news = log.commit_to(message.commit)
+        if news and self.role is not Role.FOLLOWER and self._has_unapplied_conf_change():
             self._become_follower(self.term, NOBODY)
 
     def _may_vote_for(self, message: Message) -> bool:

@@ -322,6 +322,20 @@ def test_a_refused_vote_tells_what_is_committed() -> None:
     assert group[1].status.role is Role.LEADER
 
 
+def test_a_follower_that_hears_a_late_refusal_keeps_its_leader() -> None:
+    storage = MemoryStorage(THREE)
+    add = Entry(6, 1, EntryType.CONF_CHANGE, change(ADD, 4).encode())
+    member = Member(1, storage)
+    snapshot = snapshot_of(5, 1, THREE)
+    member.node.step(Message(MessageType.SNAPSHOT, 1, 2, 1, snapshot=snapshot))
+    member.node.step(Message(MessageType.APPEND, 1, 2, 1, log_term=1, index=5, entries=(add,)))
+    refusal = Message(MessageType.VOTE_RESPONSE, 1, 3, 1, log_term=1, commit=6, reject=True)
+    member.node.step(refusal)
+    assert (member.status.commit, member.status.leader) == (6, 2)
+    member.take()
+    assert member.status.conf_state == ConfState(voters=(1, 2, 3, 4))
+
+
 def test_a_leader_does_not_follow_a_refusals_commit() -> None:
     group = Group(1, 2, 3)
     leader = group.elect(1)
