@@ -265,9 +265,17 @@ def test_ones_own_pre_vote_is_no_vote() -> None:
     assert member.status.role is Role.LEADER
 
 
+def test_a_vote_is_no_pre_vote() -> None:
+    member = in_role(Role.PRE_CANDIDATE)
+    member.hear(MessageType.VOTE_RESPONSE, 2, term=1)
+    assert member.status.role is Role.PRE_CANDIDATE
+
+
 def test_an_echo_of_ones_own_answer_counts_nothing_and_tells_a_term() -> None:
-    member = in_role(Role.CANDIDATE)
-    member.hear(MessageType.VOTE_RESPONSE, 1, term=2)
+    member = Member(1, MemoryStorage(THREE), **PLAIN)
+    member.node.campaign()
+    for voter in (1, 2):  # before its own vote is on the disk
+        member.node.step(Message(MessageType.VOTE_RESPONSE, 1, voter, 1))
     assert member.status.role is Role.CANDIDATE
     leader = in_role(Role.LEADER)
     leader.hear(MessageType.HEARTBEAT_RESPONSE, 1, term=3)

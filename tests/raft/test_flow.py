@@ -203,7 +203,10 @@ def test_uncommitted_bytes_are_counted_proposal_by_proposal() -> None:
 
 
 def test_entries_of_an_earlier_term_free_no_room() -> None:
-    leader = leading(stored([1, 1], TWO, HardState(1)), max_uncommitted_size=4)
+    storage = MemoryStorage(TWO)
+    storage.append([Entry(1, 1, data=b"old"), Entry(2, 1, data=b"old")])
+    storage.set_hard_state(HardState(1))
+    leader = leading(storage, max_uncommitted_size=4)
     leader.node.propose(b"1234")
     leader.hear(ACK, 2, term=2, index=3)
     assert leader.status.applied == 3
