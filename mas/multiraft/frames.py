@@ -104,13 +104,39 @@ class Outbox:
             waiting.setdefault(peer, [])
         lost: list[tuple[int, Message]] = []
         for peer, messages in waiting.items():
-            *parts, last = _cut(messages)
+            *parts, last = _cut(_joined(messages))
             frames = [(part, encode_frame(clock_us, part)) for part in parts]
             frames.append((last, encode_frame(clock_us, last, beats.get(peer))))
             for part, payload in frames:
                 if not self._peers.send(peer, RAFT_CHANNEL, payload):
                     lost.extend(part)
         return lost
+
+
+def _joined(messages: list[tuple[int, Message]]) -> list[tuple[int, Message]]:
+    """A group's APPENDs that continue each other, as one: its core sends one for each proposal of the turn."""
+    joined: list[tuple[int, Message]] = []
+    size = 0
+    for group, message in messages:
+        own = sum(len(entry.data) for entry in message.entries)
+        if joined and size + own <= TURN_BYTES_MAX and _continues(*joined[-1], group, message):
+            first = joined[-1][1]
+            entries = first.entries + message.entries
+            both = msgspec.structs.replace(first, entries=entries, commit=message.commit)
+            joined[-1] = group, both
+            size += own
+        else:
+            joined.append((group, message))
+            size = own
+    return joined
+
+
+def _continues(group: int, first: Message, next_group: int, message: Message) -> bool:
+    return (
+        first.type is message.type is MessageType.APPEND
+        and (group, first.term) == (next_group, message.term)
+        and message.index == first.index + len(first.entries)
+    )
 
 
 def _cut(messages: list[tuple[int, Message]]) -> Iterator[list[tuple[int, Message]]]:

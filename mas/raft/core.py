@@ -4,10 +4,8 @@ Messages, ticks and proposals come in; what is to be sent, persisted and applied
 host takes it (`mas.raft.node`). Sections are those of the Raft paper (extended version) and of Ongaro's
 dissertation; the protocol is etcd's, with these differences:
 
-- a leader sends what it has once for each Ready, however many proposals, acknowledgements or
-  reads came before it;
-- a node's own vote and own log count once they are persisted, for the campaign and the term in
-  which they were made, and not otherwise;
+- all reads of a Ready share one round of heartbeats, which begins when the Ready is taken;
+- a node's own vote counts once it is persisted, for the campaign in which it was given, and not otherwise;
 - a refused vote tells what is committed, so that a leader that left can't strand the rest (TiKV's);
 - a read is answered only where no newer read of its context waits (`mas.raft.read_only`).
 """
@@ -64,7 +62,6 @@ class Raft:
     """One node of one group. Only `RawNode` and tests look inside."""
 
     __slots__ = (
-        "_append_due",
         "_batch",
         "_batch_key",
         "_config",
@@ -114,7 +111,6 @@ class Raft:
     _uncommitted_size: int
     _reads: ReadRounds
     _postponed_reads: list[PendingRead]
-    _append_due: bool
     _batch_key: tuple[int, int]
     _batch: tuple[Entry, ...]
 
@@ -128,10 +124,9 @@ class Raft:
         self._log = log = Log(storage)
         log.applied = max(log.applied, config.applied)
         log.committed = max(log.applied, hard_state.commit)
-        # Entries are written before the hard state that comes with them: a crash between the two leaves
-        # a term in the log that the node has been in, and can't have voted in.
-        self.term = max(hard_state.term, log.last_term)
-        self.vote = hard_state.vote if self.term == hard_state.term else NOBODY
+        # The log may end in a later term: a crash came between its entries and the hard state that was to follow
+        # them. Nothing was said in that term, and a quorum has voted in it, so this node can't win it.
+        self.term, self.vote = hard_state.term, hard_state.vote
 
         self.role = Role.FOLLOWER
         self.messages: list[Message] = []
@@ -166,13 +161,16 @@ class Raft:
     def step(self, message: Message) -> None:
         """Take a message in. Raises IllegalMessage, and then nothing has changed."""
         self.check(message)
-        if message.type in _RESPONSES and message.from_ not in self._members:
+        is_response = message.type in _RESPONSES
+        if is_response and message.from_ not in self._members:
             return
         if message.reject and message.commit and message.type != MessageType.APPEND_RESPONSE:
             self._learn_commit(message)
         # READ_INDEX has no term: what it asks for is proved in whatever term the leader is in.
         if message.term and message.term != self.term and not self._settle_term(message):
             return
+        if is_response and message.from_ == self.id:
+            return  # one's own vote and log count once they are persisted, and need no message
         self._HANDLERS[message.type](self, message)
 
     def check(self, message: Message) -> None:
@@ -294,17 +292,16 @@ class Raft:
         """What is to be persisted of term, vote and commit."""
         return HardState(self.term, self.vote, self._log.committed)
 
-    def has_due(self) -> bool:
-        """Whether `flush` would do something."""
-        return self._append_due or self._reads.unsent
+    def has_unsent_reads(self) -> bool:
+        """Whether reads wait for their round to begin."""
+        return self._reads.unsent
 
-    def flush(self) -> None:
-        """Send what has gathered since the last Ready."""
-        if self._reads.unsent:
-            self._begin_read_round()
-        if self._append_due:
-            self._append_due = False
-            self._broadcast_append()
+    def begin_read_round(self) -> None:
+        """Ask a quorum, once for all reads since the last round; alone, this node is the quorum."""
+        self._reads.begin_round()
+        self._answer_confirmed_reads()
+        if self._reads:
+            self._broadcast_heartbeat()
 
     def persisted(self, last: Entry | None, *, snapshot: bool) -> None:
         """A Ready's entries up to `last`, its hard state and its snapshot are on disk."""
@@ -328,8 +325,12 @@ class Raft:
         if campaign_number == self.campaign_number and self.own_vote_due:
             self.own_vote_due = False
             self._poll(self.id, granted=True)
-        if self.role is Role.LEADER and self._progress[self.id].acknowledged(self._log.stable):
-            self._commit_if_possible()
+        if (
+            self.role is Role.LEADER
+            and self._progress[self.id].acknowledged(self._log.stable)
+            and self._commit_if_possible()
+        ):
+            self._broadcast_append()
 
     # -- terms and roles (Raft, 5.1 and 5.2) -------------------------------------------------
 
@@ -375,21 +376,9 @@ class Raft:
         if term != self.term:
             self.term = term
             self.vote = NOBODY
-            self._withdraw_acknowledgements()
         self.role = Role.FOLLOWER
         self._reset()
         self.leader = leader
-
-    def _withdraw_acknowledgements(self) -> None:
-        """Don't tell a leader of the past what the next may replace before it is sent."""
-        committed = self._log.committed
-        self.messages = [
-            message
-            for message in self.messages
-            if message.type != MessageType.APPEND_RESPONSE
-            or message.reject
-            or message.index <= committed
-        ]
 
     def _reset(self) -> None:
         """Forget what belonged to the role before; elections start from a fresh timeout (5.2)."""
@@ -411,7 +400,6 @@ class Raft:
         self._uncommitted_size = 0
         self._reads = ReadRounds()
         self._postponed_reads = []
-        self._append_due = False
         self._batch_key = (0, 0)
         self._batch = ()
 
@@ -504,7 +492,8 @@ class Raft:
         log = self._log
         if self.role is Role.LEADER or not log.matches(message.commit, message.log_term):
             return
-        if log.commit_to(message.commit) and self._has_unapplied_conf_change():
+        news = log.commit_to(message.commit)
+        if news and self.role is not Role.FOLLOWER and self._has_unapplied_conf_change():
             self._become_follower(self.term, NOBODY)
 
     def _may_vote_for(self, message: Message) -> bool:
@@ -618,7 +607,7 @@ class Raft:
     def _append_own(self, kind: EntryType, data: bytes) -> None:
         log = self._log
         log.append_own(Entry(log.last_index + 1, self.term, kind, data))
-        self._append_due = True
+        self._broadcast_append()
 
     def _append_conf_change(self, data: bytes) -> None:
         self._append_own(EntryType.CONF_CHANGE, data)
@@ -627,31 +616,23 @@ class Raft:
     def _leave_joint_if_due(self) -> None:
         """Leave a joint configuration that leaves by itself, once it is applied (dissertation, 4.3).
 
-        Asked at every advance, so that a transfer that comes to nothing only delays it.
+        Asked at every advance, so that a transfer that comes to nothing only delays it. A new leader first applies an
+        entry of its own term.
         """
         if (
             self.conf.auto_leave
             and self.role is Role.LEADER
             and self._transferee == NOBODY
-            and self._log.applied >= self._pending_conf_index
+            and self._log.applied >= max(self._pending_conf_index, self._first_of_term)
         ):
             data = ConfChange().encode()
             self._uncommitted_size += len(data)
             self._append_conf_change(data)
 
     def _broadcast_append(self) -> None:
-        """Send every peer what it lacks, as many messages as its window takes."""
-        committed = self._log.committed
+        """Send every peer that isn't paused one APPEND: what comes next for it, and what is committed."""
         for node in self._peers:
-            progress = self._progress[node]
-            untold = progress.sent_commit < committed
-            if self._send_append(node, progress, if_empty=untold):
-                self._send_more(node, progress)
-
-    def _send_more(self, node: int, progress: Progress) -> None:
-        while progress.next <= self._log.last_index:
-            if not self._send_append(node, progress, if_empty=False):
-                return
+            self._send_append(node, self._progress[node], if_empty=True)
 
     def _send_append(self, node: int, progress: Progress, *, if_empty: bool) -> bool:
         """Send one APPEND, or a snapshot where entries are compacted; whether anything was sent."""
@@ -764,10 +745,12 @@ class Raft:
                     progress.become_replicate()
             case ProgressState.REPLICATE:
                 progress.free_window(index)
-        if not self._commit_if_possible():
-            if progress.lacks_commit(self._log.committed):
-                self._send_append(node, progress, if_empty=True)
-            self._send_more(node, progress)
+        if self._commit_if_possible():
+            self._broadcast_append()
+        elif progress.lacks_commit(self._log.committed):
+            self._send_append(node, progress, if_empty=True)
+        while self._send_append(node, progress, if_empty=False):
+            pass  # as much as the window takes, now that there may be more room
         if node == self._transferee and progress.match == self._log.last_index:
             self._send_timeout_now(node)
 
@@ -795,7 +778,6 @@ class Raft:
         )
         if not self._may_commit(index) or not self._log.commit_to(index):
             return False
-        self._append_due = True
         if self._postponed_reads:
             self._release_postponed_reads()
         return True
@@ -910,9 +892,9 @@ class Raft:
         self._switch_progress()
         if self._transferee not in self._electors:
             self._transferee = NOBODY
-        if not self._commit_if_possible():
-            for node in self._peers:
-                self._send_append(node, self._progress[node], if_empty=False)
+        committed = self._commit_if_possible()
+        for node in self._peers:
+            self._send_append(node, self._progress[node], if_empty=committed)
         self._answer_confirmed_reads()
 
     def _switch_progress(self) -> None:
@@ -953,13 +935,6 @@ class Raft:
         reads, self._postponed_reads = self._postponed_reads, []
         for read in reads:
             self._read(read)
-
-    def _begin_read_round(self) -> None:
-        """Ask a quorum, once for all reads since the last round; alone, this node is the quorum."""
-        self._reads.begin_round()
-        self._answer_confirmed_reads()
-        if self._reads:
-            self._broadcast_heartbeat()
 
     def _answer_confirmed_reads(self) -> None:
         if not self._reads:

@@ -115,7 +115,7 @@ class RawNode:
             bool(core.messages)
             or log.has_unstable()
             or log.has_unapplied()
-            or core.has_due()
+            or core.has_unsent_reads()
             or bool(core.read_answers)
             or log.snapshot is not None
             or core.own_vote_due
@@ -127,7 +127,8 @@ class RawNode:
         """Take what there is to do. Taken one at a time: `advance` comes before the next."""
         assert self._outstanding is None, "a Ready is outstanding: advance before the next"
         core = self._core
-        core.flush()
+        if core.has_unsent_reads():
+            core.begin_read_round()
         log = core.log
         entries = tuple(log.unstable())
         ready = Ready(

@@ -82,7 +82,7 @@ class MemoryStorage:
 
     def entries(self, lo: int, hi: int, max_bytes: int | None = None) -> list[Entry]:
         """The entries [lo, hi), at least one, within max_bytes."""
-        if hi <= lo:
+        if lo > self._compacted and hi <= lo:
             return []
         first, last = self._position(lo), self._position(hi - 1)
         return within(self._entries[first : last + 1], max_bytes)

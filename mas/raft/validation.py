@@ -17,7 +17,7 @@ def check_message(message: Message, node_id: int, last_index: int) -> None:
     """Raises IllegalMessage for what no correct peer would send to this node."""
     if message.to != node_id:
         raise IllegalMessage(f"a message to node {message.to} came to node {node_id}")
-    if message.from_ < 1 or (message.from_ == node_id and message.type != MessageType.READ_INDEX):
+    if message.from_ < 1 or (message.from_ == node_id and message.type in _REQUESTS):
         raise IllegalMessage(f"a message of type {message.type} can't be from node {message.from_}")
     check = _CHECKS.get(message.type)
     if check is not None:
@@ -54,6 +54,24 @@ def check_persisted(
         confchange.check(conf_state)
     except ConfigError as error:
         raise CorruptState(f"the persisted configuration can't be: {error}") from error
+    _check_unapplied(storage, max(config.applied + 1, first), last, config)
+
+
+def _check_unapplied(storage: Storage, index: int, last: int, config: Config) -> None:
+    """Entries that are still to be handed out follow each other, and their terms never fall."""
+    term = storage.term(index - 1) if index <= last else 0
+    while index <= last:
+        entries = storage.entries(index, last + 1, config.max_committed_size_per_ready)
+        if not entries:
+            raise CorruptState(f"the log ends at {last}, and has no entry {index}")
+        for entry in entries:
+            if entry.index != index:
+                raise CorruptState(f"the log has entry {entry.index} where {index} was expected")
+            if entry.term < term:
+                raise CorruptState(
+                    f"the log has entry {index} of term {entry.term} behind one of term {term}"
+                )
+            index, term = index + 1, entry.term
 
 
 def _check_append(message: Message, _last_index: int) -> None:
@@ -90,6 +108,17 @@ def _check_snapshot(message: Message, _last_index: int) -> None:
 
 
 _KNOWN = frozenset(MessageType)
+# What a node never sends itself. A response may be an echo; a READ_INDEX may come back through others.
+_REQUESTS = frozenset(
+    {
+        MessageType.APPEND,
+        MessageType.VOTE,
+        MessageType.PRE_VOTE,
+        MessageType.HEARTBEAT,
+        MessageType.SNAPSHOT,
+        MessageType.TIMEOUT_NOW,
+    }
+)
 _CHECKS: dict[MessageType, Callable[[Message, int], None]] = {
     MessageType.APPEND: _check_append,
     MessageType.HEARTBEAT: _check_heartbeat,

@@ -145,6 +145,38 @@ def test_an_append_with_entries_says_what_a_rider_would() -> None:
     assert sent_to(peers, 2) == [(1, append(2, 5))]
 
 
+def test_a_groups_appends_of_a_turn_travel_as_one() -> None:
+    peers = FakePeers()
+    outbox = Outbox(peers)
+    whole = append(2, 1, 2, 3, 4)
+    one, two, three, four = whole.entries
+    first = msgspec.structs.replace(whole, entries=(one, two))
+    second = msgspec.structs.replace(whole, index=2, log_term=1, entries=(three,), commit=1)
+    after_a_gap = msgspec.structs.replace(whole, index=4, log_term=1, entries=(four,))
+    of_a_later_term = msgspec.structs.replace(after_a_gap, term=6, index=5)
+    for group, message in ((1, first), (1, second), (2, after_a_gap), (1, after_a_gap)):
+        outbox.add(group, message)
+    outbox.add(1, of_a_later_term)
+    outbox.send(0, with_riders=False)
+
+    assert sent_to(peers, 2) == [
+        (1, msgspec.structs.replace(whole, entries=(one, two, three), commit=1)),
+        (2, after_a_gap),
+        (1, after_a_gap),
+        (1, of_a_later_term),
+    ]
+
+
+def test_appends_are_joined_up_to_a_turns_bytes() -> None:
+    peers = FakePeers()
+    outbox = Outbox(peers)
+    for index in range(3):
+        entry = Entry(index + 1, 1, data=bytes(TURN_BYTES_MAX // 2))
+        outbox.add(1, msgspec.structs.replace(append(2), index=index, entries=(entry,)))
+    outbox.send(0, with_riders=False)
+    assert [len(message.entries) for _, message in sent_to(peers, 2)] == [2, 1]
+
+
 def test_frames_are_cut_at_a_turns_bytes_in_order() -> None:
     peers = FakePeers()
     outbox = Outbox(peers)

@@ -215,9 +215,11 @@ def test_a_peer_that_lacks_nothing_goes_from_probe_back_to_replicate() -> None:
 def test_messages_hold_entries_up_to_their_size() -> None:
     group = Group(1, 2, max_size_per_msg=10)
     leader = group.elect(1)
-    for data in (b"12345", b"12345", b"1", b"123456789012", b""):
-        leader.node.propose(data)
-    sent = [m for m in leader.take() if m.type == MessageType.APPEND]
+    group.isolate(2)
+    leader.node.report_unreachable(2)
+    group.propose(1, b"first")  # one probe, and what comes behind it waits
+    group.propose(1, b"12345", b"12345", b"1", b"123456789012", b"")
+    sent = leader.hear(MessageType.APPEND_RESPONSE, 2, term=1, index=2)
     assert [len(m.entries) for m in sent] == [2, 1, 1, 1]
 
 
@@ -593,7 +595,7 @@ def test_a_smaller_quorum_commits_what_waited_for_the_greater() -> None:
     leader.node.propose(b"x")
     group.drops = lambda m: m.from_ == 2 and m.index > 2
     leader.node.read_index(b"r")
-    (for_two,) = (m for m in leader.take() if m.type == MessageType.APPEND)
+    for_two, _ = (m for m in leader.take() if m.type == MessageType.APPEND)
     assert leader.status.commit == 1
     group[2].node.step(for_two)
     leader.hear(MessageType.APPEND_RESPONSE, 2, term=1, index=2)

@@ -168,13 +168,19 @@ def test_proposals_and_acknowledgements_while_a_ready_is_out_count_afterwards() 
     assert [entry.data for entry in leader.node.ready().entries] == [b"b"]
 
 
-def test_what_is_proposed_between_readies_travels_together() -> None:
-    group = Group(1, 2, 3)
+def test_every_proposal_takes_its_place_in_the_window_at_once() -> None:
+    group = Group(1, 2, 3, max_inflight_msgs=3)
     leader = group.elect(1)
-    for number in range(100):
-        leader.node.propose(b"%d" % number)
+    for _ in range(3):
+        assert not leader.status.progress[2].paused
+        leader.node.propose(b"x")
+    assert (leader.status.progress[2].paused, leader.status.progress[2].next) == (True, 5)
+    leader.node.propose(b"x")
     ready = leader.node.ready()
-    assert [(m.to, len(m.entries)) for m in ready.messages] == [(2, 100), (3, 100)]
+    assert [(m.to, m.index, len(m.entries)) for m in ready.messages] == [
+        (to, index, 1) for index in (1, 2, 3) for to in (2, 3)
+    ]
+    assert len(ready.entries) == 4
 
 
 def test_one_seed_gives_one_life() -> None:

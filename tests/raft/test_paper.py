@@ -213,6 +213,29 @@ def test_5_3_an_append_is_refused_unless_it_follows_the_log(
 
 
 @pytest.mark.parametrize(
+    ("index", "log_term", "sent", "commit", "last_index", "committed"),
+    [
+        (1, 1, (), 1, 2, 1),
+        (0, 0, (2,), 1, 1, 1),
+        (2, 2, (2, 2), 3, 4, 3),
+        (2, 2, (2,), 4, 3, 3),
+        (1, 1, (2,), 4, 2, 2),
+        (1, 1, (), 3, 2, 1),
+        (2, 2, (), 4, 2, 2),
+    ],
+)
+def test_5_3_a_follower_commits_up_to_the_last_entry_that_it_was_sent(
+    index: int, log_term: int, sent: tuple[int, ...], commit: int, last_index: int, committed: int
+) -> None:
+    node = member(1, 2)
+    entries = tuple(Entry(index + place, term) for place, term in enumerate(sent, start=1))
+    fields: dict[str, Any] = {"index": index, "log_term": log_term, "entries": entries}
+    (answer,) = node.hear(MessageType.APPEND, 2, term=2, commit=commit, **fields)
+    assert not answer.reject
+    assert (node.status.last_index, node.status.commit) == (last_index, committed)
+
+
+@pytest.mark.parametrize(
     ("index", "log_term", "sent", "expected"),
     [
         (2, 2, (3,), [1, 2, 3]),

@@ -322,6 +322,20 @@ def test_a_refused_vote_tells_what_is_committed() -> None:
     assert group[1].status.role is Role.LEADER
 
 
+def test_a_follower_that_hears_a_late_refusal_keeps_its_leader() -> None:
+    storage = MemoryStorage(THREE)
+    add = Entry(6, 1, EntryType.CONF_CHANGE, change(ADD, 4).encode())
+    member = Member(1, storage)
+    snapshot = snapshot_of(5, 1, THREE)
+    member.node.step(Message(MessageType.SNAPSHOT, 1, 2, 1, snapshot=snapshot))
+    member.node.step(Message(MessageType.APPEND, 1, 2, 1, log_term=1, index=5, entries=(add,)))
+    refusal = Message(MessageType.VOTE_RESPONSE, 1, 3, 1, log_term=1, commit=6, reject=True)
+    member.node.step(refusal)
+    assert (member.status.commit, member.status.leader) == (6, 2)
+    member.take()
+    assert member.status.conf_state == ConfState(voters=(1, 2, 3, 4))
+
+
 def test_a_leader_does_not_follow_a_refusals_commit() -> None:
     group = Group(1, 2, 3)
     leader = group.elect(1)
@@ -334,14 +348,16 @@ def test_a_leader_does_not_follow_a_refusals_commit() -> None:
 # -- what is said to the leader of the past
 
 
-def test_no_acknowledgement_outlives_what_it_acknowledges() -> None:
+def test_an_acknowledgement_names_the_term_it_was_given_in() -> None:
+    """A leader of the past must not take it for one of what has replaced its entries."""
     member = Member(1, stored([1], THREE, HardState(2)))
     old = Message(MessageType.APPEND, 1, 2, 2, log_term=1, index=1, entries=(Entry(2, 2),))
     new = Message(MessageType.APPEND, 1, 3, 3, log_term=1, index=1, entries=(Entry(2, 3),))
     member.node.step(old)
     member.node.step(new)
     answers = [(m.to, m.term, m.index) for m in member.take()]
-    assert answers == [(3, 3, 2)]
+    assert answers == [(2, 2, 2), (3, 3, 2)]
+    assert member.storage.term(2) == 3
 
 
 def test_a_snapshot_without_this_node_is_ignored() -> None:

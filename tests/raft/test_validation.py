@@ -31,7 +31,7 @@ ILLEGAL = {
     "unknown type": Message(99, 1, 2),  # type: ignore[arg-type]
     "to somebody else": message(MessageType.HEARTBEAT, to=2),
     "from nobody": message(MessageType.HEARTBEAT, from_=0),
-    "an answer of one's own": message(MessageType.APPEND_RESPONSE, from_=1, index=2),
+    "a request of one's own": message(MessageType.HEARTBEAT, from_=1),
     "a gap": message(MessageType.APPEND, index=2, log_term=1, entries=(Entry(4, 2),)),
     "a gap inside": message(MessageType.APPEND, entries=(Entry(1, 1), Entry(3, 1))),
     "a term that falls": message(MessageType.APPEND, entries=(Entry(1, 2), Entry(2, 1))),
@@ -97,6 +97,7 @@ CORRUPT = {
     "a vote in no term": (stored([], CONF, HardState(0, 2, 0)), 0),
     "a negative term": (stored([], CONF, HardState(-1, 0, 0)), 0),
     "a broken configuration": (stored([1], ConfState((1, 2), learners=(2,))), 0),
+    "a term that falls": (stored([1, 3, 2], CONF, HardState(3, 0, 1)), 1),
 }
 
 
@@ -117,6 +118,18 @@ def test_a_log_that_ends_before_it_begins_is_corrupt() -> None:
         start(Cut(CONF))
 
 
+@pytest.mark.parametrize("held", [[], [Entry(2, 1)], [Entry(1, 1), Entry(3, 1)]])
+def test_a_log_with_holes_is_corrupt(held: list[Entry]) -> None:
+    class Holed(MemoryStorage):
+        def entries(self, lo: int, hi: int, max_bytes: int | None = None) -> list[Entry]:
+            return held
+
+    storage = Holed(CONF)
+    storage.append([Entry(1, 1), Entry(2, 1), Entry(3, 1)])
+    with pytest.raises(CorruptState):
+        start(storage)
+
+
 def test_a_snapshot_or_entries_may_outlive_the_hard_state_that_came_with_them() -> None:
     """A crash in the midst of a write leaves any prefix of it."""
     storage = MemoryStorage(CONF)
@@ -124,4 +137,5 @@ def test_a_snapshot_or_entries_may_outlive_the_hard_state_that_came_with_them() 
     storage.apply_snapshot(snapshot_of(5, 2, CONF))
     storage.append([Entry(6, 4)])
     status = start(storage).status()
-    assert (status.term, status.vote, status.commit, status.applied) == (4, 0, 5, 5)
+    assert (status.term, status.vote, status.commit, status.applied) == (1, 2, 5, 5)
+    assert status.last_index == 6
