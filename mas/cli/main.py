@@ -15,6 +15,7 @@ from mas.cli.admin import admin
 from mas.cli.payments import pay, payment
 from mas.cli.process import bench, demo, serve, version
 from mas.cli.session import EXIT_REFUSED, EXIT_TRY_AGAIN, EXIT_USAGE
+from mas.cli.sim import sim
 from mas.cli.tokens import token
 from mas.errors import (
     ConfigError,
@@ -57,7 +58,7 @@ def cli() -> None:
     """
 
 
-for command in (serve, admin, account, pay, payment, token, demo, bench, version):
+for command in (serve, admin, account, pay, payment, token, demo, bench, sim, version):
     cli.add_command(command)
 
 

@@ -13,6 +13,7 @@ from concurrent.futures import Executor
 from typing import Any, Never, TypeVar, TypeVarTuple
 
 from mas.runtime import Dice
+from mas.sim.process import PROCESS
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -32,6 +33,8 @@ class VirtualLoop(BaseEventLoop):
     What is ready runs first come, first served, as everywhere in asyncio. The order of timers that
     are due at the same moment is nobody's promise, so the dice, where given, shuffle it: actors that
     tick in step meet in every order, over the seeds.
+
+    What belongs to a simulated `Process` runs only while that lives.
     """
 
     def __init__(self, dice: Dice | None = None) -> None:
@@ -71,7 +74,22 @@ class VirtualLoop(BaseEventLoop):
         """Call back at a virtual moment; one already past means the next turn."""
         if self._dice is not None:
             when += self._dice.randrange(_RESOLUTION_NANOSECONDS) * 1e-9
-        return super().call_at(when, callback, *args, context=context)
+        process = PROCESS.get(None) if context is None else context.get(PROCESS)
+        if process is None:
+            return super().call_at(when, callback, *args, context=context)
+        return super().call_at(when, process.step, callback, args, context=context)
+
+    def call_soon(
+        self,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Handle:
+        """Call back in this turn or the next, first come, first served."""
+        process = PROCESS.get(None) if context is None else context.get(PROCESS)
+        if process is None:
+            return super().call_soon(callback, *args, context=context)
+        return super().call_soon(process.step, callback, args, context=context)
 
     def call_soon_threadsafe(
         self,

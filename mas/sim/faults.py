@@ -1,0 +1,330 @@
+"""What a run has to bear: classes of faults, how hard each seed makes them, and the hand that strikes.
+
+Every seed leaves some classes out and makes others worse: faults that are always all there hide one another.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from mas.errors import Unavailable
+from mas.multiraft import RaftGroup
+from mas.raft import (
+    ConfChange,
+    ConfChangeSingle,
+    ConfChangeTransition,
+    ConfChangeType,
+    ConfState,
+)
+from mas.runtime import Dice
+from mas.sim.clock import VirtualClock
+from mas.sim.disk import Disk
+from mas.sim.machine import ListService
+from mas.sim.network import Line, Network, Weather
+from mas.sim.process import Process
+from mas.sim.trace import WORLD, Trace
+
+T = TypeVar("T")
+
+FAULTS = {
+    "drop": "frames are lost",
+    "delay": "frames, writes and flushes take long",
+    "duplicate": "frames come again",
+    "reorder": "frames overtake one another, and outlive their receiver",
+    "partition": "lines are cut in one direction or both, with notice or silently",
+    "crash": "nodes die between any two awaits, lose what isn't synced, and come back",
+    "fsync": "a sync of the log fails",
+    "database": "databases are away for a while",
+    "damage": "a synced record of a log is damaged",
+    "clock": "clocks run at different speeds, and calendars jump",
+    "pause": "nodes stand still for a while",
+    "members": "learners and voters come and go, one by one and jointly",
+    "transfer": "leadership is handed over",
+    "compact": "logs are cut close behind what is flushed, so that snapshots are needed",
+}
+"""The classes, for `mas sim --faults`."""
+
+_ALWAYS_DRAWN = frozenset({"compact", "clock"})
+_HOUR_US = 3_600_000_000
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """How hard one seed's life is."""
+
+    classes: tuple[str, ...]
+    """The faults that strike in it."""
+    weather: Weather
+    election_tick: int
+    log_margin_entries: int
+    log_seconds: float
+    """A write of the log takes up to so long."""
+    flush_seconds: float
+    snapshot_padding: int
+    pause_between: float
+    """Seconds between two strikes, on average."""
+    restart_seconds: float
+    operations_per_second: int
+
+
+def draw(dice: Dice, allowed: Sequence[str]) -> Plan:
+    """A life, with faults of these classes."""
+    classes = tuple(
+        name for name in FAULTS if name in allowed and (name in _ALWAYS_DRAWN or dice.randrange(3))
+    )
+    slow = "delay" in classes
+    return Plan(
+        classes=classes,
+        weather=Weather(
+            drop=pick(dice, (1, 5, 20)) if "drop" in classes else 0,
+            duplicate=pick(dice, (1, 10)) if "duplicate" in classes else 0,
+            reorder=pick(dice, (1, 10)) if "reorder" in classes else 0,
+            delay_seconds=pick(dice, (0.005, 0.05, 0.2)) if slow else 0.002,
+        ),
+        election_tick=pick(dice, (5, 7, 10)),
+        log_margin_entries=pick(dice, (2, 8, 30)) if "compact" in classes else 1_000_000,
+        log_seconds=pick(dice, (0.002, 0.02, 0.2)) if slow else 0.002,
+        flush_seconds=pick(dice, (0.1, 1.0, 5.0)) if slow else 0.2,
+        snapshot_padding=pick(dice, (0, 0, 0, 600_000)),
+        pause_between=pick(dice, (0.3, 1.0, 2.5)),
+        restart_seconds=pick(dice, (0.2, 1.0, 4.0)),
+        operations_per_second=pick(dice, (10, 30)),
+    )
+
+
+def attempt(call: Callable[[Any], object], argument: object) -> None:
+    """Do what may be refused for now: a refusal is no fault of the cluster's."""
+    try:
+        call(argument)
+    except Unavailable:
+        return
+
+
+def pick(dice: Dice, choices: Sequence[T]) -> T:
+    """One of them, each as likely."""
+    return choices[dice.randrange(len(choices))]
+
+
+class Victim(Protocol):
+    """A node, as faults see it."""
+
+    id: int
+    disk: Disk
+    clock: VirtualClock
+    process: Process
+    services: dict[int, ListService]
+
+    @property
+    def is_up(self) -> bool: ...
+
+
+class Victims(Protocol):
+    """A cluster, as faults see it."""
+
+    network: Network
+
+    @property
+    def victims(self) -> Sequence[Victim]:
+        """All nodes that there are, up or not."""
+
+    @property
+    def groups(self) -> Sequence[int]: ...
+
+    def conf(self, group: int) -> ConfState:
+        """The newest membership that is known."""
+
+    def is_safe(self, conf: ConfState, group: int, without: int) -> bool:
+        """Whether a group of these members could do for good without this node, if it had to."""
+
+    def newcomer(self) -> int | None:
+        """The id of a node that may be added, and runs; None where there are enough."""
+
+
+class Nemesis:
+    """Strikes a cluster, again and again."""
+
+    def __init__(self, cluster: Victims, plan: Plan, dice: Dice, trace: Trace) -> None:
+        self._cluster = cluster
+        self._plan = plan
+        self._dice = dice
+        self._trace = trace
+        self._loop = asyncio.get_running_loop()
+        strikes: dict[str, Sequence[Callable[[], None]]] = {
+            "partition": (self._cut_off, self._cut_off, self._cut_one_line),
+            "crash": (self._crash, self._crash, self._crash, self._black_out),
+            "fsync": (self._fail_sync,),
+            "database": (self._take_database_away,),
+            "damage": (self._damage,),
+            "clock": (self._jump,),
+            "pause": (self._pause,),
+            "members": (self._change_members, self._change_members),
+            "transfer": (self._transfer,),
+        }
+        self._strikes = [
+            strike for name in plan.classes if name in strikes for strike in strikes[name]
+        ]
+
+    async def run(self) -> None:
+        """Strike until cancelled."""
+        while True:
+            await asyncio.sleep(self._seconds(2 * self._plan.pause_between))
+            if self._strikes:
+                pick(self._dice, self._strikes)()
+
+    # -- the network ---------------------------------------------------------------------------
+
+    def _cut_off(self) -> None:
+        """Some from the others, both ways or one."""
+        victims = list(self._cluster.victims)
+        side = [node.id for node in victims if self._dice.randrange(2)]
+        others = [node.id for node in victims if node.id not in side]
+        direction = pick(self._dice, ("both ways", "both ways", "outwards", "inwards"))
+        line = pick(self._dice, (Line.CLOSED, Line.SILENT))
+        self._trace.add(WORLD, "cuts off", side, direction, line.value)
+        for one in side:
+            for other in others:
+                if direction != "inwards":
+                    self._cluster.network.cut(one, other, line)
+                if direction != "outwards":
+                    self._cluster.network.cut(other, one, line)
+        self._loop.call_later(self._seconds(6.0), self._heal)
+
+    def _cut_one_line(self) -> None:
+        one, other = (
+            pick(self._dice, self._cluster.victims),
+            pick(self._dice, self._cluster.victims),
+        )
+        if one is not other:
+            self._trace.add(WORLD, "cuts the line", one.id, other.id)
+            self._cluster.network.cut(one.id, other.id, Line.SILENT)
+
+    def _heal(self) -> None:
+        self._trace.add(WORLD, "heals all lines")
+        self._cluster.network.heal()
+
+    # -- nodes and their disks -----------------------------------------------------------------
+
+    def _crash(self) -> None:
+        node = self._node()
+        if node is not None:
+            node.process.burn_fuse(1 + self._dice.randrange(300))
+
+    def _black_out(self) -> None:
+        for node in self._cluster.victims:
+            if node.is_up:
+                node.process.burn_fuse(1 + self._dice.randrange(30))
+
+    def _fail_sync(self) -> None:
+        node = self._node()
+        if node is not None:
+            node.disk.fails_next_sync = True
+
+    def _take_database_away(self) -> None:
+        node = self._node()
+        if node is not None:
+            self._trace.add(node.id, "loses its database for a while")
+            node.disk.is_database_away = True
+            self._loop.call_later(self._seconds(4.0), self._bring_database_back, node.disk)
+
+    def _bring_database_back(self, disk: Disk) -> None:
+        disk.is_database_away = False
+
+    def _damage(self) -> None:
+        """One record of a group, where the others can do without this replica for good."""
+        node, group = (
+            pick(self._dice, self._cluster.victims),
+            pick(self._dice, self._cluster.groups),
+        )
+        log = node.disk.durable.get(group)
+        is_first = not any(group in other.disk.damaged for other in self._cluster.victims)
+        if log is None or log.last == log.start or not is_first:
+            return
+        if self._cluster.is_safe(self._cluster.conf(group), group, node.id):
+            index = log.start + 1 + self._dice.randrange(log.last - log.start)
+            self._trace.add(node.id, "has a damaged record", group, index)
+            node.disk.damage(group, index)
+
+    def _pause(self) -> None:
+        node = self._node()
+        if node is not None:
+            self._trace.add(node.id, "stands still")
+            node.process.freeze()
+            self._loop.call_later(self._seconds(4.0), self._resume, node.id, node.process)
+
+    def _resume(self, node: int, process: Process) -> None:
+        if not process.is_dead:
+            self._trace.add(node, "goes on")
+            process.thaw()
+
+    def _jump(self) -> None:
+        node = pick(self._dice, self._cluster.victims)
+        node.clock.ahead_us = self._dice.randrange(2 * _HOUR_US) - _HOUR_US
+        self._trace.add(node.id, "has its calendar ahead by", node.clock.ahead_us)
+
+    # -- leadership and members ----------------------------------------------------------------
+
+    def _transfer(self) -> None:
+        leader = self._leader()
+        if leader is not None:
+            node, group = leader
+            self._trace.add(node.id, "is to hand over", group.id)
+            node.process.post(group.hand_over)
+
+    def _change_members(self) -> None:
+        leader = self._leader()
+        if leader is None:
+            return
+        node, group = leader
+        change = self._random_change(group.id, node.id)
+        if change is not None:
+            self._trace.add(node.id, "is to change members", group.id, change)
+            node.process.post(attempt, group.change_members, change)
+
+    def _random_change(self, group: int, leader: int) -> ConfChange | None:
+        """Members come under new ids, change their part, and go; the leader isn't one of them."""
+        conf = self._cluster.conf(group)
+        if conf.voters_outgoing:
+            return ConfChange()
+        changes: dict[int, ConfChangeSingle] = {}
+        for _ in range(1 + self._dice.randrange(3)):
+            one = self._random_single(conf, leader)
+            if one is not None:
+                changes[one.node_id] = one
+        voters = set(conf.voters)
+        for one in changes.values():
+            voters.discard(one.node_id)
+            if one.type is ConfChangeType.ADD_NODE:
+                voters.add(one.node_id)
+        after = ConfState(voters=tuple(sorted(voters)))
+        if not changes or len(voters) < 3 or not self._cluster.is_safe(after, group, 0):
+            return None
+        return ConfChange(tuple(changes.values()), pick(self._dice, list(ConfChangeTransition)))
+
+    def _random_single(self, conf: ConfState, leader: int) -> ConfChangeSingle | None:
+        others = [node for node in conf.voters + conf.learners if node != leader]
+        kind = pick(self._dice, list(ConfChangeType))
+        newcomer = None
+        if kind is not ConfChangeType.REMOVE_NODE and self._dice.randrange(2):
+            newcomer = self._cluster.newcomer()
+        node = newcomer or (pick(self._dice, others) if others else None)
+        return None if node is None else ConfChangeSingle(kind, node)
+
+    # -- who -----------------------------------------------------------------------------------
+
+    def _node(self) -> Victim | None:
+        node = pick(self._dice, self._cluster.victims)
+        return node if node.is_up else None
+
+    def _leader(self) -> tuple[Victim, RaftGroup] | None:
+        """One that believes to lead some group."""
+        wanted = pick(self._dice, self._cluster.groups)
+        leaders = [
+            (node, node.services[wanted].group)
+            for node in self._cluster.victims
+            if node.is_up and wanted in node.services and node.services[wanted].is_leading
+        ]
+        return pick(self._dice, leaders) if leaders else None
+
+    def _seconds(self, most: float) -> float:
+        return most * (1 + self._dice.randrange(1000)) / 1000

@@ -1,0 +1,466 @@
+"""A cluster on virtual time: the production host and its groups on every node, between simulated ports.
+
+Everything of consensus that runs here is `mas.multiraft`'s own; what is simulated is the network, the disks, the clocks,
+the dice, the threads, and the state machine that stands where the AccountService stands.
+"""
+
+import asyncio
+import contextvars
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+
+import msgspec
+
+from mas.errors import CorruptData, DatabaseUnavailable, StorageError
+from mas.multiraft import RAFT_CHANNEL, HostConfig, RaftHost
+from mas.raft import ConfChange, ConfState, CorruptState
+from mas.runtime import Supervisor
+from mas.sim import history
+from mas.sim.checks import Checks
+from mas.sim.clients import Clients
+from mas.sim.clock import VirtualClock
+from mas.sim.disk import Disk, SimDatabases, SimLog, SimWorker
+from mas.sim.faults import Nemesis, Plan, attempt, draw
+from mas.sim.leases import Leases
+from mas.sim.machine import ListService
+from mas.sim.network import Messages, Network, SimPeers, Weather
+from mas.sim.process import Process
+from mas.sim.trace import WORLD, Trace
+
+TICK_MS = 100
+_SPARE_NODES = 3
+"""How many may be added to a cluster in its life."""
+_RECOVERY_SECONDS = 60.0
+"""The bound of progress: from the end of all faults to writes and reads at all members."""
+_LOOK_SECONDS = 0.1
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What is simulated."""
+
+    nodes: int = 3
+    ticks: int = 150
+    """Of hardship, at 100 ms; what follows is as long as the cluster needs to recover."""
+    faults: tuple[str, ...] = ()
+    """The classes that may strike."""
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How a run went."""
+
+    violation: str
+    """The promise that was broken; empty where all held."""
+    digest: str
+    lines: tuple[str, ...]
+    """The last events."""
+    seconds: float
+    events: int
+    operations: int
+    committed: int
+    leaders: int
+    crashes: int
+    restored: int
+    members_changed: int
+    isolated: int
+
+
+class Node:
+    """What survives a node's death, and its present life."""
+
+    def __init__(self, world: "World", node: int, folder: Path) -> None:
+        self.id = node
+        self.life = 0
+        self.services: dict[int, ListService] = {}
+        self.process: Process
+        self.dice = Random(f"{world.seed} node {node}")  # noqa: S311  (nobody's secret)
+        self.disk = Disk(node, folder, self.dice, world.checks)
+        speed = 1 + (self.dice.randrange(101) - 50) / 1000 if "clock" in world.plan.classes else 1
+        self.clock = VirtualClock(asyncio.get_running_loop(), speed=speed)
+        self.crashes = 0
+        self._world = world
+        self._host: RaftHost | None = None
+        self._workers: list[SimWorker] = []
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it lives; what stands still lives too."""
+        return self.life > 0 and not self.process.is_dead
+
+    def start(self) -> None:
+        """Begin another life, with what the disk holds."""
+        self.life += 1
+        self._world.trace.add(self.id, "starts", self.life)
+        self.process = Process(asyncio.get_running_loop(), self.id, self._on_death)
+        self._world.processes.append(self.process)
+        self.process.spawn(f"node {self.id}", self._run())
+
+    def kill(self) -> None:
+        """Let the power fail."""
+        self.process.kill()
+        self._on_death()
+
+    def receive(self, sender: int, channel: int, payload: bytes, messages: Messages) -> None:
+        """A frame arrives."""
+        self.process.post(self._take, sender, channel, payload, messages)
+
+    def on_peer_down(self, peer: int) -> None:
+        """The transport has lost a connection."""
+        self.process.post(self._lose_peer, peer)
+
+    # -- inside its process --------------------------------------------------------------------
+
+    def _take(self, sender: int, channel: int, payload: bytes, messages: Messages) -> None:
+        if self._host is None:
+            return
+        if channel == RAFT_CHANNEL:
+            self._world.checks.on_received(self.id, messages)
+            self._host.on_frame(sender, payload)
+        else:
+            self._host.on_snapshot_frame(sender, payload)
+
+    def _lose_peer(self, peer: int) -> None:
+        if self._host is not None:
+            self._host.on_peer(peer, up=False)
+
+    async def _run(self) -> None:
+        try:
+            await self._serve()
+        except DatabaseUnavailable as error:
+            self._world.trace.add(self.id, "can't start:", str(error))
+        except StorageError as error:
+            expected = self.disk.fails_next_sync
+            self._world.trace.require(self.id, expected, "stops: {}", error)
+        except Exception as error:  # noqa: BLE001  (whatever it is, it is what the simulation looks for)
+            self._world.trace.violate(self.id, f"fails: {error!r}")
+        self.process.burn_fuse(1)
+        await asyncio.sleep(0)
+
+    async def _serve(self) -> None:
+        plan, dice = self._world.plan, self.dice
+        log_worker, database_worker, file_worker = self._workers = [
+            SimWorker(lambda: plan.log_seconds * (1 + dice.randrange(1000)) / 1000),
+            SimWorker(lambda: plan.flush_seconds * (1 + dice.randrange(1000)) / 4000),
+            SimWorker(lambda: 0.001 * (1 + dice.randrange(20))),
+        ]
+        databases = SimDatabases(
+            self.disk, database_worker, dice, lambda: plan.snapshot_padding, self._tell
+        )
+        host = RaftHost(
+            HostConfig(
+                node=self.id,
+                snapshot_folder=self.disk.folder,
+                tick_ms=TICK_MS,
+                election_tick=plan.election_tick,
+                log_margin_entries=plan.log_margin_entries,
+                log_margin_seconds=0.0,
+                snapshot_idle_seconds=2.0,
+            ),
+            log=SimLog(self.disk),
+            log_thread=log_worker,
+            peers=SimPeers(self._world.network, self.id),
+            snapshots=databases,
+            file_thread=file_worker,
+            clock=self.clock,
+            dice=dice,
+        )
+        await host.finish_snapshots()
+        services = {}
+        for group in self._world.groups:
+            service = self._open(host, group, databases)
+            if service is not None:
+                services[group] = service
+        self.services = services
+        self._host = host
+        async with Supervisor() as supervisor:
+            supervisor.spawn("host", host.run())
+            for service in services.values():
+                supervisor.spawn(service.name, service.run())
+            await supervisor.wait()
+
+    def _open(self, host: RaftHost, group: int, databases: SimDatabases) -> ListService | None:
+        state = databases.read(group)
+        try:
+            handle = host.add_group(
+                group, self._world.founders, applied=state.applied, applied_term=state.term
+            )
+        except (CorruptData, CorruptState) as error:
+            self._world.isolate(self.id, group, error)
+            return None
+        self._world.checks.groups[group].on_start(self.id, self.disk.written[group], state)
+        proposer = self.id << 32 | self.life
+        pause = self._world.plan.flush_seconds
+        return ListService(
+            self.id,
+            proposer,
+            handle,
+            databases,
+            self.clock,
+            self._world.checks,
+            lambda: pause * (1 + self.dice.randrange(1000)) / 1000,
+        )
+
+    def _tell(self, what: str, group: int, index: int) -> None:
+        self._world.trace.add(self.id, what, group, index)
+
+    # -- outside -------------------------------------------------------------------------------
+
+    def _on_death(self) -> None:
+        self.crashes += 1
+        self._world.trace.add(self.id, "dies")
+        self.services = {}
+        self._host = None
+        for worker in self._workers:
+            worker.die(self.dice)
+        self.disk.cut_power()
+        self._world.network.on_death(self.id)
+        self._world.restart_later(self)
+
+
+class World:
+    """One seed's cluster, from its start to its last check."""
+
+    def __init__(self, seed: int, options: Options, folder: Path, kept: int | None) -> None:
+        loop = asyncio.get_running_loop()
+        self.seed = seed
+        self.processes: list[Process] = []
+        dice = self._dice("plan")
+        self.plan: Plan = draw(dice, options.faults)
+        self.groups: Sequence[int] = range(1, 2 + dice.randrange(2))
+        self.founders = tuple(range(1, options.nodes + 1))
+        self.trace = Trace(loop, kept)
+        self.nodes: dict[int, Node] = {}
+        self._disks: dict[int, Disk] = {}
+        self._options = options
+        self._folder = folder
+        self._loop = loop
+        self._outside = contextvars.copy_context()
+        self._stays_down: tuple[int, ...] = ()
+        conf = ConfState(voters=self.founders)
+        self.checks = Checks(
+            dict.fromkeys(self.groups, conf), self._disks, self.trace, self._leases, loop.time
+        )
+        self.network = Network(loop, self._dice("network"), self.trace, self.checks.on_sent)
+        self._clients = Clients(self, self.plan, self._dice("clients"), self.trace)
+        self._nemesis = Nemesis(self, self.plan, self._dice("nemesis"), self.trace)
+
+    # -- the life of a cluster -----------------------------------------------------------------
+
+    async def run(self) -> Outcome:
+        """Hardship, recovery, and the verdict."""
+        self._loop.set_exception_handler(self._on_error)
+        with self.trace.hear_logs(hide=str(self._folder)):
+            self.trace.add(WORLD, "begins", self.plan.classes, list(self.groups))
+            self.network.weather = self.plan.weather
+            for node in self.founders:
+                self._add(node)
+            tasks = [
+                self._loop.create_task(coroutine)
+                for coroutine in (self._clients.run(), self._nemesis.run(), self._look_again())
+            ]
+            await self._wait(self._options.ticks * TICK_MS / 1000)
+            tasks.pop(1).cancel()
+            if not self.trace.violation:
+                await self._recover()
+            tasks.pop(0).cancel()
+            tasks.pop(0).cancel()
+            if not self.trace.violation:
+                self._judge()
+            outcome = self._outcome()
+            await self._bury()
+        return outcome
+
+    async def _wait(self, seconds: float) -> None:
+        """For so long, or until a promise is broken."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.trace.ended.wait()
+        except TimeoutError:
+            return
+
+    async def _recover(self) -> None:
+        """The faults end, most nodes are there: within a bound everybody is served, and up to date."""
+        self._calm_down()
+        began = self._loop.time()
+        while not self.trace.violation:
+            await self._wait(_LOOK_SECONDS)
+            waiting = [group for group in self.groups if not self._has_recovered(group, began)]
+            if not waiting:
+                return
+            if self._loop.time() - began > _RECOVERY_SECONDS:
+                self._complain(waiting)
+
+    def _calm_down(self) -> None:
+        dice = self._dice("recovery")
+        self.trace.add(WORLD, "calms down")
+        self.network.heal()
+        self.network.weather = Weather()
+        if dice.randrange(3) == 0:
+            self._stays_down = self._minority(dice)
+        for node in self.nodes.values():
+            node.disk.fails_next_sync = node.disk.is_database_away = False
+            if node.id in self._stays_down:
+                if node.is_up:
+                    node.kill()
+            elif not node.is_up:
+                node.start()
+            else:
+                node.process.thaw()
+
+    def _minority(self, dice: Random) -> tuple[int, ...]:
+        """A node that every group can do without."""
+        node = dice.choice(sorted(self.nodes))
+        safe = all(self.is_safe(self.conf(group), group, node) for group in self.groups)
+        return (node,) if safe else ()
+
+    def _has_recovered(self, group: int, since: float) -> bool:
+        checks = self.checks.groups[group]
+        conf = checks.conf
+        if not self.is_safe(conf, group, 0):
+            return True  # too many replicas are damaged: nothing was promised
+        if conf.voters_outgoing and not conf.auto_leave:
+            self._leave_joint(group)
+            return False
+        index = self._clients.served_since(group, since)
+        return index is not None and all(
+            self._has_applied(node, group, index) for node in conf.voters + conf.learners
+        )
+
+    def _has_applied(self, node: int, group: int, length: int) -> bool:
+        if node in self._stays_down or node in self.checks.groups[group].isolated:
+            return True
+        service = self.nodes[node].services.get(group)
+        return service is not None and service.length >= length
+
+    def _leave_joint(self, group: int) -> None:
+        for node in self.nodes.values():
+            service = node.services.get(group)
+            if service is not None and service.is_leading:
+                node.process.post(attempt, service.group.change_members, ConfChange())
+
+    def _complain(self, groups: list[int]) -> None:
+        for group in groups:
+            for node in self.nodes.values():
+                service = node.services.get(group)
+                state = "no replica" if service is None else str(service.group.status())
+                self.trace.add(node.id, state)
+        self.trace.violate(
+            WORLD, f"groups {groups} have made no progress for {_RECOVERY_SECONDS} s without faults"
+        )
+
+    def _judge(self) -> None:
+        for group, checks in self.checks.groups.items():
+            operations = [
+                operation for operation in self._clients.operations if operation.group == group
+            ]
+            fault = history.check(operations, checks.places, checks.digests)
+            if fault is not None:
+                self.trace.violate(WORLD, f"group {group} isn't linearizable: {fault}")
+
+    async def _bury(self) -> None:
+        """Cancel everything that is left, dead or alive: what it does now, nobody sees."""
+        for process in self.processes:
+            process.is_dead = True
+            process.bury()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # -- what others ask of it -----------------------------------------------------------------
+
+    @property
+    def victims(self) -> Sequence[Node]:
+        """All nodes, up or not."""
+        return list(self.nodes.values())
+
+    def conf(self, group: int) -> ConfState:
+        """The newest membership that is known to be committed."""
+        return self.checks.groups[group].conf
+
+    def is_safe(self, conf: ConfState, group: int, without: int) -> bool:
+        """Whether each half has a majority, of nodes whose replica isn't damaged, without this one."""
+        return all(
+            2 * sum(self._is_healthy(node, group) and node != without for node in half) > len(half)
+            for half in (conf.voters, conf.voters_outgoing)
+            if half
+        )
+
+    def newcomer(self) -> int | None:
+        """Another node, running, and of no group yet."""
+        node = len(self.nodes) + 1
+        if node > self._options.nodes + _SPARE_NODES:
+            return None
+        self._add(node)
+        return node
+
+    def isolate(self, node: int, group: int, error: BaseException) -> None:
+        """A replica is out of service, as only damage may bring about."""
+        checks = self.checks.groups[group]
+        if node in checks.isolated:
+            return
+        self.trace.add(node, "is isolated", group, str(error))
+        expected = isinstance(error, CorruptData) and group in self.nodes[node].disk.damaged
+        self.trace.require(node, expected, "stops group {}: {!r}", group, error)
+        checks.isolated[node] = None
+
+    def restart_later(self, node: Node) -> None:
+        """It has died, and comes back unless it is to stay down."""
+        if node.id not in self._stays_down:
+            seconds = self.plan.restart_seconds * (1 + node.dice.randrange(1000)) / 1000
+            self._loop.call_later(seconds, self._restart, node, context=self._outside)
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _restart(self, node: Node) -> None:
+        if not node.is_up and node.id not in self._stays_down:
+            node.start()
+
+    def _add(self, node: int) -> None:
+        made = self.nodes[node] = Node(self, node, self._folder / str(node))
+        self._disks[node] = made.disk
+        self.network.nodes[node] = made
+        made.start()
+
+    def _is_healthy(self, node: int, group: int) -> bool:
+        return node in self.nodes and group not in self.nodes[node].disk.damaged
+
+    async def _look_again(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            for node in self.nodes.values():
+                for group, service in node.services.items():
+                    if service.group.error is not None:
+                        self.isolate(node.id, group, service.group.error)
+
+    def _leases(self, group: int) -> Leases:
+        seconds = Leases.of_ticks(self.plan.election_tick, TICK_MS / 1000)
+        return Leases(
+            seconds,
+            lambda node: self.nodes[node].clock.monotonic(),
+            lambda node, what: self.trace.violate(node, f"group {group}: {what}"),
+        )
+
+    def _dice(self, stream: str) -> Random:
+        return Random(f"{self.seed} {stream}")  # noqa: S311  (nobody's secret)
+
+    def _on_error(self, _loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        error = context.get("exception")
+        self.trace.violate(WORLD, f"{context.get('message')}: {error!r}")
+
+    def _outcome(self) -> Outcome:
+        groups = self.checks.groups.values()
+        return Outcome(
+            violation=self.trace.violation,
+            digest=self.trace.digest(),
+            lines=tuple(self.trace.lines()),
+            seconds=self._loop.time(),
+            events=self.trace.count,
+            operations=len(self._clients.operations),
+            committed=sum(len(group.committed) for group in groups),
+            leaders=sum(len(group.leaders) for group in groups),
+            crashes=sum(node.crashes for node in self.nodes.values()),
+            restored=self.checks.restored,
+            members_changed=sum(len(group.confs) - 1 for group in groups),
+            isolated=sum(len(group.isolated) for group in groups),
+        )
