@@ -14,7 +14,7 @@ _PROGRESS_EVERY = 25
 _SEEDS_MAX = 1_000_000
 
 
-class _Seeds(click.ParamType):
+class _Seeds(click.ParamType[object]):
     """A range of seeds, both ends included."""
 
     name = "A..B"
@@ -36,7 +36,7 @@ class _Seeds(click.ParamType):
         return range(first, last + 1)
 
 
-class _Faults(click.ParamType):
+class _Faults(click.ParamType[object]):
     """Classes of faults, by their names."""
 
     name = "CLASSES"

@@ -18,7 +18,7 @@ import msgspec
 import xxhash
 
 from mas.errors import CorruptData, DatabaseUnavailable, MasError, StorageError
-from mas.raft import ConfState, Entry, SnapshotMetadata, Storage
+from mas.raft import ConfState, Entry, HardState, SnapshotMetadata, Storage
 from mas.runtime import Dice
 from mas.sim.machine import State
 from mas.storage.group_log import Append, Change, ChangeBatch, GroupLog, GroupStorage, change_groups
@@ -99,7 +99,7 @@ class Disk:
 
     def check(self, group: int) -> None:
         """Raises CorruptData where the log holds a damaged record."""
-        log, index = self.durable[group], self.damaged.get(group)
+        log, index = self.written[group], self.damaged.get(group)
         if index is not None and log.start < index <= log.last:
             raise _damage(group, index)
 
@@ -119,6 +119,10 @@ class SimLog:
     def storage(self, group: int) -> Storage:
         """What the core reads. Raises CorruptData where the opening finds a damaged record."""
         return self._storage(group)
+
+    def hard_state(self, group: int) -> HardState:
+        """Term, vote and commit: a damaged entry leaves them whole."""
+        return self._disk.written[group].hard_state
 
     def note(self, group: int) -> bytes | None:
         """The snapshot being installed (rule 28). Raises `CorruptData`."""
