@@ -79,7 +79,13 @@ class GroupChecks:
             self._require(
                 node, given == choice, "votes for {} and {} in term {}", given, choice, message.term
             )
-        elif kind is MessageType.APPEND_RESPONSE and not message.reject:
+        elif (
+            kind is MessageType.APPEND_RESPONSE
+            and not message.reject
+            # What it held in a term that is over, the next leader may have replaced before it was synced. That leader
+            # lacks it, so whoever voted for it never held it, and no quorum did: the word is worth nothing, as in etcd.
+            and message.term >= log.hard_state.term
+        ):
             self._require(
                 node,
                 message.index <= log.last,

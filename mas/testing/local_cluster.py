@@ -221,10 +221,10 @@ class LocalCluster:
         It is a learner of them when this returns, and becomes a voter by itself.
         """
         node_id = node_id or max(self.nodes) + 1
-        [ports] = _in_turn(free_ports(6), 6)
+        listen = _listen(free_ports(6))
         service = self.transaction_manager.listen
         address = f"{service.host}:{service.node_service}"
-        node = self._make_node(node_id, "rm", _listen(ports), join=address, hold=hold)
+        node = self._make_node(node_id, "rm", listen, join=address, hold=hold)
         self.nodes[node_id] = node
         self.resource_managers.append(node)
         node.start()

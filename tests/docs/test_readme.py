@@ -1,6 +1,7 @@
 """What README.md tells a person to type works, as it stands there."""
 
 import ast
+import asyncio
 import os
 import re
 import subprocess
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from mas.config import parse_config
-from tests.integration.processes import Server
+from mas.testing import LocalCluster
+from mas.testing.local_cluster import free_ports
+from tests.integration.processes import MAS, Server
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -62,6 +65,47 @@ def test_the_commands_for_the_playground_work_as_they_stand(tmp_path: Path) -> N
             done = server.run(*arguments)
             assert done.returncode == 0, (arguments, done.stderr)
             assert done.stdout
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(180)
+@pytest.mark.asyncio
+async def test_the_commands_for_nodes_that_come_and_go_work_in_their_order(tmp_path: Path) -> None:
+    serve, *others = "".join(blocks("sh")).splitlines()
+    async with LocalCluster(directory=tmp_path) as cluster:
+        peer, rm = free_ports(2)
+        service = cluster.transaction_manager.listen
+        here = {
+            "--join": f"{service.host}:{service.node_service}",
+            "--address": f"127.0.0.1:{peer}",
+            "--cluster-id": "local",
+            "--rm-port": str(rm),
+            "--data-dir": str(tmp_path / "node5"),
+            "--secret-file": str(tmp_path / "cluster.secret"),
+            "--tls-dir": str(tmp_path / "tls"),
+            "--config": str(cluster.transaction_manager.config_file),
+        }
+        log = tmp_path / "node5.log"
+        with log.open("w") as output:
+            process = subprocess.Popen((*MAS, *typed(serve, here)), stdout=output, stderr=output)
+        try:
+            while " is ready" not in log.read_text():
+                assert process.poll() is None, log.read_text()
+                await asyncio.sleep(0.02)
+            for line in others:
+                done = await asyncio.to_thread(
+                    subprocess.run, (*MAS, *typed(line, here)), capture_output=True, text=True
+                )
+                assert done.returncode == 0, (line, done.stderr)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def typed(line: str, here: dict[str, str]) -> list[str]:
+    """What follows `mas`, with this machine's addresses and files in the place of the page's."""
+    words = line.split()[1:]
+    return [here.get(before, word) for before, word in zip(["", *words], words, strict=False)]
 
 
 @pytest.mark.parametrize("code", blocks("python"))
