@@ -5,6 +5,7 @@ from mas.raft.core import Raft
 from mas.raft.messages import (
     ConfChange,
     ConfState,
+    HardState,
     Message,
     MessageType,
     Ready,
@@ -42,7 +43,7 @@ class RawNode:
         self._core = Raft(config, storage)
         self._max_committed_size = config.max_committed_size_per_ready
         self._soft_state = SoftState(self._core.leader, self._core.role)
-        self._hard_state = storage.initial_state()[0]
+        self._hard_state = _persisted(storage)
         self._outstanding: Ready | None = None
         self._accepted_campaign = 0
         self._deferred_snapshot: Message | None = None
@@ -195,6 +196,12 @@ class RawNode:
     def _must_sync(self, snapshot: Snapshot | None) -> bool:
         core, known = self._core, self._hard_state
         return snapshot is not None or known.term != core.term or known.vote != core.vote
+
+
+def _persisted(storage: Storage) -> HardState:
+    """The hard state on the disk; a snapshot there says by itself that it is committed."""
+    known = storage.initial_state()[0]
+    return HardState(known.term, known.vote, max(known.commit, storage.first_index() - 1))
 
 
 def _age(message: Message) -> tuple[int, int]:

@@ -39,9 +39,11 @@ class Storage(Protocol):
 
 
 def within(entries: list[Entry], max_bytes: int | None) -> list[Entry]:
-    """The longest beginning of `entries` with at most max_bytes of data, at least one entry."""
+    """The longest beginning of `entries` with at most max_bytes of data, at least one entry; 0: that one."""
     if max_bytes is None:
         return entries
+    if not max_bytes:
+        return entries[:1]
     size = 0
     for position, entry in enumerate(entries):
         size += len(entry.data)

@@ -79,6 +79,33 @@ def test_rule_27_a_commit_raised_by_applied_is_written_down_unsynced() -> None:
     ]
 
 
+def test_a_group_that_begins_behind_a_snapshot_has_nothing_to_do_and_begins_in_its_first_term() -> (
+    None
+):
+    """A log that begins above 1 makes every member that joins start from the snapshot."""
+    storage = MemoryStorage()
+    storage.apply_snapshot(snapshot_of(10, 1, ALONE))
+    member = Member(1, storage, pre_vote=False)
+    assert not member.node.has_ready()
+    assert (member.status.term, member.status.commit, member.status.applied) == (0, 10, 10)
+    member.node.campaign()
+    ready = member.node.ready()
+    assert (ready.hard_state, ready.entries, ready.must_sync) == (HardState(1, 1, 10), (), True)
+    member.persist(ready)
+    member.node.advance(ready)
+    member.node.propose(b"foo")
+    entries = (Entry(11, 1), Entry(12, 1, data=b"foo"))
+    ready = member.node.ready()
+    assert (ready.hard_state, ready.entries, ready.committed_entries) == (None, entries, ())
+    member.persist(ready)
+    member.node.advance(ready)
+    ready = member.node.ready()
+    assert (ready.hard_state, ready.entries) == (HardState(1, 1, 12), ())
+    assert (ready.committed_entries, ready.must_sync) == (entries, False)
+    member.node.advance(ready)
+    assert not member.node.has_ready()
+
+
 def test_a_restart_behind_a_snapshot_goes_on_from_there() -> None:
     storage = MemoryStorage()
     storage.apply_snapshot(snapshot_of(5, 2, THREE))

@@ -105,3 +105,9 @@ def test_a_size_of_exactly_the_limit_fits() -> None:
     assert within(entries, 5) == entries[:3]
     assert within(entries, 4) == entries[:2]
     assert within(entries, None) == entries
+
+
+def test_a_limit_of_nothing_is_one_entry_even_where_entries_hold_nothing() -> None:
+    entries = [Entry(1, 1), Entry(2, 1), Entry(3, 1)]
+    assert within(entries, 0) == entries[:1]
+    assert within([], 0) == []
