@@ -188,10 +188,10 @@ async def test_a_group_whose_log_is_not_all_applied_is_not_still(cluster: "Clust
 
     leader.machines[1].group.propose(1, b"a")
     await cluster.wait(lambda: leader.log.storage(1).last_index() == 2)
-    await cluster.wait(lambda: not leader.host.groups[1].in_flight)
+    group = leader.host.groups[1]
+    await cluster.wait(lambda: not group.in_flight and not group._core.has_ready())
 
-    assert not leader.host.groups[1]._core.has_ready()
-    assert leader.host.groups[1].still() is None
+    assert group.still() is None
     for node in cluster.followers(leader):
         node.log.gate.set()
 
@@ -337,10 +337,10 @@ async def test_a_leader_wakes_when_a_follower_has_something_to_do(
     with monkeypatch.context() as patch:
         patch.setattr(group, "still", lambda: None)
         follower.host._resting.wake(group)
-        await ticks(cluster, follower, 2)
+        sent = len(cluster.network.sent)
         await cluster.wait(lambda: not rests(leader))
-        heard = leader.host._resting._peers[follower.id].heard
-        assert tick_of(leader) - heard < ELECTION_TICK // 2, "it was told, and didn't wait"
+        kinds = [message.type for message in messages(cluster, sent)]
+        assert MessageType.PRE_VOTE not in kinds, "the beat said it, before anybody campaigned"
 
     await all_rest(cluster)
     assert leader.machines[1].is_leading
