@@ -100,7 +100,7 @@ class RaftHost(Actor):
         self._ticks = 0
         self._groups: dict[int, RaftGroup] = {}
         self._busy: dict[int, RaftGroup] = {}
-        self._resting = Resting(config)
+        self._resting = Resting(config, self._groups)
         self._balance = Balance(config, self._groups, self._resting, dice)
         self._to_compact: list[int] = []
         self._outbox = Outbox(peers)
