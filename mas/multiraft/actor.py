@@ -101,7 +101,7 @@ class RaftHost(Actor):
         self._groups: dict[int, RaftGroup] = {}
         self._busy: dict[int, RaftGroup] = {}
         self._members_handlers: list[Callable[[RaftGroup], None]] = []
-        self._resting = Resting(config)
+        self._resting = Resting(config, self._groups)
         self._balance = Balance(config, self._groups, self._resting, dice)
         self._to_compact: list[int] = []
         self._outbox = Outbox(peers)

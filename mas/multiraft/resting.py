@@ -21,7 +21,7 @@ No term travels with a bit: a leader calls quiet only what the follower has ackn
 in the same one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from mas.multiraft.config import HostConfig
 from mas.multiraft.frames import Beat
@@ -73,15 +73,16 @@ class _Peer:
 class Resting:
     """Which of a host's groups rest, and the beats that keep them so."""
 
-    def __init__(self, config: HostConfig) -> None:
+    def __init__(self, config: HostConfig, groups: Mapping[int, RaftGroup]) -> None:
         self._node = config.node
+        self._groups = groups
         self._election_tick = config.election_tick
         # Beats may be late for a moment without all groups waking.
         self._patience = max(2, config.election_tick // 2)
         self._now = 0
         self._peers: dict[int, _Peer] = {}
-        self._groups: dict[int, RaftGroup] = {}
         self._led = 0
+        """All that rest here, led by this node."""
         self.awake: dict[int, RaftGroup] = {}
         """The groups that have to be ticked."""
         self.leads = 0
@@ -91,12 +92,11 @@ class Resting:
 
     def add(self, group: RaftGroup) -> None:
         """A group begins awake."""
-        self._groups[group.id] = self.awake[group.id] = group
+        self.awake[group.id] = group
 
     def drop(self, group_id: int) -> None:
         """The group leaves this node: nobody may rest under it."""
         self._forget(1 << group_id)
-        del self._groups[group_id]
         self.awake.pop(group_id, None)
 
     def wake(self, group: RaftGroup) -> None:

@@ -66,6 +66,8 @@ _INSTRUCTIONS_PER_PROPOSAL = 1_000
 _BYTES_PER_PROPOSAL = 256 * 1024
 _TURN_SECONDS = 0.010
 _RESOLVE_SECONDS = 0.25
+# A node may hold a thousand buckets: one that has nothing to resolve looks seldom.
+_IDLE_SECONDS = 1.0
 _RELOAD_SECONDS = 0.5
 _INCARNATION_SILENT_SECONDS = 24 * 3600.0
 _REQUESTS_WAITING = 65_536
@@ -562,7 +564,7 @@ class AccountService(Actor):
 
     async def _resolve_turn(self) -> None:
         """The leader asks the anchors of legs older than the lock timeout, and closes incarnations long silent."""
-        await self._clock.sleep(_RESOLVE_SECONDS)
+        await self._clock.sleep(_RESOLVE_SECONDS if self._ledger.legs else _IDLE_SECONDS)
         if not self._leadership.leading:
             return
         self._propose_genesis()  # where the group had no room for the one at the start
