@@ -5,9 +5,11 @@
 reads a `RaftJob` as JSON and prints a `RaftResult`. Echo, etcd and MAS are driven by the same library, from the same loop.
 """
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Literal
 
 import grpc
@@ -50,7 +52,7 @@ class RaftResult(msgspec.Struct, frozen=True, kw_only=True):
     cpu_s: float
     """What this process itself used."""
     committed: dict[int, Applied]
-    """By group, what was answered as committed; there was nothing else."""
+    """By group, what was answered as committed, before the time began too; there was nothing else."""
 
 
 async def run(job: RaftJob) -> RaftResult:
@@ -62,12 +64,13 @@ async def run(job: RaftJob) -> RaftResult:
     tally = Tally(job.seconds)
     committed = {group: Applied() for group in range(1, job.groups + 1)}
     async with _connect(job) as propose:
-        await tally.run(
-            [
-                _caller(job, tally, committed, propose, job.first_client + number)
-                for number in range(job.callers)
-            ]
-        )
+        callers = [
+            _Caller(job, job.first_client + number, propose, committed)
+            for number in range(job.callers)
+        ]
+        # Connections are made, and leaders found, before the time begins.
+        await asyncio.gather(*(caller.propose_next() for caller in callers))
+        await tally.run([partial(caller.run, tally) for caller in callers])
     return RaftResult(
         per_s=tally.per_s,
         answered=tally.answered,
@@ -78,22 +81,30 @@ async def run(job: RaftJob) -> RaftResult:
     )
 
 
-def _caller(
-    job: RaftJob, tally: Tally, committed: dict[int, Applied], propose: Propose, client: int
-) -> Callable[[], Awaitable[None]]:
-    group = client % job.groups + 1
+class _Caller:
+    """Proposes one batch after the other, each once the one before is committed."""
 
-    async def call() -> None:
-        sequence = 1
+    def __init__(
+        self, job: RaftJob, client: int, propose: Propose, committed: dict[int, Applied]
+    ) -> None:
+        self._client = client
+        self._group = client % job.groups + 1
+        self._batch = job.batch
+        self._propose = propose
+        self._committed = committed[self._group]
+        self._next = 1
+
+    async def run(self, tally: Tally) -> None:
         while tally.goes_on():
             since = tally.clock.monotonic()
-            payloads = [make_payload(client, sequence + place) for place in range(job.batch)]
-            await propose(group, payloads)
-            tally.heard(since, job.batch)
-            committed[group].add(payloads)
-            sequence += job.batch
+            await self.propose_next()
+            tally.heard(since, self._batch)
 
-    return call
+    async def propose_next(self) -> None:
+        first, self._next = self._next, self._next + self._batch
+        payloads = [make_payload(self._client, sequence) for sequence in range(first, self._next)]
+        await self._propose(self._group, payloads)
+        self._committed.add(payloads)
 
 
 @asynccontextmanager
