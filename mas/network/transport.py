@@ -292,8 +292,12 @@ class PeerTransport(Actor):
         if peer is None:
             await connection.close("removed from the cluster")
             return
+        try:
+            writer = self._supervisor.spawn(f"peer-{peer.node}.write", connection.write())
+        except Unavailable:
+            await connection.close("stopping", WSCloseCode.GOING_AWAY)
+            return
         self._attach(peer, connection)
-        writer = self._supervisor.spawn(f"peer-{peer.node}.write", connection.write())
         reason, code = "stopping", WSCloseCode.GOING_AWAY
         try:
             reason, code = await connection.read(self._take), WSCloseCode.OK

@@ -157,7 +157,7 @@ def test_a_groups_appends_of_a_turn_travel_as_one() -> None:
     for group, message in ((1, first), (1, second), (2, after_a_gap), (1, after_a_gap)):
         outbox.add(group, message)
     outbox.add(1, of_a_later_term)
-    outbox.send(0, with_riders=False)
+    outbox.send(0, {}, with_riders=False)
 
     assert sent_to(peers, 2) == [
         (1, msgspec.structs.replace(whole, entries=(one, two, three), commit=1)),
@@ -173,7 +173,7 @@ def test_appends_are_joined_up_to_a_turns_bytes() -> None:
     for index in range(3):
         entry = Entry(index + 1, 1, data=bytes(TURN_BYTES_MAX // 2))
         outbox.add(1, msgspec.structs.replace(append(2), index=index, entries=(entry,)))
-    outbox.send(0, with_riders=False)
+    outbox.send(0, {}, with_riders=False)
     assert [len(message.entries) for _, message in sent_to(peers, 2)] == [2, 1]
 
 
