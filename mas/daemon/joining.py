@@ -18,8 +18,8 @@ _JOIN_SECONDS = 30.0
 async def find_roster(config: Config, directory: DataDirectory) -> Roster:
     """What this process knows of the cluster as it starts.
 
-    Where it is to join, it is registered when this returns, and added to the buckets that it shall hold; at a later
-    start it is known already, and goes on with what it kept.
+    Where it is to join, it is registered when this returns, and added to the buckets that it shall hold. At a later
+    start it is known already, and goes on with what it kept, unless it has moved to another address.
 
     Raises:
         MasError: the cluster doesn't take it, or doesn't answer.
@@ -27,7 +27,8 @@ async def find_roster(config: Config, directory: DataDirectory) -> Roster:
     kept = directory.read_roster()
     if not config.node.join:
         return _founders(config).merge(kept)[0]
-    if config.node.id in kept.nodes():
+    known = kept.nodes().get(config.node.id)
+    if known is not None and known.address == config.address():
         return kept
     roster = kept.merge(await _join(config, directory))[0]
     directory.write(roster)
