@@ -6,7 +6,8 @@ dissertation; the protocol is etcd's, with these differences:
 
 - all reads of a Ready share one round of heartbeats, which begins when the Ready is taken;
 - a node's own vote counts once it is persisted, for the campaign in which it was given, and not otherwise;
-- a refused vote tells what is committed, so that a leader that left can't strand the rest (TiKV's);
+- who asks for a vote and who refuses it tell each other what is committed, so that a change that only one
+  of them knows to be committed can't leave the group without a leader (TiKV's);
 - a read is answered only where no newer read of its context waits (`mas.raft.read_only`).
 """
 
@@ -165,7 +166,7 @@ class Raft:
         if is_response and message.from_ not in self._members:
             return
         if message.reject and message.commit and message.type != MessageType.APPEND_RESPONSE:
-            self._learn_commit(message)
+            self._learn_commit(message.commit, message.commit, message.log_term)
         # READ_INDEX has no term: what it asks for is proved in whatever term the leader is in.
         if message.term and message.term != self.term and not self._settle_term(message):
             return
@@ -358,7 +359,7 @@ class Raft:
         term would never learn of ours but by such an answer.
         """
         if message.type == MessageType.PRE_VOTE:
-            self._refuse_vote(message.from_, MessageType.PRE_VOTE_RESPONSE)
+            self._refuse_vote(message, MessageType.PRE_VOTE_RESPONSE)
         elif (self._config.check_quorum or self._config.pre_vote) and (
             message.type == MessageType.APPEND or message.type == MessageType.HEARTBEAT
         ):
@@ -431,6 +432,7 @@ class Raft:
                         term,
                         log_term=log.last_term,
                         index=log.last_index,
+                        commit=log.committed,
                         context=context,
                     )
                 )
@@ -466,19 +468,21 @@ class Raft:
                 self._election_elapsed = 0
                 self.vote = message.from_
         else:
-            self._refuse_vote(message.from_, response)
+            self._refuse_vote(message, response)
 
-    def _refuse_vote(self, candidate: int, response: MessageType) -> None:
-        """Refuse, and say what is committed here, which the candidate may hold and not know.
+    def _refuse_vote(self, request: Message, response: MessageType) -> None:
+        """Refuse, say what is committed here, and learn what the candidate knows to be committed.
 
-        A leader that has left the group by its own entry is the only one that knows this entry to be
-        committed. The others can't win by the old configuration without its vote, and it can't lead.
+        A leader that has left the group by its own entry may be the only one that knows this entry to be
+        committed: the others can't win by the old configuration without its vote, and it can't lead. Or a node
+        has been made a voter and doesn't know it: the others can't win without its vote, which its longer log
+        refuses, and it doesn't stand.
         """
         committed = self._log.committed
         self._send(
             Message(
                 response,
-                candidate,
+                request.from_,
                 self.id,
                 self.term,
                 log_term=self._log.term(committed),
@@ -486,13 +490,14 @@ class Raft:
                 reject=True,
             )
         )
+        self._learn_commit(request.commit, request.index, request.log_term)
 
-    def _learn_commit(self, message: Message) -> None:
-        """Commit what a refusal says is committed; true in every term, where the log holds it."""
+    def _learn_commit(self, commit: int, index: int, term: int) -> None:
+        """Commit what a peer knows to be committed, if its log and this one agree up to `index`: true in every term."""
         log = self._log
-        if self.role is Role.LEADER or not log.matches(message.commit, message.log_term):
+        if self.role is Role.LEADER or not log.matches(index, term):
             return
-        news = log.commit_to(message.commit)
+        news = log.commit_to(min(commit, index))
         if news and self.role is not Role.FOLLOWER and self._has_unapplied_conf_change():
             self._become_follower(self.term, NOBODY)
 

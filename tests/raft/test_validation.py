@@ -31,7 +31,6 @@ ILLEGAL = {
     "unknown type": Message(99, 1, 2),  # type: ignore[arg-type]
     "to somebody else": message(MessageType.HEARTBEAT, to=2),
     "from nobody": message(MessageType.HEARTBEAT, from_=0),
-    "a request of one's own": message(MessageType.HEARTBEAT, from_=1),
     "a gap": message(MessageType.APPEND, index=2, log_term=1, entries=(Entry(4, 2),)),
     "a gap inside": message(MessageType.APPEND, entries=(Entry(1, 1), Entry(3, 1))),
     "a term that falls": message(MessageType.APPEND, entries=(Entry(1, 2), Entry(2, 1))),
