@@ -45,6 +45,7 @@ from mas.raft.storage import Storage
 from mas.raft.validation import check_message, check_persisted
 
 NOBODY = 0
+FIRST_TERM = 1
 TRANSFER = b"transfer"  # the context of a VOTE that the leader itself asked for
 
 _RESPONSES = frozenset(
@@ -56,6 +57,10 @@ _RESPONSES = frozenset(
         MessageType.READ_INDEX_RESPONSE,
     }
 )
+_ANSWER = {
+    MessageType.VOTE: MessageType.VOTE_RESPONSE,
+    MessageType.PRE_VOTE: MessageType.PRE_VOTE_RESPONSE,
+}
 _FROM_A_LEADER = frozenset({MessageType.APPEND, MessageType.HEARTBEAT, MessageType.SNAPSHOT})
 
 
@@ -125,9 +130,12 @@ class Raft:
         self._log = log = Log(storage)
         log.applied = max(log.applied, config.applied)
         log.committed = max(log.applied, hard_state.commit)
-        # The log may end in a later term: a crash came between its entries and the hard state that was to follow
-        # them. Nothing was said in that term, and a quorum has voted in it, so this node can't win it.
         self.term, self.vote = hard_state.term, hard_state.vote
+        # Entries are written before the hard state that comes with them: a crash between the two leaves
+        # a term in the log that the node has been in, and can't have voted in. To stand for it could give
+        # it two leaders. But a group may begin with a log of the first term, and then stands for that.
+        if log.last_term > max(self.term, FIRST_TERM):
+            self.term, self.vote = log.last_term, NOBODY
 
         self.role = Role.FOLLOWER
         self.messages: list[Message] = []
@@ -168,7 +176,11 @@ class Raft:
         if message.reject and message.commit and message.type != MessageType.APPEND_RESPONSE:
             self._learn_commit(message.commit, message.commit, message.log_term)
         # READ_INDEX has no term: what it asks for is proved in whatever term the leader is in.
-        if message.term and message.term != self.term and not self._settle_term(message):
+        if message.term and message.term != self.term:
+            if not self._settle_term(message):
+                return
+        elif message.term == FIRST_TERM and self._may_have_been_led(message):
+            self._refuse_vote(message, _ANSWER[message.type])
             return
         if is_response and message.from_ == self.id:
             return  # one's own vote and log count once they are persisted, and need no message
@@ -461,7 +473,7 @@ class Raft:
         vote nobody could bring it that entry.
         """
         pre_vote = message.type == MessageType.PRE_VOTE
-        response = MessageType.PRE_VOTE_RESPONSE if pre_vote else MessageType.VOTE_RESPONSE
+        response = _ANSWER[message.type]
         if self._may_vote_for(message) and self._log.is_up_to_date(message.log_term, message.index):
             self._send(Message(response, message.from_, self.id, message.term or self.term))
             if not pre_vote:
@@ -500,6 +512,13 @@ class Raft:
         news = log.commit_to(min(commit, index))
         if news and self.role is not Role.FOLLOWER and self._has_unapplied_conf_change():
             self._become_follower(self.term, NOBODY)
+
+    def _may_have_been_led(self, request: Message) -> bool:
+        """Whether a candidate's log ends in the very term that it stands for, in which this node is already.
+
+        The group may begin so; or the term has a leader, whose entries the candidate has kept, and lost the term.
+        """
+        return request.type in _ANSWER and request.log_term == request.term and self.vote == NOBODY
 
     def _may_vote_for(self, message: Message) -> bool:
         """One vote a term; a pre-vote for a later term is no vote."""

@@ -336,6 +336,29 @@ def test_a_follower_that_hears_a_late_refusal_keeps_its_leader() -> None:
     assert member.status.conf_state == ConfState(voters=(1, 2, 3, 4))
 
 
+@pytest.mark.parametrize("term", [1, 5])
+@pytest.mark.parametrize("pre_vote", [True, False])
+def test_a_term_that_was_lost_in_a_crash_gets_no_second_leader(
+    term: int, *, pre_vote: bool
+) -> None:
+    """Node 1 led, and made 4 and 5 voters; then 5 kept its entries and lost the hard state; 3 to 5 had not voted."""
+    conf = ConfState((1, 2, 3, 4, 5))
+    group = Group(*conf.voters, check_quorum=False, pre_vote=pre_vote)
+    for node_id, vote in ((1, 1), (2, 1), (3, 0), (4, 0)):
+        group.add(node_id, stored([term, term], conf, HardState(term, vote)))
+    group.add(3, stored([], conf, HardState()))
+    group.add(5, stored([term, term], conf, HardState(term - 1)))
+    group.isolate(1, 2)
+    led = {(term, 1)}
+    for _ in range(3):
+        group[5].node.campaign()
+        group.deliver()
+        if group[5].status.role is Role.LEADER:
+            led.add((group[5].status.term, 5))
+            break
+    assert len({term for term, _ in led}) == len(led) == 2
+
+
 def without_its_leader(
     conf: ConfState, one: ConfChange, commits: dict[int, int], longest: int, *, pre_vote: bool
 ) -> Group:

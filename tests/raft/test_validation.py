@@ -136,5 +136,5 @@ def test_a_snapshot_or_entries_may_outlive_the_hard_state_that_came_with_them() 
     storage.apply_snapshot(snapshot_of(5, 2, CONF))
     storage.append([Entry(6, 4)])
     status = start(storage).status()
-    assert (status.term, status.vote, status.commit, status.applied) == (1, 2, 5, 5)
+    assert (status.term, status.vote, status.commit, status.applied) == (4, 0, 5, 5)
     assert status.last_index == 6
