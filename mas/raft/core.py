@@ -807,8 +807,11 @@ class Raft:
         return True
 
     def _may_commit(self, index: int) -> bool:
-        """Entries of earlier terms are never committed by counting copies (5.4.2, figure 8)."""
-        return index >= self._first_of_term
+        """Entries of earlier terms are never committed by counting copies (5.4.2, figure 8).
+
+        A leader's own come behind its first; a group that begins with entries of term 1 has some before it.
+        """
+        return index >= self._first_of_term or self._log.matches(index, self.term)
 
     # -- following (5.3, 7) ------------------------------------------------------------------
 
