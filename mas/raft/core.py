@@ -6,7 +6,8 @@ dissertation; the protocol is etcd's, with these differences:
 
 - all reads of a Ready share one round of heartbeats, which begins when the Ready is taken;
 - a node's own vote counts once it is persisted, for the campaign in which it was given, and not otherwise;
-- a refused vote tells what is committed, so that a leader that left can't strand the rest (TiKV's);
+- who asks for a vote and who refuses it tell each other what is committed, so that a change that only one
+  of them knows to be committed can't leave the group without a leader (TiKV's);
 - a read is answered only where no newer read of its context waits (`mas.raft.read_only`).
 """
 
@@ -44,6 +45,7 @@ from mas.raft.storage import Storage
 from mas.raft.validation import check_message, check_persisted
 
 NOBODY = 0
+FIRST_TERM = 1
 TRANSFER = b"transfer"  # the context of a VOTE that the leader itself asked for
 
 _RESPONSES = frozenset(
@@ -55,6 +57,10 @@ _RESPONSES = frozenset(
         MessageType.READ_INDEX_RESPONSE,
     }
 )
+_ANSWER = {
+    MessageType.VOTE: MessageType.VOTE_RESPONSE,
+    MessageType.PRE_VOTE: MessageType.PRE_VOTE_RESPONSE,
+}
 _FROM_A_LEADER = frozenset({MessageType.APPEND, MessageType.HEARTBEAT, MessageType.SNAPSHOT})
 
 
@@ -124,9 +130,12 @@ class Raft:
         self._log = log = Log(storage)
         log.applied = max(log.applied, config.applied)
         log.committed = max(log.applied, hard_state.commit)
-        # The log may end in a later term: a crash came between its entries and the hard state that was to follow
-        # them. Nothing was said in that term, and a quorum has voted in it, so this node can't win it.
         self.term, self.vote = hard_state.term, hard_state.vote
+        # Entries are written before the hard state that comes with them: a crash between the two leaves
+        # a term in the log that the node has been in, and can't have voted in. To stand for it could give
+        # it two leaders. But a group may begin with a log of the first term, and then stands for that.
+        if log.last_term > max(self.term, FIRST_TERM):
+            self.term, self.vote = log.last_term, NOBODY
 
         self.role = Role.FOLLOWER
         self.messages: list[Message] = []
@@ -165,9 +174,13 @@ class Raft:
         if is_response and message.from_ not in self._members:
             return
         if message.reject and message.commit and message.type != MessageType.APPEND_RESPONSE:
-            self._learn_commit(message)
+            self._learn_commit(message.commit, message.commit, message.log_term)
         # READ_INDEX has no term: what it asks for is proved in whatever term the leader is in.
-        if message.term and message.term != self.term and not self._settle_term(message):
+        if message.term and message.term != self.term:
+            if not self._settle_term(message):
+                return
+        elif message.term == FIRST_TERM and self._may_have_been_led(message):
+            self._refuse_vote(message, _ANSWER[message.type])
             return
         if is_response and message.from_ == self.id:
             return  # one's own vote and log count once they are persisted, and need no message
@@ -358,7 +371,7 @@ class Raft:
         term would never learn of ours but by such an answer.
         """
         if message.type == MessageType.PRE_VOTE:
-            self._refuse_vote(message.from_, MessageType.PRE_VOTE_RESPONSE)
+            self._refuse_vote(message, MessageType.PRE_VOTE_RESPONSE)
         elif (self._config.check_quorum or self._config.pre_vote) and (
             message.type == MessageType.APPEND or message.type == MessageType.HEARTBEAT
         ):
@@ -431,6 +444,7 @@ class Raft:
                         term,
                         log_term=log.last_term,
                         index=log.last_index,
+                        commit=log.committed,
                         context=context,
                     )
                 )
@@ -459,26 +473,28 @@ class Raft:
         vote nobody could bring it that entry.
         """
         pre_vote = message.type == MessageType.PRE_VOTE
-        response = MessageType.PRE_VOTE_RESPONSE if pre_vote else MessageType.VOTE_RESPONSE
+        response = _ANSWER[message.type]
         if self._may_vote_for(message) and self._log.is_up_to_date(message.log_term, message.index):
             self._send(Message(response, message.from_, self.id, message.term or self.term))
             if not pre_vote:
                 self._election_elapsed = 0
                 self.vote = message.from_
         else:
-            self._refuse_vote(message.from_, response)
+            self._refuse_vote(message, response)
 
-    def _refuse_vote(self, candidate: int, response: MessageType) -> None:
-        """Refuse, and say what is committed here, which the candidate may hold and not know.
+    def _refuse_vote(self, request: Message, response: MessageType) -> None:
+        """Refuse, say what is committed here, and learn what the candidate knows to be committed.
 
-        A leader that has left the group by its own entry is the only one that knows this entry to be
-        committed. The others can't win by the old configuration without its vote, and it can't lead.
+        A leader that has left the group by its own entry may be the only one that knows this entry to be
+        committed: the others can't win by the old configuration without its vote, and it can't lead. Or a node
+        has been made a voter and doesn't know it: the others can't win without its vote, which its longer log
+        refuses, and it doesn't stand.
         """
         committed = self._log.committed
         self._send(
             Message(
                 response,
-                candidate,
+                request.from_,
                 self.id,
                 self.term,
                 log_term=self._log.term(committed),
@@ -486,15 +502,23 @@ class Raft:
                 reject=True,
             )
         )
+        self._learn_commit(request.commit, request.index, request.log_term)
 
-    def _learn_commit(self, message: Message) -> None:
-        """Commit what a refusal says is committed; true in every term, where the log holds it."""
+    def _learn_commit(self, commit: int, index: int, term: int) -> None:
+        """Commit what a peer knows to be committed, if its log and this one agree up to `index`: true in every term."""
         log = self._log
-        if self.role is Role.LEADER or not log.matches(message.commit, message.log_term):
+        if self.role is Role.LEADER or not log.matches(index, term):
             return
-        news = log.commit_to(message.commit)
+        news = log.commit_to(min(commit, index))
         if news and self.role is not Role.FOLLOWER and self._has_unapplied_conf_change():
             self._become_follower(self.term, NOBODY)
+
+    def _may_have_been_led(self, request: Message) -> bool:
+        """Whether a candidate's log ends in the very term that it stands for, in which this node is already.
+
+        The group may begin so; or the term has a leader, whose entries the candidate has kept, and lost the term.
+        """
+        return request.type in _ANSWER and request.log_term == request.term and self.vote == NOBODY
 
     def _may_vote_for(self, message: Message) -> bool:
         """One vote a term; a pre-vote for a later term is no vote."""
@@ -783,8 +807,11 @@ class Raft:
         return True
 
     def _may_commit(self, index: int) -> bool:
-        """Entries of earlier terms are never committed by counting copies (5.4.2, figure 8)."""
-        return index >= self._first_of_term
+        """Entries of earlier terms are never committed by counting copies (5.4.2, figure 8).
+
+        A leader's own come behind its first; a group that begins with entries of term 1 has some before it.
+        """
+        return index >= self._first_of_term or self._log.matches(index, self.term)
 
     # -- following (5.3, 7) ------------------------------------------------------------------
 

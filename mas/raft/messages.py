@@ -143,8 +143,8 @@ class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     `log_term` and `index`: APPEND, the entry before `entries`; VOTE and PRE_VOTE, the sender's last
     entry; APPEND_RESPONSE, `index` is the last match, or of a rejection the index that was refused,
-    and `reject_hint` with `log_term` where the sender's log may agree. A refusal of a vote tells the
-    sender's `commit`, `log_term` being that entry's. READ_INDEX and its response:
+    and `reject_hint` with `log_term` where the sender's log may agree. A request for a vote tells the
+    sender's `commit`; a refusal does too, `log_term` being that entry's. READ_INDEX and its response:
     `reject_hint` is the reader's own number of the read, so that no answer is taken for a later
     read of the same context. `context` is a read's, and of heartbeats the round that confirms
     reads; of a VOTE (never of a PRE_VOTE) it is set where leadership is being transferred.

@@ -94,11 +94,11 @@ class ForwardedReads:
 
     def answered(self, context: bytes, number: int) -> int:
         """How many reads the leader's answer to this one is good for; 0 where a newer one waits."""
-        newest, count = self._waiting.get(context, (-1, 0))
-        if newest != number:
+        newest = self._waiting.get(context)
+        if newest is None or newest[0] != number:
             return 0
         del self._waiting[context]
-        return count
+        return newest[1]
 
     def forget(self, context: bytes) -> None:
         """No answer that is on its way is good any longer."""

@@ -58,15 +58,19 @@ class MemoryStorage:
     def __init__(self, conf_state: ConfState | None = None) -> None:
         """An empty log; `conf_state` names the members of a group that starts."""
         self._hard_state = HardState()
-        self._conf_state = conf_state if conf_state is not None else ConfState()
-        self._snapshot = Snapshot(SnapshotMetadata(0, 0, self._conf_state))
+        self._conf_state: ConfState | None = None  # what the host has set since the snapshot came
+        self._snapshot = Snapshot(
+            SnapshotMetadata(0, 0, ConfState() if conf_state is None else conf_state)
+        )
         self._entries: list[Entry] = []
         self._compacted = 0
         self._compacted_term = 0
 
     def initial_state(self) -> tuple[HardState, ConfState]:
-        """The states as they were last set."""
-        return self._hard_state, self._conf_state
+        """The hard state, and the configuration that was set last, or else the snapshot's."""
+        if self._conf_state is not None:
+            return self._hard_state, self._conf_state
+        return self._hard_state, self._snapshot.metadata.conf_state
 
     def first_index(self) -> int:
         """The index behind what was compacted."""
@@ -118,7 +122,7 @@ class MemoryStorage:
         metadata = snapshot.metadata
         self._refuse_older(metadata.index)
         self._snapshot = snapshot
-        self._conf_state = metadata.conf_state
+        self._conf_state = None
         self._entries = []
         self._compacted, self._compacted_term = metadata.index, metadata.term
 

@@ -17,7 +17,7 @@ def check_message(message: Message, node_id: int, last_index: int) -> None:
     """Raises IllegalMessage for what no correct peer would send to this node."""
     if message.to != node_id:
         raise IllegalMessage(f"a message to node {message.to} came to node {node_id}")
-    if message.from_ < 1 or (message.from_ == node_id and message.type in _REQUESTS):
+    if message.from_ < 1:
         raise IllegalMessage(f"a message of type {message.type} can't be from node {message.from_}")
     check = _CHECKS.get(message.type)
     if check is not None:
@@ -108,17 +108,6 @@ def _check_snapshot(message: Message, _last_index: int) -> None:
 
 
 _KNOWN = frozenset(MessageType)
-# What a node never sends itself. A response may be an echo; a READ_INDEX may come back through others.
-_REQUESTS = frozenset(
-    {
-        MessageType.APPEND,
-        MessageType.VOTE,
-        MessageType.PRE_VOTE,
-        MessageType.HEARTBEAT,
-        MessageType.SNAPSHOT,
-        MessageType.TIMEOUT_NOW,
-    }
-)
 _CHECKS: dict[MessageType, Callable[[Message, int], None]] = {
     MessageType.APPEND: _check_append,
     MessageType.HEARTBEAT: _check_heartbeat,

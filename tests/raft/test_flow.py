@@ -243,6 +243,14 @@ def test_what_an_answer_makes_of_a_probe(
     assert (one.match, one.next, leader.status.commit) == (match, next_index, commit)
 
 
+def test_a_group_may_begin_with_entries_of_its_first_term() -> None:
+    leader = leading(stored([1, 1], THREE, HardState()))
+    assert (leader.status.term, leader.status.last_index) == (1, 3)
+    sent = leader.hear(ACK, 2, term=1, index=2)
+    assert leader.status.commit == 2
+    assert [(m.to, m.index, len(m.entries), m.commit) for m in sent] == [(2, 2, 1, 2)]
+
+
 LOGS = {
     "the leader skips a term": ((1, 2, 2, 4, 4, 4, 4), (1, 2, 2, *[3] * 8), (7, 3), (3, 2)),
     "the leader skips two": ((1, 2, 2, 3, 4, 4, 4, 5), (1, 2, 2, *[3] * 8), (8, 3), (4, 3)),

@@ -54,6 +54,11 @@ def test_a_forgotten_read_is_not_answered() -> None:
     assert reads.answered(b"a", number) == 0
 
 
+def test_an_answer_to_what_was_never_asked_is_none() -> None:
+    for number in (-1, 0, 1):
+        assert ForwardedReads(0).answered(b"a", number) == 0
+
+
 def test_forwarded_reads_are_bounded_and_the_oldest_goes() -> None:
     reads = ForwardedReads(0)
     for number in range(MAX_FORWARDED + 1):

@@ -95,6 +95,16 @@ def test_an_applied_snapshot_stands_for_log_and_configuration() -> None:
     assert storage.initial_state()[1] == conf
 
 
+def test_the_configuration_is_what_was_set_last_or_the_snapshots() -> None:
+    storage = holding(1, 3, 3, 3)
+    older, newer = ConfState(voters=(1, 2, 3)), ConfState(voters=(1, 2, 3, 4))
+    storage.create_snapshot(1, older)
+    assert storage.initial_state()[1] == older
+    storage.set_conf_state(newer)
+    storage.create_snapshot(2, older)
+    assert storage.initial_state()[1] == newer
+
+
 def test_a_size_of_exactly_the_limit_fits() -> None:
     entries = [
         Entry(1, 1, data=b"123"),

@@ -336,6 +336,80 @@ def test_a_follower_that_hears_a_late_refusal_keeps_its_leader() -> None:
     assert member.status.conf_state == ConfState(voters=(1, 2, 3, 4))
 
 
+@pytest.mark.parametrize("term", [1, 5])
+@pytest.mark.parametrize("pre_vote", [True, False])
+def test_a_term_that_was_lost_in_a_crash_gets_no_second_leader(
+    term: int, *, pre_vote: bool
+) -> None:
+    """Node 1 led, and made 4 and 5 voters; then 5 kept its entries and lost the hard state; 3 to 5 had not voted."""
+    conf = ConfState((1, 2, 3, 4, 5))
+    group = Group(*conf.voters, check_quorum=False, pre_vote=pre_vote)
+    for node_id, vote in ((1, 1), (2, 1), (3, 0), (4, 0)):
+        group.add(node_id, stored([term, term], conf, HardState(term, vote)))
+    group.add(3, stored([], conf, HardState()))
+    group.add(5, stored([term, term], conf, HardState(term - 1)))
+    group.isolate(1, 2)
+    led = {(term, 1)}
+    for _ in range(3):
+        group[5].node.campaign()
+        group.deliver()
+        if group[5].status.role is Role.LEADER:
+            led.add((group[5].status.term, 5))
+            break
+    assert len({term for term, _ in led}) == len(led) == 2
+
+
+def without_its_leader(
+    conf: ConfState, one: ConfChange, commits: dict[int, int], longest: int, *, pre_vote: bool
+) -> Group:
+    """All hold a change behind entry 1, and `longest` one entry more; each knows its own commit; node 1 is gone."""
+    group = Group(1, 2, 3, 4, check_quorum=False, pre_vote=pre_vote)
+    for node_id in (1, 2, 3, 4):
+        storage = stored([1], conf, HardState(1, 1, commits.get(node_id, 1)))
+        storage.append([Entry(2, 1, EntryType.CONF_CHANGE, one.encode())])
+        if node_id == longest:
+            storage.append([Entry(3, 1)])
+        group.add(node_id, storage).start(applied=1)
+    group.isolate(1)
+    group.deliver()
+    return group
+
+
+@pytest.mark.parametrize("pre_vote", [True, False])
+def test_a_voter_that_does_not_know_that_it_is_one_learns_it_from_who_asks_for_its_vote(
+    *, pre_vote: bool
+) -> None:
+    """Its longer log refuses the others, and a learner doesn't stand."""
+    conf = ConfState((1, 2, 3), learners=(4,))
+    group = without_its_leader(conf, change(ADD, 4), {2: 2}, longest=4, pre_vote=pre_vote)
+    assert group[2].status.conf_state == ConfState((1, 2, 3, 4))
+    assert group[4].status.conf_state == conf
+    group[2].node.campaign()
+    group.deliver()
+    assert group[2].status.role is not Role.LEADER
+    assert group[4].status.conf_state == ConfState((1, 2, 3, 4))
+    group.elect(4)
+
+
+@pytest.mark.parametrize("pre_vote", [True, False])
+def test_who_stands_learns_from_a_refusal_that_the_refuser_is_gone(*, pre_vote: bool) -> None:
+    conf = ConfState((1, 2, 3, 4))
+    group = without_its_leader(conf, change(REMOVE, 4), {4: 2}, longest=4, pre_vote=pre_vote)
+    assert group[4].status.conf_state == THREE
+    group[2].node.campaign()
+    group.deliver()
+    assert (group[2].status.role, group[2].status.conf_state) == (Role.FOLLOWER, THREE)
+    group.elect(2)
+
+
+def test_a_vote_request_tells_no_commit_to_a_log_that_differs() -> None:
+    member = Member(1, stored([1, 3], THREE, HardState(3)), check_quorum=False)
+    member.hear(MessageType.VOTE, 2, term=4, log_term=2, index=2, commit=2)
+    assert member.status.commit == 0
+    member.hear(MessageType.VOTE, 2, term=4, log_term=1, index=1, commit=9)
+    assert member.status.commit == 1
+
+
 def test_a_leader_does_not_follow_a_refusals_commit() -> None:
     group = Group(1, 2, 3)
     leader = group.elect(1)
