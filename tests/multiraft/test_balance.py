@@ -90,21 +90,36 @@ def is_whole(cluster: "Cluster", group: int, number: int) -> bool:
     return bool(expected) and all(sorted(m.data) == sorted(expected) for m in machines)
 
 
+async def one_leads(cluster: "Cluster", groups: int) -> "Node":
+    """One node leads all groups, which rest, and would look for itself no sooner than asked."""
+    await cluster.start(groups=groups)
+    for group in range(1, groups + 1):
+        await cluster.leader(group)
+    one = max(cluster.nodes.values(), key=lambda node: len(led(node)))
+    for node in cluster.followers(one):
+        for group in led(node):
+            node.host.groups[group].hand_over(one.id)
+    await cluster.wait(lambda: len(led(one)) == groups and not one.host._resting.awake)
+    one.host._balance._period = 0
+    return one
+
+
+async def test_no_more_is_moved_than_makes_it_even(cluster: "Cluster") -> None:
+    giver = await one_leads(cluster, 10)
+
+    assert giver.host._balance._even_out() == 6
+
+    await even(cluster, 10)
+    assert len(led(giver)) == 4
+
+
 async def test_a_look_moves_a_bounded_number(
     cluster: "Cluster", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mas.multiraft.balance._MOVES_PER_LOOK", 2)
-    await cluster.start(groups=12)
-    for group in range(1, 13):
-        await cluster.leader(group)
-    giver = max(cluster.nodes.values(), key=lambda node: len(led(node)))
-    for node in cluster.followers(giver):
-        for group in led(node):
-            node.host.groups[group].hand_over(giver.id)
-    await cluster.wait(lambda: len(led(giver)) == 12 and not giver.host._resting.awake)
+    giver = await one_leads(cluster, 12)
 
-    giver.host._balance._period = 0
-    giver.host._balance._even_out()
+    assert giver.host._balance._even_out() == 2
 
     handing = [
         group

@@ -568,4 +568,4 @@ async def test_a_turn_serves_a_bounded_number_of_groups(
         machine.group.propose(1, b"a")
     await cluster.wait(lambda: all(machine.data for machine in node.machines.values()))
 
-    assert max(served.values()) == 256
+    assert max(served.values()) == 128
