@@ -132,6 +132,20 @@ async def test_a_look_moves_a_bounded_number(
     }, "each goes to whoever leads least by then"
 
 
+async def test_where_much_is_to_be_moved_the_next_look_is_soon(
+    cluster: "Cluster", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mas.multiraft.balance._MOVES_PER_LOOK", 2)
+    giver = await one_leads(cluster, 12)
+    balance = giver.host._balance
+    balance._period, balance._ticks_left = 20, 1_000_000
+    await cluster.wait(lambda: len(giver.host._resting.heirs(steady_for=20)) == 2)
+
+    balance.tick(1_000_000)
+
+    assert balance._ticks_left == giver.host._config.election_tick
+
+
 async def test_a_node_just_back_gets_nothing_yet(cluster: "Cluster") -> None:
     back = await uneven(cluster, 6, look=400)
     giver = cluster.nodes[1]
