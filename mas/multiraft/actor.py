@@ -42,7 +42,7 @@ _FRAMES = 4_096
 _FRAMES_BYTES = 32 << 20
 # What a turn takes on, so that it is about 10 ms (rule 38). A frame has at most a turn's messages.
 _FRAMES_PER_TURN = 64
-_GROUPS_PER_TURN = 256
+_GROUPS_PER_TURN = 128
 # Readies of one group in one turn, where none of them needs a write.
 _READIES_PER_TURN = 4
 # Every group is looked at in so many ticks, or in as many as there are groups.

@@ -306,15 +306,17 @@ class RaftGroup:
         )
 
     def hand_over(self, heir: int = 0) -> None:
-        """Have one of the `heirs` take over, or the voter with the longest log, if this node leads and there is another."""
+        """Have this voter take over, or the one with the longest log, if this node leads and isn't handing over yet."""
         self._world.wake(self)  # at rest it is out of date about who is active
         status = self._core.status()
+        if status.role is not Role.LEADER or status.lead_transferee:
+            return
         others = [
             (progress.match, node)
             for node, progress in status.progress.items()
             if not progress.is_learner and progress.recent_active and node != status.id
         ]
-        if others and not status.lead_transferee:
+        if heir or others:
             self._core.transfer_leader(heir or max(others)[1])
 
     # -- the host's: what comes in -------------------------------------------------------------

@@ -115,12 +115,8 @@ class Resting:
         self._forget(bit)
 
     def on_message(self, group: RaftGroup, message: Message) -> None:
-        """A message for the group wakes it, but for what was on its way when it came to rest, and says what beats say."""
-        if (
-            message.type not in _LIKE_BEATS
-            or message.term != group.hard_state.term
-            or message.context
-        ):
+        """Wake the group, but not for a heartbeat or answer that was on its way as it came to rest: it says what beats say."""
+        if message.type not in _LIKE_BEATS or message.term != group.hard_state.term:
             self.wake(group)
 
     def on_frame(self, node: int, beat: Beat | None) -> None:

@@ -14,7 +14,7 @@ from mas.multiraft.ports import LogBatch, RaftLog, Worker
 _log = logging.getLogger(__name__)
 
 # Behind a write for very many groups the loop is let go now and again (rule 38).
-_FINISHERS_PER_TURN = 256
+_FINISHERS_PER_TURN = 128
 
 
 class LogWriter:

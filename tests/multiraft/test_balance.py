@@ -90,21 +90,36 @@ def is_whole(cluster: "Cluster", group: int, number: int) -> bool:
     return bool(expected) and all(sorted(m.data) == sorted(expected) for m in machines)
 
 
+async def one_leads(cluster: "Cluster", groups: int) -> "Node":
+    """One node leads all groups, which rest, and would look for itself no sooner than asked."""
+    await cluster.start(groups=groups)
+    for group in range(1, groups + 1):
+        await cluster.leader(group)
+    one = max(cluster.nodes.values(), key=lambda node: len(led(node)))
+    for node in cluster.followers(one):
+        for group in led(node):
+            node.host.groups[group].hand_over(one.id)
+    await cluster.wait(lambda: len(led(one)) == groups and not one.host._resting.awake)
+    one.host._balance._period = 0
+    return one
+
+
+async def test_no_more_is_moved_than_makes_it_even(cluster: "Cluster") -> None:
+    giver = await one_leads(cluster, 10)
+
+    assert giver.host._balance._even_out() == 6
+
+    await even(cluster, 10)
+    assert len(led(giver)) == 4
+
+
 async def test_a_look_moves_a_bounded_number(
     cluster: "Cluster", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mas.multiraft.balance._MOVES_PER_LOOK", 2)
-    await cluster.start(groups=12)
-    for group in range(1, 13):
-        await cluster.leader(group)
-    giver = max(cluster.nodes.values(), key=lambda node: len(led(node)))
-    for node in cluster.followers(giver):
-        for group in led(node):
-            node.host.groups[group].hand_over(giver.id)
-    await cluster.wait(lambda: len(led(giver)) == 12 and not giver.host._resting.awake)
+    giver = await one_leads(cluster, 12)
 
-    giver.host._balance._period = 0
-    giver.host._balance._even_out()
+    assert giver.host._balance._even_out() == 2
 
     handing = [
         group
@@ -115,6 +130,20 @@ async def test_a_look_moves_a_bounded_number(
     assert {group.status().raft.lead_transferee for group in handing} == {
         node.id for node in cluster.followers(giver)
     }, "each goes to whoever leads least by then"
+
+
+async def test_where_much_is_to_be_moved_the_next_look_is_soon(
+    cluster: "Cluster", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mas.multiraft.balance._MOVES_PER_LOOK", 2)
+    giver = await one_leads(cluster, 12)
+    balance = giver.host._balance
+    balance._period, balance._ticks_left = 20, 1_000_000
+    await cluster.wait(lambda: len(giver.host._resting.heirs(steady_for=20)) == 2)
+
+    balance.tick(1_000_000)
+
+    assert balance._ticks_left == giver.host._config.election_tick
 
 
 async def test_a_node_just_back_gets_nothing_yet(cluster: "Cluster") -> None:
@@ -163,7 +192,16 @@ async def test_a_silent_node_is_no_heir(cluster: "Cluster") -> None:
     await cluster.wait(lambda: list(heirs(steady_for=0)) == [other.id])
 
 
-async def test_a_node_that_drains_gives_to_all_and_gets_nothing_back(cluster: "Cluster") -> None:
+async def test_a_node_that_drains_gives_to_all_alike(cluster: "Cluster") -> None:
+    leaving = await one_leads(cluster, 9)
+
+    leaving.host.hand_over()
+
+    await cluster.wait(lambda: counts(cluster) == [0, 4, 5])
+    assert led(leaving) == []
+
+
+async def test_a_node_that_drains_gets_nothing_back(cluster: "Cluster") -> None:
     await cluster.start(groups=9, balance_tick=LOOK)
     for group in range(1, 10):
         await cluster.leader(group)
@@ -172,7 +210,7 @@ async def test_a_node_that_drains_gives_to_all_and_gets_nothing_back(cluster: "C
 
     leaving.host.hand_over()
 
-    await cluster.wait(lambda: counts(cluster) in ([0, 4, 5], [0, 5, 4]))
+    await cluster.wait(lambda: counts(cluster) == [0, 4, 5])
     assert led(leaving) == []
     await stays(cluster)
 

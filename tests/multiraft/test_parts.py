@@ -1,6 +1,8 @@
 """The host's small parts, each by itself: frames, clocks, the log's margin, memberships, delivery."""
 
 import asyncio
+from collections.abc import Callable
+from typing import TypeVar
 
 import msgspec
 import pytest
@@ -15,6 +17,7 @@ from mas.multiraft.events import CommitEvent
 from mas.multiraft.frames import Beat, Outbox, decode_frame, encode_frame
 from mas.multiraft.group_log import check_database
 from mas.multiraft.members import Members, read_members
+from mas.multiraft.writer import LogWriter
 from mas.raft import (
     ConfChange,
     ConfChangeSingle,
@@ -27,6 +30,9 @@ from mas.raft import (
     MessageType,
 )
 from mas.runtime import Mailbox
+from mas.storage.raft_log_memory import MemoryRaftLog
+
+T = TypeVar("T")
 
 
 class FakeClock:
@@ -234,6 +240,35 @@ def test_what_could_not_be_sent_is_told() -> None:
     outbox.add(4, append(3, 1))
 
     assert outbox.send(0, {}, with_riders=False) == [(4, lost)]
+
+
+# -- writes --------------------------------------------------------------------------------------
+
+
+class Inline:
+    """Works at once."""
+
+    async def run(self, work: Callable[[], T]) -> T:
+        return work()
+
+
+@pytest.mark.asyncio
+async def test_behind_a_write_for_many_groups_others_get_their_turn() -> None:
+    writer = LogWriter(MemoryRaftLog(), Inline())
+    finished: list[int] = []
+    for number in range(300):
+        writer.submit(lambda number=number: finished.append(number), sync=True)
+    task = asyncio.get_running_loop().create_task(writer.run())
+
+    seen = []
+    while len(finished) < 300:
+        await asyncio.sleep(0)
+        seen.append(len(finished))
+    task.cancel()
+
+    assert finished == list(range(300))
+    assert writer.commits == 1
+    assert {128, 256} <= set(seen)
 
 
 # -- clocks (rule 12) --------------------------------------------------------------------------

@@ -93,7 +93,7 @@ class Storm:
 
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_storm(cluster: "Cluster", seed: int) -> None:
-    await cluster.start(groups=2, log_margin_entries=4, snapshot_idle_seconds=0.2)
+    await cluster.start(groups=2, log_margin_entries=4, snapshot_idle_seconds=0.2, balance_tick=30)
     for node in cluster.nodes.values():
         node.files.padding = 400_000
     await Storm(cluster, seed).run(rounds=12)
@@ -103,5 +103,5 @@ async def test_storm(cluster: "Cluster", seed: int) -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", range(10, 30))
 async def test_many_storms(cluster: "Cluster", seed: int) -> None:
-    await cluster.start(groups=2, log_margin_entries=4, snapshot_idle_seconds=0.2)
+    await cluster.start(groups=2, log_margin_entries=4, snapshot_idle_seconds=0.2, balance_tick=30)
     await Storm(cluster, seed).run(rounds=40)
