@@ -89,6 +89,9 @@ def _unrest(views: tuple[BucketView, ...]) -> str:
     for view in views:
         if view.prepared:
             return f"bucket {view.bucket} has {view.prepared} payments prepared"
+        if view.commit != view.applied:
+            # What is prepared is told as of one index, and the money as of the other.
+            return f"bucket {view.bucket} is at {view.commit}, and its database at {view.applied}"
         other = newest.setdefault(view.bucket, view)
         if other.applied != view.applied:
             return f"replicas of bucket {view.bucket} are at {other.applied} and {view.applied}"
