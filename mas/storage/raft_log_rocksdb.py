@@ -10,6 +10,7 @@ from it where a slow follower needs them, and checked.
 Damage that RocksDB itself finds stops the node; a record with a wrong checksum, or a hole, stops its group's replica.
 """
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from struct import Struct
@@ -38,6 +39,8 @@ from mas.storage.group_log import (
 )
 from mas.storage.rocksdb import damaged, open_database, seal, storage_error, unseal
 from mas.storage.rocksdb_files import SyncedMark
+
+_log = logging.getLogger(__name__)
 
 TAIL_BYTES_MAX = 4 * 1024 * 1024
 """Data of the entries that one group keeps in memory."""
@@ -133,9 +136,19 @@ class RocksRaftLog:
         return RocksBatch(self)
 
     def close(self) -> None:
-        """Close the database; nothing may be under way."""
-        self._database.close()
-        self._mark.close()
+        """Close the database; nothing may be under way.
+
+        Raises:
+            StorageError: it can't be closed as it should, and that is the first that is heard of it.
+        """
+        try:
+            self._database.close()
+        except Exception as error:
+            if self._failure is None:
+                raise self._error("closing the raft log in", error) from error
+            _log.warning("behind its failure, the raft log can't be closed either: %s", error)
+        finally:
+            self._mark.close()
 
     def write(self, changes: list[tuple[int, Change]], *, sync: bool) -> None:
         """A batch's commit, in the log's thread."""
@@ -170,9 +183,7 @@ class RocksRaftLog:
                 self._database.flush_wal(sync=True)
                 self._mark.write(self._database.latest_sequence_number())
         except Exception as error:
-            self._failure = storage_error(
-                self._path, "writing the raft log to", error, REPLACE_NODE
-            )
+            self._failure = self._error("writing the raft log to", error)
             raise self._failure from error
         failpoint("raft_log.after_sync")
 
@@ -226,7 +237,7 @@ class RocksRaftLog:
         try:
             synced = self._mark.read()
         except OSError as error:
-            raise self._reading_error(error) from error
+            raise self._error("reading the raft log in", error) from error
         newest = self._database.latest_sequence_number()
         if newest < synced:
             raise damaged(
@@ -260,7 +271,7 @@ class RocksRaftLog:
         try:
             record: bytes | None = self._database.get(key)
         except Exception as error:
-            raise self._reading_error(error) from error
+            raise self._error("reading the raft log in", error) from error
         if record is None:
             raise CorruptData(f"there is no record at {key.hex()}")
         return record
@@ -275,10 +286,10 @@ class RocksRaftLog:
             # An iterator that met damage just ends: its status says so.
             scan.status()
         except Exception as error:
-            raise self._reading_error(error) from error
+            raise self._error("reading the raft log in", error) from error
 
-    def _reading_error(self, error: Exception) -> StorageError:
-        return storage_error(self._path, "reading the raft log in", error, REPLACE_NODE)
+    def _error(self, doing: str, error: Exception) -> StorageError:
+        return storage_error(self._path, doing, error, REPLACE_NODE)
 
     def _damage(self, group: int, what: str) -> CorruptData:
         return CorruptData(
