@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from struct import Struct, unpack_from
+from struct import Struct
 
 import pytest
 from rocksdict import Options, Rdict
@@ -13,12 +13,11 @@ from mas.api.tokens import Role
 from mas.client import Client, Receipt
 from mas.config import RaftConfig
 from mas.errors import MasError
-from mas.storage.rocksdb_files import SyncedMark
 from mas.testing import LocalCluster
 from mas.testing.audit import audit
 from mas.testing.local_cluster import Node
 from tests.preload.build import build
-from tests.storage.raft_log_writer import pieces_of, wal_of
+from tests.storage.raft_log_writer import cut_back_to_what_was_synced, pieces_of, wal_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -180,7 +179,7 @@ async def test_f15_a_failed_fsync_under_load_stops_the_process_and_loses_nothing
             assert "While fdatasync" in said
             assert said.splitlines()[-1].startswith("Error: writing the raft log")
             assert len(acknowledged) <= at_its_end + len(payers)  # answers on their way
-            cut_back_to_what_was_synced(raft_directory(cluster, node))
+            assert cut_back_to_what_was_synced(raft_directory(cluster, node))
 
         await cluster.restart(node)
         async with cluster.client("operator:x", Role.GATEWAY) as client:
@@ -223,15 +222,3 @@ async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(END_SECONDS):
         while not condition():
             await asyncio.sleep(0.005)
-
-
-def cut_back_to_what_was_synced(directory: Path) -> None:
-    """As a disk whose fsync failed may: the write-ahead log ends behind the last change that was synced."""
-    synced = SyncedMark(directory).read()
-    wal = wal_of(directory)
-    data = wal.read_bytes()
-    for start, _ in pieces_of(data):
-        if data[start + 6] in (1, 2) and unpack_from("<Q", data, start + 7)[0] > synced:
-            wal.write_bytes(data[:start])
-            return
-    raise AssertionError("nothing was written that wasn't synced")
