@@ -1,7 +1,5 @@
 """The raft log of a node in one RocksDB: entries, hard state, configuration and beginning of every group.
 
-    group (8 bytes) | kind (1) | index (8), big-endian  ->  crc32 | payload
-
 A commit is one write and one fsync for all groups (`write`, then `flush_wal`: a write with sync=True would hold the
 interpreter lock for the whole fsync), in the log's own thread. The states that the core reads change behind it, each by
 one assignment. Recent entries are kept in memory, so that replication and apply don't read RocksDB; older ones are read
@@ -10,34 +8,38 @@ from it where a slow follower needs them, and checked.
 Damage that RocksDB itself finds stops the node; a record with a wrong checksum, or a hole, stops its group's replica.
 """
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
-from struct import Struct
 from typing import Self
 
-import msgspec
 from rocksdict import Rdict, WriteBatch
 
 from mas.errors import CorruptData, StorageError
-from mas.raft import ConfState, Entry, EntryType, HardState, Storage
+from mas.raft import Entry, HardState, Storage
 from mas.runtime import failpoint
 from mas.storage.group_log import (
-    Append,
     Change,
     ChangeBatch,
-    Compact,
-    Create,
     Drop,
     GroupLog,
     GroupStorage,
-    Restore,
-    SetConfState,
-    SetHardState,
-    SetNote,
     check_drops,
 )
-from mas.storage.rocksdb import damaged, open_database, seal, storage_error, unseal
+from mas.storage.raft_log_records import (
+    FIRST_KEY,
+    Recovery,
+    entry_key,
+    hard_state_key,
+    parse_key,
+    read_entry,
+    read_hard_state,
+    stage,
+)
+from mas.storage.rocksdb import damaged, open_database, storage_error
 from mas.storage.rocksdb_files import SyncedMark
+
+_log = logging.getLogger(__name__)
 
 TAIL_BYTES_MAX = 4 * 1024 * 1024
 """Data of the entries that one group keeps in memory."""
@@ -48,17 +50,6 @@ REPLACE_NODE = (
     "an empty data directory and another id"
 )
 """What to do where a node has lost what it promised: its id is spent."""
-
-_KEY = Struct(">QBQ")
-_START, _HARD_STATE, _CONF_STATE, _NOTE, _ENTRY = range(1, 6)
-_LAST = (1 << 64) - 1
-_HEADER = Struct(">QB")
-"""Of an entry's payload: term and type, before its data."""
-_PLACE = Struct(">QQ")
-"""Index and term before the first entry."""
-_encode = msgspec.msgpack.Encoder().encode
-_decode_hard_state = msgspec.msgpack.Decoder(HardState).decode
-_decode_conf_state = msgspec.msgpack.Decoder(ConfState).decode
 
 
 class RocksRaftLog:
@@ -115,9 +106,9 @@ class RocksRaftLog:
         """
         if group not in self._damaged:
             return self._groups[group].hard_state
-        key = _KEY.pack(group, _HARD_STATE, 0)
+        key = hard_state_key(group)
         try:
-            return _decode_hard_state(unseal(key, self._get(key)))
+            return read_hard_state(key, self._get(key))
         except CorruptData as error:
             raise CorruptData(
                 f"the hard state (term and vote) of bucket {group} in {self._path} is damaged: {error}. What this "
@@ -133,9 +124,19 @@ class RocksRaftLog:
         return RocksBatch(self)
 
     def close(self) -> None:
-        """Close the database; nothing may be under way."""
-        self._database.close()
-        self._mark.close()
+        """Close the database; nothing may be under way.
+
+        Raises:
+            StorageError: it can't be closed as it should, and that is the first that is heard of it.
+        """
+        try:
+            self._database.close()
+        except Exception as error:
+            if self._failure is None:
+                raise self._error("closing the raft log in", error) from error
+            _log.warning("behind its failure, the raft log can't be closed either: %s", error)
+        finally:
+            self._mark.close()
 
     def write(self, changes: list[tuple[int, Change]], *, sync: bool) -> None:
         """A batch's commit, in the log's thread."""
@@ -147,7 +148,7 @@ class RocksRaftLog:
         staged = {group: self._groups[group] for group in groups if group in self._groups}
         records = WriteBatch(raw_mode=True)
         for group, change in changes:
-            _stage(staged, records, group, change)
+            stage(staged, records, group, change)
         self._write(records, sync=sync)
         for group, change in changes:
             if isinstance(change, Drop):
@@ -170,9 +171,7 @@ class RocksRaftLog:
                 self._database.flush_wal(sync=True)
                 self._mark.write(self._database.latest_sequence_number())
         except Exception as error:
-            self._failure = storage_error(
-                self._path, "writing the raft log to", error, REPLACE_NODE
-            )
+            self._failure = self._error("writing the raft log to", error)
             raise self._failure from error
         failpoint("raft_log.after_sync")
 
@@ -202,7 +201,7 @@ class RocksRaftLog:
     def _fetch(self, group: int, lo: int, hi: int, max_bytes: int | None) -> list[Entry]:
         entries: list[Entry] = []
         size = 0
-        for key, record in self._scan(_KEY.pack(group, _ENTRY, lo)):
+        for key, record in self._scan(entry_key(group, lo)):
             entry = self._read_entry(group, key, record, lo + len(entries))
             size += len(entry.data)
             if max_bytes is not None and size > max_bytes and entries:
@@ -215,10 +214,10 @@ class RocksRaftLog:
         return entries
 
     def _read_entry(self, group: int, key: bytes, record: bytes, expected: int) -> Entry:
-        if key != _KEY.pack(group, _ENTRY, expected):
+        if key != entry_key(group, expected):
             raise self._damage(group, f"entry {expected} is missing")
         try:
-            return _decode_entry(expected, unseal(key, record))
+            return read_entry(key, record, expected)
         except CorruptData as error:
             raise self._damage(group, f"entry {expected}: {error}") from error
 
@@ -226,7 +225,7 @@ class RocksRaftLog:
         try:
             synced = self._mark.read()
         except OSError as error:
-            raise self._reading_error(error) from error
+            raise self._error("reading the raft log in", error) from error
         newest = self._database.latest_sequence_number()
         if newest < synced:
             raise damaged(
@@ -236,12 +235,12 @@ class RocksRaftLog:
             )
 
     def _recover(self) -> None:
-        groups: dict[int, _Recovery] = {}
-        for key, record in self._scan(_KEY.pack(1, 0, 0)):
-            group, kind, index = _KEY.unpack(key)
+        groups: dict[int, Recovery] = {}
+        for key, record in self._scan(FIRST_KEY):
+            group, kind, index = parse_key(key)
             recovery = groups.get(group)
             if recovery is None:
-                recovery = groups[group] = _Recovery(self._tail_bytes)
+                recovery = groups[group] = Recovery(TAIL_ENTRIES_MAX, self._tail_bytes)
             recovery.add(key, kind, index, record)
         for group, recovery in groups.items():
             try:
@@ -260,7 +259,7 @@ class RocksRaftLog:
         try:
             record: bytes | None = self._database.get(key)
         except Exception as error:
-            raise self._reading_error(error) from error
+            raise self._error("reading the raft log in", error) from error
         if record is None:
             raise CorruptData(f"there is no record at {key.hex()}")
         return record
@@ -275,10 +274,10 @@ class RocksRaftLog:
             # An iterator that met damage just ends: its status says so.
             scan.status()
         except Exception as error:
-            raise self._reading_error(error) from error
+            raise self._error("reading the raft log in", error) from error
 
-    def _reading_error(self, error: Exception) -> StorageError:
-        return storage_error(self._path, "reading the raft log in", error, REPLACE_NODE)
+    def _error(self, doing: str, error: Exception) -> StorageError:
+        return storage_error(self._path, doing, error, REPLACE_NODE)
 
     def _damage(self, group: int, what: str) -> CorruptData:
         return CorruptData(
@@ -306,135 +305,3 @@ class RocksBatch(ChangeBatch):
             StorageError: nobody knows what is on the disk; the process must stop.
         """
         self._log.write(self.changes, sync=sync)
-
-
-class _Recovery:
-    """One group, put together from its records in the order of their keys: entries come last."""
-
-    def __init__(self, tail_bytes: int) -> None:
-        self._tail_bytes = tail_bytes
-        self._fields: dict[int, bytes] = {}
-        self._log: GroupLog | None = None
-        self._entries: list[Entry] = []
-        self._damage: CorruptData | None = None
-
-    def add(self, key: bytes, kind: int, index: int, record: bytes) -> None:
-        """The next record; behind a bad one nothing counts."""
-        if self._damage is None:
-            try:
-                self._add(kind, index, unseal(key, record))
-            except CorruptData as error:
-                self._damage = error
-
-    def finish(self) -> GroupLog:
-        """The log as it was. Raises `CorruptData`."""
-        if self._damage is not None:
-            raise self._damage
-        log = self._take_entries()
-        if log.hard_state.commit > log.last:
-            raise CorruptData(
-                f"entries up to {log.hard_state.commit} were committed, and the log ends at {log.last}"
-            )
-        return log
-
-    def _add(self, kind: int, index: int, payload: bytes) -> None:
-        if kind != _ENTRY:
-            self._fields[kind] = payload
-            return
-        if self._log is None:
-            self._log = _decode_fields(self._fields)
-        expected = self._log.last + len(self._entries) + 1
-        if index != expected:
-            raise CorruptData(f"entry {expected} is missing: the next is {index}")
-        self._entries.append(_decode_entry(index, payload))
-        if len(self._entries) == TAIL_ENTRIES_MAX:
-            self._log = self._take_entries()
-
-    def _take_entries(self) -> GroupLog:
-        log = self._log if self._log is not None else _decode_fields(self._fields)
-        entries, self._entries = self._entries, []
-        return log.append(entries).trim(TAIL_ENTRIES_MAX, self._tail_bytes) if entries else log
-
-
-def _stage(staged: dict[int, GroupLog], records: WriteBatch, group: int, change: Change) -> None:
-    match change:
-        case Create():
-            assert group not in staged, f"group {group} exists"
-            after = staged[group] = GroupLog(change.conf_state)
-            _put_start(records, group, after)
-            _put(records, group, _HARD_STATE, _encode(after.hard_state))
-            _put(records, group, _CONF_STATE, _encode(after.conf_state))
-        case Drop():
-            staged.pop(group, None)
-            records.delete_range(_KEY.pack(group, 0, 0), _KEY.pack(group + 1, 0, 0))
-        case _:
-            before = staged[group]
-            after = staged[group] = before.change(change)
-            _erase_entries(records, group, before, after)
-            _put_change(records, group, change, after)
-
-
-def _erase_entries(records: WriteBatch, group: int, before: GroupLog, after: GroupLog) -> None:
-    if after.start > before.start:
-        first, end = before.start + 1, after.start + 1
-        records.delete_range(_KEY.pack(group, _ENTRY, first), _KEY.pack(group, _ENTRY, end))
-    first = after.last + 1
-    if before.last >= first:
-        records.delete_range(
-            _KEY.pack(group, _ENTRY, first), _KEY.pack(group, _ENTRY, before.last + 1)
-        )
-
-
-def _put_change(records: WriteBatch, group: int, change: Change, after: GroupLog) -> None:
-    match change:
-        case Append():
-            for entry in change.entries:
-                _put(records, group, _ENTRY, _encode_entry(entry), entry.index)
-        case SetHardState():
-            _put(records, group, _HARD_STATE, _encode(change.hard_state))
-        case SetConfState():
-            _put(records, group, _CONF_STATE, _encode(change.conf_state))
-        case Restore():
-            _put_start(records, group, after)
-            _put(records, group, _CONF_STATE, _encode(after.conf_state))
-        case Compact():
-            _put_start(records, group, after)
-        case SetNote(note=None):
-            records.delete(_KEY.pack(group, _NOTE, 0))
-        case SetNote(note=bytes() as note):
-            _put(records, group, _NOTE, note)
-        case _:
-            raise AssertionError(f"{change} has no records")
-
-
-def _put(records: WriteBatch, group: int, kind: int, payload: bytes, index: int = 0) -> None:
-    key = _KEY.pack(group, kind, index)
-    records.put(key, seal(key, payload))
-
-
-def _put_start(records: WriteBatch, group: int, log: GroupLog) -> None:
-    _put(records, group, _START, _PLACE.pack(log.start, log.start_term))
-
-
-def _encode_entry(entry: Entry) -> bytes:
-    return _HEADER.pack(entry.term, entry.type) + entry.data
-
-
-def _decode_entry(index: int, payload: bytes) -> Entry:
-    term, kind = _HEADER.unpack_from(payload)
-    return Entry(index, term, EntryType(kind), payload[_HEADER.size :])
-
-
-def _decode_fields(fields: dict[int, bytes]) -> GroupLog:
-    missing = {_START, _HARD_STATE, _CONF_STATE}.difference(fields)
-    if missing:
-        raise CorruptData("its beginning, hard state or configuration is missing")
-    start, start_term = _PLACE.unpack(fields[_START])
-    return GroupLog(
-        conf_state=_decode_conf_state(fields[_CONF_STATE]),
-        hard_state=_decode_hard_state(fields[_HARD_STATE]),
-        note=fields.get(_NOTE),
-        start=start,
-        start_term=start_term,
-        last=start,
-    )

@@ -88,7 +88,8 @@ def damaged(path: Path, what: str, remedy: str) -> CorruptData:
 def _options() -> Options:
     options = Options(raw_mode=True)
     options.create_if_missing(create_if_missing=True)
-    # The default mode silently drops synced records behind a damaged one; this one forgives a torn tail only.
+    # The default mode silently drops synced records behind a damaged one; this one forgives a torn tail, and what
+    # looks like one to it (see `rocksdb_files`).
     options.set_wal_recovery_mode(DBRecoveryMode.tolerate_corrupted_tail_records())
     options.set_paranoid_checks(enabled=True)
     # Instructions are small and short-lived here: compressing them costs more than it saves.

@@ -39,6 +39,7 @@ def record(number: int, payer: str = "alice", payee: str = "bob") -> Record:
         attempt=1,
         xid=make_xid(INCARNATION, number),
         time=1_700_000_000_000_000 + number,
+        place=number % 3,
     )
 
 
@@ -54,6 +55,7 @@ def prepared(number: int) -> PreparedLegs:
         currency="USD",
         legs=(("alice", -5), ("bob", 5)),
         tokens=(None, Token(1, 2, LockMode.ESCROW)),
+        overdraft_limit=700,
     )
 
 
@@ -137,7 +139,13 @@ class Book:
 def everything(bucket: int = 1) -> Book:
     """A bucket with rows of every kind, each with its hardest values."""
     book = Book(bucket)
-    book.account("alice", balance=2**62, held=5, marks=(Token(2, 1), Token(2, 9, LockMode.SHARED)))
+    book.account(
+        "alice",
+        balance=2**62,
+        held=5,
+        headroom=6,
+        marks=(Token(2, 1), Token(2, 9, LockMode.SHARED)),
+    )
     book.account('o"br\\ien é€', overdraft_limit=2**61, frozen=True, fence=Token(1, 1))
     book.account("bob", closed=True, passed=Token(3, 3))
     book.account("@external/USD", balance=-(2**62))

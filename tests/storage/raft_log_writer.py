@@ -9,9 +9,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from struct import unpack_from
 
-from mas.storage.raft_log_rocksdb import RocksRaftLog
+from rocksdict import Rdict
 
-_MEMORY = Path("/dev/shm")
+from mas.storage.raft_log_rocksdb import RocksRaftLog
+from mas.storage.rocksdb_files import SyncedMark
+
+MEMORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
+"""Where a file's fsync takes no time, for what isn't about that."""
 _HANGS_SECONDS = 25
 
 WRITER = """
@@ -77,8 +81,7 @@ def outcomes(base: Path, file: Path, variants: Iterable[bytes], folder: Path) ->
     for variant in variants:
         (folder / f"{count:05}").write_bytes(variant)
         count += 1
-    # Nothing here is about what an fsync does: in memory it takes no time.
-    with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None) as scratch:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as scratch:
         opener = subprocess.run(
             [sys.executable, "-c", OPENER, str(base), file.name, str(folder), scratch],
             stdout=subprocess.PIPE,
@@ -108,6 +111,35 @@ def pieces_of(wal: bytes) -> list[tuple[int, int]]:
         pieces.append((at, end))
         at = end
     return pieces
+
+
+def cut_back_to_what_was_synced(path: Path) -> bool:
+    """As a power cut may: the write-ahead log ends behind the last change that was synced. Whether there was more."""
+    synced = SyncedMark(path).read()
+    for wal in path.glob("*.log"):
+        data = wal.read_bytes()
+        for start, _ in pieces_of(data):
+            is_begin = data[start + 6] in (1, 2)
+            if is_begin and unpack_from("<Q", data, start + 7)[0] > synced:
+                wal.write_bytes(data[:start])
+                return True
+    return False
+
+
+class FailingDatabase:
+    """Its disk says no to the first fsync, and yes to all that follow."""
+
+    def __init__(self, database: Rdict) -> None:
+        self._database = database
+        self.syncs = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._database, name)
+
+    def flush_wal(self, sync: bool) -> None:
+        self.syncs += 1
+        if self.syncs == 1:
+            raise Exception("IO error: While fdatasync: 000004.log: Input/output error")  # noqa: TRY002 - as RocksDB's
 
 
 def last_indexes(path: Path) -> set[int]:

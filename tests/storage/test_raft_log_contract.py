@@ -1,5 +1,6 @@
 """What every raft log promises, asked of both: the port's words are in `mas.multiraft.ports`."""
 
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ from struct import Struct
 import pytest
 from rocksdict import Options, Rdict
 
-from mas.errors import CorruptData
+from mas.errors import CorruptData, StorageError
 from mas.raft import (
     Compacted,
     ConfState,
@@ -20,6 +21,11 @@ from mas.raft import (
 )
 from mas.storage.raft_log_memory import MemoryRaftLog
 from mas.storage.raft_log_rocksdb import TAIL_BYTES_MAX, RocksRaftLog
+from tests.storage.raft_log_writer import (
+    FailingDatabase,
+    cut_back_to_what_was_synced,
+    write_and_die,
+)
 
 VOTERS = ConfState(voters=(1, 2, 3))
 
@@ -32,13 +38,25 @@ class Disk(ABC):
 
     log: Log
 
+    def __init__(self, *, loses_power: bool) -> None:
+        """`loses_power`: each restart comes behind a power cut, which loses what wasn't synced."""
+        self.loses_power = loses_power
+
     @abstractmethod
     def restart(self) -> Log:
-        """Close the log, and open it again."""
+        """Let the process or the machine go, and open the log again."""
 
     @abstractmethod
     def damage(self, group: int, *, hard_state: bool = False) -> Log:
         """Flip a bit in the newest entry of a group, or in its first record and its hard state; and restart."""
+
+    @abstractmethod
+    def crash_in_commit(self, point: str) -> Log:
+        """Commit batches of an entry in groups 1 and 2, die at this point of the commit of entry 6, and restart."""
+
+    @abstractmethod
+    def fail_next_sync(self) -> None:
+        """Let the disk say no once."""
 
     def before_and_after_a_restart(self) -> Iterator[Log]:
         yield self.log
@@ -48,22 +66,45 @@ class Disk(ABC):
 class MemoryDisk(Disk):
     """The object is the disk."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, loses_power: bool) -> None:
+        super().__init__(loses_power=loses_power)
         self.log: MemoryRaftLog = MemoryRaftLog()
 
     def restart(self) -> Log:
         self.log.close()
+        self.log.crash(0 if self.loses_power else self.log.unsynced)
         return self.log
 
     def damage(self, group: int, *, hard_state: bool = False) -> Log:
+        self.restart()
         self.log.damage(group, hard_state=hard_state)
         return self.log
+
+    def crash_in_commit(self, point: str) -> Log:
+        batch = self.log.batch()
+        for group in (1, 2):
+            batch.create(group, VOTERS)
+        batch.commit(sync=True)
+        for index in range(1, 7):
+            batch = self.log.batch()
+            for group in (1, 2):
+                batch.append(group, entries(index, index))
+                batch.set_hard_state(group, HardState(1, 1, index))
+            if index < 6 or point != "before_write":
+                batch.commit(sync=index < 6 or point == "after_sync")
+        return self.restart()
+
+    def fail_next_sync(self) -> None:
+        self.log.fail_next_sync()
 
 
 class RocksDisk(Disk):
     """A directory, and how much of each log is kept in memory."""
 
-    def __init__(self, path: Path, tail_bytes: int = TAIL_BYTES_MAX) -> None:
+    def __init__(
+        self, path: Path, tail_bytes: int = TAIL_BYTES_MAX, *, loses_power: bool = False
+    ) -> None:
+        super().__init__(loses_power=loses_power)
         self._path = path
         self._tail_bytes = tail_bytes
         self.log: RocksRaftLog = self._open()
@@ -72,7 +113,10 @@ class RocksDisk(Disk):
         return RocksRaftLog.open(self._path, "test", 1, tail_bytes=self._tail_bytes)
 
     def restart(self) -> Log:
-        self.log.close()
+        if self.loses_power:
+            self._path = shutil.copytree(self._path, self._path.with_name(self._path.name + "'"))
+            cut_back_to_what_was_synced(self._path)
+        self.log.close()  # which keeps what wasn't synced too
         self.log = self._open()
         return self.log
 
@@ -89,19 +133,31 @@ class RocksDisk(Disk):
         self.log = self._open()
         return self.log
 
+    def crash_in_commit(self, point: str) -> Log:
+        self._path = self._path.with_name("of another process")
+        write_and_die(self._path, 9, f"raft_log.{point}=kill@7")
+        return self.restart()
+
+    def fail_next_sync(self) -> None:
+        self.log._database = FailingDatabase(self.log._database)
+
 
 def record_key(group: int, kind: int, index: int = 0) -> bytes:
     return Struct(">QBQ").pack(group, kind, index)
 
 
-@pytest.fixture(params=["memory", "rocksdb", "rocksdb without a tail"])
+DISKS: dict[str, Callable[[Path], Disk]] = {
+    "memory": lambda _: MemoryDisk(loses_power=False),
+    "memory, power cuts": lambda _: MemoryDisk(loses_power=True),
+    "rocksdb": RocksDisk,
+    "rocksdb, power cuts": lambda path: RocksDisk(path, loses_power=True),
+    "rocksdb without a tail": lambda path: RocksDisk(path, tail_bytes=0),
+}
+
+
+@pytest.fixture(params=DISKS)
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
-    disks: dict[str, Callable[[], Disk]] = {
-        "memory": MemoryDisk,
-        "rocksdb": lambda: RocksDisk(tmp_path / "raft"),
-        "rocksdb without a tail": lambda: RocksDisk(tmp_path / "raft", tail_bytes=0),
-    }
-    disk = disks[request.param]()
+    disk = DISKS[request.param](tmp_path / "raft")
     yield disk
     disk.log.close()
 
@@ -418,6 +474,57 @@ def test_an_unsynced_commit_is_read_at_once(disk: Disk) -> None:
     batch.append(1, entries(4, 4, term=2))
     batch.commit(sync=False)
     assert held(disk.log, 1)[-1] == (4, 2)
+
+
+def test_what_wasnt_synced_may_be_lost_and_nothing_before_it(disk: Disk) -> None:
+    create(disk.log, 1, 3)
+    batch = disk.log.batch()
+    batch.append(1, entries(3, 5, term=2))
+    batch.set_hard_state(1, HardState(2, 0, 3))
+    batch.commit(sync=False)
+
+    log = disk.restart()
+    assert held(log, 1)[-1] == ((3, 1) if disk.loses_power else (5, 2))
+    assert log.hard_state(1) == (HardState(1, 1, 3) if disk.loses_power else HardState(2, 0, 3))
+
+
+def test_a_sync_covers_what_was_written_before_it(disk: Disk) -> None:
+    create(disk.log, 1, 3)
+    for index, sync in ((4, False), (5, True)):
+        batch = disk.log.batch()
+        batch.append(1, entries(index, index))
+        batch.commit(sync=sync)
+    assert held(disk.restart(), 1)[-1] == (5, 1)
+
+
+@pytest.mark.parametrize("point", ["before_write", "before_sync", "after_sync"])
+def test_f16_a_crash_in_a_commit_loses_nothing_synced_and_tears_no_batch(
+    disk: Disk, point: str
+) -> None:
+    log = disk.crash_in_commit(point)
+
+    kept = {"before_write": 5, "before_sync": 5 if disk.loses_power else 6, "after_sync": 6}[point]
+    assert log.groups() == [1, 2]
+    for group in log.groups():
+        assert [index for index, _ in held(log, group)] == list(range(1, kept + 1))
+        assert log.hard_state(group) == HardState(1, 1, kept)
+
+
+def test_f15_behind_a_failed_sync_nothing_is_accepted_and_nothing_synced_is_lost(
+    disk: Disk,
+) -> None:
+    create(disk.log, 1, 3)
+    disk.fail_next_sync()
+    for _ in range(2):  # the disk would say yes to the second
+        batch = disk.log.batch()
+        batch.append(1, entries(4, 4))
+        with pytest.raises(StorageError):
+            batch.commit(sync=True)
+    assert held(disk.log, 1)[-1] == (3, 1)  # nobody acts on what may not be there
+
+    log = disk.restart()
+    assert held(log, 1)[-1] in ((3, 1), (4, 1))
+    create(log, 2, 1)
 
 
 def test_a_gap_is_a_broken_invariant(disk: Disk) -> None:

@@ -11,21 +11,9 @@ from rocksdict import Options, Rdict
 from mas.errors import CorruptData, DataDirectoryError, StorageError
 from mas.raft import ConfState, Entry, EntryType, HardState
 from mas.storage.raft_log_rocksdb import RocksRaftLog
-from tests.storage.raft_log_writer import last_indexes, write_and_die
+from tests.storage.raft_log_writer import FailingDatabase, write_and_die
 
 VOTERS = ConfState(voters=(1, 2, 3))
-
-
-@pytest.mark.parametrize("point", ["before_write", "before_sync", "after_sync"])
-def test_f16_a_kill_in_a_commit_loses_nothing_acknowledged_and_tears_no_batch(
-    tmp_path: Path, point: str
-) -> None:
-    acknowledged = write_and_die(tmp_path, 9, f"raft_log.{point}=kill@7")
-
-    last = last_indexes(tmp_path)
-    assert acknowledged == 5
-    assert last in ({acknowledged}, {acknowledged + 1})  # one and the same in both groups
-    assert (last == {acknowledged}) == (point == "before_write")
 
 
 def raw(path: Path) -> Rdict:
@@ -113,22 +101,6 @@ def test_damage_met_by_a_late_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CorruptData, match="bucket 1"):
         log.storage(1).entries(1, 9)
     log.close()
-
-
-class FailingDatabase:
-    """Its disk says no to the first fsync, and yes to all that follow."""
-
-    def __init__(self, database: Rdict) -> None:
-        self._database = database
-        self.syncs = 0
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._database, name)
-
-    def flush_wal(self, sync: bool) -> None:
-        self.syncs += 1
-        if self.syncs == 1:
-            raise Exception("IO error: While fdatasync: 000004.log: Input/output error")  # noqa: TRY002 - as RocksDB's
 
 
 def test_f15_after_a_failed_fsync_nothing_is_written_any_more(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from rocksdict import Options, Rdict
 
 from mas.errors import CorruptData, DatabaseUnavailable, DataDirectoryError
 from mas.storage.tm_store_rocksdb import RocksTmStore
-from tests.storage.test_raft_log_rocksdb import FailingDatabase
+from tests.storage.raft_log_writer import FailingDatabase
 
 DYING = """
 import asyncio, sys
