@@ -280,7 +280,9 @@ def nothing_left_behind(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.setattr("tempfile.tempdir", str(directory))
     yield
     assert list(directory.iterdir()) == []
-    running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+    running = subprocess.run(
+        ["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True
+    )
     assert str(directory) not in running.stdout
 
 
