@@ -194,12 +194,12 @@ class RaftGroup:
         """
         check_message_size(len(data), "proposal")
         self._propose_c.put(_Proposal(number, data))
-        self._world.wake(self)
+        self._wake_to_take()
 
     def read_index(self, number: int) -> None:
         """Comes back as a `ReadReady`, or over error_c. Raises `Overloaded`."""
         self._reads_asked.put(number)
-        self._world.wake(self)
+        self._wake_to_take()
 
     def set_applied(self, applied: int, flushed: int) -> None:
         """How far the state is applied in memory, and durably (rule 26): the log is cut behind the latter."""
@@ -515,6 +515,11 @@ class RaftGroup:
         self._world.wake(self)
 
     # -- inside --------------------------------------------------------------------------------
+
+    def _wake_to_take(self) -> None:
+        """Nothing is taken while a Ready is in flight, and its end wakes the host: a turn before that is for nothing."""
+        if not self.in_flight or self.error is not None:
+            self._world.wake(self)
 
     def _take_proposals(self) -> None:
         size = 0

@@ -213,7 +213,7 @@ async def _measure_failover(kills: int) -> Failover:
             cluster.nodes[victim].start()
             await cluster.wait_ready(victim)
             await cluster.check({1: writer.committed})
-    return Failover(seconds=tuple(sorted(seconds)))
+    return Failover.of(seconds)
 
 
 class _Writer:
@@ -238,7 +238,8 @@ async def _measure_idle(scale: Scale, memory_of_one: int) -> Idle:
     clock = SystemClock()
     started = clock.monotonic()
     async with RaftCluster(scale.idle_groups) as cluster:
-        leads = await cluster.wait_leaders()
+        ready = clock.monotonic()
+        await cluster.wait_leaders()
         elected = clock.monotonic()
         await clock.sleep(scale.quiet_seconds)
         before, since = _cpu(cluster), clock.monotonic()
@@ -246,8 +247,9 @@ async def _measure_idle(scale: Scale, memory_of_one: int) -> Idle:
         after, elapsed = _cpu(cluster), clock.monotonic() - since
         return Idle(
             groups=scale.idle_groups,
-            start_s=elected - started,
-            leads=leads,
+            ready_s=ready - started,
+            leaders_s=elected - started,
+            leads=await cluster.wait_leaders(),
             cpu={node: (after[node] - before[node]) / elapsed for node in cluster.nodes},
             memory_bytes_per_group=(_memory(cluster) - memory_of_one) / (scale.idle_groups - 1),
         )

@@ -48,7 +48,9 @@ def test_the_demo_ends_well_and_leaves_nothing_behind(tmp_path: Path) -> None:
     last = demo.stdout.strip().splitlines()[-1]
     assert re.match(r"1003 payments, one kill -9, no cent lost: 6000\.00 USD put in", last), last
     assert list(tmp_path.iterdir()) == []
-    running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+    running = subprocess.run(
+        ["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True
+    )
     assert str(tmp_path) not in running.stdout
 
 

@@ -107,6 +107,44 @@ async def test_loop_goes_on_while_a_write_is_on_its_way(cluster: "Cluster") -> N
     await cluster.wait(lambda: leader.machines[1].data == [b"a"])
 
 
+async def test_what_is_asked_while_a_ready_is_in_flight_takes_no_turn_and_is_not_forgotten(
+    cluster: "Cluster",
+) -> None:
+    await cluster.start()
+    leader = await cluster.leader()
+    machine, wake = leader.machines[1], leader.host._wake
+    leader.log.gate.clear()
+    machine.group.propose(1, b"a")
+    await cluster.wait(lambda: leader.log.waiting and not wake.is_set())
+
+    machine.group.propose(2, b"b")
+    machine.group.read_index(3)
+
+    assert not wake.is_set()
+    leader.log.gate.set()
+    await cluster.agree(b"a", b"b")
+    await cluster.wait(lambda: any(isinstance(event, ReadReady) for event in machine.events))
+
+
+async def test_a_replica_that_stopped_with_a_write_on_its_way_still_refuses(
+    cluster: "Cluster",
+) -> None:
+    await cluster.start()
+    leader = await cluster.leader()
+    machine = leader.machines[1]
+    leader.log.gate.clear()
+    machine.group.propose(1, b"a")
+    await cluster.wait(lambda: leader.log.waiting)
+    machine.group.isolate(AssertionError("broken"))
+    leader.log.gate.set()
+    await cluster.wait(lambda: not leader.log.waiting and not leader.host._wake.is_set())
+
+    machine.group.propose(2, b"b")
+
+    assert leader.host._wake.is_set()  # at once, not with the next tick
+    await cluster.wait(lambda: 2 in [refused.number for refused in machine.refused])
+
+
 async def test_leader_sends_appends_before_its_own_write_returns_and_applies_after(
     cluster: "Cluster",
 ) -> None:
