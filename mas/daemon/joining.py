@@ -2,14 +2,12 @@
 
 from pathlib import Path
 
-import msgspec
-
 from mas.client.operator import OperatorClient
 from mas.config import Config
 from mas.daemon.data_directory import DataDirectory, read_secret
 from mas.errors import ConfigError
 from mas.ledger.rows import NodeRow
-from mas.membership import Roster
+from mas.membership import Roster, decode_roster
 from mas.membership.roster import founding_roster
 
 _JOIN_SECONDS = 30.0
@@ -26,11 +24,13 @@ async def find_roster(config: Config, directory: DataDirectory) -> Roster:
     """
     kept = directory.read_roster()
     if not config.node.join:
-        return _founders(config).merge(kept)[0]
-    if config.node.id in kept.nodes():
-        return kept
-    roster = kept.merge(await _join(config, directory))[0]
-    directory.write(roster)
+        roster = _founders(config).merge(kept)[0]
+    elif config.node.id in kept.nodes():
+        roster = kept
+    else:
+        roster = kept.merge(await _join(config, directory))[0]
+    if roster != kept:
+        directory.write(roster)
     return roster
 
 
@@ -65,4 +65,4 @@ async def _join(config: Config, directory: DataDirectory) -> Roster:
     ) as operator:
         row = NodeRow(node.id, config.address(), (node.role,), node.host, directory.store)
         cluster = await operator.add_node(node.cluster_id, row, node.hold)
-    return msgspec.msgpack.decode(cluster.roster, type=Roster)
+    return decode_roster(cluster.roster)
