@@ -486,6 +486,26 @@ async def test_a_damaged_replica_is_stopped_and_built_anew_once_it_was_removed(
     await world.wait_led()
 
 
+async def test_an_erasure_that_has_begun_is_ended_though_the_node_is_a_member_again(
+    world: World,
+) -> None:
+    await world.start()
+    await world.wait_led()
+    await world.crash()
+    world.log.damage(1)
+    await world.start()
+
+    def fail_and_hear() -> None:
+        if world.calls.count("erase") == 1:
+            world.learn(1, 12, (NODE,))
+            raise DatabaseUnavailable("away")
+
+    world.before["erase"] = fail_and_hear
+    world.learn(1, 9, (8,))
+    await world.wait_led()
+    assert world.calls.count("erase") == 2
+
+
 async def test_a_replica_that_lost_its_promises_is_never_opened_again(world: World) -> None:
     await world.start()
     await world.wait_led()

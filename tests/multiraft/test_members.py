@@ -3,8 +3,10 @@
 import asyncio
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from mas.errors import CorruptData, StorageError, Unavailable
@@ -171,6 +173,36 @@ def watch(group: RaftGroup, known: list[tuple[bool, int | None]]) -> None:
         known.append((group.status().leading, group._committed_a_tick_ago))
 
     group.tick = noting
+
+
+@pytest.mark.parametrize(
+    ("state", "active", "lacks", "promoted"),
+    [
+        (ProgressState.REPLICATE, True, 0, True),
+        (ProgressState.REPLICATE, True, 1, False),
+        (ProgressState.REPLICATE, False, 0, False),
+        (ProgressState.PROBE, True, 0, False),
+        (ProgressState.SNAPSHOT, True, 0, False),
+    ],
+)
+async def test_what_a_learner_needs_to_become_a_voter(
+    cluster: "Cluster", state: ProgressState, active: bool, lacks: int, promoted: bool
+) -> None:
+    await cluster.start()
+    leader = await propose_change(cluster, add(4))
+    await cluster.wait(lambda: leader.host.groups[1]._committed_a_tick_ago)
+    group = leader.host.groups[1]
+    committed = group._committed_a_tick_ago
+    core, status = group._core, group._core.status()
+    learner = msgspec.structs.replace(
+        status.progress[4], state=state, recent_active=active, match=committed - lacks
+    )
+    seen = msgspec.structs.replace(status, progress={**status.progress, 4: learner})
+    proposed: list[ConfChange] = []
+    group._core = SimpleNamespace(status=lambda: seen, propose_conf_change=proposed.append)
+    group._promote_learner()
+    group._core = core
+    assert proposed == ([change(ConfChangeType.ADD_NODE, 4)] if promoted else [])
 
 
 async def test_two_learners_are_promoted_one_after_the_other(
@@ -360,6 +392,27 @@ async def test_a_write_in_flight_when_its_group_leaves_says_nothing(cluster: "Cl
     assert said_by(cluster, gone, sent) == []
     assert len([e for e in machine.events if isinstance(e, Committed)]) == handed_out
     assert gone.log.storage(1).last_index() == 0, "what was in flight is erased with the rest"
+
+
+async def test_a_term_in_flight_when_its_group_leaves_is_kept(cluster: "Cluster") -> None:
+    await cluster.start()
+    leader = await cluster.leader()
+    await cluster.settle()
+    gone, other = cluster.followers(leader)
+    term = gone.log.hard_state(1).term + 5
+    vote = Message(
+        MessageType.VOTE, gone.id, other.id, term, log_term=99, index=99, context=b"transfer"
+    )
+    gone.log.gate.clear()
+    gone.host.on_frame(other.id, encode_frame(0, [(1, vote)]))
+    await cluster.wait(lambda: gone.log.waiting and gone.host.groups[1].in_flight)
+    assert gone.log.hard_state(1).term < term
+    gone.host.leave_group(1)
+    erasing = asyncio.get_running_loop().create_task(gone.host.erase_group(1, VOTERS))
+    gone.log.gate.set()
+    await erasing
+    after = gone.log.hard_state(1)
+    assert (after.term, after.vote) == (term, other.id)
 
 
 async def test_what_a_leaver_proposes_goes_nowhere(cluster: "Cluster") -> None:
