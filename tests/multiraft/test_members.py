@@ -87,7 +87,8 @@ async def open_group(node: "Node", voters: tuple[int, ...] = VOTERS) -> Machine:
 
 async def erase(node: "Node") -> None:
     node.host.leave_group(1)
-    node.machines.pop(1)
+    machine = node.machines.pop(1)
+    machine.databases = dict(machine.databases)  # its writer is ended, as `Replicas` does
     node.databases.pop(1, None)
     await node.host.erase_group(1, VOTERS)
 
