@@ -12,10 +12,11 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 
 from mas.errors import ConfigError
+from mas.limits import BUCKET_ID_MAX, NODE_ID_MAX
 
 Role = Literal["all", "tm", "tc", "gls", "rm"]
-NodeId = Annotated[int, msgspec.Meta(ge=1, le=2**32 - 1)]
-BucketId = Annotated[int, msgspec.Meta(ge=1, le=2**16)]
+NodeId = Annotated[int, msgspec.Meta(ge=1, le=NODE_ID_MAX)]
+BucketId = Annotated[int, msgspec.Meta(ge=1, le=BUCKET_ID_MAX)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
@@ -183,6 +184,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         if self.node.join:
             self._check_join()
         else:
+            if self.node.hold:
+                raise ConfigError(
+                    f"node.hold is {list(self.node.hold)} without node.join: the buckets of a cluster's first nodes are "
+                    "those that [[buckets]] say"
+                )
             self._check_peers()
             self._check_buckets()
         files = (self.tls.ca_file, self.tls.cert_file, self.tls.key_file)

@@ -112,6 +112,39 @@ def test_what_is_wrong_is_refused_by_name(text: str, message: str) -> None:
         parse_config(text)
 
 
+JOINS = '[node]\nid = 7\nrole = "rm"\njoin = "tm.example:8008"\n'
+
+
+def test_a_node_that_joins_names_nobody_else() -> None:
+    config = parse_config(JOINS + "hold = [2, 9]\n[listen]\npeer = 4000\n")
+    assert (config.node.hold, config.address()) == ((2, 9), "127.0.0.1:4000")
+    assert config.peers == ()
+    named = parse_config(JOINS + 'address = "me:1"\n')
+    assert named.address() == "me:1"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (JOINS.replace('"rm"', '"tm"'), "node.role is 'tm': expected \"rm\""),
+        (JOINS.replace('role = "rm"', ""), "node.role is 'all': expected \"rm\""),
+        (
+            JOINS + '[[peers]]\nid = 7\naddress = "h:1"\n',
+            "and so are peers: expected one of the two",
+        ),
+        (JOINS.replace(":8008", ""), "node.join is 'tm.example': expected \"host:port\""),
+        (JOINS + 'address = "me:99999"\n', "node.address is 'me:99999'"),
+        (JOINS + "[listen]\npeer = 0\n", "node.address is '127.0.0.1:0'"),
+        (JOINS + "hold = [0]\n", "hold"),
+        ("[node]\nhold = [1, 2]\n", "node.hold is [1, 2] without node.join"),
+    ],
+)
+def test_a_join_that_makes_no_sense_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text)
+    assert message in str(caught.value)
+
+
 def test_an_even_number_of_voters_is_remarked() -> None:
     assert parse_config("").remarks() == []
     (remark,) = parse_config(THREE_NODES).remarks()

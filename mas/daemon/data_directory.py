@@ -83,18 +83,22 @@ class DataDirectory:
         """The cluster's members as this node last knew them; empty at its first start.
 
         Raises:
-            DataDirectoryError: it can't be read.
+            DataDirectoryError: it can't be read, or isn't there though a Raft log is.
         """
         path = self.path / "roster.json"
         try:
             return msgspec.json.decode(path.read_bytes(), type=Roster)
         except FileNotFoundError:
-            return Roster()
+            if not (self.path / "raft").exists():
+                return Roster()
+            trouble = "is gone, and the Raft log is there"
         except (OSError, msgspec.DecodeError) as error:
-            raise DataDirectoryError(
-                f"{path} can't be read: {error}. It may be removed where the configuration names the peers, or with "
-                "--join: the others know what was in it"
-            ) from error
+            trouble = f"can't be read: {error}"
+        # Which buckets this node was removed from stands only there: without it, it would vote with an erased log.
+        raise DataDirectoryError(
+            f"{path} {trouble}. What it says is as much this node's word as its log: put it back, or retire this "
+            "node and join a new one under a new id. Where this node never held a bucket it may be removed"
+        )
 
     def write(self, roster: Roster) -> None:
         """Keep the roster. Raises `DataDirectoryError`."""
@@ -159,7 +163,7 @@ def read_file(path: Path) -> bytes:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that only this user can read; it is there whole, or not at all."""
+    """Write a file that only this user can read; it is there whole, or not at all, and there for good."""
     temporary = path.with_name(path.name + ".new")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -168,5 +172,14 @@ def write_private(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        _sync_directory(path.parent)
     except OSError as error:
         raise DataDirectoryError(f"{path} can't be written: {error.strerror}") from error
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -2,14 +2,12 @@
 
 from pathlib import Path
 
-import msgspec
-
 from mas.client.operator import OperatorClient
 from mas.config import Config
 from mas.daemon.data_directory import DataDirectory, read_secret
 from mas.errors import ConfigError
 from mas.ledger.rows import NodeRow
-from mas.membership import Roster
+from mas.membership import Roster, decode_roster
 from mas.membership.roster import founding_roster
 
 _JOIN_SECONDS = 30.0
@@ -19,19 +17,23 @@ async def find_roster(config: Config, directory: DataDirectory) -> Roster:
     """What this process knows of the cluster as it starts.
 
     Where it is to join, it is registered when this returns, and added to the buckets that it shall hold. At a later
-    start it is known already, and goes on with what it kept, unless it has moved to another address.
+    start it is known already, and goes on with what it kept; where it has moved to another address it says so.
 
     Raises:
         MasError: the cluster doesn't take it, or doesn't answer.
     """
     kept = directory.read_roster()
-    if not config.node.join:
-        return _founders(config).merge(kept)[0]
     known = kept.nodes().get(config.node.id)
-    if known is not None and known.address == config.address():
-        return kept
-    roster = kept.merge(await _join(config, directory))[0]
-    directory.write(roster)
+    if not config.node.join:
+        roster = _founders(config).merge(kept)[0]
+    elif known is None:
+        roster = kept.merge(await _join(config, directory, config.node.hold))[0]
+    elif known.address != config.address():
+        roster = kept.merge(await _join(config, directory, ()))[0]
+    else:
+        roster = kept
+    if roster != kept:
+        directory.write(roster)
     return roster
 
 
@@ -45,7 +47,7 @@ def _founders(config: Config) -> Roster:
     )
 
 
-async def _join(config: Config, directory: DataDirectory) -> Roster:
+async def _join(config: Config, directory: DataDirectory, hold: tuple[int, ...]) -> Roster:
     node = config.node
     if not node.secret_file:
         raise ConfigError(
@@ -65,5 +67,5 @@ async def _join(config: Config, directory: DataDirectory) -> Roster:
         plaintext=not tls.enabled,
     ) as operator:
         row = NodeRow(node.id, config.address(), (node.role,), node.host, directory.store)
-        cluster = await operator.add_node(node.cluster_id, row, node.hold)
-    return msgspec.msgpack.decode(cluster.roster, type=Roster)
+        cluster = await operator.add_node(node.cluster_id, row, hold)
+    return decode_roster(cluster.roster)

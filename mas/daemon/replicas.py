@@ -1,8 +1,10 @@
 """The replicas of this node: opened, served, and let go again as the roster says.
 
     roster says that this node holds a bucket ──► database opened ─► group added ─► AccountService served
-    roster says that it holds it no more      ──► group left (term and vote kept) ─► service ended ─► rows erased
+    roster says that it holds it no more      ──► group left ─► service ended ─► rows erased ─► log erased (not term and vote)
 
+What rests on the roster's word rests on its file: no replica is erased before the removal is known there, and none
+whose log says that it was added again since. An end that has begun is ended first, whatever the roster says by then.
 A replica that can't be opened, or is damaged, is stopped: the node's others go on, and the bucket's others too.
 """
 
@@ -30,6 +32,7 @@ from mas.runtime import Actor, Clock, Supervisor
 _log = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 1.0
+_REMOVED = "removed from the bucket: what is left of it here is being erased"
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -70,6 +73,8 @@ class Replicas(Actor):
         self._settings = settings
         self._supervisor = supervisor
         self._served: dict[int, asyncio.Task[None]] = {}
+        self._leaving: dict[int, None] = {}
+        """Buckets whose group has been left here, and whose rows and log aren't erased yet."""
         self._changed = asyncio.Event()
         parts.host.on_members(self._on_members)
 
@@ -83,7 +88,7 @@ class Replicas(Actor):
             if self._node in members.holders:
                 await self._open(members, host_runs=False)
             elif members.bucket in self._host.stored_groups:
-                self._stopped[members.bucket] = "removed, and what is left of it is being erased"
+                self._stopped[members.bucket] = _REMOVED
         self._membership.on_change(self._changed.set)
 
     async def run(self) -> None:
@@ -91,18 +96,21 @@ class Replicas(Actor):
         while True:
             await self._changed.wait()
             self._changed.clear()
-            for members in self._membership.roster.buckets:
-                await self._follow(members)
+            for bucket in self._membership.roster.holders():
+                await self._follow(bucket)
 
     # -- inside --------------------------------------------------------------------------------
 
-    async def _follow(self, members: BucketMembers) -> None:
-        bucket = members.bucket
-        holds = self._node in members.holders
+    async def _follow(self, bucket: int) -> None:
+        """As the roster says now: it may have changed while another bucket was opened, or left."""
         try:
-            if holds and bucket not in self._served and bucket not in self._stopped:
-                await self._open(members, host_runs=True)
-            elif not holds and (bucket in self._served or bucket in self._stopped):
+            if bucket in self._leaving:
+                await self._erase(bucket)
+            members = self._membership.roster.holders()[bucket]
+            if self._node in members.holders:
+                if bucket not in self._served and self._stopped.get(bucket, _REMOVED) == _REMOVED:
+                    await self._open(members, host_runs=True)
+            elif bucket in self._served or bucket in self._stopped:
                 await self._leave(members)
         except (Unavailable, DatabaseUnavailable) as error:
             _log.warning("bucket %d: %s", bucket, error)
@@ -128,26 +136,39 @@ class Replicas(Actor):
         service = AccountService(bucket, kept, ports, self._clock, self._settings)
         self._manager.add(service)
         self._served[bucket] = self._supervisor.spawn(service.name, service.run())
+        self._stopped.pop(bucket, None)
 
     async def _leave(self, members: BucketMembers) -> None:
-        """In this order: nobody may write rows behind their loss, and the rows are lost before the log is."""
+        """Nothing is waited for between the look at the log and the last that is said for the group."""
         bucket = members.bucket
-        _log.info("bucket %d: this node holds it no more, its replica here is erased", bucket)
+        if self._host.is_member_behind(bucket, members.index):
+            _log.info("bucket %d: removed, and added again: the replica stays", bucket)
+            return
+        self._membership.save()
         self._host.leave_group(bucket)
+        _log.info("bucket %d: this node holds it no more, its replica here is erased", bucket)
+        self._stopped[bucket] = _REMOVED
+        self._leaving[bucket] = None
+        await self._erase(bucket)
+
+    async def _erase(self, bucket: int) -> None:
+        """In this order: nobody may write rows behind their loss, and the rows are lost before the log is."""
         self._manager.remove(bucket)
         service = self._served.pop(bucket, None)
         if service is not None:
             service.cancel()
             await asyncio.wait([service])
+        await self._database.erase(bucket)
+        founders = self._membership.roster.holders()[bucket].founders
         try:
-            await self._database.erase(bucket)
-            await self._host.erase_group(bucket, members.founders)
+            await self._host.erase_group(bucket, founders)
         except CorruptData as error:
             self._stopped[bucket] = (
                 f"{error}. Its term and vote are lost too: retire this node, and join a new one under a new id"
             )
         else:
-            self._stopped.pop(bucket, None)
+            del self._stopped[bucket]
+        del self._leaving[bucket]
 
     def _on_members(self, group: RaftGroup) -> None:
         conf = group.members.newest

@@ -3,6 +3,6 @@
 from mas.membership.actor import Membership
 from mas.membership.operations import Operations
 from mas.membership.peers_list import PeersList
-from mas.membership.roster import BucketMembers, Roster
+from mas.membership.roster import BucketMembers, Roster, decode_roster
 
-__all__ = ["BucketMembers", "Membership", "Operations", "PeersList", "Roster"]
+__all__ = ["BucketMembers", "Membership", "Operations", "PeersList", "Roster", "decode_roster"]

@@ -4,7 +4,7 @@
                                                    └────► news to all other peers; the file
 
 News spreads by telling everybody what one didn't know oneself, and a peer that connects hears everything: so it
-ends, and nobody needs to be asked. What a node is told here is never more than a hint of where to look, but for
+ends, and nobody needs to be asked. What finds no room on its way is told again with all the rest (`tell_all`). What a node is told here is never more than a hint of where to look, but for
 one thing: that its own replica of a bucket has been removed, which its group can't tell it any more.
 """
 
@@ -15,9 +15,9 @@ from typing import Protocol
 
 import msgspec
 
-from mas.errors import PeerRefused
+from mas.errors import NetworkError, PeerRefused
 from mas.membership.ports import ROSTER_CHANNEL, Peers
-from mas.membership.roster import BucketMembers, Roster
+from mas.membership.roster import BucketMembers, Roster, decode_roster
 from mas.runtime import Actor
 
 _log = logging.getLogger(__name__)
@@ -26,7 +26,6 @@ WIPED = "wiped"
 """Of `mas.network.handshake.Refusal`."""
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Roster).decode
 
 
 class Shelf(Protocol):
@@ -42,7 +41,7 @@ class Membership(Actor):
     name = "membership"
 
     def __init__(self, node: int, roster: Roster, peers: Peers, shelf: Shelf) -> None:
-        self._node = node
+        self.node = node
         self._peers = peers
         self._shelf = shelf
         self._handlers: list[Callable[[], None]] = []
@@ -93,6 +92,7 @@ class Membership(Actor):
         known = self.roster.store_of(node)
         if not known:
             self.learn(Roster(stores=((node, store),)))
+            self.save()  # before anything that it promises counts here
         elif known != store:
             raise PeerRefused(
                 f"node {node} has come back without the data directory that it had, and with it lost what it had promised: "
@@ -102,8 +102,26 @@ class Membership(Actor):
             )
 
     def on_frame(self, peer: int, payload: bytes) -> None:
-        """A frame of the ROSTER channel. Raises `msgspec.DecodeError`."""
-        self.learn(_decode(payload), source=peer)
+        """A frame of the ROSTER channel.
+
+        Raises:
+            NetworkError: it isn't one, or is about another set of buckets.
+        """
+        other = decode_roster(payload)
+        known = self.roster.holders()
+        strange = [members.bucket for members in other.buckets if members.bucket not in known]
+        if strange:
+            raise NetworkError(
+                f"node {peer} speaks of the buckets {strange}, and there are {list(known)}: give all nodes the same "
+                "buckets, none is made after the cluster's creation"
+            )
+        self.learn(other, source=peer)
+
+    def tell_all(self) -> None:
+        """Everything to everybody, now and then: so that a peer that was too slow for some news isn't without it for long."""
+        frame = _encode(self.roster)
+        for peer in self._connected:
+            self._send(peer, frame)
 
     def on_peer(self, peer: int, up: bool) -> None:  # noqa: FBT001  (the transport's callback)
         """Whoever connects hears everything."""
@@ -117,20 +135,23 @@ class Membership(Actor):
         """Have the transport dial everybody who is known."""
         self._dial()
 
+    def save(self) -> None:
+        """Have on disk what is known now, before something rests on it. Blocks for one small synced write."""
+        self._unsaved.clear()
+        self._shelf.write(self.roster)
+
     async def run(self) -> None:
         """Keep the roster on disk, until cancelled."""
         while True:
             await self._unsaved.wait()
-            self._unsaved.clear()
-            self._shelf.write(self.roster)
-            await asyncio.sleep(0)
+            self.save()
 
     # -- inside --------------------------------------------------------------------------------
 
     def _dial(self) -> None:
         """Know, and dial, every node that belongs to the cluster, and no other."""
         for node, row in self.roster.nodes().items():
-            if node == self._node:
+            if node == self.node:
                 continue
             dialled = self._dialled.get(node)
             wanted = None if row.retired else row.address
@@ -145,4 +166,4 @@ class Membership(Actor):
 
     def _send(self, peer: int, frame: bytes) -> None:
         if not self._peers.send(peer, ROSTER_CHANNEL, frame):
-            _log.info("node %d doesn't hear the news now: it will when it connects again", peer)
+            _log.info("node %d doesn't hear the news now: it will before long", peer)

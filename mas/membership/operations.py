@@ -55,12 +55,16 @@ class Operations:
         return self._buckets.leader(bucket)
 
     async def run(self) -> None:
-        """Read the register at the start and now and then: whatever files and news were lost, bucket 1 still has it."""
+        """Read the register at the start and now and then: whatever files and news were lost, bucket 1 still has it.
+
+        And tell all that is known, for whom some of it was lost.
+        """
         while True:
             try:
                 await self._read_register(_REFRESH_SECONDS)
             except Unavailable as error:
                 _log.info("the register of nodes can't be read: %s", error)
+            self._membership.tell_all()
             await self._clock.sleep(_REFRESH_SECONDS)
 
     # -- nodes ---------------------------------------------------------------------------------
@@ -86,9 +90,8 @@ class Operations:
             RegisterNode(node.node, node.address, node.roles, node.host, node.store), deadline
         )
         for bucket in buckets:
-            if node.node not in self.roster.holders()[bucket].holders:
-                self._check_may_hold(bucket, node.node)
-                await self._change(bucket, Change.ADD, node.node, deadline)
+            self._check_may_hold(bucket, node.node)
+            await self._change(bucket, Change.ADD, node.node, deadline)
         return self.roster
 
     async def retire_node(self, node: int, timeout: float) -> Roster:
@@ -104,8 +107,9 @@ class Operations:
                 f"node {node} holds replicas of the buckets {holds}: remove those first "
                 f"(`mas admin replica remove BUCKET {node}`)"
             )
-        if node not in self.roster.nodes():
-            raise NotFound(f"there is no node {node}: known are {list(self.roster.nodes())}")
+        self._check_node(node)
+        if node == self._membership.node:
+            raise InvalidRequest(f"node {node} is the one that you ask: have another retire it")
         await self._register(RetireNode(node), self._clock.monotonic() + timeout)
         return self.roster
 
@@ -127,20 +131,23 @@ class Operations:
         """Have the node hold the bucket no more; where it leads, leadership moves first.
 
         Raises:
-            NotFound: there is no such bucket.
+            NotFound: there is no such bucket, or no such node.
             Unavailable: not now, or too few of the others answer; ask again.
         """
         self._check_bucket(bucket)
+        if node not in self.roster.holders()[bucket].holders:
+            self._check_node(node)
         await self._change(bucket, Change.REMOVE, node, self._clock.monotonic() + timeout)
 
     async def transfer_leader(self, bucket: int, node: int, timeout: float) -> None:
         """Have the node lead the bucket.
 
         Raises:
-            NotFound: there is no such bucket.
+            NotFound: there is no such bucket, or no such node.
             Unavailable: it isn't a voter, or doesn't come to lead in time; ask again.
         """
         self._check_bucket(bucket)
+        self._check_node(node)
         await self._change(bucket, Change.LEAD, node, self._clock.monotonic() + timeout)
 
     async def replicas(self, bucket: int, timeout: float = _VIEW_SECONDS) -> list[ReplicaView]:
@@ -161,22 +168,26 @@ class Operations:
         """What a node says of its replica of a bucket, a node that holds none too.
 
         Raises:
-            NotFound: there is no such bucket.
+            NotFound: there is no such bucket, or no such node.
             Unavailable: the node doesn't answer.
         """
         self._check_bucket(bucket)
-        reply = await self._buckets.query(bucket, ReadReplica(0, bucket), timeout, replica=node)
-        assert isinstance(reply, ReplicaView), f"{reply} in answer to a question for a replica"
-        return reply
+        self._check_node(node)
+        return await self._read_replica(bucket, node, timeout)
 
     # -- inside --------------------------------------------------------------------------------
 
     async def _view(self, bucket: int, node: int, timeout: float) -> ReplicaView | None:
         try:
-            return await self.replica(bucket, node, timeout)
+            return await self._read_replica(bucket, node, timeout)
         except Unavailable as error:
             _log.info("bucket %d, node %d: %s", bucket, node, error)
             return None
+
+    async def _read_replica(self, bucket: int, node: int, timeout: float) -> ReplicaView:
+        reply = await self._buckets.query(bucket, ReadReplica(0, bucket), timeout, replica=node)
+        assert isinstance(reply, ReplicaView), f"{reply} in answer to a question for a replica"
+        return reply
 
     async def _change(self, bucket: int, change: Change, node: int, deadline: float) -> None:
         """Ask the leader, whoever that is, until it says that it is so."""
@@ -200,19 +211,28 @@ class Operations:
 
     async def _register(self, instruction: RegisterNode | RetireNode, deadline: float) -> None:
         """Have it in the register, and everybody told."""
-        while True:
-            left = deadline - self._clock.monotonic()
-            if left <= 0:
-                raise DeadlineExceeded("the register of nodes didn't answer in time: ask again")
-            answer = await self._submit(instruction)
-            if isinstance(answer, Answer):
-                break
-            await self._clock.sleep(_PAUSE_SECONDS)
+        answer = await self._decide(instruction, deadline)
         if answer.code is Code.REFUSED:
             raise InvalidRequest(answer.detail or answer.reason.name)
         if answer.code not in (Code.DONE, Code.UNCHANGED):
             raise MasError(f"the register answered {answer}")
-        await self._read_register(max(left, _PAUSE_SECONDS))
+        await self._read_register(max(deadline - self._clock.monotonic(), _PAUSE_SECONDS))
+
+    async def _decide(self, instruction: RegisterNode | RetireNode, deadline: float) -> Answer:
+        trouble = "no answer"
+        while (left := deadline - self._clock.monotonic()) > 0:
+            try:
+                async with asyncio.timeout(left):
+                    answer = await self._submit(instruction)
+            except TimeoutError:
+                break
+            if isinstance(answer, Answer):
+                return answer
+            trouble = answer.detail or answer.why.name
+            await self._clock.sleep(_PAUSE_SECONDS)
+        raise DeadlineExceeded(
+            f"the register of nodes didn't answer in time ({trouble}): ask again"
+        )
 
     async def _submit(self, instruction: RegisterNode | RetireNode) -> Answer | TurnedAway:
         answered: asyncio.Future[Answer | TurnedAway] = asyncio.get_running_loop().create_future()
@@ -255,8 +275,18 @@ class Operations:
                     f"name a node elsewhere, or remove the replica of node {holder} first"
                 )
 
+    def _check_node(self, node: int) -> None:
+        known = list(self.roster.nodes())
+        if node not in known:
+            raise NotFound(f"there is no node {node}: expected one of {known}")
+
     def _check_store(self, node: NodeRow) -> None:
+        """Whoever comes under an id that is used has to be the one that used it."""
         known = self.roster.store_of(node.node)
+        if not known and any(founder.node == node.node for founder in self.roster.founders):
+            raise InvalidRequest(
+                f"node {node.node} is one of the cluster's first nodes: join under a new id"
+            )
         if known and known != node.store:
             raise InvalidRequest(
                 f"node {node.node} is known with another data directory: give it that one, or join under a new id"

@@ -6,12 +6,15 @@ it is plain which is newer in what, and whoever meets anybody who knows more soo
 founded with, and which store it had when it was met first, never changes: there the first word stands.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
 import msgspec
 from msgspec.structs import replace
 
+from mas.errors import NetworkError
 from mas.ledger.rows import NodeRow
+from mas.limits import BUCKET_ID_MAX, NODE_ID_MAX, NODE_STORE_BYTES, NODES_MAX
 
 
 class BucketMembers(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -121,6 +124,52 @@ def _sorted_nodes(rows: Iterable[NodeRow]) -> tuple[NodeRow, ...]:
     return tuple(sorted(rows, key=lambda row: row.node))
 
 
+def decode_roster(data: bytes) -> Roster:
+    """A roster that another process has sent.
+
+    Raises:
+        NetworkError: it can't be read, or can't be one.
+    """
+    try:
+        roster = _decode(data)
+    except msgspec.DecodeError as error:
+        raise NetworkError(f"a roster of {len(data)} bytes can't be read: {error}") from error
+    _check_nodes("founders", [row.node for row in roster.founders])
+    _check_nodes("registered nodes", [row.node for row in roster.register])
+    _check_nodes("nodes with a store", [node for node, _ in roster.stores])
+    _check_ids("buckets", [members.bucket for members in roster.buckets], BUCKET_ID_MAX)
+    if any(len(store) != NODE_STORE_BYTES for _, store in roster.stores):
+        raise NetworkError(f"a roster has a store that isn't {NODE_STORE_BYTES} bytes")
+    if roster.register_index < 0:
+        raise NetworkError(f"a roster has the register of index {roster.register_index}")
+    for members in roster.buckets:
+        _check_members(members)
+    return roster
+
+
+def _check_members(members: BucketMembers) -> None:
+    what = f"bucket {members.bucket}'s"
+    _check_nodes(f"{what} founders", members.founders)
+    _check_nodes(f"{what} voters", members.voters)
+    _check_nodes(f"{what} learners", members.learners)
+    if not members.founders or not members.voters or members.index < 0:
+        raise NetworkError(f"a roster has {members}: expected founders, voters and an index")
+    if any(node in members.voters for node in members.learners):
+        raise NetworkError(f"a roster has {members}: expected no learner that votes")
+
+
+def _check_nodes(what: str, ids: Sequence[int]) -> None:
+    _check_ids(what, ids, NODE_ID_MAX)
+    if len(ids) > NODES_MAX:
+        raise NetworkError(f"a roster has {len(ids)} {what}: expected at most {NODES_MAX}")
+
+
+def _check_ids(what: str, ids: Sequence[int], greatest: int) -> None:
+    within = all(1 <= each <= greatest for each in ids)
+    if not within or any(one >= other for one, other in pairwise(ids)):
+        raise NetworkError(f"a roster's {what} aren't ascending ids from 1 to {greatest}")
+
+
 def founding_roster(nodes: tuple[NodeRow, ...], buckets: dict[int, tuple[int, ...]]) -> Roster:
     """What configuration files say of the cluster at its creation."""
     return Roster(
@@ -133,3 +182,4 @@ def founding_roster(nodes: tuple[NodeRow, ...], buckets: dict[int, tuple[int, ..
 
 
 _NOTHING = Roster()
+_decode = msgspec.msgpack.Decoder(Roster).decode

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from mas.errors import NetworkError, Unavailable
+from mas.errors import CorruptData, NetworkError, Unavailable
 from mas.limits import TURN_INSTRUCTIONS_MAX
 from mas.multiraft.balance import Balance
 from mas.multiraft.clocks import PeerClocks
@@ -26,7 +26,7 @@ from mas.multiraft.config import HostConfig
 from mas.multiraft.frames import Beat, Outbox, decode_frame
 from mas.multiraft.group import RaftGroup, World
 from mas.multiraft.group_log import check_database, lost_log
-from mas.multiraft.members import read_members
+from mas.multiraft.members import is_member_behind, read_members
 from mas.multiraft.ports import Peers, RaftLog, SnapshotFiles, Worker
 from mas.multiraft.resting import Resting
 from mas.multiraft.snapshot_receiver import SnapshotReceiver, finish_installs, settle_note
@@ -177,6 +177,19 @@ class RaftHost(Actor):
         if group_id not in self._log.groups() and not applied:
             conf_state = _first_members(group_id, voters)
             await self._writer.write(lambda: self._writer.batch.create(group_id, conf_state))
+
+    def is_member_behind(self, group_id: int, index: int) -> bool:
+        """Whether this node's log of the group makes it a member again behind `index`, where it was removed.
+
+        Then it may have acknowledged what counts, before it has heard that it may: it must not leave. Of a log that is
+        damaged nobody knows.
+        """
+        if group_id not in self._log.groups():
+            return False
+        try:
+            return is_member_behind(self._log.storage(group_id), index, self._config.node)
+        except CorruptData:
+            return False
 
     def leave_group(self, group_id: int) -> None:
         """Take part in a group no more: whatever it has under way is dropped, and nothing more is said for it.

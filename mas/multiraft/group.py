@@ -156,7 +156,7 @@ class RaftGroup:
         self.delivery.paused = self.behind
         self.members = members
         self._announced = Leadership(0, 0, leading=False)
-        self._committed_a_tick_ago = start
+        self._committed_a_tick_ago: int | None = None
         self._start_core(start)
 
     def _start_core(self, applied: int) -> None:
@@ -339,15 +339,17 @@ class RaftGroup:
             if self.behind:
                 self.hand_over()  # without its state it can serve nobody
             self._promote_learner()
-        self._committed_a_tick_ago = self.delivery.committed
+        # A new leader knows how much is committed only behind its term's first entry.
+        leading = self._announced.leading
+        self._committed_a_tick_ago = self.delivery.committed if leading else None
 
     def _promote_learner(self) -> None:
         """Whoever leads makes a voter of a learner that holds all that was committed a tick ago (dissertation, 4.2.1).
 
         So a replica that was added becomes a voter whatever dies meanwhile, he who asked for it included.
         """
-        learners = self.members.newest.learners
-        if not learners:
+        learners, promised = self.members.newest.learners, self._committed_a_tick_ago
+        if not learners or promised is None:
             return
         progress = self._core.status().progress
         for node in learners:
@@ -356,7 +358,7 @@ class RaftGroup:
                 one is not None
                 and one.state is ProgressState.REPLICATE
                 and one.recent_active
-                and one.match >= self._committed_a_tick_ago
+                and one.match >= promised
             ):
                 change = ConfChange((ConfChangeSingle(ConfChangeType.ADD_NODE, node),))
                 try:
@@ -501,7 +503,7 @@ class RaftGroup:
         self._refuse_rounds()
         self._start_core(restored.index)
         self.delivery.restart(restored)
-        self._committed_a_tick_ago = restored.index
+        self._committed_a_tick_ago = None
         self._world.members_changed(self)
         self._announce()
         self._world.wake(self)

@@ -4,7 +4,16 @@ It stores the membership that its first entry stands on; each later one is the e
 """
 
 from mas.limits import TURN_BYTES_MAX
-from mas.raft import ConfChange, ConfigError, ConfState, EntryType, Storage, confchange
+from mas.raft import (
+    ConfChange,
+    ConfChangeType,
+    ConfigError,
+    ConfState,
+    Entry,
+    EntryType,
+    Storage,
+    confchange,
+)
 
 
 class Members:
@@ -55,3 +64,30 @@ def read_members(storage: Storage, until: int) -> Members:
                     continue  # refused when it was applied, and changed nothing
         first = entries[-1].index + 1
     return members
+
+
+def is_member_behind(storage: Storage, index: int, node: int) -> bool:
+    """Whether a log says that the node is a member behind `index`, be it committed or not.
+
+    A node that was removed at `index` and has such a log was added again since, and may have acknowledged entries
+    as a member.
+    """
+    first = storage.first_index()
+    if first - 1 > index:
+        base = storage.initial_state()[1]
+        if node in base.voters + base.voters_outgoing + base.learners:
+            return True
+    first, last = max(first, index + 1), storage.last_index()
+    while first <= last:
+        entries = storage.entries(first, last + 1, TURN_BYTES_MAX)
+        if any(_adds(entry, node) for entry in entries):
+            return True
+        first = entries[-1].index + 1
+    return False
+
+
+def _adds(entry: Entry, node: int) -> bool:
+    return entry.type is EntryType.CONF_CHANGE and any(
+        one.node_id == node and one.type is not ConfChangeType.REMOVE_NODE
+        for one in ConfChange.decode(entry.data).changes
+    )

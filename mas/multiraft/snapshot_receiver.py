@@ -202,8 +202,11 @@ class SnapshotReceiver:
             await self._thread.run(partial(_write, path, piece.offset, piece.data))
         except OSError as error:
             _log.error("bucket %d: the snapshot can't be received: %s", piece.group, error)
-            self._drop(transfer, ok=False)
+            if self._transfers.get(piece.group) is transfer:
+                self._drop(transfer, ok=False)
             return
+        if self._transfers.get(piece.group) is not transfer:
+            return  # the group has left meanwhile, or another file is on its way
         transfer.written = piece.offset + len(piece.data)
         if transfer.written >= transfer.offer.file.size:
             transfer.is_complete = True

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from mas.errors import DatabaseUnavailable
+from mas.errors import DatabaseUnavailable, StorageError
 from mas.limits import SNAPSHOT_CHUNK_BYTES
 from mas.multiraft.config import HostConfig
 from mas.multiraft.group import RaftGroup
@@ -174,6 +174,10 @@ class SnapshotSender:
         except (DatabaseUnavailable, OSError) as error:
             _log.error("bucket %d: no snapshot could be exported: %s", group.id, error)
             return
+        except StorageError:
+            if self._groups.get(group.id) is group:
+                raise
+            return  # it has left meanwhile, and its rows are gone
         finally:
             del self._exporting[group.id]
         if self._groups.get(group.id) is not group:  # it has left meanwhile

@@ -6,7 +6,8 @@ Nothing waits here: a change is proposed, and whoever wanted it asks again until
 from collections.abc import Mapping
 from typing import Protocol
 
-from mas.errors import NotLeading, Unavailable
+from mas.errors import InvalidRequest, NotLeading, Unavailable
+from mas.limits import check_node_id
 from mas.multiraft.group import GroupStatus, RaftGroup
 from mas.raft import ConfChange, ConfChangeSingle, ConfChangeType, ConfState, ProgressState
 from mas.transaction.messages import (
@@ -49,7 +50,10 @@ class MembersDoor:
             detail = f"node {self._node} holds no replica of bucket {request.bucket}"
             return TurnedAway(request.request, Why.INVALID, detail=detail)
         try:
+            check_node_id(request.node)
             trouble = _begin(group, request.change, request.node)
+        except InvalidRequest as error:
+            return TurnedAway(request.request, Why.INVALID, detail=str(error))
         except NotLeading as error:
             return TurnedAway(request.request, Why.NOT_LEADING, leader=error.leader)
         return self._view(request.request, request.bucket, trouble)
@@ -103,6 +107,8 @@ def _begin(group: RaftGroup, change: Change, node: int) -> str:
         raise NotLeading(f"bucket {group.id} is led elsewhere", status.raft.leader)
     conf = status.raft.conf_state
     holds = node in all_voters(conf) + conf.learners
+    if change is Change.REMOVE and all_voters(conf) == (node,):
+        return f"node {node} is the only voter of bucket {group.id}: add another first"
     try:
         match change:
             case Change.ADD if not holds:

@@ -105,3 +105,27 @@ def test_a_damaged_roster_is_named(tmp_path: Path) -> None:
         (tmp_path / "roster.json").write_text("{")
         with pytest.raises(DataDirectoryError, match=r"roster\.json can't be read"):
             directory.read_roster()
+
+
+def test_a_lost_roster_is_no_first_start(tmp_path: Path) -> None:
+    """It names the buckets that this node was removed from: without it, an erased log would vote again."""
+    with opened(tmp_path, ALPHA) as directory:
+        (tmp_path / "raft").mkdir()
+        with pytest.raises(DataDirectoryError, match=r"roster\.json is gone, and the Raft log is"):
+            directory.read_roster()
+
+
+def test_a_file_that_was_written_is_there_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rename too has to be on the disk, before a replica is erased by the word of the file."""
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def record(descriptor: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    write_private(tmp_path / "secret", "x" * 64)
+    assert synced == [str(tmp_path / "secret.new"), str(tmp_path)]

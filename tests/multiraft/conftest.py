@@ -271,6 +271,7 @@ class Cluster:
                 for node in self.nodes.values()
                 if node.is_running
                 and node.id not in self.network.cut
+                and group in node.machines
                 and node.machines[group].is_leading
             ]
 
@@ -287,14 +288,19 @@ class Cluster:
             machine.group.propose(number, item)
         await self.wait(lambda: data[-1] in machine.data)
 
+    def machines(self, group: int) -> list[Machine]:
+        """Of the running nodes that hold the group."""
+        running = [node for node in self.nodes.values() if node.is_running]
+        return [node.machines[group] for node in running if group in node.machines]
+
     async def agree(self, *data: bytes, group: int = 1) -> None:
         """Return once every running node has applied this, and nothing else."""
-        machines = [node.machines[group] for node in self.nodes.values() if node.is_running]
+        machines = self.machines(group)
         await self.wait(lambda: all(machine.data == list(data) for machine in machines))
 
     async def settle(self, group: int = 1) -> None:
         """Return once every running node has applied as much as the others."""
-        machines = [node.machines[group] for node in self.nodes.values() if node.is_running]
+        machines = self.machines(group)
         await self.wait(lambda: len({machine.applied for machine in machines}) == 1)
 
 
