@@ -257,21 +257,19 @@ class Operations:
             )
 
     def _check_may_hold(self, bucket: int, node: int) -> None:
+        self._check_node(node)
         nodes = self.roster.nodes()
-        able = {
-            each: row
-            for each, row in nodes.items()
-            if not row.retired and ("rm" in row.roles or "all" in row.roles)
-        }
-        if node not in able:
-            raise NotFound(
-                f"there is no resource manager {node}: start it with `mas serve --join`, or name one of {list(able)}"
+        row = nodes[node]
+        if row.retired:
+            raise NotFound(f"node {node} is retired: its id is never used again")
+        if not {"rm", "all"}.intersection(row.roles):
+            raise InvalidRequest(
+                f"node {node} is no resource manager (it runs {', '.join(row.roles)}): expected one that holds buckets"
             )
-        host = able[node].host
         for holder in self.roster.holders()[bucket].holders:
-            if host and holder != node and holder in nodes and nodes[holder].host == host:
+            if row.host and holder != node and holder in nodes and nodes[holder].host == row.host:
                 raise InvalidRequest(
-                    f"nodes {holder} and {node} are both on {host!r}, and would fall together: "
+                    f"nodes {holder} and {node} are both on {row.host!r}, and would fall together: "
                     f"name a node elsewhere, or remove the replica of node {holder} first"
                 )
 

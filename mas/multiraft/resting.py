@@ -9,13 +9,14 @@ all of it anew, so a lost one does no harm.
 
 Why that is safe: a group that rests isn't ticked, and that is all. Whatever reaches it wakes it first, and waking steps
 what the peer has said by its beats: a HEARTBEAT without a commit, a HEARTBEAT_RESPONSE without a context, which a core
-may get late, twice or never. Time decides nothing in Raft but when to campaign and when to step down (a host doesn't
-serve reads by the lease).
+may get late, twice or never. Time decides nothing in Raft but when to campaign, whether to hear a candidate, and when to
+step down (a host doesn't serve reads by the lease).
 
 Why nobody sleeps on: a follower wakes when its leader no longer calls the group quiet, which a leader that lost its term,
 its group or its life doesn't, and a leader wakes when a follower no longer rests. Both wake when the other's beats stay
 out or its connection breaks. A follower then has waited since the last beat, to the tick, as if each had been a
-heartbeat: so it campaigns, and votes, when it would have done without rest. A leader without its quorum steps down.
+heartbeat: so it campaigns, and votes, when it would have done without rest. A leader without its quorum steps down,
+half an election timeout later than without rest at the most.
 
 No term travels with a bit: a leader calls quiet only what the follower has acknowledged in that very term, so both are
 in the same one.

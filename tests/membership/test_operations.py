@@ -256,7 +256,7 @@ async def test_a_node_retires_once_it_holds_nothing() -> None:
         await world.operations.retire_node(7, 10)
     with pytest.raises(InvalidRequest, match="the one that you ask"):
         await world.operations.retire_node(9, 10)
-    with pytest.raises(NotFound, match="no node 2"):
+    with pytest.raises(NotFound, match="node 2 is retired"):
         await world.operations.add_replica(1, 2, 10)
 
 
@@ -266,7 +266,7 @@ async def test_a_node_retires_once_it_holds_nothing() -> None:
 @pytest.mark.parametrize(
     ("operation", "change", "node"),
     [
-        ("add_replica", Change.ADD, 9),
+        ("add_replica", Change.ADD, 4),
         ("remove_replica", Change.REMOVE, 3),
         ("transfer_leader", Change.LEAD, 2),
     ],
@@ -275,6 +275,7 @@ async def test_a_change_is_asked_for_until_the_leader_shows_it(
     operation: str, change: Change, node: int
 ) -> None:
     world = World()
+    world.membership.learn(Roster(register_index=9, register=(JOINER,)))
     world.buckets.script = ["another change is on its way", None, ""]
     await getattr(world.operations, operation)(2, node, 10)
     assert world.buckets.asked == [ChangeMembers(0, 2, change, node)] * 4
@@ -404,3 +405,16 @@ async def test_the_peers_list_follows_the_roster() -> None:
     await turns()
     assert store.written[-1][1] == "h1:1,h4:1"
     task.cancel()
+
+
+async def test_a_replica_is_added_only_where_it_is_safe() -> None:
+    """A node without buckets never answers as a learner; two replicas on one machine fall together."""
+    world = World()
+    with pytest.raises(InvalidRequest, match=r"no resource manager \(it runs tm\)"):
+        await world.operations.add_replica(1, 9, 10)
+    world.hold(1, 1, 3)
+    rows = [NodeRow(node, f"h{node}:1", ("rm",), "rack", b"s" * 16) for node in (3, 4)]
+    world.membership.learn(Roster(register_index=50, register=tuple(rows)))
+    with pytest.raises(InvalidRequest, match="nodes 3 and 4 are both on 'rack'"):
+        await world.operations.add_replica(1, 4, 10)
+    assert not world.buckets.asked

@@ -436,6 +436,10 @@ async def test_a_leader_of_the_past_leaves_nobody_asleep(
 
     message = Message(kind, first.id, second.id, term + 5, reject=kind is MessageType.VOTE_RESPONSE)
     first.host.on_frame(second.id, encode_frame(0, [(1, message)]))
+    follows = first.host.groups[1].status
+    await cluster.wait(lambda: follows().raft.term > term)
+    if kind is MessageType.HEARTBEAT:
+        assert follows().raft.leader == second.id, "not whom it rested under"
 
     await cluster.wait(
         lambda: all(
