@@ -312,6 +312,7 @@ class Simulation:
         self._in_flight: list[tuple[int, int, Message]] = []
         self._sent = 0
         self._cut: dict[tuple[int, int], bool] = {}
+        self._gone: int | None = None
 
         self._leaders: dict[int, int] = {}
         self._votes: dict[tuple[int, int], int] = {}
@@ -335,10 +336,13 @@ class Simulation:
 
     # -- running
 
-    def run(self, steps: int = 1500, recovery: int = 4000) -> None:
-        """Live through faults, then through quiet; raises Violation."""
+    def run(self, steps: int = 1500, recovery: int = 4000, *, lose_leader: bool = False) -> None:
+        """Live through faults, then through quiet, without the last leader if so asked; raises Violation."""
         for _ in range(steps):
             self.step()
+        leader = self.leader()
+        if lose_leader and leader is not None and not self._needs(leader.id):
+            self._gone = leader.id
         self.recover(recovery)
 
     def step(self) -> None:
@@ -371,6 +375,8 @@ class Simulation:
                 term, target = status.term, leader.running.status().last_index
             elif status.term == term and self._all_reached(leader, target):
                 return
+        if self._gone is not None and self._needs(self._gone):
+            return  # a later change has made a group of it that can't spare it
         statuses = [host.node and host.node.status() for host in self.hosts.values()]
         raise Violation(f"no recovery by {self.now}: {statuses}")
 
@@ -451,7 +457,10 @@ class Simulation:
         if rng.random() < faults.heal:
             self._cut.clear()
         for host in list(self.hosts.values()):
-            if host.node is None:
+            if host.id == self._gone:
+                if host.node is not None:
+                    host.crash()
+            elif host.node is None:
                 if rng.random() < faults.restart:
                     host.start()
             elif rng.random() < faults.crash:
@@ -543,8 +552,14 @@ class Simulation:
         conf = status.conf_state
         if conf.voters_outgoing:
             return False
-        members = conf.voters + conf.learners
+        members = (node for node in conf.voters + conf.learners if node != self._gone)
         return all(self.hosts[node].machine.index >= index for node in members)
+
+    def _needs(self, node_id: int) -> bool:
+        """Whether the newest configuration that anybody has applied has no quorum without this node."""
+        conf = max(self.hosts.values(), key=lambda host: host.machine.index).machine.conf
+        alive = {node: node != node_id for node in self.hosts}
+        return joint_vote(conf.voters, conf.voters_outgoing, alive) is not VoteResult.WON
 
     # -- what must hold
 

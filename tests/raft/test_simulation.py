@@ -51,6 +51,20 @@ def test_one_seed_is_one_run() -> None:
     assert first.history() != simulate(12).history()
 
 
+@pytest.mark.parametrize("first", range(0, 60, 20))
+def test_a_group_goes_on_without_a_leader_that_never_comes_back(first: int) -> None:
+    """It may be the only one that knew a change to be committed."""
+    for seed in range(first, first + 20):
+        Simulation(seed, voters=SIZES[seed % len(SIZES)]).run(lose_leader=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_many_groups_go_on_without_a_leader_that_never_comes_back() -> None:
+    for seed in range(5000, 6000):
+        Simulation(seed, voters=SIZES[seed % len(SIZES)]).run(lose_leader=True)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("first", range(1000, 4000, 250))
