@@ -29,6 +29,8 @@ from mas.transaction.messages import (
 _log = logging.getLogger(__name__)
 
 REGISTER_BUCKET = 1
+_HOLDERS = ("rm", "all")
+"""Roles of nodes that hold buckets."""
 _PAUSE_SECONDS = 0.05
 _VIEW_SECONDS = 2.0
 _REFRESH_SECONDS = 60.0
@@ -85,6 +87,7 @@ class Operations:
             )
         for bucket in buckets:
             self._check_bucket(bucket)
+            _check_holder(node)
         self._check_store(node)
         await self._register(
             RegisterNode(node.node, node.address, node.roles, node.host, node.store), deadline
@@ -119,6 +122,7 @@ class Operations:
 
         Raises:
             NotFound: there is no such bucket, or no such node.
+            InvalidRequest: the node's role isn't to hold buckets.
             Unavailable: not now; ask again.
         """
         self._check_bucket(bucket)
@@ -128,6 +132,7 @@ class Operations:
                 f"there is no node {node}: start it with `mas serve --join`, or name one of "
                 f"{[n for n, known in self.roster.nodes().items() if not known.retired]}"
             )
+        _check_holder(row)
         await self._change(bucket, Change.ADD, node, self._clock.monotonic() + timeout)
 
     async def remove_replica(self, bucket: int, node: int, timeout: float) -> None:
@@ -275,6 +280,14 @@ class Operations:
             raise InvalidRequest(
                 f"node {node.node} is known with another data directory: give it that one, or join under a new id"
             )
+
+
+def _check_holder(row: NodeRow) -> None:
+    """A learner that never answers would never become a voter, and nobody would know why."""
+    if not any(role in _HOLDERS for role in row.roles):
+        raise InvalidRequest(
+            f"node {row.node} runs {', '.join(row.roles)}, and holds no buckets: expected one with the role rm or all"
+        )
 
 
 def is_done(view: ReplicaView, change: Change, node: int) -> bool:

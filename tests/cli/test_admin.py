@@ -179,6 +179,7 @@ def test_a_replica_that_does_not_move_is_waited_for_no_longer_than_said(script: 
     result = mas("replica", "add", "1", "4", "--timeout", "0.3")
     assert result.exit_code == 3
     assert "nothing moves for 0.3 s (100 of " in result.stderr
+    assert len(script.looks) > 5_000, "that the leader's log grows is no move of the replica's"
     script.looks = [seen(own=None)]
     result = mas("replica", "add", "1", "4", "--timeout", "0.3")
     assert result.exit_code == 3

@@ -266,7 +266,7 @@ async def test_a_node_retires_once_it_holds_nothing() -> None:
 @pytest.mark.parametrize(
     ("operation", "change", "node"),
     [
-        ("add_replica", Change.ADD, 9),
+        ("add_replica", Change.ADD, 4),
         ("remove_replica", Change.REMOVE, 3),
         ("transfer_leader", Change.LEAD, 2),
     ],
@@ -274,7 +274,7 @@ async def test_a_node_retires_once_it_holds_nothing() -> None:
 async def test_a_change_is_asked_for_until_the_leader_shows_it(
     operation: str, change: Change, node: int
 ) -> None:
-    world = World()
+    world = World(ROSTER.merge(Roster(register_index=1, register=(JOINER,)))[0])
     world.buckets.script = ["another change is on its way", None, ""]
     await getattr(world.operations, operation)(2, node, 10)
     assert world.buckets.asked == [ChangeMembers(0, 2, change, node)] * 4
@@ -310,6 +310,18 @@ async def test_what_there_is_not_is_told_at_once() -> None:
     with pytest.raises(NotFound, match="no node 77"):
         await operations.replica(1, 77)
     assert world.buckets.asked == []
+
+
+async def test_a_node_that_holds_no_buckets_is_made_no_learner() -> None:
+    """It would have been one for ever."""
+    world = World()
+    with pytest.raises(InvalidRequest, match="node 9 runs tm, and holds no buckets"):
+        await world.operations.add_replica(1, 9, 10)
+    with pytest.raises(InvalidRequest, match="node 4 runs gls, and holds no buckets"):
+        await world.add_node(msgspec.structs.replace(JOINER, roles=("gls",)))
+    assert world.buckets.asked == []
+    assert world.buckets.submitted == []
+    await world.add_node(msgspec.structs.replace(JOINER, roles=("all",)))
 
 
 async def test_the_leaders_view_comes_first_and_the_silent_are_missing() -> None:
