@@ -10,6 +10,15 @@ from mas.api.answering import Context, answering, metadata_of
 from mas.api.auth import ClusterSecret
 from mas.api.ports import Node
 from mas.api.requests import to_timeout
+from mas.errors import InvalidRequest
+from mas.ledger.rows import NodeRow
+from mas.limits import (
+    check_node_address,
+    check_node_host,
+    check_node_id,
+    check_node_roles,
+    check_node_store,
+)
 from mas.membership import Operations, Roster
 from mas.wire.gen.mas.v1 import node_pb2 as pb
 from mas.wire.gen.mas.v1 import node_pb2_grpc as pb_grpc
@@ -59,10 +68,9 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
     async def AddNode(self, request: pb.AddNodeRequest, context: Context) -> pb.Cluster:
         """Register a node, and make it a learner of the buckets that it names."""
         self._check(context)
-        node = node_from_wire(request.node, request.store)
-        timeout = _timeout(context)
+        buckets = tuple(dict.fromkeys(request.buckets))
         roster = await self._operations.add_node(
-            request.cluster, node, tuple(request.buckets), timeout
+            request.cluster, _to_node(request), buckets, _timeout(context)
         )
         return self._cluster(roster)
 
@@ -70,6 +78,7 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
     async def RetireNode(self, request: pb.RetireNodeRequest, context: Context) -> pb.Cluster:
         """Let a node go for good."""
         self._check(context)
+        check_node_id(request.node)
         return self._cluster(await self._operations.retire_node(request.node, _timeout(context)))
 
     @answering
@@ -82,12 +91,14 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
     async def GetReplica(self, request: pb.ReplicaRequest, context: Context) -> pb.Replica:
         """One node's replica."""
         self._check(context)
+        check_node_id(request.node)
         return replica_to_wire(await self._operations.replica(request.bucket, request.node))
 
     @answering
     async def AddReplica(self, request: pb.ReplicaRequest, context: Context) -> pb.Replicas:
         """Make a node a learner of a bucket."""
         self._check(context)
+        check_node_id(request.node)
         await self._operations.add_replica(request.bucket, request.node, _timeout(context))
         return await self._replicas(request.bucket)
 
@@ -95,6 +106,7 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
     async def RemoveReplica(self, request: pb.ReplicaRequest, context: Context) -> pb.Replicas:
         """Take a bucket away from a node."""
         self._check(context)
+        check_node_id(request.node)
         await self._operations.remove_replica(request.bucket, request.node, _timeout(context))
         return await self._replicas(request.bucket)
 
@@ -102,6 +114,7 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
     async def TransferLeader(self, request: pb.ReplicaRequest, context: Context) -> pb.Replicas:
         """Have a node lead a bucket."""
         self._check(context)
+        check_node_id(request.node)
         await self._operations.transfer_leader(request.bucket, request.node, _timeout(context))
         return await self._replicas(request.bucket)
 
@@ -127,6 +140,19 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
             ],
             roster=_encode(roster),
         )
+
+
+def _to_node(request: pb.AddNodeRequest) -> NodeRow:
+    """The node that is to be registered. Raises `InvalidRequest`: what the register would only call a failure."""
+    node = node_from_wire(request.node, request.store)
+    check_node_id(node.node)
+    check_node_address(node.address)
+    check_node_roles(node.roles)
+    check_node_host(node.host)
+    check_node_store(node.store)
+    if not node.store:
+        raise InvalidRequest("store is empty: expected what the node's data directory drew")
+    return node
 
 
 def _timeout(context: Context) -> float:

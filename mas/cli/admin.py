@@ -3,115 +3,20 @@
 What a command has begun goes on in the cluster whether the command lives or not; asked again, it goes on from there.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from functools import wraps
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
-from mas.errors import ConfigError, OutcomeUnknown, StorageError, Unavailable
+from mas.cli.desk import Desk, at_desk
+from mas.errors import OutcomeUnknown, StorageError, Unavailable
 
 if TYPE_CHECKING:
     from mas.client.operator import Cluster, OperatorClient
-    from mas.transaction.messages import ReplicaView
+    from mas.transaction.messages import FollowerView, ReplicaView
 
-T = TypeVar("T")
-Command = Callable[..., Any]
 _POLL_SECONDS = 0.2
 _MIB = 1 << 20
-
-
-class Desk:
-    """Where the NodeService is, and how the user wants to be answered."""
-
-    def __init__(
-        self, address: str, secret: bytes, ca: Path | None, *, timeout: float, as_json: bool
-    ) -> None:
-        self._address = address
-        self._secret = secret
-        self._ca = ca
-        self._timeout = timeout
-        self.as_json = as_json
-
-    def ask(self, question: Callable[["OperatorClient"], Awaitable[T]]) -> T:
-        """Connect, ask, and hang up. Raises `MasError`."""
-        from mas.client.operator import OperatorClient
-
-        async def talk() -> T:
-            async with OperatorClient(
-                self._address,
-                secret=self._secret,
-                ca=self._ca,
-                timeout=self._timeout,
-                plaintext=self._ca is None,
-            ) as operator:
-                return await question(operator)
-
-        return asyncio.run(talk())
-
-    def say(self, text: str) -> None:
-        """A line for a person; a program gets JSON, at the end."""
-        if not self.as_json:
-            click.echo(text)
-
-    def show(self, tree: object, text: str) -> None:
-        """The answer."""
-        click.echo(msgspec.json.encode(tree).decode() if self.as_json else text)
-
-
-def at_desk(command: Command) -> Command:
-    """Give a command its `desk`, and the options that say which."""
-
-    @click.option(
-        "--config",
-        "config_file",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="A node's configuration: its NodeService, secret and CA are used.",
-    )
-    @click.option("--address", help="host:port of a NodeService.")
-    @click.option(
-        "--secret-file",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="The cluster's secret.",
-    )
-    @click.option(
-        "--ca",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="The CA that signed the node's certificate.",
-    )
-    @click.option(
-        "--timeout",
-        type=click.FloatRange(min=0, min_open=True),
-        default=30.0,
-        show_default=True,
-        help="Seconds to keep trying.",
-    )
-    @click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
-    @wraps(command)
-    def wrapped(
-        *arguments: Any,  # noqa: ANN401 - whatever the command takes
-        config_file: Path | None,
-        address: str | None,
-        secret_file: Path | None,
-        ca: Path | None,
-        timeout: float,
-        as_json: bool,
-        **options: Any,  # noqa: ANN401
-    ) -> None:
-        found = _from_config(config_file) if config_file is not None else _from_profile(address)
-        desk = Desk(
-            address or found[0],
-            _read_secret(secret_file or found[1]),
-            ca or found[2],
-            timeout=timeout,
-            as_json=as_json,
-        )
-        command(desk, *arguments, **options)
-
-    return wrapped
 
 
 @click.group()
@@ -129,7 +34,7 @@ def members(desk: Desk, bucket: int | None) -> None:
         operator: "OperatorClient",
     ) -> "tuple[Cluster, dict[int, list[ReplicaView]]]":
         cluster = await operator.cluster()
-        buckets = [bucket] if bucket else [each.bucket for each in cluster.buckets]
+        buckets = [each.bucket for each in cluster.buckets] if bucket is None else [bucket]
         return cluster, {each: await operator.replicas(each) for each in buckets}
 
     cluster, replicas = desk.ask(look)
@@ -137,8 +42,7 @@ def members(desk: Desk, bucket: int | None) -> None:
         "cluster": cluster.name,
         "nodes": [msgspec.structs.asdict(node) | {"store": None} for node in cluster.nodes],
         "buckets": {
-            each: [msgspec.structs.asdict(view) for view in views]
-            for each, views in replicas.items()
+            each: [_replica_tree(view) for view in views] for each, views in replicas.items()
         },
     }
     desk.show(tree, "\n".join([*_node_lines(cluster), "", *_bucket_lines(cluster, replicas)]))
@@ -192,9 +96,10 @@ def rebuild(desk: Desk, bucket: int, node: int) -> None:
     """
 
     async def work(operator: "OperatorClient") -> None:
+        await operator.replica(bucket, node)  # before anything is taken away: it has to answer
         await operator.remove_replica(bucket, node)
         desk.say(f"node {node} is out of bucket {bucket}")
-        await _until_erased(operator, bucket, node)
+        await _until_erased(desk, operator, bucket, node)
         desk.say("its copy is erased; it is built anew from the others")
         await operator.add_replica(bucket, node)
         await _until_voter(desk, operator, bucket, node)
@@ -254,38 +159,78 @@ def retire(desk: Desk, node: int) -> None:
 # -- waiting ---------------------------------------------------------------------------------------
 
 
+class Patience:
+    """Shows what moves, and ends when nothing has for too long."""
+
+    def __init__(self, desk: Desk, what: str) -> None:
+        from mas.runtime import SystemClock
+
+        self._desk = desk
+        self._what = what
+        self._clock = SystemClock()
+        self._shown = ""
+        self._place: object = None
+        self._moved = self._clock.monotonic()
+
+    async def wait(self, progress: str, place: object = None) -> None:
+        """A moment; something has moved where `place` is another than before.
+
+        Raises:
+            Unavailable: nothing moves any more.
+        """
+        now = self._clock.monotonic()
+        if place != self._place:
+            self._place, self._moved = place, now
+        if now - self._moved > self._desk.timeout:
+            raise Unavailable(
+                f"{self._what}: nothing moves for {self._desk.timeout:g} s ({progress}). What has begun goes on in the "
+                "cluster; the same command goes on from there"
+            )
+        if progress != self._shown:
+            self._shown = progress
+            self._desk.say(f"{self._what}: {progress}")
+        await self._clock.sleep(_POLL_SECONDS)
+
+
 async def _until_voter(desk: Desk, operator: "OperatorClient", bucket: int, node: int) -> None:
     """Show how the replica catches up, until it votes; however long that takes, as long as anything moves."""
-    said = ""
+    patience = Patience(desk, f"node {node}")
     while True:
         views = await operator.replicas(bucket)
         leader = next((view for view in views if view.leading), None)
         if leader is not None and node in leader.voters:
             return
-        progress = _progress(leader, next((view for view in views if view.node == node), None))
-        if progress != said:
-            desk.say(f"node {node}: {progress}")
-            said = progress
-        await asyncio.sleep(_POLL_SECONDS)
+        if leader is not None and node not in leader.learners:
+            raise Unavailable(
+                f"node {node} was taken out of bucket {bucket} meanwhile: ask again, if it shall hold it"
+            )
+        own = next((view for view in views if view.node == node), None)
+        followers = leader.followers if leader is not None else ()
+        known = next((follower for follower in followers if follower.node == node), None)
+        place = (own.received if own else 0, known.match if known else 0)
+        await patience.wait(_progress(leader, own, known), place)
 
 
-async def _until_erased(operator: "OperatorClient", bucket: int, node: int) -> None:
+async def _until_erased(desk: Desk, operator: "OperatorClient", bucket: int, node: int) -> None:
     from mas.transaction.messages import ReplicaState
 
+    patience = Patience(desk, f"node {node}")
     while True:
         try:
             view = await operator.replica(bucket, node)
-        except (Unavailable, OutcomeUnknown):
-            await asyncio.sleep(_POLL_SECONDS)
+        except (Unavailable, OutcomeUnknown) as error:
+            await patience.wait(str(error))
             continue
         if view.state is ReplicaState.ABSENT:
             return
         if "term and vote are lost" in view.trouble:
             raise StorageError(view.trouble)
-        await asyncio.sleep(_POLL_SECONDS)
+        await patience.wait(view.trouble or "it hasn't heard of its removal yet")
 
 
-def _progress(leader: "ReplicaView | None", own: "ReplicaView | None") -> str:
+def _progress(
+    leader: "ReplicaView | None", own: "ReplicaView | None", known: "FollowerView | None"
+) -> str:
     if own is not None and own.trouble:
         return own.trouble
     if own is not None and own.size:
@@ -293,7 +238,6 @@ def _progress(leader: "ReplicaView | None", own: "ReplicaView | None") -> str:
         return f"snapshot, {percent} % of {own.size / _MIB:.1f} MiB"
     if leader is None:
         return "the bucket has no leader at this moment"
-    known = next((one for one in leader.followers if own and one.node == own.node), None)
     if known is None or own is None:
         return "it doesn't answer yet"
     if known.snapshot:
@@ -302,6 +246,13 @@ def _progress(leader: "ReplicaView | None", own: "ReplicaView | None") -> str:
 
 
 # -- showing ---------------------------------------------------------------------------------------
+
+
+def _replica_tree(view: "ReplicaView") -> dict[str, object]:
+    tree = msgspec.structs.asdict(view)
+    del tree["request"]
+    followers = [msgspec.structs.asdict(follower) for follower in view.followers]
+    return tree | {"state": view.state.name, "followers": followers}
 
 
 def _node_lines(cluster: "Cluster") -> list[str]:
@@ -334,40 +285,3 @@ def _bucket_lines(cluster: "Cluster", replicas: "dict[int, list[ReplicaView]]") 
                 f"{view.state.name.lower()}{': ' + view.trouble if view.trouble else ''}"
             )
     return lines
-
-
-# -- where it is -----------------------------------------------------------------------------------
-
-
-def _from_config(path: Path) -> tuple[str, str, Path | None]:
-    from mas.config import load_config
-
-    config = load_config(path)
-    data = Path(config.node.data_dir)
-    role_port = config.listen.rm if config.node.role == "rm" else config.listen.node_service
-    secret = config.node.secret_file or str(data / "cluster.secret")
-    tls = config.tls
-    if not tls.enabled:
-        return f"{config.listen.host}:{role_port}", secret, None
-    ca = Path(tls.ca_file) if tls.ca_file else Path(tls.directory or data / "tls") / "ca.crt"
-    return f"{config.listen.host}:{role_port}", secret, ca
-
-
-def _from_profile(address: str | None) -> tuple[str, str, Path | None]:
-    from mas.client import profile
-
-    try:
-        kept = profile.read(None)
-    except ConfigError:
-        if address:
-            return address, "", None
-        raise
-    return kept.node_service, kept.secret_file, Path(kept.ca) if kept.ca else None
-
-
-def _read_secret(path: Path | str) -> bytes:
-    if not str(path):
-        raise ConfigError("no secret: name the cluster's with --secret-file, or a node's --config")
-    from mas.daemon.data_directory import read_secret
-
-    return read_secret(Path(path))

@@ -16,13 +16,14 @@ from typing import Protocol
 import msgspec
 
 from mas.errors import NetworkError, PeerRefused
+from mas.limits import NODE_STORE_BYTES
 from mas.membership.ports import ROSTER_CHANNEL, Peers
 from mas.membership.roster import BucketMembers, Roster, decode_roster
 from mas.runtime import Actor
 
 _log = logging.getLogger(__name__)
 
-WIPED = "wiped"
+WIPED, MALFORMED = "wiped", "malformed"
 """Of `mas.network.handshake.Refusal`."""
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -85,8 +86,13 @@ class Membership(Actor):
         break its word, so it is refused for ever. One that holds none may come back as it likes.
 
         Raises:
-            PeerRefused: it had another store when it was met first.
+            PeerRefused: it had another store when it was met first, or what it names is none.
         """
+        if len(store) != NODE_STORE_BYTES:
+            raise PeerRefused(
+                f"node {node} names a store of {len(store)} bytes: expected {NODE_STORE_BYTES}",
+                MALFORMED,
+            )
         if not self.roster.holds_replicas(node):
             return
         known = self.roster.store_of(node)

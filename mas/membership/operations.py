@@ -29,6 +29,8 @@ from mas.transaction.messages import (
 _log = logging.getLogger(__name__)
 
 REGISTER_BUCKET = 1
+_HOLDERS = ("rm", "all")
+"""Roles of nodes that hold buckets."""
 _PAUSE_SECONDS = 0.05
 _VIEW_SECONDS = 2.0
 _REFRESH_SECONDS = 60.0
@@ -85,12 +87,12 @@ class Operations:
             )
         for bucket in buckets:
             self._check_bucket(bucket)
+            self._check_may_hold(bucket, node)
         self._check_store(node)
         await self._register(
             RegisterNode(node.node, node.address, node.roles, node.host, node.store), deadline
         )
         for bucket in buckets:
-            self._check_may_hold(bucket, node.node)
             await self._change(bucket, Change.ADD, node.node, deadline)
         return self.roster
 
@@ -119,12 +121,18 @@ class Operations:
         """Have the node hold the bucket: it is a learner when this returns, and becomes a voter once it has caught up.
 
         Raises:
-            NotFound: there is no such bucket, or no such node that could hold it.
-            InvalidRequest: its machine holds a replica of the bucket already.
+            NotFound: there is no such bucket, or no such node.
+            InvalidRequest: the node's role isn't to hold buckets, or its machine holds this one already.
             Unavailable: not now; ask again.
         """
         self._check_bucket(bucket)
-        self._check_may_hold(bucket, node)
+        row = self.roster.nodes().get(node)
+        if row is None or row.retired:
+            raise NotFound(
+                f"there is no node {node}: start it with `mas serve --join`, or name one of "
+                f"{[n for n, known in self.roster.nodes().items() if not known.retired]}"
+            )
+        self._check_may_hold(bucket, row)
         await self._change(bucket, Change.ADD, node, self._clock.monotonic() + timeout)
 
     async def remove_replica(self, bucket: int, node: int, timeout: float) -> None:
@@ -256,20 +264,17 @@ class Operations:
                 f"there is no bucket {bucket}: expected one from {known[0]} to {known[-1]}"
             )
 
-    def _check_may_hold(self, bucket: int, node: int) -> None:
-        self._check_node(node)
-        nodes = self.roster.nodes()
-        row = nodes[node]
-        if row.retired:
-            raise NotFound(f"node {node} is retired: its id is never used again")
-        if not {"rm", "all"}.intersection(row.roles):
+    def _check_may_hold(self, bucket: int, row: NodeRow) -> None:
+        """A learner that never answers would never become a voter; two replicas on one machine fall together."""
+        if not any(role in _HOLDERS for role in row.roles):
             raise InvalidRequest(
-                f"node {node} is no resource manager (it runs {', '.join(row.roles)}): expected one that holds buckets"
+                f"node {row.node} runs {', '.join(row.roles)}, and holds no buckets: expected one with the role rm or all"
             )
+        nodes = self.roster.nodes()
         for holder in self.roster.holders()[bucket].holders:
-            if row.host and holder != node and holder in nodes and nodes[holder].host == row.host:
+            if row.host and holder != row.node and nodes[holder].host == row.host:
                 raise InvalidRequest(
-                    f"nodes {holder} and {node} are both on {row.host!r}, and would fall together: "
+                    f"nodes {holder} and {row.node} are both on {row.host!r}, and would fall together: "
                     f"name a node elsewhere, or remove the replica of node {holder} first"
                 )
 

@@ -323,7 +323,7 @@ class PeerTransport(Actor):
             "connection with node %d, %s, ended: %s", peer.node, _direction(connection), reason
         )
         self._tell(peer.node, up=False)
-        if peer.route() is not None:
+        if self.is_connected(peer.node):  # whoever was added anew, at another address, meanwhile
             self._tell(peer.node, up=True)
 
     def _tell(self, node: int, *, up: bool) -> None:

@@ -9,8 +9,11 @@ import pytest
 from mas.errors import NetworkError, PeerRefused
 from mas.ledger.rows import NodeRow
 from mas.membership import BucketMembers, Membership, Roster
+from mas.membership.actor import MALFORMED, WIPED
 from mas.membership.ports import ROSTER_CHANNEL
 from mas.membership.roster import founding_roster
+from mas.network.channels import Channel
+from mas.network.handshake import Refusal
 
 ROSTER = founding_roster(
     tuple(NodeRow(node, f"h{node}:1", ("rm",)) for node in (1, 2, 3)), {1: (1, 2, 3), 2: (1, 2, 3)}
@@ -169,6 +172,21 @@ def test_a_store_is_on_disk_before_anything_of_its_node_counts() -> None:
     world = World()
     world.membership.recognise(2, b"a" * 16)
     assert world.shelf.written[-1].store_of(2) == b"a" * 16
+
+
+def test_what_is_no_store_is_refused() -> None:
+    """Kept, it would have spoilt every roster that this node sends."""
+    world = World()
+    for store in (b"", b"x" * 15, b"x" * 1_000):
+        with pytest.raises(PeerRefused, match="expected 16") as caught:
+            world.membership.recognise(2, store)
+        assert caught.value.reason == "malformed"
+    assert world.membership.roster == ROSTER
+
+
+def test_the_words_are_the_networks() -> None:
+    assert {WIPED, MALFORMED} <= set(Refusal)
+    assert ROSTER_CHANNEL == Channel.ROSTER
 
 
 def test_a_store_is_told_to_the_others() -> None:

@@ -274,8 +274,7 @@ async def test_a_node_retires_once_it_holds_nothing() -> None:
 async def test_a_change_is_asked_for_until_the_leader_shows_it(
     operation: str, change: Change, node: int
 ) -> None:
-    world = World()
-    world.membership.learn(Roster(register_index=9, register=(JOINER,)))
+    world = World(ROSTER.merge(Roster(register_index=1, register=(JOINER,)))[0])
     world.buckets.script = ["another change is on its way", None, ""]
     await getattr(world.operations, operation)(2, node, 10)
     assert world.buckets.asked == [ChangeMembers(0, 2, change, node)] * 4
@@ -311,6 +310,18 @@ async def test_what_there_is_not_is_told_at_once() -> None:
     with pytest.raises(NotFound, match="no node 77"):
         await operations.replica(1, 77)
     assert world.buckets.asked == []
+
+
+async def test_a_node_that_holds_no_buckets_is_made_no_learner() -> None:
+    """It would have been one for ever."""
+    world = World()
+    with pytest.raises(InvalidRequest, match="node 9 runs tm, and holds no buckets"):
+        await world.operations.add_replica(1, 9, 10)
+    with pytest.raises(InvalidRequest, match="node 4 runs gls, and holds no buckets"):
+        await world.add_node(msgspec.structs.replace(JOINER, roles=("gls",)))
+    assert world.buckets.asked == []
+    assert world.buckets.submitted == []
+    await world.add_node(msgspec.structs.replace(JOINER, roles=("all",)))
 
 
 async def test_the_leaders_view_comes_first_and_the_silent_are_missing() -> None:
@@ -407,11 +418,8 @@ async def test_the_peers_list_follows_the_roster() -> None:
     task.cancel()
 
 
-async def test_a_replica_is_added_only_where_it_is_safe() -> None:
-    """A node without buckets never answers as a learner; two replicas on one machine fall together."""
+async def test_two_replicas_of_a_bucket_are_never_on_one_machine() -> None:
     world = World()
-    with pytest.raises(InvalidRequest, match=r"no resource manager \(it runs tm\)"):
-        await world.operations.add_replica(1, 9, 10)
     world.hold(1, 1, 3)
     rows = [NodeRow(node, f"h{node}:1", ("rm",), "rack", b"s" * 16) for node in (3, 4)]
     world.membership.learn(Roster(register_index=50, register=tuple(rows)))

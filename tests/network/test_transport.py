@@ -110,6 +110,20 @@ async def test_frames_go_both_ways_in_order() -> None:
 
 
 @pytest.mark.asyncio
+async def test_the_end_of_an_old_connection_is_no_end_of_the_new_one() -> None:
+    """A peer that had moved was up, and then taken for down: it heard no news any more."""
+    async with a_pair() as (one, two):
+        old = one.transport._peers[2]
+        one.transport.remove_peer(2)
+        one.transport.add_peer(2, two.address)
+        await until(lambda: one.peer(2).dialled)
+        late = old.accepted or old.dialled or connection(one, 2)
+        one.transport._detach(old, late, "as late as can be")
+        assert one.transport.is_connected(2)
+        assert one.peers[-1] == (2, True)
+
+
+@pytest.mark.asyncio
 async def test_each_direction_has_its_own_connection() -> None:
     async with a_pair() as (one, two):
         one.transport.send(2, Channel.RAFT, b"x")
