@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mas.multiraft import RaftGroup
 from mas.raft import ConfChange, ConfChangeSingle, ConfChangeType, Role
 
 if TYPE_CHECKING:
@@ -162,7 +163,10 @@ async def test_a_node_just_back_gets_nothing_yet(cluster: "Cluster") -> None:
     )
 
 
-async def test_who_is_behind_or_no_voter_is_no_heir(cluster: "Cluster", make_node: type) -> None:
+async def test_who_is_behind_or_no_voter_is_no_heir(
+    cluster: "Cluster", make_node: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RaftGroup, "_promote_learner", lambda _group: None)
     await cluster.start(nodes=(1, 2, 3))
     leader = await cluster.leader()
     learner = make_node(4, cluster.network, cluster.folder)
