@@ -1,7 +1,7 @@
 """The simulator: production actors on virtual time, between simulated networks, disks, clocks and dice.
 
-    mas sim --seed 7            one cluster, one seed, one run
-    simulate(7, Options())      the same from a test
+mas sim --seed 7            one cluster, one seed, one run
+simulate(7, Options())      the same from a test
 """
 
 from mas.sim.clock import VirtualClock
