@@ -342,7 +342,9 @@ class Checks:
 
     def on_committed(self, node: int, group: int, entries: tuple[Entry, ...]) -> None:
         """See `sim.machine.Watcher`."""
-        self._trace.add(node, "is handed", group, entries[0].index, entries[-1].index)
+        self._trace.add(
+            node, f"is handed {entries[0].index} to {entries[-1].index} of group {group}"
+        )
         self.groups[group].on_committed(node, entries)
 
     def on_applied(self, node: int, group: int, state: State) -> None:
@@ -351,12 +353,12 @@ class Checks:
 
     def on_leadership(self, node: int, group: int, leadership: Leadership) -> None:
         """See `sim.machine.Watcher`."""
-        what = "leads" if leadership.leading else f"follows node {leadership.leader}"
-        self._trace.add(node, what, group, leadership.term)
+        what = "leads" if leadership.leading else f"follows node {leadership.leader} in"
+        self._trace.add(node, f"{what} group {group}, term {leadership.term}")
 
     def on_restored(self, node: int, group: int, state: State, restored: Restored) -> None:
         """See `sim.machine.Watcher`."""
-        self._trace.add(node, "is restored", group, restored.index)
+        self._trace.add(node, f"has group {group} restored at {restored.index}")
         self.restored += 1
         self.groups[group].leases.forget(node)
         self._trace.require(
@@ -371,9 +373,8 @@ class Checks:
     def on_question(self, operation: Operation) -> None:
         """A client asks a node."""
         operation.floor = len(self.groups[operation.group].digests) - 1
-        self._trace.add(
-            operation.node, "is asked to", operation.kind, operation.group, operation.number
-        )
+        what = f"is asked to {operation.kind} in group {operation.group}"
+        self._trace.add(operation.node, what, f"({operation.number})")
 
     def on_answer(self, operation: Operation) -> None:
         """See `sim.machine.Watcher`."""
@@ -386,5 +387,5 @@ class Checks:
                 operation.length,
                 operation.floor,
             )
-        what = "refuses" if operation.refused else "answers"
-        self._trace.add(operation.node, what, operation.kind, operation.number, operation.length)
+        what = "refuses to" if operation.refused else f"answers {operation.length} to"
+        self._trace.add(operation.node, f"{what} {operation.kind} ({operation.number})")

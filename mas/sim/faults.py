@@ -189,7 +189,7 @@ class Nemesis:
         others = [node.id for node in self._cluster.victims if node.id not in side]
         direction = pick(self._dice, ("both ways", "both ways", "outwards", "inwards"))
         line = pick(self._dice, (Line.CLOSED, Line.SILENT))
-        self._trace.add(WORLD, "cuts off", side, direction, line.value)
+        self._trace.add(WORLD, f"cuts off nodes {side} {direction}: {line.value} lines")
         for one in side:
             for other in others:
                 if direction != "inwards":
@@ -204,7 +204,7 @@ class Nemesis:
             pick(self._dice, self._cluster.victims),
         )
         if one is not other:
-            self._trace.add(WORLD, "cuts the line", one.id, other.id)
+            self._trace.add(WORLD, f"cuts the line from node {one.id} to node {other.id}")
             self._cluster.network.cut(one.id, other.id, Line.SILENT)
 
     def _leave_behind(self) -> None:
@@ -271,7 +271,7 @@ class Nemesis:
             return
         if self._cluster.is_safe(self._cluster.conf(group), group, node.id):
             index = log.start + 1 + self._dice.randrange(log.last - log.start)
-            self._trace.add(node.id, "has a damaged record", group, index)
+            self._trace.add(node.id, f"has record {index} of group {group} damaged")
             node.disk.damage(group, index)
 
     def _pause(self) -> None:
@@ -289,7 +289,7 @@ class Nemesis:
     def _jump(self) -> None:
         node = pick(self._dice, self._cluster.victims)
         node.clock.ahead_us = self._dice.randrange(2 * _HOUR_US) - _HOUR_US
-        self._trace.add(node.id, "has its calendar ahead by", node.clock.ahead_us)
+        self._trace.add(node.id, f"has its calendar ahead by {node.clock.ahead_us} us")
 
     # -- leadership and members ----------------------------------------------------------------
 
@@ -297,7 +297,7 @@ class Nemesis:
         leader = self._leader()
         if leader is not None:
             node, group = leader
-            self._trace.add(node.id, "is to hand over", group.id)
+            self._trace.add(node.id, f"is to hand over group {group.id}")
             node.process.post(group.hand_over)
 
     def _change_members(self) -> None:
@@ -307,7 +307,7 @@ class Nemesis:
         node, group = leader
         change = self._random_change(group.id, node.id)
         if change is not None:
-            self._trace.add(node.id, "is to change members", group.id, change)
+            self._trace.add(node.id, f"is to change group {group.id}: {_show(change)}")
             node.process.post(attempt, group.change_members, change)
 
     def _random_change(self, group: int, leader: int) -> ConfChange | None:
@@ -357,3 +357,10 @@ class Nemesis:
 
     def _seconds(self, most: float) -> float:
         return most * (1 + self._dice.randrange(1000)) / 1000
+
+
+def _show(change: ConfChange) -> str:
+    if not change.changes:
+        return "leave the joint configuration"
+    singles = ", ".join(f"{one.type.name} {one.node_id}" for one in change.changes)
+    return f"{singles} ({change.transition.name})"

@@ -90,7 +90,7 @@ class Node:
     def start(self) -> None:
         """Begin another life, with what the disk holds."""
         self.life += 1
-        self._world.trace.add(self.id, "starts", self.life)
+        self._world.trace.add(self.id, f"starts, life {self.life}")
         self.process = Process(asyncio.get_running_loop(), self.id, self._on_death)
         self._world.processes.append(self.process)
         self.process.spawn(f"node {self.id}", self._run())
@@ -207,7 +207,7 @@ class Node:
         self._world.nemesis.on_note(self)
 
     def _tell(self, what: str, group: int, index: int) -> None:
-        self._world.trace.add(self.id, what, group, index)
+        self._world.trace.add(self.id, f"{what} of group {group} at {index}")
 
     # -- outside -------------------------------------------------------------------------------
 
@@ -258,7 +258,8 @@ class World:
         """Hardship, recovery, and the verdict."""
         self._loop.set_exception_handler(self._on_error)
         with self.trace.hear_logs(hide=str(self._folder)):
-            self.trace.add(WORLD, "begins", self.plan.classes, list(self.groups))
+            faults = ", ".join(self.plan.classes) or "none"
+            self.trace.add(WORLD, f"begins: {len(self.groups)} groups, faults: {faults}")
             self.network.weather = self.plan.weather
             for node in self.founders:
                 self._add(node)
@@ -407,7 +408,7 @@ class World:
         checks = self.checks.groups[group]
         if node in checks.isolated:
             return
-        self.trace.add(node, "is isolated", group, str(error))
+        self.trace.add(node, f"is out of service in group {group}:", str(error))
         expected = isinstance(error, CorruptData) and group in self.nodes[node].disk.damaged
         self.trace.require(node, expected, "stops group {}: {!r}", group, error)
         checks.isolated[node] = None
