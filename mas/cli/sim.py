@@ -14,58 +14,48 @@ _PROGRESS_EVERY = 25
 _SEEDS_MAX = 1_000_000
 
 
-class _Seeds(click.ParamType[object]):
-    """A range of seeds, both ends included."""
-
-    name = "A..B"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, context: click.Context | None
-    ) -> range:
-        """Read it."""
-        match = re.fullmatch(r"(\d{1,15})\.\.(\d{1,15})", str(value))
-        if match is None:
-            self.fail(f"{value!r} is no range of seeds: expected A..B, like 1..300", param, context)
-        first, last = int(match[1]), int(match[2])
-        if not first <= last < first + _SEEDS_MAX:
-            self.fail(
-                f"{value!r} holds no seed, or more than {_SEEDS_MAX}: expected A..B with A <= B",
-                param,
-                context,
-            )
-        return range(first, last + 1)
+def _read_seeds(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> range | None:
+    """A..B, both ends included."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d{1,15})\.\.(\d{1,15})", value)
+    if match is None:
+        raise click.BadParameter(f"{value!r} is no range of seeds: expected A..B, like 1..300")
+    first, last = int(match[1]), int(match[2])
+    if not first <= last < first + _SEEDS_MAX:
+        raise click.BadParameter(
+            f"{value!r} holds no seed, or more than {_SEEDS_MAX}: expected A..B with A <= B"
+        )
+    return range(first, last + 1)
 
 
-class _Faults(click.ParamType[object]):
-    """Classes of faults, by their names."""
+def _read_faults(
+    _context: click.Context, _parameter: click.Parameter, value: str
+) -> tuple[str, ...]:
+    """Classes of faults by their names, in the order that they are listed in."""
+    from mas.sim.faults import FAULTS
 
-    name = "CLASSES"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, context: click.Context | None
-    ) -> tuple[str, ...]:
-        """Read them, into the order that they are listed in."""
-        from mas.sim.faults import FAULTS
-
-        if value == "all":
-            return tuple(FAULTS)
-        named = [] if value == "none" else [name.strip() for name in str(value).split(",")]
-        unknown = [name for name in named if name not in FAULTS]
-        if unknown:
-            self.fail(
-                f"there are no faults {', '.join(map(repr, unknown))}: expected all, none, or some of "
-                f"{', '.join(FAULTS)}, separated by commas",
-                param,
-                context,
-            )
-        return tuple(name for name in FAULTS if name in named)
+    if value == "all":
+        return tuple(FAULTS)
+    named = [] if value == "none" else [name.strip() for name in value.split(",")]
+    unknown = [name for name in named if name not in FAULTS]
+    if unknown:
+        raise click.BadParameter(
+            f"there are no faults {', '.join(map(repr, unknown))}: expected all, none, or some of "
+            f"{', '.join(FAULTS)}, separated by commas"
+        )
+    return tuple(name for name in FAULTS if name in named)
 
 
 @click.command()
 @click.option(
     "--seed", type=click.IntRange(0, 10**15), help="One run, with its trace where it fails."
 )
-@click.option("--seeds", type=_Seeds(), help="Many runs, first and last seed included.")
+@click.option(
+    "--seeds", metavar="A..B", callback=_read_seeds, help="Many runs, first and last seed included."
+)
 @click.option(
     "--nodes",
     type=click.Choice(["3", "5"]),
@@ -82,7 +72,8 @@ class _Faults(click.ParamType[object]):
 )
 @click.option(
     "--faults",
-    type=_Faults(),
+    metavar="CLASSES",
+    callback=_read_faults,
     default="all",
     show_default=True,
     help="What may happen: all, none, or names separated by commas.",

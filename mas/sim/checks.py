@@ -24,7 +24,7 @@ from mas.sim.history import Operation
 from mas.sim.leases import Leases
 from mas.sim.machine import State, decode_command
 from mas.sim.trace import Trace
-from mas.storage.group_log import Append, Change, Compact, GroupLog, SetHardState
+from mas.storage.group_log import Append, Change, GroupLog, Restore
 
 _FROM_A_LEADER = frozenset({MessageType.APPEND, MessageType.HEARTBEAT})
 _PRE_VOTES = frozenset({MessageType.PRE_VOTE, MessageType.PRE_VOTE_RESPONSE})
@@ -56,6 +56,8 @@ class GroupChecks:
         self._entries: dict[tuple[int, int], tuple[Entry, int]] = {}
         self._votes: dict[tuple[int, int], int] = {}
         self._terms: dict[int, int] = {}
+        self._told = 0
+        """The highest commit that any message has told of."""
 
     @property
     def conf(self) -> ConfState:
@@ -73,6 +75,7 @@ class GroupChecks:
             self._check_term(node, message, log)
         if kind in _FROM_A_LEADER:
             self._check_leader(node, message.term, log)
+            self._check_counted(node, message, log)
         elif kind is MessageType.VOTE or (kind is MessageType.VOTE_RESPONSE and not message.reject):
             choice = node if kind is MessageType.VOTE else message.to
             given = self._votes.setdefault((node, message.term), choice)
@@ -93,6 +96,7 @@ class GroupChecks:
                 message.index,
                 log.last,
             )
+        self._told = max(self._told, message.commit)
 
     def _check_term(self, node: int, message: Message, log: GroupLog) -> None:
         term = max(log.hard_state.term, log.term(log.last))
@@ -130,36 +134,41 @@ class GroupChecks:
                     entry.term,
                 )
 
+    def _check_counted(self, node: int, message: Message, log: GroupLog) -> None:
+        """Who tells of a commit that nobody has heard of has counted: entries of its own term, and no others (5.4.2)."""
+        commit = message.commit
+        if max(self._told, len(self.committed)) < commit <= log.last:
+            term = log.term(commit)
+            self._require(
+                node,
+                term == message.term,
+                "leads term {} and commits entry {} of term {} by counting",
+                message.term,
+                commit,
+                term,
+            )
+
     # -- what it writes ------------------------------------------------------------------------
 
     def on_write(self, disk: Disk, before: GroupLog, after: GroupLog, change: Change) -> None:
         """A change of the node's log, on its way to the disk."""
-        match change:
-            case Append():
-                self._check_entries(disk.node, change.entries, before)
-            case SetHardState():
-                old, new = before.hard_state, change.hard_state
-                goes_on = new.term > old.term or (
-                    new.term == old.term and old.vote in (0, new.vote)
-                )
-                self._require(
-                    disk.node,
-                    goes_on and new.commit >= old.commit,
-                    "goes back from {} to {}",
-                    old,
-                    new,
-                )
-            case Compact():
-                applied = disk.databases.get(self.group, State()).applied
-                self._require(
-                    disk.node,
-                    after.start <= max(applied, before.start),
-                    "cuts its log at {}, and its database is at {}",
-                    after.start,
-                    applied,
-                )
-            case _:
-                pass
+        old, new = before.hard_state, after.hard_state
+        goes_on = new.term > old.term or (new.term == old.term and old.vote in (0, new.vote))
+        self._require(
+            disk.node, goes_on and new.commit >= old.commit, "goes back from {} to {}", old, new
+        )
+        if isinstance(change, Append):
+            self._check_entries(disk.node, change.entries, before)
+        elif isinstance(change, Restore) and before.holds(
+            change.metadata.index, change.metadata.term
+        ):
+            self._require(
+                disk.node,
+                after.last == before.last,
+                "drops entries up to {} for a snapshot of {} that its log goes on from",
+                before.last,
+                change.metadata.index,
+            )
 
     def _check_entries(self, node: int, entries: Sequence[Entry], before: GroupLog) -> None:
         """Log matching: an index and a term name one entry, with one entry before it."""
@@ -190,6 +199,14 @@ class GroupChecks:
             "has a database at {}, a log that ends at {}, and no note of a snapshot",
             applied,
             log.last,
+        )
+        start = disk.written[self.group].start
+        self._require(
+            disk.node,
+            start <= applied,
+            "has a log that begins behind {}, and a database at {}",
+            start,
+            applied,
         )
 
     # -- what its state machine gets -----------------------------------------------------------
@@ -331,7 +348,9 @@ class Checks:
 
     def on_committed(self, node: int, group: int, entries: tuple[Entry, ...]) -> None:
         """See `sim.machine.Watcher`."""
-        self._trace.add(node, "is handed", group, entries[0].index, entries[-1].index)
+        self._trace.add(
+            node, f"is handed {entries[0].index} to {entries[-1].index} of group {group}"
+        )
         self.groups[group].on_committed(node, entries)
 
     def on_applied(self, node: int, group: int, state: State) -> None:
@@ -340,12 +359,12 @@ class Checks:
 
     def on_leadership(self, node: int, group: int, leadership: Leadership) -> None:
         """See `sim.machine.Watcher`."""
-        what = "leads" if leadership.leading else f"follows node {leadership.leader}"
-        self._trace.add(node, what, group, leadership.term)
+        what = "leads" if leadership.leading else f"follows node {leadership.leader} in"
+        self._trace.add(node, f"{what} group {group}, term {leadership.term}")
 
     def on_restored(self, node: int, group: int, state: State, restored: Restored) -> None:
         """See `sim.machine.Watcher`."""
-        self._trace.add(node, "is restored", group, restored.index)
+        self._trace.add(node, f"has group {group} restored at {restored.index}")
         self.restored += 1
         self.groups[group].leases.forget(node)
         self._trace.require(
@@ -357,8 +376,22 @@ class Checks:
         )
         self.groups[group].on_state(node, state)
 
+    def on_question(self, operation: Operation) -> None:
+        """A client asks a node."""
+        operation.floor = len(self.groups[operation.group].digests) - 1
+        what = f"is asked to {operation.kind} in group {operation.group}"
+        self._trace.add(operation.node, what, f"({operation.number})")
+
     def on_answer(self, operation: Operation) -> None:
         """See `sim.machine.Watcher`."""
         operation.answered = self._now()
-        what = "refuses" if operation.refused else "answers"
-        self._trace.add(operation.node, what, operation.kind, operation.number, operation.length)
+        if operation.kind == "read" and not operation.refused:
+            self._trace.require(
+                operation.node,
+                operation.length >= operation.floor,
+                "reads {} items, and {} were committed when it was asked",
+                operation.length,
+                operation.floor,
+            )
+        what = "refuses to" if operation.refused else f"answers {operation.length} to"
+        self._trace.add(operation.node, f"{what} {operation.kind} ({operation.number})")

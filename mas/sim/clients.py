@@ -1,7 +1,7 @@
 """Clients that write to the lists and read them, at whichever node, and remember what they were told."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from mas.runtime import Dice
@@ -9,7 +9,6 @@ from mas.sim.faults import Plan, pick
 from mas.sim.history import Operation
 from mas.sim.machine import ListService
 from mas.sim.process import Process
-from mas.sim.trace import Trace
 
 _PADDING_BYTES = (0, 0, 10, 100, 3_000)
 
@@ -38,11 +37,17 @@ class Servers(Protocol):
 class Clients:
     """All of them: each operation is somebody's, and nobody waits for an answer."""
 
-    def __init__(self, cluster: Servers, plan: Plan, dice: Dice, trace: Trace) -> None:
+    def __init__(
+        self,
+        cluster: Servers,
+        plan: Plan,
+        dice: Dice,
+        on_question: Callable[[Operation], None],
+    ) -> None:
         self.operations: list[Operation] = []
         self._cluster = cluster
         self._dice = dice
-        self._trace = trace
+        self._on_question = on_question
         self._loop = asyncio.get_running_loop()
         self._period = 1 / plan.operations_per_second
 
@@ -88,6 +93,6 @@ class Clients:
             asked=self._loop.time(),
         )
         self.operations.append(operation)
-        self._trace.add(server.id, "is asked to", operation.kind, group, operation.number)
+        self._on_question(operation)
         padding = pick(self._dice, _PADDING_BYTES)
         server.process.post(server.services[group].submit, operation, padding)

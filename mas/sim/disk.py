@@ -21,7 +21,14 @@ from mas.errors import CorruptData, DatabaseUnavailable, MasError, StorageError
 from mas.raft import ConfState, Entry, HardState, SnapshotMetadata, Storage
 from mas.runtime import Dice
 from mas.sim.machine import State
-from mas.storage.group_log import Append, Change, ChangeBatch, GroupLog, GroupStorage, change_groups
+from mas.storage.group_log import (
+    Change,
+    ChangeBatch,
+    GroupLog,
+    GroupStorage,
+    SetNote,
+    change_groups,
+)
 
 T = TypeVar("T")
 Groups = dict[int, GroupLog]
@@ -29,8 +36,6 @@ Groups = dict[int, GroupLog]
 _TAIL_ENTRIES = 16
 _TAIL_BYTES = 1 << 20
 """What of a log is kept in memory; the rest is read from the disk, where it may be damaged."""
-_RECORD_BYTES = 32
-"""What a record takes beside its entries' data, roughly: enough for a cut to fall somewhere."""
 
 
 class DiskWatcher(Protocol):
@@ -48,7 +53,15 @@ class DiskWatcher(Protocol):
 class Disk:
     """What survives a node's death."""
 
-    def __init__(self, node: int, folder: Path, dice: Dice, watcher: DiskWatcher) -> None:
+    def __init__(
+        self,
+        node: int,
+        folder: Path,
+        dice: Dice,
+        watcher: DiskWatcher,
+        on_note: Callable[[], None],
+    ) -> None:
+        """`on_note`: the installation of a snapshot begins or ends (rule 28)."""
         self.node = node
         self.folder = folder
         self.watcher = watcher
@@ -62,8 +75,9 @@ class Disk:
         self.fails_next_sync = False
         self.is_database_away = False
         self._dice = dice
-        self._unsynced: list[tuple[int, Groups]] = []
-        """Records behind the last synced one: their sizes, and the logs with them."""
+        self._on_note = on_note
+        self._unsynced: list[Groups] = []
+        """The logs with each record behind the last synced one."""
 
     def write(self, changes: list[tuple[int, Change]], *, sync: bool) -> None:
         """A record; raises StorageError where the sync fails, and nobody knows what is there."""
@@ -72,7 +86,7 @@ class Disk:
             before = groups.get(group)
             change_groups(groups, [(group, change)])
             self.watcher.on_write(self, group, before, groups[group], change)
-        self._unsynced.append((_size(changes), groups))
+        self._unsynced.append(groups)
         if sync and self.fails_next_sync:
             raise StorageError("fsync failed (injected): the process must stop")
         self.written = groups
@@ -80,18 +94,23 @@ class Disk:
             self.durable = groups
             self._unsynced = []
         self.watcher.on_stored(self)
+        if any(isinstance(change, SetNote) for _, change in changes):
+            self._on_note()
 
     def cut_power(self) -> None:
-        """Lose what wasn't synced, but for whole records among the bytes that had reached the disk."""
-        survived = self._dice.randrange(sum(size for size, _ in self._unsynced) + 1)
-        for size, groups in self._unsynced:
-            survived -= size
-            if survived < 0:
-                break
-            self.durable = groups
+        """Lose what wasn't synced, but for the records of which all bytes had reached the disk; a torn one is cut off."""
+        whole = self._dice.randrange(len(self._unsynced) + 1)
+        if whole:
+            self.durable = self._unsynced[whole - 1]
         self.written = self.durable
         self._unsynced = []
         self.fails_next_sync = self.is_database_away = False
+
+    def spoil_files(self) -> None:
+        """Cut off what is being installed: a start that finds a note must do without the file."""
+        for path in sorted(self.folder.glob("*.incoming")):
+            data = path.read_bytes()
+            path.write_bytes(data[: self._dice.randrange(len(data) + 1)])
 
     def damage(self, group: int, index: int) -> None:
         """Turn a bit of this entry's record over, for good."""
@@ -293,13 +312,6 @@ class SimDatabases:
 
 def _tail(log: GroupLog) -> GroupLog:
     return log.trim(_TAIL_ENTRIES, _TAIL_BYTES)
-
-
-def _size(changes: list[tuple[int, Change]]) -> int:
-    entries = [
-        entry for _, change in changes if isinstance(change, Append) for entry in change.entries
-    ]
-    return _RECORD_BYTES * len(changes) + sum(_RECORD_BYTES + len(entry.data) for entry in entries)
 
 
 def _damage(group: int, index: int) -> CorruptData:

@@ -37,12 +37,12 @@ FAULTS = {
     "crash": "nodes die between any two awaits, lose what isn't synced, and come back",
     "fsync": "a sync of the log fails",
     "database": "databases are away for a while",
-    "damage": "a synced record of a log is damaged",
+    "damage": "a synced record of a log is damaged, or a snapshot's file",
     "clock": "clocks run at different speeds, and calendars jump",
     "pause": "nodes stand still for a while",
     "members": "learners and voters come and go, one by one and jointly",
     "transfer": "leadership is handed over",
-    "compact": "logs are cut close behind what is flushed, so that snapshots are needed",
+    "compact": "logs are cut close behind what is flushed, and nodes left behind, so that they need snapshots",
 }
 """The classes, for `mas sim --faults`."""
 
@@ -83,7 +83,7 @@ def draw(dice: Dice, allowed: Sequence[str]) -> Plan:
             delay_seconds=pick(dice, (0.005, 0.05, 0.2)) if slow else 0.002,
         ),
         election_tick=pick(dice, (5, 7, 10)),
-        log_margin_entries=pick(dice, (2, 8, 30)) if "compact" in classes else 1_000_000,
+        log_margin_entries=pick(dice, (1, 3, 10)) if "compact" in classes else 1_000_000,
         log_seconds=pick(dice, (0.002, 0.02, 0.2)) if slow else 0.002,
         flush_seconds=pick(dice, (0.1, 1.0, 5.0)) if slow else 0.2,
         snapshot_padding=pick(dice, (0, 0, 0, 600_000)),
@@ -151,7 +151,7 @@ class Nemesis:
         self._trace = trace
         self._loop = asyncio.get_running_loop()
         strikes: dict[str, Sequence[Callable[[], None]]] = {
-            "partition": (self._cut_off, self._cut_off, self._cut_one_line),
+            "partition": (self._cut_off, self._cut_off_leader, self._cut_one_line),
             "crash": (self._crash, self._crash, self._crash, self._black_out),
             "fsync": (self._fail_sync,),
             "database": (self._take_database_away,),
@@ -160,6 +160,7 @@ class Nemesis:
             "pause": (self._pause,),
             "members": (self._change_members, self._change_members),
             "transfer": (self._transfer,),
+            "compact": (self._leave_behind,),
         }
         self._strikes = [
             strike for name in plan.classes if name in strikes for strike in strikes[name]
@@ -176,12 +177,19 @@ class Nemesis:
 
     def _cut_off(self) -> None:
         """Some from the others, both ways or one."""
-        victims = list(self._cluster.victims)
-        side = [node.id for node in victims if self._dice.randrange(2)]
-        others = [node.id for node in victims if node.id not in side]
+        self._cut_off_side([node.id for node in self._cluster.victims if self._dice.randrange(2)])
+
+    def _cut_off_leader(self) -> None:
+        """It goes on leading for a while, and doesn't know who else does."""
+        leader = self._leader()
+        if leader is not None:
+            self._cut_off_side([leader[0].id])
+
+    def _cut_off_side(self, side: list[int]) -> None:
+        others = [node.id for node in self._cluster.victims if node.id not in side]
         direction = pick(self._dice, ("both ways", "both ways", "outwards", "inwards"))
         line = pick(self._dice, (Line.CLOSED, Line.SILENT))
-        self._trace.add(WORLD, "cuts off", side, direction, line.value)
+        self._trace.add(WORLD, f"cuts off nodes {side} {direction}: {line.value} lines")
         for one in side:
             for other in others:
                 if direction != "inwards":
@@ -196,8 +204,24 @@ class Nemesis:
             pick(self._dice, self._cluster.victims),
         )
         if one is not other:
-            self._trace.add(WORLD, "cuts the line", one.id, other.id)
+            self._trace.add(WORLD, f"cuts the line from node {one.id} to node {other.id}")
             self._cluster.network.cut(one.id, other.id, Line.SILENT)
+
+    def _leave_behind(self) -> None:
+        """One node, for as long as the others need to cut their logs beyond what it has."""
+        node = self._node()
+        leader = self._leader()
+        if node is None or leader is None or leader[0] is node:
+            return
+        self._trace.add(node.id, "is left behind")
+        self._connect(node.id, Line.SILENT)
+        self._loop.call_later(2.0 + self._seconds(4.0), self._connect, node.id, Line.OPEN)
+
+    def _connect(self, node: int, line: Line) -> None:
+        for other in self._cluster.victims:
+            if other.id != node:
+                self._cluster.network.cut(node, other.id, line)
+                self._cluster.network.cut(other.id, node, line)
 
     def _heal(self) -> None:
         self._trace.add(WORLD, "heals all lines")
@@ -209,6 +233,11 @@ class Nemesis:
         node = self._node()
         if node is not None:
             node.process.burn_fuse(1 + self._dice.randrange(300))
+
+    def on_note(self, node: Victim) -> None:
+        """A node is installing a snapshot: a good time to die (rule 28)."""
+        if "crash" in self._plan.classes and not self._dice.randrange(3):
+            node.process.burn_fuse(1 + self._dice.randrange(30))
 
     def _black_out(self) -> None:
         for node in self._cluster.victims:
@@ -242,7 +271,7 @@ class Nemesis:
             return
         if self._cluster.is_safe(self._cluster.conf(group), group, node.id):
             index = log.start + 1 + self._dice.randrange(log.last - log.start)
-            self._trace.add(node.id, "has a damaged record", group, index)
+            self._trace.add(node.id, f"has record {index} of group {group} damaged")
             node.disk.damage(group, index)
 
     def _pause(self) -> None:
@@ -260,7 +289,7 @@ class Nemesis:
     def _jump(self) -> None:
         node = pick(self._dice, self._cluster.victims)
         node.clock.ahead_us = self._dice.randrange(2 * _HOUR_US) - _HOUR_US
-        self._trace.add(node.id, "has its calendar ahead by", node.clock.ahead_us)
+        self._trace.add(node.id, f"has its calendar ahead by {node.clock.ahead_us} us")
 
     # -- leadership and members ----------------------------------------------------------------
 
@@ -268,7 +297,7 @@ class Nemesis:
         leader = self._leader()
         if leader is not None:
             node, group = leader
-            self._trace.add(node.id, "is to hand over", group.id)
+            self._trace.add(node.id, f"is to hand over group {group.id}")
             node.process.post(group.hand_over)
 
     def _change_members(self) -> None:
@@ -278,7 +307,7 @@ class Nemesis:
         node, group = leader
         change = self._random_change(group.id, node.id)
         if change is not None:
-            self._trace.add(node.id, "is to change members", group.id, change)
+            self._trace.add(node.id, f"is to change group {group.id}: {_show(change)}")
             node.process.post(attempt, group.change_members, change)
 
     def _random_change(self, group: int, leader: int) -> ConfChange | None:
@@ -328,3 +357,10 @@ class Nemesis:
 
     def _seconds(self, most: float) -> float:
         return most * (1 + self._dice.randrange(1000)) / 1000
+
+
+def _show(change: ConfChange) -> str:
+    if not change.changes:
+        return "leave the joint configuration"
+    singles = ", ".join(f"{one.type.name} {one.node_id}" for one in change.changes)
+    return f"{singles} ({change.transition.name})"

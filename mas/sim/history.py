@@ -22,6 +22,8 @@ class Operation(msgspec.Struct):
     kind: Literal["write", "read"]
     asked: float
     answered: float = float("inf")
+    floor: int = 0
+    """How long the list had become anywhere when this was asked."""
     refused: bool = False
     """The group said that it hasn't taken it, and never will."""
     length: int = 0

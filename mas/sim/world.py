@@ -74,7 +74,7 @@ class Node:
         self.services: dict[int, ListService] = {}
         self.process: Process
         self.dice = Random(f"{world.seed} node {node}")  # noqa: S311  (nobody's secret)
-        self.disk = Disk(node, folder, self.dice, world.checks)
+        self.disk = Disk(node, folder, self.dice, world.checks, on_note=self._on_note)
         speed = 1 + (self.dice.randrange(101) - 50) / 1000 if "clock" in world.plan.classes else 1
         self.clock = VirtualClock(asyncio.get_running_loop(), speed=speed)
         self.crashes = 0
@@ -90,7 +90,7 @@ class Node:
     def start(self) -> None:
         """Begin another life, with what the disk holds."""
         self.life += 1
-        self._world.trace.add(self.id, "starts", self.life)
+        self._world.trace.add(self.id, f"starts, life {self.life}")
         self.process = Process(asyncio.get_running_loop(), self.id, self._on_death)
         self._world.processes.append(self.process)
         self.process.spawn(f"node {self.id}", self._run())
@@ -189,7 +189,6 @@ class Node:
             return None
         self._world.checks.groups[group].on_start(self.id, self.disk.written[group], state)
         proposer = self.id << 32 | self.life
-        pause = self._world.plan.flush_seconds
         return ListService(
             self.id,
             proposer,
@@ -197,11 +196,18 @@ class Node:
             databases,
             self.clock,
             self._world.checks,
-            lambda: pause * (1 + self.dice.randrange(1000)) / 1000,
+            self._flush_pause,
         )
 
+    def _flush_pause(self) -> float:
+        """Mostly short, sometimes as long as the plan allows: then others are far ahead."""
+        return self._world.plan.flush_seconds * ((1 + self.dice.randrange(1000)) / 1000) ** 4
+
+    def _on_note(self) -> None:
+        self._world.nemesis.on_note(self)
+
     def _tell(self, what: str, group: int, index: int) -> None:
-        self._world.trace.add(self.id, what, group, index)
+        self._world.trace.add(self.id, f"{what} of group {group} at {index}")
 
     # -- outside -------------------------------------------------------------------------------
 
@@ -213,6 +219,8 @@ class Node:
         for worker in self._workers:
             worker.die(self.dice)
         self.disk.cut_power()
+        if "damage" in self._world.plan.classes and self.dice.randrange(2):
+            self.disk.spoil_files()
         self._world.network.on_death(self.id)
         self._world.restart_later(self)
 
@@ -241,8 +249,8 @@ class World:
             dict.fromkeys(self.groups, conf), self._disks, self.trace, self._leases, loop.time
         )
         self.network = Network(loop, self._dice("network"), self.trace, self.checks.on_sent)
-        self._clients = Clients(self, self.plan, self._dice("clients"), self.trace)
-        self._nemesis = Nemesis(self, self.plan, self._dice("nemesis"), self.trace)
+        self._clients = Clients(self, self.plan, self._dice("clients"), self.checks.on_question)
+        self.nemesis = Nemesis(self, self.plan, self._dice("nemesis"), self.trace)
 
     # -- the life of a cluster -----------------------------------------------------------------
 
@@ -250,13 +258,14 @@ class World:
         """Hardship, recovery, and the verdict."""
         self._loop.set_exception_handler(self._on_error)
         with self.trace.hear_logs(hide=str(self._folder)):
-            self.trace.add(WORLD, "begins", self.plan.classes, list(self.groups))
+            faults = ", ".join(self.plan.classes) or "none"
+            self.trace.add(WORLD, f"begins: {len(self.groups)} groups, faults: {faults}")
             self.network.weather = self.plan.weather
             for node in self.founders:
                 self._add(node)
             tasks = [
                 self._loop.create_task(coroutine)
-                for coroutine in (self._clients.run(), self._nemesis.run(), self._look_again())
+                for coroutine in (self._clients.run(), self.nemesis.run(), self._look_again())
             ]
             await self._wait(self._options.ticks * TICK_MS / 1000)
             tasks.pop(1).cancel()
@@ -399,7 +408,7 @@ class World:
         checks = self.checks.groups[group]
         if node in checks.isolated:
             return
-        self.trace.add(node, "is isolated", group, str(error))
+        self.trace.add(node, f"is out of service in group {group}:", str(error))
         expected = isinstance(error, CorruptData) and group in self.nodes[node].disk.damaged
         self.trace.require(node, expected, "stops group {}: {!r}", group, error)
         checks.isolated[node] = None
