@@ -143,8 +143,8 @@ class Membership(Actor):
 
     def save(self) -> None:
         """Have on disk what is known now, before something rests on it. Blocks for one small synced write."""
-        self._unsaved.clear()
         self._shelf.write(self.roster)
+        self._unsaved.clear()
 
     async def run(self) -> None:
         """Keep the roster on disk, until cancelled."""

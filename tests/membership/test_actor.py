@@ -6,7 +6,7 @@ import itertools
 import msgspec
 import pytest
 
-from mas.errors import NetworkError, PeerRefused
+from mas.errors import DataDirectoryError, NetworkError, PeerRefused
 from mas.ledger.rows import NodeRow
 from mas.membership import BucketMembers, Membership, Roster
 from mas.membership.actor import MALFORMED, WIPED
@@ -46,8 +46,11 @@ class Peers:
 class Shelf:
     def __init__(self) -> None:
         self.written: list[Roster] = []
+        self.fails: DataDirectoryError | None = None
 
     def write(self, roster: Roster) -> None:
+        if self.fails is not None:
+            raise self.fails
         self.written.append(roster)
 
 
@@ -206,6 +209,19 @@ def test_a_node_that_joined_is_known_by_the_register() -> None:
 
 
 # -- the file ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.asyncio
+async def test_a_disk_that_is_full_is_never_passed_over() -> None:
+    """Who listens may not see the error of whoever called: the actor fails, and the process with it."""
+    world = World()
+    world.shelf.fails = DataDirectoryError("no space left")
+    with pytest.raises(DataDirectoryError):
+        world.membership.recognise(2, b"a" * 16)
+    world.membership.recognise(2, b"a" * 16)
+    async with asyncio.timeout(5):
+        with pytest.raises(DataDirectoryError):
+            await world.membership.run()
 
 
 @pytest.mark.asyncio
