@@ -36,6 +36,8 @@ class _Kept(msgspec.Struct, frozen=True):
     cluster: str
     node: int
     store: bytes
+    has_log: bool = False
+    """A raft log has been opened here."""
 
 
 class DataDirectory:
@@ -48,6 +50,7 @@ class DataDirectory:
     def __init__(self, path: Path, identity: Identity, dice: Dice) -> None:
         self.path = path
         self.store = b""
+        self._kept = _Kept("", 0, b"")
         """Drawn when the directory was made: whoever has another isn't who it was (`mas.network.handshake`)."""
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -104,6 +107,25 @@ class DataDirectory:
         """Keep the roster. Raises `DataDirectoryError`."""
         write_private(self.path / "roster.json", msgspec.json.encode(roster).decode())
 
+    def check_log(self) -> None:
+        """Before the raft log is opened, and made where there is none.
+
+        Raises:
+            DataDirectoryError: there was one.
+        """
+        path = self.path / "raft"
+        if self._kept.has_log and not path.exists():
+            raise DataDirectoryError(
+                f"{path} is gone, and with it what this node has promised: put it back, or retire this node and join a "
+                "new one under a new id"
+            )
+
+    def note_log(self) -> None:
+        """The raft log is there: should it be gone one day, it was lost. Raises `DataDirectoryError`."""
+        if not self._kept.has_log:
+            self._kept = msgspec.structs.replace(self._kept, has_log=True)
+            write_private(self.path / "identity.json", msgspec.json.encode(self._kept).decode())
+
     def secret(self, name: str, dice: Dice) -> bytes:
         """The secret in the file of this name, made at the first start."""
         path = self.path / name
@@ -128,7 +150,7 @@ class DataDirectory:
             found = msgspec.json.decode(path.read_bytes(), type=_Kept)
         except (OSError, msgspec.DecodeError) as error:
             raise DataDirectoryError(f"{path} can't be read: {error}") from error
-        self.store = found.store
+        self.store, self._kept = found.store, found
         if (found.cluster, found.node) != (identity.cluster, identity.node):
             raise DataDirectoryError(
                 f"data directory {self.path} belongs to node {found.node} of cluster {found.cluster!r}, and this is node "

@@ -183,7 +183,9 @@ class Process:
         from mas.storage.raft_log_rocksdb import RocksRaftLog
 
         config, path = self._config, self._directory.path
+        self._directory.check_log()
         log = RocksRaftLog.open(path / "raft", config.node.cluster_id, config.node.id)
+        self._directory.note_log()
         log_thread, file_thread = WorkerThread("raft-log"), WorkerThread("snapshots")
         database = SqliteAccountDB.connect(
             path / f"{config.storage.database}.sqlite3", config.node.cluster_id, config.node.id

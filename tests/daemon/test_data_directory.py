@@ -129,3 +129,19 @@ def test_a_file_that_was_written_is_there_for_good(
     monkeypatch.setattr(os, "fsync", record)
     write_private(tmp_path / "secret", "x" * 64)
     assert synced == [str(tmp_path / "secret.new"), str(tmp_path)]
+
+
+def test_a_raft_log_that_was_there_is_missed(tmp_path: Path) -> None:
+    """Made anew it would vote as if nothing had been promised."""
+    with opened(tmp_path, ALPHA) as directory:
+        directory.check_log()
+        (tmp_path / "raft").mkdir()
+        store = directory.store
+        directory.note_log()
+        directory.check_log()
+    with opened(tmp_path, ALPHA) as directory:
+        assert directory.store == store
+        directory.check_log()
+        (tmp_path / "raft").rmdir()
+        with pytest.raises(DataDirectoryError, match="is gone, and with it what this node has promised"):
+            directory.check_log()
