@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mas.client.operator import Cluster, OperatorClient
     from mas.transaction.messages import FollowerView, ReplicaView
 
+_BUCKETS_AT_ONCE = 64
 _POLL_SECONDS = 0.2
 _MIB = 1 << 20
 
@@ -35,7 +36,12 @@ def members(desk: Desk, bucket: int | None) -> None:
     ) -> "tuple[Cluster, dict[int, list[ReplicaView]]]":
         cluster = await operator.cluster()
         buckets = [each.bucket for each in cluster.buckets] if bucket is None else [bucket]
-        return cluster, {each: await operator.replicas(each) for each in buckets}
+        replicas: dict[int, list[ReplicaView]] = {}
+        for start in range(0, len(buckets), _BUCKETS_AT_ONCE):
+            part = buckets[start : start + _BUCKETS_AT_ONCE]
+            views = await asyncio.gather(*(operator.replicas(each) for each in part))
+            replicas.update(zip(part, views, strict=True))
+        return cluster, replicas
 
     cluster, replicas = desk.ask(look)
     tree = {

@@ -137,6 +137,10 @@ class Membership(Actor):
         else:
             self._connected.pop(peer, None)
 
+    def can_reach(self, node: int) -> bool:
+        """Whether there is a connection with the node; oneself is always there."""
+        return node == self.node or node in self._connected
+
     def start(self) -> None:
         """Have the transport dial everybody who is known."""
         self._dial()

@@ -186,6 +186,8 @@ class Operations:
     # -- inside --------------------------------------------------------------------------------
 
     async def _view(self, bucket: int, node: int, timeout: float) -> ReplicaView | None:
+        if not self._membership.can_reach(node):
+            return None  # at once: a dead node would hold up the look at each of its buckets
         try:
             return await self._read_replica(bucket, node, timeout)
         except Unavailable as error:

@@ -143,5 +143,7 @@ def test_a_raft_log_that_was_there_is_missed(tmp_path: Path) -> None:
         assert directory.store == store
         directory.check_log()
         (tmp_path / "raft").rmdir()
-        with pytest.raises(DataDirectoryError, match="is gone, and with it what this node has promised"):
+        with pytest.raises(
+            DataDirectoryError, match="is gone, and with it what this node has promised"
+        ):
             directory.check_log()

@@ -146,6 +146,8 @@ class World:
         self.peers = Peers()
         self.membership = Membership(9, roster, self.peers, Shelf())
         self.operations = Operations("mas", self.membership, self.buckets, self.clock)
+        for node in (1, 2, 3, 55):
+            self.membership.on_peer(node, up=True)
 
     async def add_node(self, node: NodeRow = JOINER, buckets: tuple[int, ...] = (1, 2)) -> Roster:
         return await self.operations.add_node("mas", node, buckets, 10)
@@ -426,3 +428,13 @@ async def test_two_replicas_of_a_bucket_are_never_on_one_machine() -> None:
     with pytest.raises(InvalidRequest, match="nodes 3 and 4 are both on 'rack'"):
         await world.operations.add_replica(1, 4, 10)
     assert not world.buckets.asked
+
+
+async def test_a_node_that_is_away_holds_up_nobody() -> None:
+    """A look at every bucket waited two seconds for each replica of a dead node."""
+    world = World()
+    world.membership.on_peer(3, up=False)
+    before = world.clock.now
+    assert [view.node for view in await world.operations.replicas(1)] == [1, 2]
+    assert world.clock.now == before
+    assert world.buckets.asked == [ReadReplica(0, 1)] * 2
