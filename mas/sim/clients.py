@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from mas.runtime import Dice
-from mas.sim.faults import Plan, pick
 from mas.sim.history import Operation
 from mas.sim.machine import ListService
+from mas.sim.plan import Plan, pick
 from mas.sim.process import Process
 
 _PADDING_BYTES = (0, 0, 10, 100, 3_000)
