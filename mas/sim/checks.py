@@ -290,7 +290,7 @@ class GroupChecks:
         term = max(log.hard_state.term, log.term(log.last))
         said = self._terms.get(node, 0)
         self._require(node, term >= said, "comes back in term {}, and was in term {}", term, said)
-        self.leases.forget(node)
+        self.leases.forget(node, term)
         self.on_state(node, state)
 
     def _require(self, node: int, holds: bool, promise: str, *details: object) -> None:  # noqa: FBT001  (an assertion's condition)
@@ -360,7 +360,7 @@ class Checks:
         """See `sim.machine.Watcher`."""
         self._trace.add(node, f"has group {group} restored at {restored.index}")
         self.restored += 1
-        self.groups[group].leases.forget(node)
+        self.groups[group].leases.forget(node, restored.term)
         self._trace.require(
             node,
             (state.applied, state.term) == (restored.index, restored.term),
