@@ -78,7 +78,12 @@ class Nemesis:
         self._trace = trace
         self._loop = asyncio.get_running_loop()
         strikes: dict[str, Sequence[Callable[[], None]]] = {
-            "partition": (self._cut_off, self._cut_off_leader, self._cut_one_line),
+            "partition": (
+                self._cut_off,
+                self._cut_off_leader,
+                self._cut_off_leader,
+                self._cut_one_line,
+            ),
             "crash": (self._crash, self._crash, self._crash, self._black_out),
             "fsync": (self._fail_sync,),
             "database": (self._take_database_away,),

@@ -32,6 +32,8 @@ class _Knowledge(msgspec.Struct):
     stands_for: int = 0
     """The term that it may be a candidate of already, unheard by anybody."""
     stands_until: float = float("-inf")
+    is_ending: bool = False
+    """A snapshot is in its log: whatever it hears until it has begun anew, it forgets."""
 
 
 class Leases:
@@ -67,7 +69,7 @@ class Leases:
         elif kind in _FROM_A_LEADER:
             now = self._now(node)
             may_stand = message.term < knows.stands_for and now < knows.stands_until
-            if message.term >= knows.term and not may_stand:
+            if message.term >= knows.term and not (may_stand or knows.is_ending):
                 knows.term, knows.heard = message.term, now
         elif kind is MessageType.TIMEOUT_NOW:
             self._stand(node, knows, message.term + 1)
@@ -96,6 +98,13 @@ class Leases:
         knows = self._nodes.setdefault(node, _Knowledge())
         knows.term = max(knows.term, term)
         knows.heard = float("-inf")
+        knows.is_ending = False
+
+    def end(self, node: int) -> None:
+        """The node is about to begin anew."""
+        knows = self._nodes.setdefault(node, _Knowledge())
+        knows.heard = float("-inf")
+        knows.is_ending = True
 
     def _stand(self, node: int, knows: _Knowledge, term: int) -> None:
         knows.heard = float("-inf")
