@@ -35,7 +35,7 @@ def _read_faults(
     _context: click.Context, _parameter: click.Parameter, value: str
 ) -> tuple[str, ...]:
     """Classes of faults by their names, in the order that they are listed in."""
-    from mas.sim.faults import FAULTS
+    from mas.sim.plan import FAULTS
 
     if value == "all":
         return tuple(FAULTS)

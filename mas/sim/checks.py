@@ -17,6 +17,7 @@ from mas.raft import (
     EntryType,
     Message,
     MessageType,
+    SnapshotMetadata,
     confchange,
 )
 from mas.sim.disk import Disk
@@ -159,16 +160,21 @@ class GroupChecks:
         )
         if isinstance(change, Append):
             self._check_entries(disk.node, change.entries, before)
-        elif isinstance(change, Restore) and before.holds(
-            change.metadata.index, change.metadata.term
-        ):
-            self._require(
-                disk.node,
-                after.last == before.last,
-                "drops entries up to {} for a snapshot of {} that its log goes on from",
-                before.last,
-                change.metadata.index,
-            )
+        elif isinstance(change, Restore):
+            self.leases.end(disk.node)
+            self._check_restore(disk.node, before, after, change.metadata)
+
+    def _check_restore(
+        self, node: int, before: GroupLog, after: GroupLog, metadata: SnapshotMetadata
+    ) -> None:
+        """A voter never forgets what it acknowledged (rule 28)."""
+        self._require(
+            node,
+            after.last == before.last or not before.holds(metadata.index, metadata.term),
+            "drops entries up to {} for a snapshot of {} that its log goes on from",
+            before.last,
+            metadata.index,
+        )
 
     def _check_entries(self, node: int, entries: Sequence[Entry], before: GroupLog) -> None:
         """Log matching: an index and a term name one entry, with one entry before it."""
@@ -296,7 +302,7 @@ class GroupChecks:
         term = max(log.hard_state.term, log.term(log.last))
         said = self._terms.get(node, 0)
         self._require(node, term >= said, "comes back in term {}, and was in term {}", term, said)
-        self.leases.forget(node)
+        self.leases.forget(node, term)
         self.on_state(node, state)
 
     def _require(self, node: int, holds: bool, promise: str, *details: object) -> None:  # noqa: FBT001  (an assertion's condition)
@@ -366,7 +372,7 @@ class Checks:
         """See `sim.machine.Watcher`."""
         self._trace.add(node, f"has group {group} restored at {restored.index}")
         self.restored += 1
-        self.groups[group].leases.forget(node)
+        self.groups[group].leases.forget(node, restored.term)
         self._trace.require(
             node,
             (state.applied, state.term) == (restored.index, restored.term),

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from mas.runtime import Dice
-from mas.sim.faults import Plan, pick
 from mas.sim.history import Operation
 from mas.sim.machine import ListService
+from mas.sim.plan import Plan, pick
 from mas.sim.process import Process
 
 _PADDING_BYTES = (0, 0, 10, 100, 3_000)
@@ -52,9 +52,11 @@ class Clients:
         self._period = 1 / plan.operations_per_second
 
     async def run(self) -> None:
-        """Ask until cancelled, now and then several things at once."""
+        """Ask until cancelled, now and then several things at once, or nothing for a while."""
         while True:
             await asyncio.sleep(self._period * (1 + self._dice.randrange(2000)) / 1000)
+            if not self._dice.randrange(150):
+                await asyncio.sleep(4 * (1 + self._dice.randrange(1000)) / 1000)
             for _ in range(pick(self._dice, (1, 1, 1, 5))):
                 self._ask()
 

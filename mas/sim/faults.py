@@ -1,13 +1,8 @@
-"""What a run has to bear: classes of faults, how hard each seed makes them, and the hand that strikes.
-
-Every seed leaves some classes out and makes others worse: faults that are always all there hide one another.
-"""
+"""The hand that strikes: cuts lines, kills and freezes nodes, spoils disks, moves leadership and members."""
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
-
-import msgspec
+from typing import Any, Protocol
 
 from mas.errors import Unavailable
 from mas.multiraft import RaftGroup
@@ -22,75 +17,12 @@ from mas.runtime import Dice
 from mas.sim.clock import VirtualClock
 from mas.sim.disk import Disk
 from mas.sim.machine import ListService
-from mas.sim.network import Line, Network, Weather
+from mas.sim.network import Line, Network
+from mas.sim.plan import Plan, pick
 from mas.sim.process import Process
 from mas.sim.trace import WORLD, Trace
 
-T = TypeVar("T")
-
-FAULTS = {
-    "drop": "frames are lost",
-    "delay": "frames, writes and flushes take long",
-    "duplicate": "frames come again",
-    "reorder": "frames overtake one another, and outlive their receiver",
-    "partition": "lines are cut in one direction or both, with notice or silently",
-    "crash": "nodes die between any two awaits, lose what isn't synced, and come back",
-    "fsync": "a sync of the log fails",
-    "database": "databases are away for a while",
-    "damage": "a synced record of a log is damaged, or a snapshot's file",
-    "clock": "clocks run at different speeds, and calendars jump",
-    "pause": "nodes stand still for a while",
-    "members": "learners and voters come and go, one by one and jointly",
-    "transfer": "leadership is handed over",
-    "compact": "logs are cut close behind what is flushed, and nodes left behind, so that they need snapshots",
-}
-"""The classes, for `mas sim --faults`."""
-
-_ALWAYS_DRAWN = frozenset({"compact", "clock"})
 _HOUR_US = 3_600_000_000
-
-
-class Plan(msgspec.Struct, frozen=True):
-    """How hard one seed's life is."""
-
-    classes: tuple[str, ...]
-    """The faults that strike in it."""
-    weather: Weather
-    election_tick: int
-    log_margin_entries: int
-    log_seconds: float
-    """A write of the log takes up to so long."""
-    flush_seconds: float
-    snapshot_padding: int
-    pause_between: float
-    """Seconds between two strikes, on average."""
-    restart_seconds: float
-    operations_per_second: int
-
-
-def draw(dice: Dice, allowed: Sequence[str]) -> Plan:
-    """A life, with faults of these classes."""
-    classes = tuple(
-        name for name in FAULTS if name in allowed and (name in _ALWAYS_DRAWN or dice.randrange(3))
-    )
-    slow = "delay" in classes
-    return Plan(
-        classes=classes,
-        weather=Weather(
-            drop=pick(dice, (1, 5, 20)) if "drop" in classes else 0,
-            duplicate=pick(dice, (1, 10)) if "duplicate" in classes else 0,
-            reorder=pick(dice, (1, 10)) if "reorder" in classes else 0,
-            delay_seconds=pick(dice, (0.005, 0.05, 0.2)) if slow else 0.002,
-        ),
-        election_tick=pick(dice, (5, 7, 10)),
-        log_margin_entries=pick(dice, (1, 3, 10)) if "compact" in classes else 1_000_000,
-        log_seconds=pick(dice, (0.002, 0.02, 0.2)) if slow else 0.002,
-        flush_seconds=pick(dice, (0.1, 1.0, 5.0)) if slow else 0.2,
-        snapshot_padding=pick(dice, (0, 0, 0, 600_000)),
-        pause_between=pick(dice, (0.3, 1.0, 2.5)),
-        restart_seconds=pick(dice, (0.2, 1.0, 4.0)),
-        operations_per_second=pick(dice, (10, 30)),
-    )
 
 
 def attempt(call: Callable[[Any], object], argument: object) -> None:
@@ -99,11 +31,6 @@ def attempt(call: Callable[[Any], object], argument: object) -> None:
         call(argument)
     except Unavailable:
         return
-
-
-def pick(dice: Dice, choices: Sequence[T]) -> T:
-    """One of them, each as likely."""
-    return choices[dice.randrange(len(choices))]
 
 
 class Victim(Protocol):
@@ -151,7 +78,12 @@ class Nemesis:
         self._trace = trace
         self._loop = asyncio.get_running_loop()
         strikes: dict[str, Sequence[Callable[[], None]]] = {
-            "partition": (self._cut_off, self._cut_off_leader, self._cut_one_line),
+            "partition": (
+                self._cut_off,
+                self._cut_off_leader,
+                self._cut_off_leader,
+                self._cut_one_line,
+            ),
             "crash": (self._crash, self._crash, self._crash, self._black_out),
             "fsync": (self._fail_sync,),
             "database": (self._take_database_away,),

@@ -19,6 +19,8 @@ _REQUESTS = {
 _GRANTS = frozenset(_REQUESTS.values())
 # Two ticks may be due behind the leader's word, and the next is due at any time.
 _SPARE_TICKS = 3
+# A candidate is silent until its own vote is synced. What its old leader says meanwhile is nothing to it.
+_CANDIDACY_SECONDS = 2.0
 
 
 class _Knowledge(msgspec.Struct):
@@ -27,6 +29,11 @@ class _Knowledge(msgspec.Struct):
     term: int = 0
     heard: float = float("-inf")
     """When it last got its leader's word, by its own clock."""
+    stands_for: int = 0
+    """The term that it may be a candidate of already, unheard by anybody."""
+    stands_until: float = float("-inf")
+    is_ending: bool = False
+    """A snapshot is in its log: whatever it hears until it has begun anew, it forgets."""
 
 
 class Leases:
@@ -60,9 +67,13 @@ class Leases:
             if not in_lease and kind is MessageType.VOTE:
                 self._learn(knows, message.term)
         elif kind in _FROM_A_LEADER:
-            if message.term >= knows.term:
-                knows.term, knows.heard = message.term, self._now(node)
-        elif kind is MessageType.TIMEOUT_NOW or message.reject:
+            now = self._now(node)
+            may_stand = message.term < knows.stands_for and now < knows.stands_until
+            if message.term >= knows.term and not (may_stand or knows.is_ending):
+                knows.term, knows.heard = message.term, now
+        elif kind is MessageType.TIMEOUT_NOW:
+            self._stand(node, knows, message.term + 1)
+        elif message.reject:
             knows.term = max(knows.term, message.term)
             knows.heard = float("-inf")
         elif kind is not MessageType.PRE_VOTE_RESPONSE:
@@ -72,20 +83,33 @@ class Leases:
         """The node says this."""
         kind = message.type
         if kind in _REQUESTS:
-            self.forget(node)
+            knows = self._nodes.setdefault(node, _Knowledge())
+            self._stand(node, knows, message.term)
             if kind is MessageType.VOTE:
-                self._learn(self._nodes.setdefault(node, _Knowledge()), message.term)
+                self._learn(knows, message.term)
         elif kind in _GRANTS and not message.reject:
             may_grant = self._asked.get((node, message.to, kind, message.term), False)
             if not may_grant:
                 whom = f"{kind.name} to node {message.to} in term {message.term}"
                 self._violate(node, f"{whom} within its leader's lease")
 
-    def forget(self, node: int) -> None:
-        """The node has begun anew, or stands for election: it follows nobody."""
-        knows = self._nodes.get(node)
-        if knows is not None:
-            knows.heard = float("-inf")
+    def forget(self, node: int, term: int) -> None:
+        """The node begins anew in this term, and follows nobody."""
+        knows = self._nodes.setdefault(node, _Knowledge())
+        knows.term = max(knows.term, term)
+        knows.heard = float("-inf")
+        knows.is_ending = False
+
+    def end(self, node: int) -> None:
+        """The node is about to begin anew."""
+        knows = self._nodes.setdefault(node, _Knowledge())
+        knows.heard = float("-inf")
+        knows.is_ending = True
+
+    def _stand(self, node: int, knows: _Knowledge, term: int) -> None:
+        knows.heard = float("-inf")
+        knows.stands_for = term
+        knows.stands_until = self._now(node) + _CANDIDACY_SECONDS
 
     def _in_lease(self, node: int, knows: _Knowledge) -> bool:
         return self._now(node) - knows.heard < self._seconds

@@ -4,8 +4,8 @@ import tempfile
 from pathlib import Path
 from random import Random
 
-from mas.sim.faults import FAULTS
 from mas.sim.loop import run_virtual
+from mas.sim.plan import FAULTS
 from mas.sim.world import Options, Outcome, World
 
 _MEMORY = Path("/dev/shm")  # noqa: S108  (a folder of its own is made in it)

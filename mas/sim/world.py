@@ -14,25 +14,25 @@ import msgspec
 
 from mas.errors import CorruptData, DatabaseUnavailable, StorageError
 from mas.multiraft import RAFT_CHANNEL, HostConfig, RaftHost
-from mas.raft import ConfChange, ConfState, CorruptState
+from mas.raft import ConfState, CorruptState
 from mas.runtime import Supervisor
 from mas.sim import history
 from mas.sim.checks import Checks
 from mas.sim.clients import Clients
 from mas.sim.clock import VirtualClock
 from mas.sim.disk import Disk, SimDatabases, SimLog, SimWorker
-from mas.sim.faults import Nemesis, Plan, attempt, draw
+from mas.sim.faults import Nemesis
 from mas.sim.leases import Leases
 from mas.sim.machine import ListService
-from mas.sim.network import Messages, Network, SimPeers, Weather
+from mas.sim.network import Messages, Network, SimPeers
+from mas.sim.plan import Plan, draw
 from mas.sim.process import Process
+from mas.sim.recovery import Recovery
 from mas.sim.trace import WORLD, Trace
 
 TICK_MS = 100
 _SPARE_NODES = 3
 """How many may be added to a cluster in its life."""
-_RECOVERY_SECONDS = 60.0
-"""The bound of progress: from the end of all faults to writes and reads at all members."""
 _LOOK_SECONDS = 0.1
 
 
@@ -243,13 +243,13 @@ class World:
         self._folder = folder
         self._loop = loop
         self._outside = contextvars.copy_context()
-        self._stays_down: tuple[int, ...] = ()
         conf = ConfState(voters=self.founders)
         self.checks = Checks(
             dict.fromkeys(self.groups, conf), self._disks, self.trace, self._leases, loop.time
         )
         self.network = Network(loop, self._dice("network"), self.trace, self.checks.on_sent)
         self._clients = Clients(self, self.plan, self._dice("clients"), self.checks.on_question)
+        self.recovery = Recovery(self, self._clients, self._dice("recovery"))
         self.nemesis = Nemesis(self, self.plan, self._dice("nemesis"), self.trace)
 
     # -- the life of a cluster -----------------------------------------------------------------
@@ -267,10 +267,10 @@ class World:
                 self._loop.create_task(coroutine)
                 for coroutine in (self._clients.run(), self.nemesis.run(), self._look_again())
             ]
-            await self._wait(self._options.ticks * TICK_MS / 1000)
+            await self.wait(self._options.ticks * TICK_MS / 1000)
             tasks.pop(1).cancel()
             if not self.trace.violation:
-                await self._recover()
+                await self.recovery.run()
             tasks.pop(0).cancel()
             tasks.pop(0).cancel()
             if not self.trace.violation:
@@ -279,83 +279,13 @@ class World:
             await self._bury()
         return outcome
 
-    async def _wait(self, seconds: float) -> None:
+    async def wait(self, seconds: float) -> None:
         """For so long, or until a promise is broken."""
         try:
             async with asyncio.timeout(seconds):
                 await self.trace.ended.wait()
         except TimeoutError:
             return
-
-    async def _recover(self) -> None:
-        """The faults end, most nodes are there: within a bound everybody is served, and up to date."""
-        self._calm_down()
-        began = self._loop.time()
-        while not self.trace.violation:
-            await self._wait(_LOOK_SECONDS)
-            waiting = [group for group in self.groups if not self._has_recovered(group, began)]
-            if not waiting:
-                return
-            if self._loop.time() - began > _RECOVERY_SECONDS:
-                self._complain(waiting)
-
-    def _calm_down(self) -> None:
-        dice = self._dice("recovery")
-        self.trace.add(WORLD, "calms down")
-        self.network.heal()
-        self.network.weather = Weather()
-        if dice.randrange(3) == 0:
-            self._stays_down = self._minority(dice)
-        for node in self.nodes.values():
-            node.disk.fails_next_sync = node.disk.is_database_away = False
-            if node.id in self._stays_down:
-                if node.is_up:
-                    node.kill()
-            elif not node.is_up:
-                node.start()
-            else:
-                node.process.thaw()
-
-    def _minority(self, dice: Random) -> tuple[int, ...]:
-        """A node that every group can do without."""
-        node = dice.choice(sorted(self.nodes))
-        safe = all(self.is_safe(self.conf(group), group, node) for group in self.groups)
-        return (node,) if safe else ()
-
-    def _has_recovered(self, group: int, since: float) -> bool:
-        checks = self.checks.groups[group]
-        conf = checks.conf
-        if not self.is_safe(conf, group, 0):
-            return True  # too many replicas are damaged: nothing was promised
-        if conf.voters_outgoing and not conf.auto_leave:
-            self._leave_joint(group)
-            return False
-        index = self._clients.served_since(group, since)
-        return index is not None and all(
-            self._has_applied(node, group, index) for node in conf.voters + conf.learners
-        )
-
-    def _has_applied(self, node: int, group: int, length: int) -> bool:
-        if node in self._stays_down or node in self.checks.groups[group].isolated:
-            return True
-        service = self.nodes[node].services.get(group)
-        return service is not None and service.length >= length
-
-    def _leave_joint(self, group: int) -> None:
-        for node in self.nodes.values():
-            service = node.services.get(group)
-            if service is not None and service.is_leading:
-                node.process.post(attempt, service.group.change_members, ConfChange())
-
-    def _complain(self, groups: list[int]) -> None:
-        for group in groups:
-            for node in self.nodes.values():
-                service = node.services.get(group)
-                state = "no replica" if service is None else str(service.group.status())
-                self.trace.add(node.id, state)
-        self.trace.violate(
-            WORLD, f"groups {groups} have made no progress for {_RECOVERY_SECONDS} s without faults"
-        )
 
     def _judge(self) -> None:
         for group, checks in self.checks.groups.items():
@@ -415,14 +345,14 @@ class World:
 
     def restart_later(self, node: Node) -> None:
         """It has died, and comes back unless it is to stay down."""
-        if node.id not in self._stays_down:
+        if node.id not in self.recovery.stays_down:
             seconds = self.plan.restart_seconds * (1 + node.dice.randrange(1000)) / 1000
             self._loop.call_later(seconds, self._restart, node, context=self._outside)
 
     # -- inside --------------------------------------------------------------------------------
 
     def _restart(self, node: Node) -> None:
-        if not node.is_up and node.id not in self._stays_down:
+        if not node.is_up and node.id not in self.recovery.stays_down:
             node.start()
 
     def _add(self, node: int) -> None:

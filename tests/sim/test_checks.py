@@ -306,3 +306,32 @@ def test_a_restart_ends_a_lease() -> None:
         scene.say(MessageType.PRE_VOTE_RESPONSE, 2, 3, term=3)
 
     assert violation(script) == ""
+
+
+def test_a_candidate_that_nobody_has_heard_of_has_no_leader() -> None:
+    """It was asked to take over, died as its own vote was synced, and still hears its old leader."""
+
+    def script(scene: Scene) -> None:
+        scene.write_all(entry(1))
+        scene.hear(MessageType.TIMEOUT_NOW, 1, 2, term=1)
+        scene.write(2, hard_state=HardState(2, 2, 0))
+        scene.checks.groups[1].on_start(2, scene.disks[2].durable[1], State())
+        scene.hear(MessageType.HEARTBEAT, 1, 2, term=1)
+        scene.hear(MessageType.PRE_VOTE, 3, 2, term=3)
+        scene.say(MessageType.PRE_VOTE_RESPONSE, 2, 3, term=3)
+
+    assert violation(script) == ""
+
+
+def test_what_is_heard_while_a_snapshot_ends_a_core_is_no_lease() -> None:
+    def script(scene: Scene) -> None:
+        scene.write_all(entry(1))
+        scene.disks[2].databases[1] = State(applied=1, term=1)
+        batch = scene.logs[2].batch()
+        batch.restore(1, SnapshotMetadata(1, 1, CONF))
+        batch.commit(sync=True)
+        scene.hear(MessageType.HEARTBEAT, 1, 2, term=1)
+        scene.hear(MessageType.PRE_VOTE, 3, 2, term=2)
+        scene.say(MessageType.PRE_VOTE_RESPONSE, 2, 3, term=2)
+
+    assert violation(script) == ""

@@ -3,7 +3,7 @@
 import pytest
 
 from mas.raft.core import Raft
-from mas.sim.faults import FAULTS
+from mas.sim.plan import FAULTS
 from mas.sim.run import simulate
 from mas.sim.world import Options
 from tests.sim.mutants import MUTANTS, Mutant, applied

@@ -12,7 +12,7 @@ import pytest
 import mas.sim
 from mas.multiraft import RaftHost
 from mas.sim import world
-from mas.sim.faults import FAULTS
+from mas.sim.plan import FAULTS
 from mas.sim.run import simulate
 from mas.sim.world import Options, Outcome
 
@@ -74,7 +74,7 @@ def test_without_faults_nobody_dies_and_one_leads() -> None:
 
 _SHOW = """
 import sys
-from mas.sim.faults import FAULTS
+from mas.sim.plan import FAULTS
 from mas.sim.run import simulate
 from mas.sim.world import Options
 outcome = simulate(int(sys.argv[1]), Options(faults=tuple(FAULTS)), kept=None)
