@@ -3,6 +3,7 @@
 What a command has begun goes on in the cluster whether the command lives or not; asked again, it goes on from there.
 """
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import click
