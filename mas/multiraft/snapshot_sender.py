@@ -112,6 +112,8 @@ class SnapshotSender:
             case Pull():
                 self._pulls.offer((peer, message))  # no room: it is pulled again
             case Done():
+                if not message.ok:
+                    self._replace(message.group, message.name)
                 self._end(message.group, peer, ok=message.ok)
             case Request():
                 self._on_request(peer, message)
@@ -198,6 +200,12 @@ class SnapshotSender:
     def _offer(self, group_id: int, peer: int, file: _File) -> bool:
         self._offers[group_id, peer] = _Offered(file, self._clock.monotonic())
         return self._send(peer, Offer(group_id, file.reference, file.metadata))
+
+    def _replace(self, group_id: int, name: str) -> None:
+        """The file was no good there: it may have been damaged here, so the next offer is another."""
+        file = self._files.get(group_id)
+        if file is not None and file.reference.name == name:
+            self._replaced.append(self._files.pop(group_id))
 
     def _end(self, group_id: int, peer: int, *, ok: bool) -> None:
         self._offers.pop((group_id, peer), None)

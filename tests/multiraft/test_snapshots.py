@@ -293,6 +293,30 @@ async def test_damaged_file_is_refused_and_offered_again(
     assert follower.files.installs == 1
 
 
+async def test_a_file_that_was_damaged_where_it_lies_is_exported_anew(
+    cluster: "Cluster", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was offered again and again, and refused each time."""
+    leader, follower = await leave_behind(cluster)
+    await cluster.restart(follower)
+    damaged: list[Path] = []
+    deliver = cluster.network.deliver
+
+    def damage(sender: int, to: int, channel: int, payload: bytes) -> None:
+        if channel == 4 and not damaged and isinstance(decode_message(payload), Pull):
+            [file] = leader.folder.glob("*.outgoing")
+            content = file.read_bytes()
+            file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+            damaged.append(file)
+        deliver(sender, to, channel, payload)
+
+    monkeypatch.setattr(cluster.network, "deliver", damage)
+
+    await cluster.agree(*WRITES)
+    assert damaged
+    assert leader.files.exports == 2
+
+
 async def test_other_bytes_than_offered_are_refused(
     cluster: "Cluster", monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
