@@ -408,7 +408,7 @@ async def test_freezing(edge: Edge, client: Client) -> None:
     edge.coordinator.answer = Answer(Code.REFUSED, Reason.LEGS_PREPARED)
     assert (await client.set_account("bob", closed=True)).reason is Reason.LEGS_PREPARED
     edge.coordinator.answer = Answer(Code.LOCK_CONFLICT, Reason.LOCK_CONFLICT)
-    conflict = await client.set_account("bob", overdraft_limit=0, timeout=0.2)
+    conflict = await client.set_account("bob", overdraft_limit=0, timeout=1)
     assert conflict.status is Status.ABORTED
     changes = edge.coordinator.changes
     assert [(c.frozen, c.closed) for c in changes[:2]] == [(True, None), (None, True)]
