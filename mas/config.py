@@ -109,7 +109,8 @@ class TlsConfig(msgspec.Struct, frozen=True, kw_only=True):
     key_file: str = ""
     """Instead of the directory: this node's private key."""
     mutual: bool = False
-    """Nodes show each other certificates too, beside the cluster's secret."""
+    """Nodes talk to each other over TLS, and show each other certificates, beside the cluster's secret. Off: what they
+    say to each other is sealed by the secret, so that nobody can forge or repeat it, and isn't encrypted."""
 
 
 class JwtConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -224,12 +225,19 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     def remarks(self) -> list[str]:
         """What is allowed, and worth a warning at the start."""
-        return [
+        even = [
             f"bucket {bucket.id} has {len(bucket.voters)} voters: an even number survives "
             "no more failures than one less"
             for bucket in self.buckets
             if len(bucket.voters) % 2 == 0
         ]
+        own = next((peer.address for peer in self.peers if peer.id == self.node.id), self.address())
+        if _is_loopback(self.listen.host) and not _is_loopback(own.rpartition(":")[0]):
+            even.append(
+                f"listen.host is {self.listen.host}, and the others are to find this node at {own}: "
+                "they can't, name an address of this machine in listen.host"
+            )
+        return even
 
     def _check_join(self) -> None:
         if self.node.role != "rm":
@@ -355,6 +363,10 @@ def _check_tree(struct: type[msgspec.Struct], tree: dict[str, Any], path: str) -
                 and issubclass(kind, msgspec.Struct)
             ):
                 _check_tree(kind, item, name)
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "localhost" or host.startswith("127.") or host in ("::1", "[::1]")
 
 
 def _check_address(what: str, address: str) -> None:

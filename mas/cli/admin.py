@@ -10,13 +10,15 @@ import click
 import msgspec
 
 from mas.cli.desk import Desk, at_desk
-from mas.errors import OutcomeUnknown, StorageError, Unavailable
+from mas.errors import NotFound, OutcomeUnknown, StorageError, Unavailable
 
 if TYPE_CHECKING:
     from mas.client.operator import Cluster, OperatorClient
     from mas.transaction.messages import FollowerView, ReplicaView
 
 _BUCKETS_AT_ONCE = 64
+_SAFE_VOTERS = 3
+"""Fewer can't lose one."""
 _POLL_SECONDS = 0.2
 _MIB = 1 << 20
 
@@ -84,11 +86,12 @@ def add(desk: Desk, bucket: int, node: int) -> None:
 @at_desk
 def remove(desk: Desk, bucket: int, node: int) -> None:
     """Have NODE hold BUCKET no more; its copy there is erased."""
-    desk.ask(lambda operator: operator.remove_replica(bucket, node))
+    left = desk.ask(lambda operator: operator.remove_replica(bucket, node))
     desk.show(
         {"bucket": bucket, "node": node, "member": False},
         f"node {node} holds bucket {bucket} no more",
     )
+    _warn_of_few(desk, bucket, left)
 
 
 @replica.command()
@@ -141,10 +144,15 @@ def drain(desk: Desk, node: int) -> None:
 
     async def work(operator: "OperatorClient") -> list[int]:
         cluster = await operator.cluster()
+        if node not in [each.node for each in cluster.nodes]:
+            raise NotFound(
+                f"there is no node {node}: `mas admin members` shows those that there are"
+            )
         held = [each.bucket for each in cluster.buckets if node in each.voters + each.learners]
         for bucket in held:
-            await operator.remove_replica(bucket, node)
+            left = await operator.remove_replica(bucket, node)
             desk.say(f"bucket {bucket} is off node {node}")
+            _warn_of_few(desk, bucket, left)
         return held
 
     held = desk.ask(work)
@@ -161,6 +169,17 @@ def retire(desk: Desk, node: int) -> None:
         {"node": node, "retired": True},
         f"node {node} has left the cluster; its id is never used again",
     )
+
+
+def _warn_of_few(desk: Desk, bucket: int, replicas: "list[ReplicaView]") -> None:
+    """What is left may be too few to lose another."""
+    voters = next((view.voters for view in replicas if view.leading), ())
+    if 0 < len(voters) < _SAFE_VOTERS and not desk.as_json:
+        click.echo(
+            f"Warning: bucket {bucket} has {len(voters)} voters now and survives no failure: add another "
+            f"(`mas admin replica add {bucket} NODE`)",
+            err=True,
+        )
 
 
 # -- waiting ---------------------------------------------------------------------------------------
@@ -290,5 +309,10 @@ def _bucket_lines(cluster: "Cluster", replicas: "dict[int, list[ReplicaView]]") 
             lines.append(
                 f"{bucket:>6}  {node:>5}  {part:9}{view.term:>6}{view.applied:>10}{view.flushed:>10}  "
                 f"{view.state.name.lower()}{': ' + view.trouble if view.trouble else ''}"
+            )
+        if not any(view.leading for view in views):
+            voters = sum(node in answering for node in known.voters)
+            lines.append(
+                f"{bucket:>6}  nobody leads: {voters} of {len(known.voters)} voters answer"
             )
     return lines

@@ -51,7 +51,14 @@ class Desk:
             ) as operator:
                 return await question(operator)
 
-        return asyncio.run(talk())
+        try:
+            return asyncio.run(talk())
+        except KeyboardInterrupt:
+            click.echo(
+                "What has begun goes on in the cluster; the same command goes on from there.",
+                err=True,
+            )
+            raise
 
     def say(self, text: str) -> None:
         """A line for a person; a program gets JSON, at the end."""

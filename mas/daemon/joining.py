@@ -1,5 +1,6 @@
 """How a process comes to its first roster: it kept one, its configuration names the founders, or it joins a cluster."""
 
+import socket
 from pathlib import Path
 
 from mas.client.operator import OperatorClient
@@ -27,6 +28,7 @@ async def find_roster(config: Config, directory: DataDirectory) -> Roster:
     if not config.node.join:
         roster = _founders(config).merge(kept)[0]
     elif known is None:
+        _check_port(config)
         roster = kept.merge(await _join(config, directory, config.node.hold))[0]
     elif known.address != config.address():
         roster = kept.merge(await _join(config, directory, ()))[0]
@@ -45,6 +47,22 @@ def _founders(config: Config) -> Roster:
     return founding_roster(
         peers or (alone,), {bucket.id: bucket.voters for bucket in config.buckets}
     )
+
+
+def _check_port(config: Config) -> None:
+    """Before anybody is told of it: an id that was registered is used.
+
+    Raises:
+        ConfigError: the peer port can't be listened on.
+    """
+    host, port = config.listen.host, config.listen.peer
+    try:
+        with socket.create_server((host, port)):
+            return
+    except OSError as error:
+        raise ConfigError(
+            f"the peer port {host}:{port} can't be listened on: {error.strerror}; name another with --address"
+        ) from error
 
 
 async def _join(config: Config, directory: DataDirectory, hold: tuple[int, ...]) -> Roster:

@@ -4,8 +4,9 @@
                                                    └────► news to all other peers; the file
 
 News spreads by telling everybody what one didn't know oneself, and a peer that connects hears everything: so it
-ends, and nobody needs to be asked. What finds no room on its way is told again with all the rest (`tell_all`). What a node is told here is never more than a hint of where to look, but for
-one thing: that its own replica of a bucket has been removed, which its group can't tell it any more.
+ends, and nobody needs to be asked. What finds no room on its way is told again with all the rest (`tell_all`). What a
+node is told here is never more than a hint of where to look, but for one thing: that its own replica of a bucket has
+been removed, which its group can't tell it any more.
 """
 
 import asyncio
@@ -82,8 +83,8 @@ class Membership(Actor):
     def recognise(self, node: int, store: bytes) -> None:
         """A peer has proved its id; fits `mas.network.handshake.Recognise`.
 
-        A node that holds replicas has promised votes and acknowledged entries: come back without its data it would
-        break its word, so it is refused for ever. One that holds none may come back as it likes.
+        A node that holds replicas, or may, has promised votes and acknowledged entries: come back without its data it
+        would break its word, so it is refused for ever. A coordinator holds none, and may come back as it likes.
 
         Raises:
             PeerRefused: it had another store when it was met first, or what it names is none.
@@ -93,7 +94,7 @@ class Membership(Actor):
                 f"node {node} names a store of {len(store)} bytes: expected {NODE_STORE_BYTES}",
                 MALFORMED,
             )
-        if not self.roster.holds_replicas(node):
+        if not self.roster.may_hold(node):
             return
         known = self.roster.store_of(node)
         if not known:
@@ -102,8 +103,8 @@ class Membership(Actor):
         elif known != store:
             raise PeerRefused(
                 f"node {node} has come back without the data directory that it had, and with it lost what it had promised: "
-                f"give it its directory back, or retire it (`mas admin node retire {node}`) and join a new node under a "
-                "new id",
+                f"give it its directory back, or take it out (`mas admin node drain {node}`, then `retire {node}`) and "
+                "join a new node under a new id",
                 WIPED,
             )
 

@@ -14,7 +14,7 @@ from mas.ledger.instructions import Answer, Chunk, Code, RegisterNode, RetireNod
 from mas.ledger.rows import NodeRow
 from mas.membership.actor import Membership
 from mas.membership.ports import Buckets
-from mas.membership.roster import Roster
+from mas.membership.roster import Roster, can_hold
 from mas.runtime import Clock
 from mas.transaction.messages import (
     Change,
@@ -29,7 +29,6 @@ from mas.transaction.messages import (
 _log = logging.getLogger(__name__)
 
 REGISTER_BUCKET = 1
-_HOLDERS = ("rm", "all")
 """Roles of nodes that hold buckets."""
 _PAUSE_SECONDS = 0.05
 _VIEW_SECONDS = 2.0
@@ -89,6 +88,7 @@ class Operations:
             self._check_bucket(bucket)
             self._check_may_hold(bucket, node)
         self._check_store(node)
+        self._check_address(node)
         await self._register(
             RegisterNode(node.node, node.address, node.roles, node.host, node.store), deadline
         )
@@ -106,10 +106,11 @@ class Operations:
         holds = [b for b, members in self.roster.holders().items() if node in members.holders]
         if holds:
             raise InvalidRequest(
-                f"node {node} holds replicas of the buckets {holds}: remove those first "
-                f"(`mas admin replica remove BUCKET {node}`)"
+                f"node {node} holds replicas of the buckets {holds}: take them off first "
+                f"(`mas admin node drain {node}`)"
             )
         self._check_node(node)
+        self._check_not_the_last_manager(node)
         if node == self._membership.node:
             raise InvalidRequest(f"node {node} is the one that you ask: have another retire it")
         await self._register(RetireNode(node), self._clock.monotonic() + timeout)
@@ -212,6 +213,8 @@ class Operations:
             assert isinstance(reply, ReplicaView), f"{reply} in answer to a change of members"
             if is_done(reply, change, node):
                 return
+            if reply.refused:
+                raise InvalidRequest(f"bucket {bucket}: {reply.trouble}")
             trouble = reply.trouble or "it was proposed, and isn't committed yet"
             await self._clock.sleep(_PAUSE_SECONDS)
         raise DeadlineExceeded(
@@ -268,7 +271,7 @@ class Operations:
 
     def _check_may_hold(self, bucket: int, row: NodeRow) -> None:
         """A learner that never answers would never become a voter; two replicas on one machine fall together."""
-        if not any(role in _HOLDERS for role in row.roles):
+        if not can_hold(row):
             raise InvalidRequest(
                 f"node {row.node} runs {', '.join(row.roles)}, and holds no buckets: expected one with the role rm or all"
             )
@@ -284,6 +287,26 @@ class Operations:
         known = list(self.roster.nodes())
         if node not in known:
             raise NotFound(f"there is no node {node}: expected one of {known}")
+
+    def _check_not_the_last_manager(self, node: int) -> None:
+        """Only resource managers can join later: who gives away the last coordinator or lock service has none for ever."""
+        for role in ("tc", "gls"):
+            able = [
+                each
+                for each, row in self.roster.nodes().items()
+                if not row.retired and {role, "tm", "all"}.intersection(row.roles)
+            ]
+            if able == [node]:
+                raise InvalidRequest(
+                    f"node {node} is the only one left with the role {role}, and no other can take its place: it stays"
+                )
+
+    def _check_address(self, node: NodeRow) -> None:
+        for other in self.roster.nodes().values():
+            if other.address == node.address and other.node != node.node and not other.retired:
+                raise InvalidRequest(
+                    f"{node.address} is the address of node {other.node}: give node {node.node} its own"
+                )
 
     def _check_store(self, node: NodeRow) -> None:
         """Whoever comes under an id that is used has to be the one that used it."""

@@ -66,9 +66,12 @@ class Roster(msgspec.Struct, frozen=True, gc=False):
         registered = next((row.store for row in self.register if row.node == node), b"")
         return registered or dict(self.stores).get(node, b"")
 
-    def holds_replicas(self, node: int) -> bool:
-        """Whether any bucket counts on this node."""
-        return any(node in members.holders for members in self.buckets)
+    def may_hold(self, node: int) -> bool:
+        """Whether buckets count on this node, or could: by its roles, or since it holds one already."""
+        row = self.nodes().get(node)
+        return (row is not None and can_hold(row)) or any(
+            node in members.holders for members in self.buckets
+        )
 
     def merge(self, other: "Roster") -> tuple["Roster", "Roster"]:
         """Both together, and what of `other` was news to this one."""
@@ -97,6 +100,11 @@ class Roster(msgspec.Struct, frozen=True, gc=False):
             buckets=tuple(buckets[bucket] for bucket in sorted(buckets)),
             stores=tuple(sorted((*self.stores, *news.stores))),
         )
+
+
+def can_hold(row: NodeRow) -> bool:
+    """Whether replicas can be there."""
+    return not {"rm", "all"}.isdisjoint(row.roles)
 
 
 def _unknown(known: Iterable[NodeRow], offered: Iterable[NodeRow]) -> tuple[NodeRow, ...]:

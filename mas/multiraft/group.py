@@ -17,7 +17,15 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
-from mas.errors import CorruptData, MailboxClosed, MasError, NotLeading, Overloaded, Unavailable
+from mas.errors import (
+    CorruptData,
+    InvalidRequest,
+    MailboxClosed,
+    MasError,
+    NotLeading,
+    Overloaded,
+    Unavailable,
+)
 from mas.limits import TURN_BYTES_MAX, check_message_size
 from mas.multiraft.clocks import PeerClocks
 from mas.multiraft.compaction import LogMargin
@@ -279,10 +287,10 @@ class RaftGroup:
 
         Raises:
             NotLeading: ask the leader.
-            Unavailable: the node isn't a voter of the group.
+            InvalidRequest: the node isn't a voter of the group.
         """
         if node not in self.members.newest.voters:
-            raise Unavailable(
+            raise InvalidRequest(
                 f"node {node} is no voter of bucket {self.id}, whose voters are {list(self.members.newest.voters)}"
             )
         try:

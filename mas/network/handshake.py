@@ -210,7 +210,8 @@ class Listener:
             raise _malformed(f"a nonce of {len(hello.nonce)} bytes")
         if not self._knows(hello.node):
             raise PeerRefused(
-                f"node {hello.node} isn't a member of cluster {mine.cluster!r}: add it first",
+                f"node {hello.node} isn't a member of cluster {mine.cluster!r}: it hasn't joined yet, or is retired, "
+                "and then its id is never used again",
                 Refusal.UNKNOWN_ID,
             )
 

@@ -6,6 +6,8 @@ Nothing waits here: a change is proposed, and whoever wanted it asks again until
 from collections.abc import Mapping
 from typing import Protocol
 
+import msgspec
+
 from mas.errors import InvalidRequest, NotLeading, Unavailable
 from mas.limits import check_node_id
 from mas.multiraft.group import GroupStatus, RaftGroup
@@ -51,12 +53,15 @@ class MembersDoor:
             return TurnedAway(request.request, Why.INVALID, detail=detail)
         try:
             check_node_id(request.node)
-            trouble = _begin(group, request.change, request.node)
-        except InvalidRequest as error:
-            return TurnedAway(request.request, Why.INVALID, detail=str(error))
+            _begin(group, request.change, request.node)
         except NotLeading as error:
             return TurnedAway(request.request, Why.NOT_LEADING, leader=error.leader)
-        return self._view(request.request, request.bucket, trouble)
+        except InvalidRequest as error:
+            view = self._view(request.request, request.bucket, str(error))
+            return msgspec.structs.replace(view, refused=True)
+        except Unavailable as error:
+            return self._view(request.request, request.bucket, str(error))
+        return self._view(request.request, request.bucket)
 
     def _view(self, request: int, bucket: int, trouble: str = "") -> ReplicaView:
         group = self._host.groups.get(bucket)
@@ -100,30 +105,32 @@ def all_voters(conf_state: ConfState) -> tuple[int, ...]:
     return tuple(sorted({*conf_state.voters, *conf_state.voters_outgoing}))
 
 
-def _begin(group: RaftGroup, change: Change, node: int) -> str:
-    """Propose it, unless it is so; why it couldn't be, for now. Raises `NotLeading`."""
+def _begin(group: RaftGroup, change: Change, node: int) -> None:
+    """Propose it, unless it is so.
+
+    Raises:
+        NotLeading: ask the leader.
+        InvalidRequest: it can't be as things are.
+        Unavailable: not now.
+    """
     status = group.status()
     if not status.leading:
         raise NotLeading(f"bucket {group.id} is led elsewhere", status.raft.leader)
     conf = status.raft.conf_state
     holds = node in all_voters(conf) + conf.learners
     if change is Change.REMOVE and all_voters(conf) == (node,):
-        return f"node {node} is the only voter of bucket {group.id}: add another first"
-    try:
-        match change:
-            case Change.ADD if not holds:
-                group.change_members(_single(ConfChangeType.ADD_LEARNER, node))
-            case Change.REMOVE if holds:
-                group.change_members(_single(ConfChangeType.REMOVE_NODE, node))
-            case Change.LEAD if status.raft.id != node:
-                group.transfer_leader(node)
-            case _:
-                pass  # it is so
-    except NotLeading:
-        raise
-    except Unavailable as error:
-        return str(error)
-    return ""
+        raise InvalidRequest(
+            f"node {node} is the only voter of bucket {group.id}: add another first"
+        )
+    match change:
+        case Change.ADD if not holds:
+            group.change_members(_single(ConfChangeType.ADD_LEARNER, node))
+        case Change.REMOVE if holds:
+            group.change_members(_single(ConfChangeType.REMOVE_NODE, node))
+        case Change.LEAD if status.raft.id != node:
+            group.transfer_leader(node)
+        case _:
+            pass  # it is so
 
 
 def _single(kind: ConfChangeType, node: int) -> ConfChange:

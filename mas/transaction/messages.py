@@ -248,6 +248,8 @@ class ReplicaView(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=16
     node: int
     state: ReplicaState
     trouble: str = ""
+    refused: bool = False
+    """A change was asked for that can't be as things are: `trouble` says why."""
     leading: bool = False
     leader: int = 0
     term: int = 0

@@ -14,7 +14,7 @@ from mas import errors
 from mas.cli import cli
 from mas.client import Profile, profile
 from mas.config import Config, ListenConfig, NodeConfig, TlsConfig, format_config
-from mas.membership import BucketMembers, Roster
+from mas.membership import BucketMembers
 from mas.transaction.messages import FollowerView, ReplicaState, ReplicaView
 from tests.api.edge import SECRET, certificate
 from tests.api.test_node_service import ROSTER, Operations, serving
@@ -287,8 +287,16 @@ def test_draining_takes_a_node_out_of_every_bucket_that_it_holds(script: Script)
     result = mas("node", "drain", "4")
     assert script.asked == [("remove replica", 1, 4), ("remove replica", 3, 4)]
     assert result.stdout.splitlines()[-1] == "node 4 holds nothing any more"
-    script.roster = Roster()
+    script.roster = msgspec.structs.replace(ROSTER, buckets=())
     assert json.loads(mas("node", "drain", "4", "--json").stdout) == {"node": 4, "buckets": []}
+    nobody = mas("node", "drain", "99")
+    assert (nobody.exit_code, "there is no node 99" in nobody.stderr) == (1, True)
+
+
+def test_too_few_are_left_with_a_warning(script: Script) -> None:
+    script.looks = [seen(), seen(), seen(received=1, size=3), VOTES]
+    result = mas("replica", "remove", "1", "4")
+    assert "Warning: bucket 1 has 2 voters now and survives no failure" in result.stderr
 
 
 @pytest.mark.parametrize(

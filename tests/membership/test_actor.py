@@ -156,7 +156,8 @@ def test_a_peers_nonsense_changes_nothing(roster: Roster) -> None:
 # -- wiped nodes ---------------------------------------------------------------------------------------
 
 
-def test_a_node_that_comes_back_wiped_is_refused_for_as_long_as_it_holds_replicas() -> None:
+def test_a_node_that_comes_back_wiped_is_refused_also_once_it_holds_nothing() -> None:
+    """Drained, it was let in again empty-handed beside its living twin."""
     world = World()
     world.membership.recognise(2, b"a" * 16)
     world.membership.recognise(2, b"a" * 16)
@@ -167,7 +168,15 @@ def test_a_node_that_comes_back_wiped_is_refused_for_as_long_as_it_holds_replica
     assert caught.value.reason == "wiped"
     gone = (BucketMembers(1, (1, 2, 3), 9, (1, 3)), BucketMembers(2, (1, 2, 3), 9, (1, 3)))
     world.hear(3, Roster(buckets=gone))
-    world.membership.recognise(2, b"b" * 16)
+    with pytest.raises(PeerRefused):
+        world.membership.recognise(2, b"b" * 16)
+
+
+def test_a_coordinator_may_come_back_without_its_data() -> None:
+    manager = (NodeRow(9, "h9:1", ("tm",)),)
+    world = World(roster=ROSTER.merge(Roster(founders=manager))[0])
+    world.membership.recognise(9, b"a" * 16)
+    world.membership.recognise(9, b"b" * 16)
 
 
 def test_a_store_is_on_disk_before_anything_of_its_node_counts() -> None:
@@ -201,8 +210,6 @@ def test_a_store_is_told_to_the_others() -> None:
 
 def test_a_node_that_joined_is_known_by_the_register() -> None:
     world = World(roster=ROSTER.merge(JOINED)[0])
-    world.membership.recognise(4, b"x" * 16)  # it holds nothing yet
-    world.membership.learn_members(BucketMembers(1, (1, 2, 3), 9, (1, 2, 3), (4,)))
     world.membership.recognise(4, b"4" * 16)
     with pytest.raises(PeerRefused):
         world.membership.recognise(4, b"x" * 16)

@@ -254,8 +254,13 @@ async def test_a_node_retires_once_it_holds_nothing() -> None:
     roster = await world.operations.retire_node(2, 10)
     assert roster.nodes()[2].retired
     assert await world.operations.retire_node(2, 10) == roster
-    with pytest.raises(NotFound, match="no node 7"):
-        await world.operations.retire_node(7, 10)
+    with pytest.raises(NotFound, match="no node 77"):
+        await world.operations.retire_node(77, 10)
+    with pytest.raises(InvalidRequest, match="the only one left with the role tc"):
+        await world.operations.retire_node(9, 10)
+    world.membership.learn(
+        Roster(founders=(NodeRow(8, "h8:1", ("tc",)), NodeRow(7, "h7:1", ("gls",))))
+    )
     with pytest.raises(InvalidRequest, match="the one that you ask"):
         await world.operations.retire_node(9, 10)
     with pytest.raises(NotFound, match="no node 2"):
@@ -438,3 +443,25 @@ async def test_a_node_that_is_away_holds_up_nobody() -> None:
     assert [view.node for view in await world.operations.replicas(1)] == [1, 2]
     assert world.clock.now == before
     assert world.buckets.asked == [ReadReplica(0, 1)] * 2
+
+
+async def test_what_cannot_be_is_told_at_once() -> None:
+    """It was asked for until the time was over, and looked like a time-out."""
+    world = World()
+    view = msgspec.structs.replace(
+        world.buckets.views[1], trouble="node 1 is the only voter", refused=True, voters=(1,)
+    )
+    world.buckets.views[1] = view
+    world.buckets.script = [view.trouble]
+    before = world.clock.now
+    with pytest.raises(InvalidRequest, match="bucket 1: node 1 is the only voter"):
+        await world.operations.add_replica(1, 3, 10)
+    assert world.clock.now == before
+
+
+async def test_two_nodes_never_have_one_address() -> None:
+    """A port that was taken burnt the id of whoever had named it."""
+    world = World()
+    with pytest.raises(InvalidRequest, match="h2:1 is the address of node 2"):
+        await world.add_node(msgspec.structs.replace(JOINER, address="h2:1"))
+    assert not world.buckets.submitted

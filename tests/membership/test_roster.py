@@ -120,10 +120,10 @@ def test_the_register_knows_a_store_best() -> None:
     assert roster.store_of(5) == b""
 
 
-def test_learners_hold_replicas_too() -> None:
-    roster = Roster(buckets=(BucketMembers(1, (1,), 3, (1,), (4,)),))
-    assert roster.holds_replicas(4)
-    assert not roster.holds_replicas(2)
+def test_who_holds_a_replica_may_hold_one_and_so_may_a_resource_manager() -> None:
+    nodes = (NodeRow(2, "h:1", ("tm",)), NodeRow(3, "h:2", ("rm",)), NodeRow(5, "h:3", ("all",)))
+    roster = Roster(founders=nodes, buckets=(BucketMembers(1, (1,), 3, (1,), (4,)),))
+    assert [node for node in range(1, 7) if roster.may_hold(node)] == [1, 3, 4, 5]
 
 
 def bad(**fields: object) -> bytes:

@@ -223,7 +223,7 @@ def test_what_cannot_be_now_is_a_trouble(door: MembersDoor, host: Host, change: 
     host.group.fails = Unavailable("another change is on its way")
     view = ask(door, change, 5 if change is Change.ADD else 2)
     assert isinstance(view, ReplicaView)
-    assert view.trouble == "another change is on its way"
+    assert (view.trouble, view.refused) == ("another change is on its way", False)
 
 
 def test_the_only_voter_is_told_so_and_keeps_its_leadership(door: MembersDoor, host: Host) -> None:
@@ -232,6 +232,7 @@ def test_the_only_voter_is_told_so_and_keeps_its_leadership(door: MembersDoor, h
     view = ask(door, Change.REMOVE, NODE)
     assert isinstance(view, ReplicaView)
     assert "the only voter of bucket 7: add another first" in view.trouble
+    assert view.refused, "asking again changes nothing"
     assert host.group.changes == []
 
 
@@ -251,8 +252,8 @@ def test_a_bucket_that_is_elsewhere_is_refused(door: MembersDoor) -> None:
 @pytest.mark.parametrize("node", [0, -1, 2**32])
 def test_no_such_node_can_be(door: MembersDoor, host: Host, node: int) -> None:
     """A peer's frame could bring any number into the log."""
-    reply = ask(door, Change.ADD, node)
-    assert isinstance(reply, TurnedAway)
-    assert reply.why is Why.INVALID
-    assert "from 1 to 4294967295" in reply.detail
+    view = ask(door, Change.ADD, node)
+    assert isinstance(view, ReplicaView)
+    assert view.refused
+    assert "from 1 to 4294967295" in view.trouble
     assert host.group.changes == []
