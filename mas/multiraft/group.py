@@ -25,7 +25,7 @@ from mas.multiraft.config import HostConfig
 from mas.multiraft.delivery import Delivery
 from mas.multiraft.events import CommitEvent, Leadership, ReadReady, Refused, Restored
 from mas.multiraft.group_log import GroupLog
-from mas.multiraft.members import Members
+from mas.multiraft.members import Members, adds, is_member_behind
 from mas.raft import (
     ConfChange,
     ConfChangeSingle,
@@ -63,6 +63,7 @@ _READS = 65_536
 _EVENTS = 64
 _COMMITTED_BYTES = 1 << 20
 _INFLIGHT_APPENDS = 64
+_OF_ELECTIONS = frozenset({MessageType.VOTE, MessageType.PRE_VOTE, MessageType.TIMEOUT_NOW})
 
 
 class GroupStatus(msgspec.Struct, frozen=True):
@@ -126,10 +127,17 @@ class RaftGroup:
     """A `resource.ports.Group`. Made by `RaftHost.add_group`."""
 
     def __init__(
-        self, group: int, storage: Storage, members: Members, applied: int, world: World
+        self,
+        group: int,
+        storage: Storage,
+        members: Members,
+        applied: int,
+        world: World,
+        removed_at: int = 0,
     ) -> None:
         self.id = group
         self.storage = storage
+        self._removed_at = removed_at
         self.commit_c: Mailbox[CommitEvent] = Mailbox(f"commit_c {group}", _EVENTS)
         self.error_c: Mailbox[Refused] = Mailbox(f"error_c {group}", _PROPOSALS)
         self.error: BaseException | None = None
@@ -177,6 +185,11 @@ class RaftGroup:
             ),
             log,
         )
+        self.abstains = self._removed_at > 0 and not is_member_behind(
+            self.storage, self._removed_at, config.node
+        )
+        """An erased replica's votes count for nothing before its log has made it a member again: what it knew is gone,
+        so it would grant them to candidates that lack what it had acknowledged, or stand itself."""
         self.hard_state = self.storage.initial_state()[0]
         self._unwritten: HardState | None = None
         self.role = Role.FOLLOWER
@@ -326,14 +339,15 @@ class RaftGroup:
         """A peer's message; one that no correct peer sends is logged and dropped."""
         try:
             _check_sender(peer, message)
-            self._core.step(message)
+            if not self.abstains or message.type not in _OF_ELECTIONS:
+                self._core.step(message)
         except IllegalMessage as error:
             _log.warning("bucket %d: from node %d: %s; dropped", self.id, peer, error)
 
     @_isolates
     def tick(self, count: int) -> None:
         """So much time has passed."""
-        for _ in range(count):
+        for _ in range(0 if self.abstains else count):
             self._core.tick()
         if self.role is Role.LEADER:
             if self.behind:
@@ -447,6 +461,11 @@ class RaftGroup:
     def finish(self, ready: Ready) -> None:
         """All that the Ready had to write is durable: hand out what is committed, and let the core go on."""
         self.in_flight = False
+        if self.abstains:
+            node, since = self._world.config.node, self._removed_at
+            self.abstains = not any(
+                entry.index > since and adds(entry, node) for entry in ready.entries
+            )
         if ready.hard_state is not None:
             self.hard_state = ready.hard_state
             self._unwritten = None if ready.must_sync else ready.hard_state
