@@ -139,7 +139,7 @@ class Resting:
         """The connection broke: what rests with it goes on by itself."""
         peer = self._peers.get(node)
         if peer is not None:
-            self._wake_all(peer.followed | peer.led)
+            self._wake_all(peer.followed | peer.led | peer.missed)
             del self._peers[node]
 
     # -- ticks ---------------------------------------------------------------------------------

@@ -392,6 +392,23 @@ async def test_a_broken_connection_wakes_what_rests_with_the_peer(cluster: "Clus
     assert leader.machines[1].is_leading
 
 
+async def test_a_member_that_is_away_is_missed_also_once_its_connection_broke(
+    cluster: "Cluster",
+) -> None:
+    """Its return went unnoticed then: a member that can't stand stayed behind for as long as its group rested."""
+    leader = await at_rest(cluster)
+    away = cluster.followers(leader)[0]
+    await away.kill()
+    await cluster.propose(leader, b"a")
+    await cluster.wait(lambda: rests(leader))
+
+    leader.host.on_peer(away.id, up=False)
+    await cluster.wait(lambda: rests(leader))
+    leader.host.on_frame(away.id, encode_frame(0, []))
+
+    await cluster.wait(lambda: not rests(leader))
+
+
 async def test_a_resting_leader_without_its_peers_steps_down(cluster: "Cluster") -> None:
     leader = await at_rest(cluster)
     cluster.network.cut.append(leader.id)
