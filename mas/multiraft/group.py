@@ -320,7 +320,7 @@ class RaftGroup:
 
     def hand_over(self, heir: int = 0) -> None:
         """Have this voter take over, or the one with the longest log, if this node leads and isn't handing over yet."""
-        self._world.wake(self)  # at rest it is out of date about who is active
+        self._world.wake(self)
         status = self._core.status()
         if status.role is not Role.LEADER or status.lead_transferee:
             return
@@ -429,10 +429,10 @@ class RaftGroup:
         self.tick(silence)
 
     @_isolates
-    def wake_leading(self, heard: Sequence[int]) -> None:
-        """Go on as if these members had just answered a heartbeat."""
+    def hear(self, members: Sequence[int]) -> None:
+        """Before a leader rests: these members have said that they do, which answers its heartbeats until it wakes."""
         node, term = self._world.config.node, self.hard_state.term
-        for member in heard:
+        for member in members:
             self._core.step(Message(MessageType.HEARTBEAT_RESPONSE, node, member, term))
 
     # -- the host's: what goes out -------------------------------------------------------------
