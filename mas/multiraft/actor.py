@@ -132,7 +132,7 @@ class RaftHost(Actor):
         """
         folder = self._config.snapshot_folder
         folder.mkdir(parents=True, exist_ok=True)
-        for path in sorted(folder.glob("*.outgoing")):
+        for path in sorted(folder.glob("*.outgoing*")):  # those that were being written too
             path.unlink()
         await finish_installs(self._log, self._snapshot_files, folder)
 

@@ -317,6 +317,38 @@ async def test_a_file_that_was_damaged_where_it_lies_is_exported_anew(
     assert leader.files.exports == 2
 
 
+async def test_an_export_that_failed_leaves_no_file(
+    cluster: "Cluster", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk was filled by the tries to come: the file that couldn't be read stayed beside the next."""
+    from mas.multiraft import snapshot_sender
+
+    read_digest, failures = snapshot_sender.read_digest, [OSError(5, "Input/output error")] * 3
+    left: list[int] = []
+
+    def failing(path: Path) -> bytes:
+        left.append(len(list(path.parent.glob("*.outgoing"))))
+        if failures:
+            raise failures.pop()
+        return read_digest(path)
+
+    monkeypatch.setattr(snapshot_sender, "read_digest", failing)
+    _, follower = await leave_behind(cluster)
+    await cluster.restart(follower)
+    await cluster.agree(*WRITES)
+    assert left == [1, 1, 1, 1]
+
+
+async def test_a_start_deletes_what_was_being_exported(cluster: "Cluster") -> None:
+    await cluster.start()
+    node = cluster.nodes[1]
+    await node.kill()
+    for name in ("bucket-1.1.outgoing", "bucket-1.2.outgoing.partial"):
+        (node.folder / name).write_bytes(b"x")
+    await cluster.restart(node)
+    assert list(node.folder.iterdir()) == []
+
+
 async def test_other_bytes_than_offered_are_refused(
     cluster: "Cluster", monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
