@@ -249,6 +249,36 @@ async def test_a_leader_without_its_state_steps_aside(
     await cluster.agree(*WRITES)
 
 
+async def test_a_sender_that_dies_is_not_waited_for(
+    cluster: "Cluster", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that is behind its log was never offered anything by others, once one had made an offer."""
+    await cluster.start(**MARGIN)
+    leader = await cluster.leader()
+    await write_all(cluster, leader)
+    await cluster.agree(*WRITES)
+    lost = cluster.followers(leader)[0]
+    await cluster.wait(lambda: lost.log.storage(1).first_index() > 20)
+    await lost.kill()
+    del lost.databases[1]
+    deliver = cluster.network.deliver
+    offered: list[int] = []
+
+    def cut_off(sender: int, to: int, channel: int, payload: bytes) -> None:
+        if channel == 4 and to == lost.id:
+            if not offered:
+                offered.append(sender)
+            elif sender == offered[0]:
+                return
+        deliver(sender, to, channel, payload)
+
+    monkeypatch.setattr(cluster.network, "deliver", cut_off)
+    await cluster.restart(lost)
+
+    await cluster.agree(*WRITES)
+    assert offered
+
+
 async def test_transfer_resumes_where_the_connection_broke(cluster: "Cluster") -> None:
     leader, follower = await leave_behind(cluster, snapshot_idle_seconds=60)
     leader.files.padding = 6_000_000
