@@ -239,7 +239,9 @@ class RaftHost(Actor):
     # -- doors, called on the loop -------------------------------------------------------------
 
     def on_members(self, handler: Callable[[RaftGroup], None]) -> None:
-        """Have `handler(group)` called when a group comes, and whenever its `members` have changed."""
+        """Have `handler(group)` called when a group comes, and when its `members` have changed: on the followers, whose
+        word goes round, and on a leader that has none.
+        """
         self._members_handlers.append(handler)
 
     def on_frame(self, peer: int, payload: bytes) -> None:

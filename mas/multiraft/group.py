@@ -102,7 +102,7 @@ class World(msgspec.Struct, frozen=True):
     """The group has something to do."""
     newest_snapshot: Callable[[int], Snapshot | None]
     members_changed: Callable[["RaftGroup"], None]
-    """`members` has another newest membership."""
+    """`members` has another newest membership, and not only this node knows."""
 
 
 def _isolates(
@@ -582,7 +582,10 @@ class RaftGroup:
             _log.warning("bucket %d: entry %d changes nothing: %s", self.id, entry.index, error)
         else:
             self.members.changed(entry.index, conf_state)
-            self._world.members_changed(self)
+            if self.role is not Role.LEADER or conf_state.voters == (self._world.config.node,):
+                self._world.members_changed(self)
+            # Else the followers tell, a tick later. Who is removed leaves once it is told: had the leader died before
+            # another knew the change to be committed, the others would be too few without the vote of the one that left.
 
     def _announce(self) -> None:
         """Say who leads, where it has changed; `leading` behind the first entry of the leader's own term."""

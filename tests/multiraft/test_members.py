@@ -477,6 +477,44 @@ async def test_a_damaged_log_can_be_erased_unless_its_promises_are_lost(
     assert gone.log.hard_state(1) == HardState(promised.term, promised.vote)
 
 
+async def test_who_is_removed_leaves_once_others_than_the_leader_know(
+    cluster: "Cluster", make_node: type["Node"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four became three, one of whom died: the two that were left waited for the vote of the one that had left."""
+    await cluster.start()
+    leader = await cluster.leader()
+    new = make_node(4, cluster.network, cluster.folder)
+    await new.start({})
+    await propose_change(cluster, add(4))
+    await open_group(new)
+    await cluster.wait(lambda: 4 in members(leader).voters and 4 in members(new).voters)
+    await cluster.settle()
+    gone, other = (node for node in cluster.followers(leader) if node is not new)
+    deliver = cluster.network.deliver
+    told: list[int] = []
+
+    def without_the_new_one_and_then_without_the_leader(
+        sender: int, to: int, channel: int, payload: bytes
+    ) -> None:
+        absent = leader.id if gone.id not in members(leader).voters else new.id
+        if absent not in (sender, to):
+            deliver(sender, to, channel, payload)
+
+    def leave(group: RaftGroup) -> None:
+        if gone.id not in group.members.newest.voters and not told:
+            told.append(group.id)
+            gone.host.leave_group(1)
+
+    monkeypatch.setattr(cluster.network, "deliver", without_the_new_one_and_then_without_the_leader)
+    for node in (leader, other, new):
+        node.host.on_members(leave)
+    leader.machines[1].group.change_members(remove(gone.id))
+
+    await cluster.wait(lambda: gone.id not in members(other).voters)
+    await cluster.wait(lambda: other.machines[1].is_leading)
+    assert told
+
+
 # -- what an erased replica may not do -----------------------------------------------------------------
 
 
