@@ -73,8 +73,9 @@ class Replicas(Actor):
         self._settings = settings
         self._supervisor = supervisor
         self._served: dict[int, asyncio.Task[None]] = {}
-        self._leaving: dict[int, None] = {}
-        """Buckets whose group has been left here, and whose rows and log aren't erased yet."""
+        self._leaving: dict[int, int] = {}
+        """Buckets whose group has been left here, and whose rows and log aren't erased yet: the index of the change
+        that says so."""
         self._changed = asyncio.Event()
         parts.host.on_members(self._on_members)
 
@@ -148,7 +149,7 @@ class Replicas(Actor):
         self._host.leave_group(bucket)
         _log.info("bucket %d: this node holds it no more, its replica here is erased", bucket)
         self._stopped[bucket] = _REMOVED
-        self._leaving[bucket] = None
+        self._leaving[bucket] = members.index
         await self._erase(bucket)
 
     async def _erase(self, bucket: int) -> None:
@@ -161,7 +162,7 @@ class Replicas(Actor):
         await self._database.erase(bucket)
         founders = self._membership.roster.holders()[bucket].founders
         try:
-            await self._host.erase_group(bucket, founders)
+            await self._host.erase_group(bucket, founders, removed_at=self._leaving[bucket])
         except CorruptData as error:
             self._stopped[bucket] = (
                 f"{error}. Its term and vote are lost too: retire this node, and join a new one under a new id"

@@ -132,7 +132,7 @@ class RaftHost(Actor):
         """
         folder = self._config.snapshot_folder
         folder.mkdir(parents=True, exist_ok=True)
-        for path in sorted(folder.glob("*.outgoing")):
+        for path in sorted(folder.glob("*.outgoing*")):  # those that were being written too
             path.unlink()
         await finish_installs(self._log, self._snapshot_files, folder)
 
@@ -157,7 +157,9 @@ class RaftHost(Actor):
         settle_note(self._log, group_id, applied)
         storage = self._log.storage(group_id)
         check_database(group_id, storage, applied, applied_term)
-        group = RaftGroup(group_id, storage, read_members(storage, applied), applied, self._world)
+        members = read_members(storage, applied)
+        removed_at = self._log.removed_at(group_id)
+        group = RaftGroup(group_id, storage, members, applied, self._world, removed_at)
         self._groups[group_id] = group
         self._resting.add(group)
         self._tell_members(group)
@@ -205,13 +207,14 @@ class RaftHost(Actor):
         self._receiver.forget(group_id)
         self._sender.forget(group_id)
 
-    async def erase_group(self, group_id: int, voters: Sequence[int]) -> None:
+    async def erase_group(self, group_id: int, voters: Sequence[int], *, removed_at: int) -> None:
         """Forget the log of a group that this node has left, be it damaged, but its term and vote.
 
         Should the node become a member again, its log begins anew, and what it has promised in votes still holds:
-        so its id needn't be another. What it has acknowledged doesn't count any more once its removal is
-        committed, which must be so before this is called, as must be the AccountDB's loss of the bucket's rows: a
-        database ahead of its log would be a lost log.
+        so its id needn't be another. What it has acknowledged may still count, for members that don't know of its
+        removal at `removed_at`: so it has no part in elections before its log says that it was added again, by when it
+        holds all that again. Its removal must be committed before this is called, and the AccountDB must have lost
+        the bucket's rows: a database ahead of its log would be a lost log.
 
         Raises:
             CorruptData: term and vote can't be read: this node can't hold the group again under its id.
@@ -224,7 +227,7 @@ class RaftHost(Actor):
         def erase() -> None:
             batch = self._writer.batch
             batch.drop(group_id)
-            batch.create(group_id, conf_state)
+            batch.create(group_id, conf_state, removed_at=removed_at)
             batch.set_hard_state(group_id, HardState(hard_state.term, hard_state.vote))
 
         await self._writer.write(erase)
@@ -236,7 +239,9 @@ class RaftHost(Actor):
     # -- doors, called on the loop -------------------------------------------------------------
 
     def on_members(self, handler: Callable[[RaftGroup], None]) -> None:
-        """Have `handler(group)` called when a group comes, and whenever its `members` have changed."""
+        """Have `handler(group)` called when a group comes, and when its `members` have changed: on the followers, whose
+        word goes round, and on a leader that has none.
+        """
         self._members_handlers.append(handler)
 
     def on_frame(self, peer: int, payload: bytes) -> None:

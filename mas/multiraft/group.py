@@ -33,7 +33,7 @@ from mas.multiraft.config import HostConfig
 from mas.multiraft.delivery import Delivery
 from mas.multiraft.events import CommitEvent, Leadership, ReadReady, Refused, Restored
 from mas.multiraft.group_log import GroupLog
-from mas.multiraft.members import Members
+from mas.multiraft.members import Members, adds, is_member_behind
 from mas.raft import (
     ConfChange,
     ConfChangeSingle,
@@ -71,6 +71,7 @@ _READS = 65_536
 _EVENTS = 64
 _COMMITTED_BYTES = 1 << 20
 _INFLIGHT_APPENDS = 64
+_OF_ELECTIONS = frozenset({MessageType.VOTE, MessageType.PRE_VOTE, MessageType.TIMEOUT_NOW})
 
 
 class GroupStatus(msgspec.Struct, frozen=True):
@@ -109,7 +110,7 @@ class World(msgspec.Struct, frozen=True):
     """The group has something to do."""
     newest_snapshot: Callable[[int], Snapshot | None]
     members_changed: Callable[["RaftGroup"], None]
-    """`members` has another newest membership."""
+    """`members` has another newest membership, and not only this node knows."""
 
 
 def _isolates(
@@ -134,10 +135,17 @@ class RaftGroup:
     """A `resource.ports.Group`. Made by `RaftHost.add_group`."""
 
     def __init__(
-        self, group: int, storage: Storage, members: Members, applied: int, world: World
+        self,
+        group: int,
+        storage: Storage,
+        members: Members,
+        applied: int,
+        world: World,
+        removed_at: int = 0,
     ) -> None:
         self.id = group
         self.storage = storage
+        self._removed_at = removed_at
         self.commit_c: Mailbox[CommitEvent] = Mailbox(f"commit_c {group}", _EVENTS)
         self.error_c: Mailbox[Refused] = Mailbox(f"error_c {group}", _PROPOSALS)
         self.error: BaseException | None = None
@@ -185,6 +193,11 @@ class RaftGroup:
             ),
             log,
         )
+        self.abstains = self._removed_at > 0 and not is_member_behind(
+            self.storage, self._removed_at, config.node
+        )
+        """An erased replica's votes count for nothing before its log has made it a member again: what it knew is gone,
+        so it would grant them to candidates that lack what it had acknowledged, or stand itself."""
         self.hard_state = self.storage.initial_state()[0]
         self._unwritten: HardState | None = None
         self.role = Role.FOLLOWER
@@ -315,7 +328,7 @@ class RaftGroup:
 
     def hand_over(self, heir: int = 0) -> None:
         """Have this voter take over, or the one with the longest log, if this node leads and isn't handing over yet."""
-        self._world.wake(self)  # at rest it is out of date about who is active
+        self._world.wake(self)
         status = self._core.status()
         if status.role is not Role.LEADER or status.lead_transferee:
             return
@@ -334,14 +347,15 @@ class RaftGroup:
         """A peer's message; one that no correct peer sends is logged and dropped."""
         try:
             _check_sender(peer, message)
-            self._core.step(message)
+            if not self.abstains or message.type not in _OF_ELECTIONS:
+                self._core.step(message)
         except IllegalMessage as error:
             _log.warning("bucket %d: from node %d: %s; dropped", self.id, peer, error)
 
     @_isolates
     def tick(self, count: int) -> None:
         """So much time has passed."""
-        for _ in range(count):
+        for _ in range(0 if self.abstains else count):
             self._core.tick()
         if self.role is Role.LEADER:
             if self.behind:
@@ -423,10 +437,10 @@ class RaftGroup:
         self.tick(silence)
 
     @_isolates
-    def wake_leading(self, heard: Sequence[int]) -> None:
-        """Go on as if these members had just answered a heartbeat."""
+    def hear(self, members: Sequence[int]) -> None:
+        """Before a leader rests: these members have said that they do, which answers its heartbeats until it wakes."""
         node, term = self._world.config.node, self.hard_state.term
-        for member in heard:
+        for member in members:
             self._core.step(Message(MessageType.HEARTBEAT_RESPONSE, node, member, term))
 
     # -- the host's: what goes out -------------------------------------------------------------
@@ -455,6 +469,11 @@ class RaftGroup:
     def finish(self, ready: Ready) -> None:
         """All that the Ready had to write is durable: hand out what is committed, and let the core go on."""
         self.in_flight = False
+        if self.abstains:
+            node, since = self._world.config.node, self._removed_at
+            self.abstains = not any(
+                entry.index > since and adds(entry, node) for entry in ready.entries
+            )
         if ready.hard_state is not None:
             self.hard_state = ready.hard_state
             self._unwritten = None if ready.must_sync else ready.hard_state
@@ -571,7 +590,10 @@ class RaftGroup:
             _log.warning("bucket %d: entry %d changes nothing: %s", self.id, entry.index, error)
         else:
             self.members.changed(entry.index, conf_state)
-            self._world.members_changed(self)
+            if self.role is not Role.LEADER or conf_state.voters == (self._world.config.node,):
+                self._world.members_changed(self)
+            # Else the followers tell, a tick later. Who is removed leaves once it is told: had the leader died before
+            # another knew the change to be committed, the others would be too few without the vote of the one that left.
 
     def _announce(self) -> None:
         """Say who leads, where it has changed; `leading` behind the first entry of the leader's own term."""

@@ -80,13 +80,14 @@ def is_member_behind(storage: Storage, index: int, node: int) -> bool:
     first, last = max(first, index + 1), storage.last_index()
     while first <= last:
         entries = storage.entries(first, last + 1, TURN_BYTES_MAX)
-        if any(_adds(entry, node) for entry in entries):
+        if any(adds(entry, node) for entry in entries):
             return True
         first = entries[-1].index + 1
     return False
 
 
-def _adds(entry: Entry, node: int) -> bool:
+def adds(entry: Entry, node: int) -> bool:
+    """Whether the entry is a change that makes the node a member."""
     return entry.type is EntryType.CONF_CHANGE and any(
         one.node_id == node and one.type is not ConfChangeType.REMOVE_NODE
         for one in ConfChange.decode(entry.data).changes

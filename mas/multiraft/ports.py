@@ -26,8 +26,11 @@ class Worker(Protocol):
 class LogBatch(Protocol):
     """Writes of one turn, for all groups; nothing is stored before `commit`. Used by one thread at a time."""
 
-    def create(self, group: int, conf_state: ConfState) -> None:
-        """A new group with an empty log: first index 1, this configuration."""
+    def create(self, group: int, conf_state: ConfState, *, removed_at: int = 0) -> None:
+        """A new group with an empty log: first index 1, this configuration.
+
+        `removed_at`: this node's log was erased, behind the change at this index that had removed it from the group.
+        """
 
     def append(self, group: int, entries: Sequence[Entry]) -> None:
         """Entries without a gap; whatever stood at their indexes and behind them is gone."""
@@ -79,6 +82,9 @@ class RaftLog(Protocol):
         """
 
     def note(self, group: int) -> bytes | None: ...
+
+    def removed_at(self, group: int) -> int:
+        """As the group's log was created. Raises `CorruptData`."""
 
     def batch(self) -> LogBatch: ...
 

@@ -7,9 +7,9 @@ A follower rests once its leader calls the group quiet and it has nothing to do 
 member does; one that has been away for an election timeout is not waited for while the others are a quorum. A beat says
 all of it anew, so a lost one does no harm.
 
-Why that is safe: a group that rests isn't ticked, and that is all. Whatever reaches it wakes it first, and waking steps
-what the peer has said by its beats: a HEARTBEAT without a commit, a HEARTBEAT_RESPONSE without a context, which a core
-may get late, twice or never. Time decides nothing in Raft but when to campaign, whether to hear a candidate, and when to
+Why that is safe: a group that rests isn't ticked, and that is all. Whatever reaches it wakes it first. What the peers have
+said by their beats is stepped, a HEARTBEAT without a commit as a follower wakes, a HEARTBEAT_RESPONSE without a context
+as a leader comes to rest, and a core may get those late, twice or never. Time decides nothing in Raft but when to campaign, whether to hear a candidate, and when to
 step down (a host doesn't serve reads by the lease).
 
 Why nobody sleeps on: a follower wakes when its leader no longer calls the group quiet, which a leader that lost its term,
@@ -106,13 +106,9 @@ class Resting:
             return
         self.awake[group.id] = group
         bit = 1 << group.id
-        heard = []
         for node, peer in self._peers.items():
             if peer.followed & bit:
                 group.wake_following(node, self._now - peer.heard)
-            elif peer.led & bit:
-                heard.append(node)
-        group.wake_leading(heard)
         self._forget(bit)
 
     def on_message(self, group: RaftGroup, message: Message) -> None:
@@ -139,7 +135,7 @@ class Resting:
         """The connection broke: what rests with it goes on by itself."""
         peer = self._peers.get(node)
         if peer is not None:
-            self._wake_all(peer.followed | peer.led)
+            self._wake_all(peer.followed | peer.led | peer.missed)
             del self._peers[node]
 
     # -- ticks ---------------------------------------------------------------------------------
@@ -205,6 +201,7 @@ class Resting:
 
     def _rest_leader(self, group: RaftGroup, quiet: list[int], away: list[int]) -> None:
         bit = 1 << group.id
+        group.hear(quiet)
         for node in quiet:
             self._peers[node].led |= bit
         for node in away:

@@ -61,6 +61,9 @@ class _Transfer(msgspec.Struct):
     peer: int
     offer: Offer
     heard: float
+    """When the last piece came, or the offer."""
+    pulled: float
+    """When what doesn't come was last asked for again, or the offer came."""
     asked: int = 0
     arrived: int = 0
     written: int = 0
@@ -106,16 +109,16 @@ class SnapshotReceiver:
                     del self._transfers[message.group]
 
     def tick(self) -> None:
-        """Pull again what doesn't come, and ask for what nobody offers."""
+        """Pull again what doesn't come, and ask for what nobody offers, or has offered and doesn't send."""
         now = self._clock.monotonic()
         patience = self._config.snapshot_idle_seconds / 5
         for transfer in self._transfers.values():
-            if not transfer.is_complete and now - transfer.heard > patience:
-                transfer.heard = now
+            if not transfer.is_complete and now - max(transfer.heard, transfer.pulled) > patience:
+                transfer.pulled = now
                 transfer.asked = transfer.arrived
                 self._pull(transfer)
         for group in self._groups.values():
-            if not group.behind or group.id in self._transfers:
+            if not group.behind or self._is_served(group.id, now):
                 continue
             asked, turn = self._asked.get(group.id, (float("-inf"), 0))
             if now - asked > patience:
@@ -145,6 +148,12 @@ class SnapshotReceiver:
                 if self._transfers.get(piece.group) is transfer:
                     await self._write_piece(transfer, piece)
 
+    def _is_served(self, group_id: int, now: float) -> bool:
+        transfer = self._transfers.get(group_id)
+        return transfer is not None and (
+            transfer.is_complete or now - transfer.heard <= self._config.snapshot_idle_seconds
+        )
+
     # -- fetching ------------------------------------------------------------------------------
 
     def _request(self, group: RaftGroup, turn: int) -> None:
@@ -169,7 +178,8 @@ class SnapshotReceiver:
         if transfer is not None and transfer.is_complete:
             return
         if transfer is None or _name(transfer) != offer.file.name:
-            transfer = _Transfer(peer, offer, self._clock.monotonic())
+            now = self._clock.monotonic()
+            transfer = _Transfer(peer, offer, heard=now, pulled=now)
             self._transfers[offer.group] = transfer
         transfer.peer = peer
         transfer.asked = transfer.arrived

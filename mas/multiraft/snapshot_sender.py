@@ -175,6 +175,7 @@ class SnapshotSender:
             size, digest = await self._thread.run(lambda: (path.stat().st_size, read_digest(path)))
         except (DatabaseUnavailable, OSError) as error:
             _log.error("bucket %d: no snapshot could be exported: %s", group.id, error)
+            path.unlink(missing_ok=True)
             return
         except StorageError:
             if self._groups.get(group.id) is group:

@@ -148,6 +148,11 @@ class SimLog:
         self._storage(group)
         return self._disk.written[group].note
 
+    def removed_at(self, group: int) -> int:
+        """Where this node was removed, before the log began anew; 0: it was not. Raises `CorruptData`."""
+        self._storage(group)
+        return self._disk.written[group].removed_at
+
     def batch(self) -> "SimBatch":
         """Writes to come."""
         return SimBatch(self)

@@ -27,6 +27,7 @@ class Create(msgspec.Struct, frozen=True):
     """A new group with an empty log."""
 
     conf_state: ConfState
+    removed_at: int = 0
 
 
 class Append(msgspec.Struct, frozen=True):
@@ -86,6 +87,8 @@ class GroupLog(msgspec.Struct, frozen=True):
     """(first index, term) of each run of entries of one term: terms change seldom."""
     tail: tuple[Entry, ...] = ()
     tail_bytes: int = 0
+    removed_at: int = 0
+    """Of a log that begins anew: the index of the change that had removed this node; else 0."""
 
     @property
     def tail_start(self) -> int:
@@ -170,6 +173,7 @@ class GroupLog(msgspec.Struct, frozen=True):
             start=metadata.index,
             start_term=metadata.term,
             last=metadata.index,
+            removed_at=self.removed_at,
         )
 
     def trim(self, entries: int, size: int) -> "GroupLog":
@@ -259,9 +263,9 @@ class ChangeBatch(ABC):
     def __init__(self) -> None:
         self.changes: list[tuple[int, Change]] = []
 
-    def create(self, group: int, conf_state: ConfState) -> None:
+    def create(self, group: int, conf_state: ConfState, *, removed_at: int = 0) -> None:
         """A new group with an empty log: first index 1, this configuration."""
-        self.changes.append((group, Create(conf_state)))
+        self.changes.append((group, Create(conf_state, removed_at)))
 
     def append(self, group: int, entries: Sequence[Entry]) -> None:
         """Entries without a gap; whatever stood at their indexes and behind them is gone."""
@@ -303,7 +307,7 @@ def change_groups(groups: dict[int, GroupLog], changes: list[tuple[int, Change]]
         match change:
             case Create():
                 assert group not in groups, f"group {group} exists"
-                groups[group] = GroupLog(change.conf_state)
+                groups[group] = GroupLog(change.conf_state, removed_at=change.removed_at)
             case Drop():
                 groups.pop(group, None)
             case _:

@@ -57,6 +57,10 @@ class MemoryRaftLog:
         """The snapshot being installed (rule 28). Raises `CorruptData`."""
         return self._view(group).note
 
+    def removed_at(self, group: int) -> int:
+        """Where this node was removed, before the log began anew; 0: it was not. Raises `CorruptData`."""
+        return self._view(group).removed_at
+
     def batch(self) -> "MemoryBatch":
         """Writes to come."""
         return MemoryBatch(self)

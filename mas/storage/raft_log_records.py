@@ -25,11 +25,12 @@ from mas.storage.group_log import (
 from mas.storage.rocksdb import seal, unseal
 
 _KEY = Struct(">QBQ")
-_START, _HARD_STATE, _CONF_STATE, _NOTE, _ENTRY = range(1, 6)
+_REMOVED_AT, _START, _HARD_STATE, _CONF_STATE, _NOTE, _ENTRY = range(6)
 _HEADER = Struct(">QB")
 """Of an entry's payload: term and type, before its data."""
 _PLACE = Struct(">QQ")
 """Index and term before the first entry."""
+_INDEX = Struct(">Q")
 _encode = msgspec.msgpack.Encoder().encode
 _decode_hard_state = msgspec.msgpack.Decoder(HardState).decode
 _decode_conf_state = msgspec.msgpack.Decoder(ConfState).decode
@@ -120,7 +121,10 @@ def stage(staged: dict[int, GroupLog], records: WriteBatch, group: int, change: 
     match change:
         case Create():
             assert group not in staged, f"group {group} exists"
-            after = staged[group] = GroupLog(change.conf_state)
+            after = GroupLog(change.conf_state, removed_at=change.removed_at)
+            staged[group] = after
+            if after.removed_at:
+                _put(records, group, _REMOVED_AT, _INDEX.pack(after.removed_at))
             _put_start(records, group, after)
             _put(records, group, _HARD_STATE, _encode(after.hard_state))
             _put(records, group, _CONF_STATE, _encode(after.conf_state))
@@ -190,6 +194,7 @@ def _decode_fields(fields: dict[int, bytes]) -> GroupLog:
     if missing:
         raise CorruptData("its beginning, hard state or configuration is missing")
     start, start_term = _PLACE.unpack(fields[_START])
+    [removed_at] = _INDEX.unpack(fields.get(_REMOVED_AT, bytes(_INDEX.size)))
     return GroupLog(
         conf_state=_decode_conf_state(fields[_CONF_STATE]),
         hard_state=_decode_hard_state(fields[_HARD_STATE]),
@@ -197,4 +202,5 @@ def _decode_fields(fields: dict[int, bytes]) -> GroupLog:
         start=start,
         start_term=start_term,
         last=start,
+        removed_at=removed_at,
     )

@@ -119,6 +119,10 @@ class RocksRaftLog:
         """The snapshot being installed (rule 28). Raises `CorruptData`."""
         return self._view(group).note
 
+    def removed_at(self, group: int) -> int:
+        """Where this node was removed, before the log began anew; 0: it was not. Raises `CorruptData`."""
+        return self._view(group).removed_at
+
     def batch(self) -> "RocksBatch":
         """Writes to come."""
         return RocksBatch(self)

@@ -78,8 +78,20 @@ _decode_members = msgspec.msgpack.Decoder(ConfState).decode
 def write_snapshot(path: Path, header: Header, rows: Iterable[Rows]) -> None:
     """Write the file and sync it; under `path` it is whole or not at all."""
     partial = path.with_name(path.name + ".partial")
+    try:
+        _write_all(partial, header, rows)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(
+            missing_ok=True
+        )  # on a full disk the next try needs its room, and so does the log
+        raise
+    _sync_directory(path.parent)
+
+
+def _write_all(path: Path, header: Header, rows: Iterable[Rows]) -> None:
     frames = 0
-    with partial.open("wb") as file:
+    with path.open("wb") as file:
         file.write(_MAGIC)
         _write_frame(file, header)
         for frame in rows:
@@ -88,8 +100,6 @@ def write_snapshot(path: Path, header: Header, rows: Iterable[Rows]) -> None:
         _write_frame(file, End(frames))
         file.flush()
         os.fsync(file.fileno())
-    partial.replace(path)
-    _sync_directory(path.parent)
 
 
 def read_header(path: Path) -> Header:

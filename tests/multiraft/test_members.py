@@ -24,6 +24,7 @@ from mas.raft import (
     Message,
     MessageType,
     ProgressState,
+    Role,
 )
 from mas.storage.raft_log_memory import MemoryRaftLog
 from tests.multiraft.conftest import Machine, Rows
@@ -86,11 +87,16 @@ async def open_group(node: "Node", voters: tuple[int, ...] = VOTERS) -> Machine:
 
 
 async def erase(node: "Node") -> None:
+    removed_at = next(
+        other.host.groups[1].members.changed_at
+        for other in node.network.nodes.values()
+        if other is not node and 1 in other.machines and other.machines[1].is_leading
+    )
     node.host.leave_group(1)
     machine = node.machines.pop(1)
     machine.databases = dict(machine.databases)  # its writer is ended, as `Replicas` does
     node.databases.pop(1, None)
-    await node.host.erase_group(1, VOTERS)
+    await node.host.erase_group(1, VOTERS, removed_at=removed_at)
 
 
 def members(node: "Node") -> ConfState:
@@ -334,6 +340,7 @@ async def test_a_vote_given_before_the_erasure_is_not_given_again(cluster: "Clus
     await erase(gone)
     promised = gone.log.hard_state(1)
     await open_group(gone)
+    gone.host.groups[1].abstains = False  # as once it has been added again
     rival = next(node for node in VOTERS if node not in (promised.vote, gone.id))
     vote = Message(MessageType.VOTE, gone.id, rival, promised.term, log_term=99, index=99)
     sent = len(cluster.network.sent)
@@ -386,7 +393,7 @@ async def test_a_write_in_flight_when_its_group_leaves_says_nothing(cluster: "Cl
     await cluster.wait(lambda: gone.log.waiting)
     sent = len(cluster.network.sent)
     gone.host.leave_group(1)
-    erasing = asyncio.get_running_loop().create_task(gone.host.erase_group(1, VOTERS))
+    erasing = asyncio.get_running_loop().create_task(gone.host.erase_group(1, VOTERS, removed_at=1))
     gone.log.gate.set()
     await erasing
     await cluster.wait(lambda: other.machines[1].data == [b"a"])
@@ -409,7 +416,7 @@ async def test_a_term_in_flight_when_its_group_leaves_is_kept(cluster: "Cluster"
     await cluster.wait(lambda: gone.log.waiting and gone.host.groups[1].in_flight)
     assert gone.log.hard_state(1).term < term
     gone.host.leave_group(1)
-    erasing = asyncio.get_running_loop().create_task(gone.host.erase_group(1, VOTERS))
+    erasing = asyncio.get_running_loop().create_task(gone.host.erase_group(1, VOTERS, removed_at=1))
     gone.log.gate.set()
     await erasing
     after = gone.log.hard_state(1)
@@ -438,7 +445,7 @@ async def test_erasing_ends_whole_or_not_at_all(cluster: "Cluster") -> None:
     promised = gone.log.hard_state(1)
     gone.host.leave_group(1)
     gone.log.gate.clear()
-    erasing = asyncio.get_running_loop().create_task(gone.host.erase_group(1, VOTERS))
+    erasing = asyncio.get_running_loop().create_task(gone.host.erase_group(1, VOTERS, removed_at=1))
     await cluster.wait(lambda: gone.log.waiting)
     gone.log.fail_next_sync()
     await gone.kill()
@@ -464,10 +471,110 @@ async def test_a_damaged_log_can_be_erased_unless_its_promises_are_lost(
     assert not gone.host.is_member_behind(1, 0), "of a damaged log nobody knows"
     if hard_state:
         with pytest.raises(CorruptData, match="hard state"):
-            await gone.host.erase_group(1, VOTERS)
+            await gone.host.erase_group(1, VOTERS, removed_at=1)
         return
-    await gone.host.erase_group(1, VOTERS)
+    await gone.host.erase_group(1, VOTERS, removed_at=1)
     assert gone.log.hard_state(1) == HardState(promised.term, promised.vote)
+
+
+async def test_who_is_removed_leaves_once_others_than_the_leader_know(
+    cluster: "Cluster", make_node: type["Node"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four became three, one of whom died: the two that were left waited for the vote of the one that had left."""
+    await cluster.start()
+    leader = await cluster.leader()
+    new = make_node(4, cluster.network, cluster.folder)
+    await new.start({})
+    await propose_change(cluster, add(4))
+    await open_group(new)
+    await cluster.wait(lambda: 4 in members(leader).voters and 4 in members(new).voters)
+    await cluster.settle()
+    gone, other = (node for node in cluster.followers(leader) if node is not new)
+    deliver = cluster.network.deliver
+    told: list[int] = []
+
+    def without_the_new_one_and_then_without_the_leader(
+        sender: int, to: int, channel: int, payload: bytes
+    ) -> None:
+        absent = leader.id if gone.id not in members(leader).voters else new.id
+        if absent not in (sender, to):
+            deliver(sender, to, channel, payload)
+
+    def leave(group: RaftGroup) -> None:
+        if gone.id not in group.members.newest.voters and not told:
+            told.append(group.id)
+            gone.host.leave_group(1)
+
+    monkeypatch.setattr(cluster.network, "deliver", without_the_new_one_and_then_without_the_leader)
+    for node in (leader, other, new):
+        node.host.on_members(leave)
+    leader.machines[1].group.change_members(remove(gone.id))
+
+    await cluster.wait(lambda: gone.id not in members(other).voters)
+    await cluster.wait(lambda: other.machines[1].is_leading)
+    assert told
+
+
+# -- what an erased replica may not do -----------------------------------------------------------------
+
+
+async def pass_ticks(cluster: "Cluster", nodes: list["Node"]) -> None:
+    """Time for several elections."""
+    until = {node.id: node.host._resting._now + 60 for node in nodes}
+    await cluster.wait(lambda: all(node.host._resting._now > until[node.id] for node in nodes))
+
+
+async def test_replicas_that_were_erased_elect_nobody_among_themselves(cluster: "Cluster") -> None:
+    """With the founders as voters they were two of three, and began the bucket anew: empty."""
+    await cluster.start()
+    leader = await cluster.leader()
+    await cluster.propose(leader, b"a")
+    await cluster.settle()
+    erased = cluster.followers(leader)
+    for node in erased:
+        await propose_change(cluster, remove(node.id))
+        await erase(node)
+    for node in erased:
+        await propose_change(cluster, add(node.id))
+    cluster.network.cut.append(leader.id)
+    for node in erased:
+        await open_group(node)
+
+    await pass_ticks(cluster, erased)
+
+    assert [node.host.groups[1].status().raft.last_index for node in erased] == [0, 0]
+    cluster.network.cut.clear()
+    await cluster.wait(lambda: members(leader).voters == VOTERS)
+    await cluster.agree(b"a")
+
+
+async def test_an_erased_replica_helps_nobody_to_lead_without_what_it_had(
+    cluster: "Cluster", make_node: type["Node"]
+) -> None:
+    """Who was away needs its vote by the membership that it knows of, and lacks what that vote had committed."""
+    await cluster.start()
+    leader = await cluster.leader()
+    erased, away = cluster.followers(leader)
+    cluster.network.cut.append(away.id)
+    new = make_node(4, cluster.network, cluster.folder)
+    await new.start({})
+    await propose_change(cluster, add(4))
+    await open_group(new)
+    await cluster.wait(lambda: 4 in members(leader).voters)
+    await cluster.propose(leader, b"a")
+    await propose_change(cluster, remove(erased.id))
+    await erase(erased)
+    await propose_change(cluster, add(erased.id))
+    cluster.network.cut[:] = [leader.id, new.id]
+    await open_group(erased)
+
+    await pass_ticks(cluster, [erased, away])
+
+    assert away.host.groups[1].role is not Role.LEADER
+    cluster.network.cut.clear()
+    await cluster.wait(lambda: members(away).voters == (1, 2, 3, 4))
+    await cluster.agree(b"a")
+    await cluster.wait(lambda: not erased.host.groups[1].abstains)
 
 
 # -- snapshots under way -------------------------------------------------------------------------------

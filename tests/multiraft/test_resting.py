@@ -274,14 +274,24 @@ async def test_a_transfer_that_gets_nowhere_is_given_up(
     await cluster.propose(leader, b"a")
 
 
-async def test_the_heir_with_the_longest_log_is_found_from_rest(cluster: "Cluster") -> None:
-    leader = await at_rest(cluster)
-    # The look that check-quorum takes forgets who was active; rest begins right behind it.
-    leader.host.groups[1]._core._core._quorum_is_active()
+async def test_a_leader_at_rest_knows_that_its_followers_are_there(cluster: "Cluster") -> None:
+    """It refused every change of members while nothing else woke it: none of them had answered since the last look."""
+    await cluster.start(heartbeat_tick=ELECTION_TICK - 1)
+    leader = await cluster.leader()
+    await all_rest(cluster)
+    group = leader.host.groups[1]
+    leader.host._resting.wake(group)
+    # The look that check-quorum takes forgets who was active; rest begins right behind it, before the next heartbeat.
+    group._core._core._quorum_is_active()
+    await cluster.wait(lambda: rests(leader))
 
-    leader.machines[1].group.hand_over()
-
-    await cluster.wait(lambda: not leader.machines[1].is_leading)
+    followers = cluster.followers(leader)
+    group.change_members(
+        ConfChange((ConfChangeSingle(ConfChangeType.REMOVE_NODE, followers[0].id),))
+    )
+    await cluster.wait(lambda: followers[0].id not in group.members.newest.voters)
+    group.hand_over()
+    await cluster.wait(lambda: followers[1].machines[1].is_leading)
 
 
 async def test_a_campaign_wakes_all(cluster: "Cluster") -> None:
@@ -390,6 +400,23 @@ async def test_a_broken_connection_wakes_what_rests_with_the_peer(cluster: "Clus
 
     await all_rest(cluster)
     assert leader.machines[1].is_leading
+
+
+async def test_a_member_that_is_away_is_missed_also_once_its_connection_broke(
+    cluster: "Cluster",
+) -> None:
+    """Its return went unnoticed then: a member that can't stand stayed behind for as long as its group rested."""
+    leader = await at_rest(cluster)
+    away = cluster.followers(leader)[0]
+    await away.kill()
+    await cluster.propose(leader, b"a")
+    await cluster.wait(lambda: rests(leader))
+
+    leader.host.on_peer(away.id, up=False)
+    await cluster.wait(lambda: rests(leader))
+    leader.host.on_frame(away.id, encode_frame(0, []))
+
+    await cluster.wait(lambda: not rests(leader))
 
 
 async def test_a_resting_leader_without_its_peers_steps_down(cluster: "Cluster") -> None:

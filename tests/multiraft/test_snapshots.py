@@ -249,6 +249,36 @@ async def test_a_leader_without_its_state_steps_aside(
     await cluster.agree(*WRITES)
 
 
+async def test_a_sender_that_dies_is_not_waited_for(
+    cluster: "Cluster", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that is behind its log was never offered anything by others, once one had made an offer."""
+    await cluster.start(**MARGIN)
+    leader = await cluster.leader()
+    await write_all(cluster, leader)
+    await cluster.agree(*WRITES)
+    lost = cluster.followers(leader)[0]
+    await cluster.wait(lambda: lost.log.storage(1).first_index() > 20)
+    await lost.kill()
+    del lost.databases[1]
+    deliver = cluster.network.deliver
+    offered: list[int] = []
+
+    def cut_off(sender: int, to: int, channel: int, payload: bytes) -> None:
+        if channel == 4 and to == lost.id:
+            if not offered:
+                offered.append(sender)
+            elif sender == offered[0]:
+                return
+        deliver(sender, to, channel, payload)
+
+    monkeypatch.setattr(cluster.network, "deliver", cut_off)
+    await cluster.restart(lost)
+
+    await cluster.agree(*WRITES)
+    assert offered
+
+
 async def test_transfer_resumes_where_the_connection_broke(cluster: "Cluster") -> None:
     leader, follower = await leave_behind(cluster, snapshot_idle_seconds=60)
     leader.files.padding = 6_000_000
@@ -315,6 +345,38 @@ async def test_a_file_that_was_damaged_where_it_lies_is_exported_anew(
     await cluster.agree(*WRITES)
     assert damaged
     assert leader.files.exports == 2
+
+
+async def test_an_export_that_failed_leaves_no_file(
+    cluster: "Cluster", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk was filled by the tries to come: the file that couldn't be read stayed beside the next."""
+    from mas.multiraft import snapshot_sender
+
+    read_digest, failures = snapshot_sender.read_digest, [OSError(5, "Input/output error")] * 3
+    left: list[int] = []
+
+    def failing(path: Path) -> bytes:
+        left.append(len(list(path.parent.glob("*.outgoing"))))
+        if failures:
+            raise failures.pop()
+        return read_digest(path)
+
+    monkeypatch.setattr(snapshot_sender, "read_digest", failing)
+    _, follower = await leave_behind(cluster)
+    await cluster.restart(follower)
+    await cluster.agree(*WRITES)
+    assert left == [1, 1, 1, 1]
+
+
+async def test_a_start_deletes_what_was_being_exported(cluster: "Cluster") -> None:
+    await cluster.start()
+    node = cluster.nodes[1]
+    await node.kill()
+    for name in ("bucket-1.1.outgoing", "bucket-1.2.outgoing.partial"):
+        (node.folder / name).write_bytes(b"x")
+    await cluster.restart(node)
+    assert list(node.folder.iterdir()) == []
 
 
 async def test_other_bytes_than_offered_are_refused(

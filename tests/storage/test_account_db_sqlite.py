@@ -325,3 +325,23 @@ async def test_a_snapshot_that_isnt_there_says_so(tmp_path: Path) -> None:
     with pytest.raises(DatabaseUnavailable, match="can't be written"):
         await database.export(1, tmp_path / "missing" / "snapshot")
     await database.close()
+
+
+@pytest.mark.asyncio
+async def test_a_snapshot_that_finds_no_room_takes_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What had been written of it stayed for ever, and each further try added to it."""
+    from mas.storage import snapshot_file
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    database = SqliteAccountDB.connect(tmp_path / "mas1.sqlite3", "test", 1)
+    await database.open(1, b"me")
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshot_file.os, "fsync", full)
+        with pytest.raises(DatabaseUnavailable, match="No space left"):
+            await database.export(1, tmp_path / "snapshot")
+    assert list(tmp_path.glob("snapshot*")) == []
+    await database.close()

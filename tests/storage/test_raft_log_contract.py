@@ -440,12 +440,13 @@ def test_a_damaged_group_is_made_anew_with_its_term_and_vote(disk: Disk) -> None
     kept = log.hard_state(1)
     batch = log.batch()
     batch.drop(1)
-    batch.create(1, VOTERS)
+    batch.create(1, VOTERS, removed_at=7)
     batch.set_hard_state(1, HardState(kept.term, kept.vote, 0))
     batch.commit(sync=True)
 
     for log in disk.before_and_after_a_restart():
         assert log.groups() == [1, 2]
+        assert (log.removed_at(1), log.removed_at(2)) == (7, 0)
         assert log.hard_state(1) == HardState(4, 1, 0)
         assert log.storage(1).initial_state() == (HardState(4, 1, 0), VOTERS)
         assert held(log, 1) == []
@@ -453,8 +454,11 @@ def test_a_damaged_group_is_made_anew_with_its_term_and_vote(disk: Disk) -> None
         batch = log.batch()
         batch.restore(1, SnapshotMetadata(20, 4, VOTERS))
         batch.append(1, entries(21, 22, term=5))
+        batch.commit(sync=True)
+        assert log.removed_at(1) == 7
+        batch = log.batch()
         batch.drop(1)
-        batch.create(1, VOTERS)
+        batch.create(1, VOTERS, removed_at=7)
         batch.set_hard_state(1, HardState(4, 1, 0))
         batch.commit(sync=True)
 
