@@ -151,6 +151,15 @@ def test_an_even_number_of_voters_is_remarked() -> None:
     assert remark.startswith("bucket 1 has 2 voters")
 
 
+def test_a_node_that_nobody_else_can_reach_is_remarked() -> None:
+    alone = THREE_NODES.replace("voters = [1, 2]", "voters = [1]").replace("[::1]", "10.0.0.2")
+    (remark,) = parse_config(alone).remarks()
+    assert (
+        "listen.host is 127.0.0.1, and the others are to find this node at 10.0.0.2:12379" in remark
+    )
+    assert parse_config(alone + '[listen]\nhost = "10.0.0.2"\n').remarks() == []
+
+
 def test_a_file_is_named_in_what_is_wrong_with_it(tmp_path: Path) -> None:
     path = tmp_path / "mas.toml"
     with pytest.raises(ConfigError, match=r"mas\.toml can't be read"):

@@ -1,6 +1,7 @@
 """How a process comes to its first roster, and that a second start goes on with what the first one kept."""
 
 import asyncio
+import socket
 from pathlib import Path
 from random import Random
 from typing import Self
@@ -9,7 +10,7 @@ import msgspec
 import pytest
 
 from mas.client.operator import Cluster
-from mas.config import BucketConfig, Config, NodeConfig, PeerConfig, TlsConfig
+from mas.config import BucketConfig, Config, ListenConfig, NodeConfig, PeerConfig, TlsConfig
 from mas.daemon import joining
 from mas.daemon.data_directory import DataDirectory, Identity
 from mas.daemon.joining import find_roster
@@ -81,7 +82,8 @@ def joiner(tmp_path: Path) -> Config:
             host="rack",
             hold=(1,),
             secret_file=str(tmp_path / "secret"),
-        )
+        ),
+        listen=ListenConfig(peer=0),
     )
 
 
@@ -157,3 +159,16 @@ async def test_a_join_without_a_secret_or_without_tls(
         await find_roster(plain, directory)
     assert operator.opened[0][1]["ca"] is None
     assert operator.opened[0][1]["plaintext"] is True
+
+
+async def test_nobody_is_told_of_a_node_whose_port_is_taken(
+    tmp_path: Path, joiner: Config, operator: Operator
+) -> None:
+    """Its id was registered first, and burnt."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = ListenConfig(peer=taken.getsockname()[1])
+        config = msgspec.structs.replace(joiner, listen=listen)
+        with opened(tmp_path / "data", 7) as directory:
+            with pytest.raises(ConfigError, match="can't be listened on"):
+                await find_roster(config, directory)
+            assert not operator.asked
