@@ -9,8 +9,8 @@ all of it anew, so a lost one does no harm.
 
 Why that is safe: a group that rests isn't ticked, and that is all. Whatever reaches it wakes it first. What the peers have
 said by their beats is stepped, a HEARTBEAT without a commit as a follower wakes, a HEARTBEAT_RESPONSE without a context
-as a leader comes to rest, and a core may get those late, twice or never. Time decides nothing in Raft but when to campaign, whether to hear a candidate, and when to
-step down (a host doesn't serve reads by the lease).
+as a leader comes to rest, and a core may get those late, twice or never. Time decides nothing in Raft but when to
+campaign, whether to hear a candidate, and when to step down (a host doesn't serve reads by the lease).
 
 Why nobody sleeps on: a follower wakes when its leader no longer calls the group quiet, which a leader that lost its term,
 its group or its life doesn't, and a leader wakes when a follower no longer rests. Both wake when the other's beats stay
