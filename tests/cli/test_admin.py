@@ -3,8 +3,9 @@
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -398,3 +399,17 @@ def test_a_server_that_is_not_there(home: Path) -> None:
     result = mas("members", *options, "--timeout", "0.2")
     assert (result.exit_code, result.stdout) == (3, "")
     assert "there is no connection to 127.0.0.1:1" in result.stderr
+
+
+def test_whoever_interrupts_is_told_that_it_goes_on(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(talk: Coroutine[Any, Any, object]) -> None:
+        talk.close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(asyncio, "run", interrupted)
+    result = mas("replica", "add", "1", "4")
+    assert result.exit_code == 1
+    assert "the same command goes on from there" in result.stderr
+    assert not script.asked

@@ -1,5 +1,6 @@
 """`mas serve --role all`: what a newcomer starts, types, stops and starts again."""
 
+import shutil
 import signal
 import socket
 import stat
@@ -65,6 +66,20 @@ def test_the_data_of_another_cluster_is_refused(tmp_path: Path) -> None:
     failed = server.fails()
     assert failed.returncode == 2
     assert "belongs to node 1 of cluster 'test'" in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_a_node_whose_log_and_database_are_gone_is_refused(tmp_path: Path) -> None:
+    """F13: its identity and its roster are still there, and what it promised isn't."""
+    server = Server(tmp_path)
+    with server.running():
+        pass
+    shutil.rmtree(server.data / "raft")
+    for file in server.data.glob("mas.sqlite3*"):
+        file.unlink()
+    failed = server.fails()
+    assert failed.returncode == 2
+    assert "is gone, and with it what this node has promised" in failed.stderr
     assert "Traceback" not in failed.stderr
 
 
