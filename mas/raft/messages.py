@@ -104,7 +104,9 @@ class ConfChange(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @staticmethod
     def decode(data: bytes) -> "ConfChange":
-        """The change that `data` encodes; raises CorruptState where it encodes none."""
+        """The change that `data` encodes, the empty one where there is none; raises CorruptState where it encodes nothing."""
+        if not data:
+            return ConfChange()
         try:
             return _conf_change_decoder.decode(data)
         except msgspec.DecodeError as error:
