@@ -288,7 +288,6 @@ async def test_consensus_a1_no_log_is_erased_but_behind_an_entry(world: World) -
     assert not world.is_erased()
 
 
-
 async def test_the_removal_is_on_disk_before_anything_is_erased(world: World) -> None:
     """A start with the old roster would have opened an erased log as that of a voter."""
     await world.start()
