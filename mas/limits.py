@@ -27,6 +27,8 @@ AMOUNT_MAX = 10**15
 BALANCE_MAX = 2**60
 """Minor units, either way: a signed 64-bit integer has room for a balance and what is reserved."""
 LEGS_PER_PAYMENT_MAX = 64
+SEQUENCE_MAX = 2**63 - 1
+"""Of an account's postings: what a database keeps as an integer."""
 PAGE_ITEMS_MAX = 1_000
 """Postings or accounts in one reply."""
 TIMEOUT_SECONDS_MAX = 7 * 24 * 3600.0
@@ -132,8 +134,7 @@ def check_amount(value: object, field: str = "amount", *, zero_allowed: bool = F
         InvalidRequest: no whole number, negative, above `AMOUNT_MAX`, or zero where that isn't allowed.
     """
     least = 0 if zero_allowed else 1
-    if type(value) is not int or not least <= value <= AMOUNT_MAX:
-        raise _invalid(field, value, f"from {least} to {AMOUNT_MAX} minor units")
+    _check_number(value, field, least, AMOUNT_MAX, " minor units")
 
 
 def check_timeout(value: object, field: str = "timeout") -> None:
@@ -150,14 +151,40 @@ def check_timeout(value: object, field: str = "timeout") -> None:
         raise _invalid(field, value, f"from 0 to {TIMEOUT_SECONDS_MAX:.0f} seconds")
 
 
-def check_node_id(value: int, field: str = "node") -> None:
+def check_sequence(value: object, field: str) -> None:
+    """The number of a posting of an account; 0 where none is meant.
+
+    Raises:
+        InvalidRequest: negative, or above `SEQUENCE_MAX`.
+    """
+    _check_number(value, field, 0, SEQUENCE_MAX)
+
+
+def check_page_items(value: object, field: str = "limit") -> None:
+    """How many items a reply shall have; 0 where the caller doesn't mind.
+
+    Raises:
+        InvalidRequest: negative, or above `PAGE_ITEMS_MAX`.
+    """
+    _check_number(value, field, 0, PAGE_ITEMS_MAX)
+
+
+def check_bucket_id(value: object, field: str = "bucket") -> None:
+    """A bucket's number.
+
+    Raises:
+        InvalidRequest: not from 1 to `BUCKET_ID_MAX`.
+    """
+    _check_number(value, field, 1, BUCKET_ID_MAX)
+
+
+def check_node_id(value: object, field: str = "node") -> None:
     """A node's number.
 
     Raises:
         InvalidRequest: not from 1 to `NODE_ID_MAX`.
     """
-    if not 1 <= value <= NODE_ID_MAX:
-        raise _invalid(field, value, f"from 1 to {NODE_ID_MAX}")
+    _check_number(value, field, 1, NODE_ID_MAX)
 
 
 def check_node_address(value: str, field: str = "address") -> None:
@@ -223,6 +250,11 @@ def shorten(value: object) -> str:
         return f"of {value.bit_length()} bits"
     shown = ascii(value)
     return shown if len(shown) <= _SHOWN_CHARACTERS_MAX else f"{shown[:_SHOWN_CHARACTERS_MAX]}..."
+
+
+def _check_number(value: object, field: str, least: int, most: int, unit: str = "") -> None:
+    if type(value) is not int or not least <= value <= most:
+        raise _invalid(field, value, f"from {least} to {most}{unit}")
 
 
 def _check_text(value: object, field: str, least: int, most: int) -> str:

@@ -133,6 +133,8 @@ def to_reads(numbers: object, level: ReadLevel) -> pb.GetAccountRequest:
 def to_page(number: str, before: int, limit: int) -> pb.ListPostingsRequest:
     """A page of a statement."""
     limits.check_account_number(number, "number")
+    limits.check_sequence(before, "before")
+    limits.check_page_items(limit)
     return to_message(pb.ListPostingsRequest, account_number=number, before=before, limit=limit)
 
 
