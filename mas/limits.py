@@ -18,6 +18,8 @@ AMOUNT_MAX = 10**15
 BALANCE_MAX = 2**60
 """Minor units, either way: a signed 64-bit integer has room for a balance and what is reserved."""
 LEGS_PER_PAYMENT_MAX = 64
+SEQUENCE_MAX = 2**63 - 1
+"""Of an account's postings: what a database keeps as an integer."""
 PAGE_ITEMS_MAX = 1_000
 """Postings or accounts in one reply."""
 
@@ -101,6 +103,36 @@ def check_amount(value: int, field: str = "amount", *, zero_allowed: bool = Fals
     least = 0 if zero_allowed else 1
     if not least <= value <= AMOUNT_MAX:
         raise _invalid(field, value, f"from {least} to {AMOUNT_MAX} minor units")
+
+
+def check_sequence(value: int, field: str) -> None:
+    """The number of a posting of an account; 0 where none is meant.
+
+    Raises:
+        InvalidRequest: negative, or above `SEQUENCE_MAX`.
+    """
+    if not 0 <= value <= SEQUENCE_MAX:
+        raise _invalid(field, value, f"from 0 to {SEQUENCE_MAX}")
+
+
+def check_page_items(value: int, field: str = "limit") -> None:
+    """How many items a reply shall have; 0 where the caller doesn't mind.
+
+    Raises:
+        InvalidRequest: negative, or above `PAGE_ITEMS_MAX`.
+    """
+    if not 0 <= value <= PAGE_ITEMS_MAX:
+        raise _invalid(field, value, f"from 0 to {PAGE_ITEMS_MAX}")
+
+
+def check_bucket_id(value: int, field: str = "bucket") -> None:
+    """A bucket's number.
+
+    Raises:
+        InvalidRequest: not from 1 to `BUCKET_ID_MAX`.
+    """
+    if not 1 <= value <= BUCKET_ID_MAX:
+        raise _invalid(field, value, f"from 1 to {BUCKET_ID_MAX}")
 
 
 def check_node_id(value: int, field: str = "node") -> None:

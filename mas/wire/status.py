@@ -28,6 +28,7 @@ _CODES: dict[type[MasError], grpc.StatusCode] = {
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.OutcomeUnknown: grpc.StatusCode.UNKNOWN,
+    errors.RequestFailed: grpc.StatusCode.INTERNAL,
     errors.NetworkError: grpc.StatusCode.UNAVAILABLE,
     errors.DatabaseUnavailable: grpc.StatusCode.UNAVAILABLE,
     errors.MasError: grpc.StatusCode.INTERNAL,
