@@ -219,7 +219,14 @@ def _raise_if_turned_away(result: PaymentResult) -> None:
 def _set_account_reply(answer: Answer) -> pb.SetAccountReply:
     match answer.code:
         case Code.DONE | Code.UNCHANGED:
-            return pb.SetAccountReply(outcome=pb.OUTCOME_COMMITTED)
+            state = answer.state
+            assert state is not None, "whoever changed the account says what it is now"
+            return pb.SetAccountReply(
+                outcome=pb.OUTCOME_COMMITTED,
+                frozen=state.frozen,
+                closed=state.closed,
+                overdraft_limit=state.overdraft_limit,
+            )
         case Code.REFUSED:
             outcome = pb.OUTCOME_REFUSED
         case _:

@@ -135,6 +135,10 @@ class PostingView(msgspec.Struct, frozen=True, array_like=True, gc=False):
     amount: int
     balance: int
     time: int
+    counterparty: str = ""
+    """Who paid this credit, or whom this debit paid: of several the first."""
+    reference: str = ""
+    """What the payer told the payee."""
 
 
 class Postings(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=9):
