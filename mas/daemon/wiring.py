@@ -30,9 +30,10 @@ from mas.client import profile
 from mas.config import Config
 from mas.coordinator import CoordinatorSettings, TransactionCoordinator
 from mas.coordinator import Ports as CoordinatorPorts
-from mas.daemon.data_directory import DataDirectory, read_file, read_secret
+from mas.daemon.data_directory import DataDirectory, read_file
 from mas.daemon.lock_shelf import ByteShelf, LockShelf
 from mas.daemon.replicas import Parts, Replicas
+from mas.files import read_secret
 from mas.locks import (
     GlobalLockService,
     Leases,
@@ -290,7 +291,7 @@ class Process:
         if role != "gls":
             self._coordinator = TransactionCoordinator(
                 CoordinatorPorts(self._router, store, locks),
-                CoordinatorSettings(len(config.buckets), config.locking),
+                CoordinatorSettings(len(self._membership.roster.buckets), config.locking),
                 self._clock,
                 self._dice,
             )
@@ -321,7 +322,8 @@ class Process:
             store=LockShelf(store),
             clock=self._clock,
             settings=LockSettings(
-                buckets=len(self._config.buckets), lease=self._config.lock_timeout_seconds
+                buckets=len(self._membership.roster.buckets),
+                lease=self._config.lock_timeout_seconds,
             ),
         )
         door = LockDoor(service, self._transport, self._clock)

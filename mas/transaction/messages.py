@@ -4,10 +4,13 @@ A request names a bucket and is numbered by its sender; it is answered position 
 (rule 37). A request that a node turns away has done nothing there; one that was lost sight of is unknown (rule 39).
 """
 
+from collections.abc import Callable
 from enum import IntEnum
 
 import msgspec
 
+from mas.decoding import Buffer, msgpack_decoder
+from mas.errors import NetworkError
 from mas.ledger.instructions import Answer
 from mas.ledger.rows import NodeRow
 
@@ -25,6 +28,8 @@ class Why(IntEnum):
     """It may or may not be done, now or later (rule 39)."""
     INVALID = 5
     """The request can't be read or names an unknown bucket."""
+    FAILED = 6
+    """Of a read: it raised there, and would elsewhere. Nobody else is asked."""
 
 
 class ReadLevel(IntEnum):
@@ -113,7 +118,7 @@ class Claims(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=7):
 
 
 class ReadPostings(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=8):
-    """An account's postings, newest first, below sequence `before` (0: from the newest)."""
+    """An account's postings, newest first, below sequence `before` (0: from the newest; at most `SEQUENCE_MAX`)."""
 
     request: int
     bucket: int
@@ -130,6 +135,10 @@ class PostingView(msgspec.Struct, frozen=True, array_like=True, gc=False):
     amount: int
     balance: int
     time: int
+    counterparty: str = ""
+    """Who paid this credit, or whom this debit paid: of several the first."""
+    reference: str = ""
+    """What the payer told the payee."""
 
 
 class Postings(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=9):
@@ -275,5 +284,11 @@ Request = BucketRequest | ReadReplica | ChangeMembers
 Reply = Answers | TurnedAway | AccountViews | Claims | Postings | BucketView | Nodes | ReplicaView
 
 encode = msgspec.msgpack.Encoder().encode
-decode_requests = msgspec.msgpack.Decoder(tuple[Request, ...]).decode
-decode_replies = msgspec.msgpack.Decoder(tuple[Reply, ...]).decode
+decode_requests: Callable[[Buffer], tuple[Request, ...]] = msgpack_decoder(
+    tuple[Request, ...], "a frame of requests", NetworkError
+)
+"""Raises `NetworkError`."""
+decode_replies: Callable[[Buffer], tuple[Reply, ...]] = msgpack_decoder(
+    tuple[Reply, ...], "a frame of replies", NetworkError
+)
+"""Raises `NetworkError`."""
