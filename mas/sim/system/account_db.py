@@ -252,7 +252,7 @@ class SimAccountDB:
         if before:
             lines = lines[: before - 1]
         views = [
-            PostingView(line.sequence, line.payment_id, line.amount, line.balance, line.time)
+            PostingView(*(getattr(line, field) for field in PostingView.__struct_fields__))
             for line in reversed(lines[-limit:])
         ]
         return rows.bucket.applied, views

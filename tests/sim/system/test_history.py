@@ -86,7 +86,7 @@ class Story:
     def post(self, number: str, payment_id: bytes, amount: int, at: float) -> None:
         lines = self.facts.postings.setdefault(number, [])
         balance = sum(line.posting.amount for line in lines) + amount
-        posting = Posting(number, len(lines) + 1, payment_id, amount, balance, 7)
+        posting = Posting(number, len(lines) + 1, payment_id, amount, balance, 7, "", "")
         lines.append(Posted(posting, 1, at))
 
     def read(self, number: str, balance: int | None, began: float, ended: float) -> None:
