@@ -220,7 +220,7 @@ class Clients:
     ) -> Status | None:
         """One try; None: nobody answered."""
         timeout = pick(self._dice, _TIMEOUTS)
-        request = PaymentRequest(request.caller, request.key, body, repeat, timeout)
+        request = PaymentRequest(request.key_space, request.key, body, repeat, timeout)
         payment_id = name(request)
         self.requests.setdefault(payment_id, request)
         call = Try(began=self._loop.time(), client=client, payment_id=payment_id, body=body)
@@ -363,9 +363,9 @@ class Clients:
 
     # -- small things --------------------------------------------------------------------------
 
-    def _request(self, caller: str, body: Body) -> PaymentRequest:
+    def _request(self, key_space: str, body: Body) -> PaymentRequest:
         self._last_key += 1
-        return PaymentRequest(caller, f"key {self._last_key}", body)
+        return PaymentRequest(key_space, f"key {self._last_key}", body)
 
     def _earlier(self) -> PaymentRequest | None:
         """Mostly one of the latest payments."""
