@@ -17,6 +17,7 @@ acts on: whose fault it was (its branch), and whether the same call may be tried
     │   │   └── MailboxFull
     │   ├── MailboxClosed
     │   └── NotLeading
+    ├── RequestFailed             the server's: asking again would do the same, nothing has changed
     ├── OutcomeUnknown            it may or may not have happened: ask again by the same key
     │   └── DeadlineExceeded
     ├── NetworkError
@@ -90,6 +91,10 @@ class NotLeading(Unavailable):
     def __init__(self, message: str, leader: int = 0) -> None:
         super().__init__(message)
         self.leader = leader
+
+
+class RequestFailed(MasError):
+    """The server failed on this request by a fault of its own; nothing has changed, and asking again would do the same."""
 
 
 class OutcomeUnknown(MasError):

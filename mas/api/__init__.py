@@ -6,7 +6,7 @@ from mas.api.locks import LockServicer
 from mas.api.node import NodeServicer
 from mas.api.ports import NodeView
 from mas.api.server import ApiServer, ServerTls
-from mas.api.tokens import Role, TokenIssuer, read_secret
+from mas.api.tokens import Role, TokenIssuer
 from mas.api.transactions import TransactionServicer
 
 __all__ = [
@@ -21,5 +21,4 @@ __all__ = [
     "ServerTls",
     "TokenIssuer",
     "TransactionServicer",
-    "read_secret",
 ]

@@ -149,12 +149,10 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
         self, request: pb.ListPostingsRequest, context: Context
     ) -> pb.ListPostingsReply:
         """A page of a statement."""
-        number = request.account_number
-        check_may_read(self._who(context), number)
-        limit = requests.to_page_items(request.limit)
-        postings = await self._coordinator.read_postings(
-            number, request.before, limit, _timeout(context)
-        )
+        principal = self._who(context)
+        number, before, limit = requests.to_page(request)
+        check_may_read(principal, number)
+        postings = await self._coordinator.read_postings(number, before, limit, _timeout(context))
         if postings is None:
             raise NotFound(f"account {shorten(number)} doesn't exist")
         return pb.ListPostingsReply(postings=map(posting_to_wire, postings))
@@ -172,13 +170,14 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
     async def CheckBucket(self, request: pb.CheckBucketRequest, context: Context) -> pb.BucketState:
         """A replica's own state."""
         check_may_read_all(self._who(context), "the state of buckets")
-        if request.replica not in self._coordinator.buckets().get(request.bucket, ()):
+        bucket, replica = requests.to_replica(request)
+        if replica not in self._coordinator.buckets().get(bucket, ()):
             raise NotFound(
-                f"bucket {request.bucket} has no replica on node {request.replica}: "
+                f"bucket {bucket} has no replica on node {replica}: "
                 "expected one that ListBuckets names"
             )
         return bucket_to_wire(
-            await self._coordinator.read_bucket(request.bucket, request.replica, _timeout(context))
+            await self._coordinator.read_bucket(bucket, replica, _timeout(context))
         )
 
     @answering
@@ -223,7 +222,14 @@ def _raise_if_turned_away(result: PaymentResult) -> None:
 def _set_account_reply(answer: Answer) -> pb.SetAccountReply:
     match answer.code:
         case Code.DONE | Code.UNCHANGED:
-            return pb.SetAccountReply(outcome=pb.OUTCOME_COMMITTED)
+            state = answer.state
+            assert state is not None, "whoever changed the account says what it is now"
+            return pb.SetAccountReply(
+                outcome=pb.OUTCOME_COMMITTED,
+                frozen=state.frozen,
+                closed=state.closed,
+                overdraft_limit=state.overdraft_limit,
+            )
         case Code.REFUSED:
             outcome = pb.OUTCOME_REFUSED
         case _:

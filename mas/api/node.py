@@ -13,6 +13,7 @@ from mas.api.requests import to_timeout
 from mas.errors import InvalidRequest
 from mas.ledger.rows import NodeRow
 from mas.limits import (
+    check_bucket_id,
     check_node_address,
     check_node_host,
     check_node_id,
@@ -68,7 +69,7 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
     async def AddNode(self, request: pb.AddNodeRequest, context: Context) -> pb.Cluster:
         """Register a node, and make it a learner of the buckets that it names."""
         self._check(context)
-        buckets = tuple(dict.fromkeys(request.buckets))
+        buckets = _to_buckets(request)
         roster = await self._operations.add_node(
             request.cluster, _to_node(request), buckets, _timeout(context)
         )
@@ -85,38 +86,39 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
     async def GetReplicas(self, request: pb.GetReplicasRequest, context: Context) -> pb.Replicas:
         """All replicas of a bucket that answer."""
         self._check(context)
+        check_bucket_id(request.bucket)
         return await self._replicas(request.bucket)
 
     @answering
     async def GetReplica(self, request: pb.ReplicaRequest, context: Context) -> pb.Replica:
         """One node's replica."""
         self._check(context)
-        check_node_id(request.node)
-        return replica_to_wire(await self._operations.replica(request.bucket, request.node))
+        bucket, node = _to_replica(request)
+        return replica_to_wire(await self._operations.replica(bucket, node))
 
     @answering
     async def AddReplica(self, request: pb.ReplicaRequest, context: Context) -> pb.Replicas:
         """Make a node a learner of a bucket."""
         self._check(context)
-        check_node_id(request.node)
-        await self._operations.add_replica(request.bucket, request.node, _timeout(context))
-        return await self._replicas(request.bucket)
+        bucket, node = _to_replica(request)
+        await self._operations.add_replica(bucket, node, _timeout(context))
+        return await self._replicas(bucket)
 
     @answering
     async def RemoveReplica(self, request: pb.ReplicaRequest, context: Context) -> pb.Replicas:
         """Take a bucket away from a node."""
         self._check(context)
-        check_node_id(request.node)
-        await self._operations.remove_replica(request.bucket, request.node, _timeout(context))
-        return await self._replicas(request.bucket)
+        bucket, node = _to_replica(request)
+        await self._operations.remove_replica(bucket, node, _timeout(context))
+        return await self._replicas(bucket)
 
     @answering
     async def TransferLeader(self, request: pb.ReplicaRequest, context: Context) -> pb.Replicas:
         """Have a node lead a bucket."""
         self._check(context)
-        check_node_id(request.node)
-        await self._operations.transfer_leader(request.bucket, request.node, _timeout(context))
-        return await self._replicas(request.bucket)
+        bucket, node = _to_replica(request)
+        await self._operations.transfer_leader(bucket, node, _timeout(context))
+        return await self._replicas(bucket)
 
     def _check(self, context: Context) -> None:
         self._cluster_secret.check(metadata_of(context))
@@ -153,6 +155,20 @@ def _to_node(request: pb.AddNodeRequest) -> NodeRow:
     if not node.store:
         raise InvalidRequest("store is empty: expected what the node's data directory drew")
     return node
+
+
+def _to_buckets(request: pb.AddNodeRequest) -> tuple[int, ...]:
+    buckets = tuple(dict.fromkeys(request.buckets))
+    for bucket in buckets:
+        check_bucket_id(bucket, "buckets")
+    return buckets
+
+
+def _to_replica(request: pb.ReplicaRequest) -> tuple[int, int]:
+    """The bucket and the node of a replica."""
+    check_node_id(request.node)
+    check_bucket_id(request.bucket)
+    return request.bucket, request.node
 
 
 def _timeout(context: Context) -> float:

@@ -72,6 +72,9 @@ class Buckets(Protocol):
     ) -> None:
         """Send once; calls back once for each position, on the loop."""
 
+    def all(self) -> list[int]:
+        """Every bucket of the cluster, ascending."""
+
 
 class NodeView(msgspec.Struct, frozen=True):
     """What a node says of itself."""

@@ -20,6 +20,8 @@ DEFAULT_TIMEOUT_SECONDS = 10.0
 TIMEOUT_SECONDS_MAX = 60.0
 DEFAULT_PAGE_ITEMS = 100
 
+_KINDS = frozenset(map(int, Kind))
+
 # The same few numbers come again and again; only those that pass are remembered.
 _check_number = lru_cache(maxsize=65_536)(limits.check_account_number)
 
@@ -87,7 +89,7 @@ def to_creation(
 def to_payment_name(message: pb.PaymentName, principal: Principal) -> tuple[bytes, Kind, str]:
     """A payment's id, kind and payer, as its anchor knows it."""
     limits.check_account_number(message.payer, "payer")
-    kind = Kind.CREATION if message.kind == pb.KIND_CREATION else Kind.PAYMENT
+    kind = _to_kind(message.kind)
     given = message.payment_id
     if bool(given) == bool(message.idempotency_key):
         raise InvalidRequest("a payment is named by idempotency_key or payment_id: expected one")
@@ -99,6 +101,14 @@ def to_payment_name(message: pb.PaymentName, principal: Principal) -> tuple[byte
             f"payment_id has {len(given)} bytes: expected {PAYMENT_ID_BYTES}, as a result names it"
         )
     return given, kind, message.payer
+
+
+def _to_kind(value: int) -> Kind:
+    """As far as it is part of a payment's id: a creation, or any other."""
+    if value and value not in _KINDS:
+        known = ", ".join(kind.name for kind in Kind)
+        raise InvalidRequest(f"kind {value} is not known: expected one of {known}")
+    return Kind.CREATION if value == Kind.CREATION else Kind.PAYMENT
 
 
 def to_numbers(message: pb.GetAccountRequest) -> list[str]:
@@ -124,11 +134,19 @@ def to_read_level(value: int) -> ReadLevel:
         raise NotSupported(f"level {value} is not supported: expected one of {known}") from None
 
 
-def to_page_items(limit: int) -> int:
-    """How many postings a page shall have."""
-    if limit > limits.PAGE_ITEMS_MAX:
-        raise InvalidRequest(f"limit is {limit}: expected at most {limits.PAGE_ITEMS_MAX}")
-    return limit or DEFAULT_PAGE_ITEMS
+def to_page(message: pb.ListPostingsRequest) -> tuple[str, int, int]:
+    """Whose statement, below which sequence (0: from the newest), and how many postings."""
+    _check_number(message.account_number, "account_number")
+    limits.check_sequence(message.before, "before")
+    limits.check_page_items(message.limit)
+    return message.account_number, message.before, message.limit or DEFAULT_PAGE_ITEMS
+
+
+def to_replica(message: pb.CheckBucketRequest) -> tuple[int, int]:
+    """A bucket, and the node of the replica that is meant."""
+    limits.check_bucket_id(message.bucket)
+    limits.check_node_id(message.replica, "replica")
+    return message.bucket, message.replica
 
 
 def to_set_account(message: pb.SetAccountRequest) -> SetAccount:

@@ -9,19 +9,17 @@ A token's subject is "account:NUMBER" or "operator:NAME", its role says what tha
 """
 
 from enum import StrEnum
-from pathlib import Path
 
 import jwt
 import msgspec
 
 from mas.errors import ConfigError, InvalidRequest
+from mas.files import SECRET_BYTES_MIN
 from mas.runtime import Clock, SystemClock
 
 DEFAULT_ISSUER = "mas"
 DEFAULT_AUDIENCE = "mas"
 TOKEN_LIFETIME_SECONDS = 90 * 24 * 3600
-SECRET_BYTES_MIN = 32
-"""Of HS256: as long as its hash (RFC 7518, section 3.2)."""
 
 _ACCOUNT_PREFIX = "account:"
 _OPERATOR_PREFIX = "operator:"
@@ -129,17 +127,3 @@ def check_secret(secret: bytes) -> None:
         raise ConfigError(
             f"the tokens' secret has {len(secret)} bytes: expected {SECRET_BYTES_MIN} or more"
         )
-
-
-def read_secret(path: Path) -> bytes:
-    """The secret in a file, without line ends around it.
-
-    Raises:
-        ConfigError: it can't be read, or is too short.
-    """
-    try:
-        secret = path.read_bytes().strip()
-    except OSError as error:
-        raise ConfigError(f"secret {path} can't be read: {error.strerror}") from error
-    check_secret(secret)
-    return secret

@@ -16,7 +16,7 @@ from mas.api.answering import Context, answering, metadata_of
 from mas.api.auth import ClusterSecret
 from mas.api.ports import Buckets
 from mas.api.requests import to_timeout
-from mas.errors import DeadlineExceeded, InvalidRequest
+from mas.errors import DeadlineExceeded, InvalidRequest, NotFound
 from mas.ledger.instructions import (
     Abort,
     Answer,
@@ -29,6 +29,7 @@ from mas.ledger.instructions import (
     Prepare,
     decode_chunk,
 )
+from mas.limits import TURN_INSTRUCTIONS_MAX, check_bucket_id
 from mas.transaction.messages import Answers, Reply, TurnedAway, encode
 from mas.wire.gen.mas.v1 import transaction_pb2 as pb
 from mas.wire.gen.mas.v1 import transaction_pb2_grpc as pb_grpc
@@ -75,6 +76,11 @@ class TransactionServicer(pb_grpc.TransactionServiceServicer):
     async def _process(self, request: pb.Phase, context: Context, kinds: Kinds) -> pb.PhaseReply:
         self._cluster_secret.check(metadata_of(context))
         chunk = _decode(request.chunk, kinds)
+        check_bucket_id(request.bucket)
+        if request.bucket not in self._buckets.all():
+            raise NotFound(
+                f"there is no bucket {request.bucket}: expected one that ListBuckets names"
+            )
         answers = await self._ask(request.bucket, chunk, to_timeout(context.time_remaining()))
         return pb.PhaseReply(frame=encode(_frame(answers)))
 
@@ -108,6 +114,10 @@ def _decode(data: bytes, kinds: Kinds) -> Chunk:
     if wrong or not chunk.instructions:
         expected = ", ".join(kind.__name__ for kind in kinds)
         raise InvalidRequest(f"chunk has {', '.join(wrong) or 'nothing'}: expected {expected}")
+    if len(chunk.instructions) > TURN_INSTRUCTIONS_MAX:
+        raise InvalidRequest(
+            f"chunk has {len(chunk.instructions)} instructions: expected at most {TURN_INSTRUCTIONS_MAX}"
+        )
     return chunk
 
 

@@ -159,6 +159,6 @@ def _from_profile(address: str | None) -> Place:
 def _read_secret(path: str) -> bytes:
     if not path:
         raise ConfigError("no secret: name the cluster's with --secret-file, or a node's --config")
-    from mas.daemon.data_directory import read_secret
+    from mas.files import read_secret
 
     return read_secret(Path(path))

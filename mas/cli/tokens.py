@@ -46,8 +46,8 @@ def issue(
         TokenIssuer,
         account_subject,
         operator_subject,
-        read_secret,
     )
+    from mas.files import read_secret
     from mas.limits import check_account_number
 
     if bool(number) == bool(operator):

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import msgspec
 
 from mas.errors import ConfigError
+from mas.files import write_private
 
 HOME_VARIABLE = "MAS_HOME"
 _PROFILE_NAME = "client.toml"
@@ -61,7 +62,7 @@ def write(profile: Profile, path: Path | None = None) -> Path:
     text = "".join(
         f"{name} = {msgspec.json.encode(value).decode()}\n" for name, value in pairs.items()
     )
-    _write_private(path, text)
+    _write(path, text)
     return path
 
 
@@ -92,7 +93,7 @@ def keep_token(number: str, token: str) -> Path:
         ConfigError: it can't be written.
     """
     path = _token_path(number)
-    _write_private(path, token + "\n")
+    _write(path, token + "\n")
     return path
 
 
@@ -119,14 +120,9 @@ def _token_path(number: str) -> Path:
     return home() / _TOKENS_NAME / name
 
 
-def _write_private(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.new")
+def _write(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-        temporary.replace(path)
+        write_private(path, text)
     except OSError as error:
         raise ConfigError(f"{path} can't be written: {error.strerror}") from error

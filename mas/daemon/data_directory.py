@@ -6,7 +6,9 @@ lock               held by the process that uses it
 cluster.secret     what nodes prove to each other
 jwt.secret         what signs and verifies clients' tokens (HS256)
 tls/               certificates
-raft/ tm/ NAME.sqlite3
+raft/ tm/ snapshots/ NAME.sqlite3
+
+Nobody else may enter it: it holds every balance, and the keys. So it is this user's own, with mode 0700.
 """
 
 import fcntl
@@ -18,11 +20,14 @@ from typing import Self
 import msgspec
 
 from mas.errors import DataDirectoryError
+from mas.files import is_open_to_others, read_secret, sync_directory, write_private
 from mas.membership import Roster
 from mas.runtime import Dice
 
 _SECRET_BYTES = 32
 _STORE_BYTES = 16
+_BEFORE_THE_FIRST_START = frozenset(("lock", "tls", "cluster.secret", "jwt.secret", "lost+found"))
+"""What a directory may hold that no node has used yet: what operators lay there, and what a start left that failed."""
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -44,7 +49,8 @@ class DataDirectory:
     """An opened data directory. Only one process has it at a time.
 
     Raises:
-        DataDirectoryError: it can't be written, another process uses it, or it belongs to another cluster or node.
+        DataDirectoryError: it can't be written, another process uses it, it belongs to another user, cluster or node, or
+            it isn't a data directory at all.
     """
 
     def __init__(self, path: Path, identity: Identity, dice: Dice) -> None:
@@ -53,7 +59,7 @@ class DataDirectory:
         self._kept = _Kept("", 0, b"")
         """Drawn when the directory was made: whoever has another isn't who it was (`mas.network.handshake`)."""
         try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _take(path)
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise DataDirectoryError(
@@ -105,7 +111,7 @@ class DataDirectory:
 
     def write(self, roster: Roster) -> None:
         """Keep the roster. Raises `DataDirectoryError`."""
-        write_private(self.path / "roster.json", msgspec.json.encode(roster).decode())
+        _write(self.path / "roster.json", msgspec.json.encode(roster).decode())
 
     def check_log(self) -> None:
         """Before the raft log is opened, and made where there is none.
@@ -114,9 +120,10 @@ class DataDirectory:
             DataDirectoryError: there was one.
         """
         path = self.path / "raft"
-        if self._kept.has_log and not path.exists():
+        # Not the directory alone: a file system that wasn't mounted leaves an empty one.
+        if self._kept.has_log and not (path / "CURRENT").exists():
             raise DataDirectoryError(
-                f"{path} is gone, and with it what this node has promised: put it back, or retire this node and join a "
+                f"{path} is gone or empty, and with it what this node has promised: put it back, or retire this node and join a "
                 "new one under a new id"
             )
 
@@ -124,13 +131,13 @@ class DataDirectory:
         """The raft log is there: should it be gone one day, it was lost. Raises `DataDirectoryError`."""
         if not self._kept.has_log:
             self._kept = msgspec.structs.replace(self._kept, has_log=True)
-            write_private(self.path / "identity.json", msgspec.json.encode(self._kept).decode())
+            _write(self.path / "identity.json", msgspec.json.encode(self._kept).decode())
 
     def secret(self, name: str, dice: Dice) -> bytes:
         """The secret in the file of this name, made at the first start."""
         path = self.path / name
         if not path.exists():
-            write_private(path, dice.randbytes(_SECRET_BYTES).hex())
+            _write(path, dice.randbytes(_SECRET_BYTES).hex())
         return read_secret(path)
 
     def _take_lock(self) -> None:
@@ -145,7 +152,7 @@ class DataDirectory:
         path = self.path / "identity.json"
         if not path.exists():
             kept = _Kept(identity.cluster, identity.node, dice.randbytes(_STORE_BYTES))
-            write_private(path, msgspec.json.encode(kept).decode())
+            _write(path, msgspec.json.encode(kept).decode())
         try:
             found = msgspec.json.decode(path.read_bytes(), type=_Kept)
         except (OSError, msgspec.DecodeError) as error:
@@ -158,18 +165,47 @@ class DataDirectory:
             )
 
 
-def read_secret(path: Path) -> bytes:
-    """A secret from its file.
+def _take(path: Path) -> None:
+    """Make the directory, or take the one that is there; whatever it is by then, nobody else can enter it.
 
     Raises:
-        DataDirectoryError: it can't be read, or is too short to be a secret.
+        DataDirectoryError: it is another user's, lacks what says whose it is, or can't be shut.
+        OSError: it can't be made or looked at.
     """
-    secret = read_file(path).strip()
-    if len(secret) < _SECRET_BYTES:
+    missing = [each for each in (path.absolute(), *path.absolute().parents) if not each.exists()]
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for each in missing:
+        sync_directory(each.parent)
+    owner, user = path.stat().st_uid, os.geteuid()
+    if owner != user:
         raise DataDirectoryError(
-            f"secret {path} has {len(secret)} bytes: expected {_SECRET_BYTES} or more"
+            f"data directory {path} belongs to user {owner}, and this process runs as user {user}: run it as that user, "
+            "give the directory to this one (chown), or name another with --data-dir"
         )
-    return secret
+    if not (path / "identity.json").exists():
+        _check_unused(path)
+    if is_open_to_others(path):
+        path.chmod(0o700)
+    if is_open_to_others(path):
+        raise DataDirectoryError(
+            f"data directory {path} can be entered by other users, and its file system doesn't let this be changed: it "
+            "holds every balance and the keys, so name another with --data-dir"
+        )
+
+
+def _check_unused(path: Path) -> None:
+    """A node that lost its identity is no new one; and nobody is shut out of a directory that holds something else."""
+    strange = sorted({each.name for each in path.iterdir()} - _BEFORE_THE_FIRST_START)
+    if "raft" in strange:
+        raise DataDirectoryError(
+            f"{path} holds a Raft log, and identity.json, which says whose it is, is gone: put it back, or retire this "
+            "node and join a new one under a new id"
+        )
+    if strange and is_open_to_others(path):
+        raise DataDirectoryError(
+            f"{path} is no data directory, holds other things ({', '.join(strange[:3])}), and other users may enter it: "
+            "name another with --data-dir, which is made where it isn't there"
+        )
 
 
 def read_file(path: Path) -> bytes:
@@ -184,24 +220,8 @@ def read_file(path: Path) -> bytes:
         raise DataDirectoryError(f"{path} can't be read: {error.strerror}") from error
 
 
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only this user can read; it is there whole, or not at all, and there for good."""
-    temporary = path.with_name(path.name + ".new")
+def _write(path: Path, text: str) -> None:
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_directory(path.parent)
+        write_private(path, text)
     except OSError as error:
         raise DataDirectoryError(f"{path} can't be written: {error.strerror}") from error
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

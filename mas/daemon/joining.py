@@ -5,8 +5,9 @@ from pathlib import Path
 
 from mas.client.operator import OperatorClient
 from mas.config import Config
-from mas.daemon.data_directory import DataDirectory, read_secret
+from mas.daemon.data_directory import DataDirectory
 from mas.errors import ConfigError
+from mas.files import read_secret
 from mas.ledger.rows import NodeRow
 from mas.membership import Roster, decode_roster
 from mas.membership.roster import founding_roster

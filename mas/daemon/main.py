@@ -5,6 +5,7 @@ It fails loudly: whatever part fails takes the process with it, since what is du
 
 import asyncio
 import gc
+import os
 import signal
 from pathlib import Path
 
@@ -25,6 +26,7 @@ def serve(config: Config) -> None:
         MasError: it can't start (`ConfigError`), or a part of it has failed.
     """
     setup_logging()
+    os.umask(0o077)  # whatever an engine makes is this user's alone, too
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(config))
 

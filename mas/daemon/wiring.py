@@ -30,9 +30,10 @@ from mas.client import profile
 from mas.config import Config
 from mas.coordinator import CoordinatorSettings, TransactionCoordinator
 from mas.coordinator import Ports as CoordinatorPorts
-from mas.daemon.data_directory import DataDirectory, read_file, read_secret
+from mas.daemon.data_directory import DataDirectory, read_file
 from mas.daemon.lock_shelf import ByteShelf, LockShelf
 from mas.daemon.replicas import Parts, Replicas
+from mas.files import read_secret
 from mas.locks import (
     GlobalLockService,
     Leases,

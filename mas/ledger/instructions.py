@@ -103,6 +103,8 @@ class Reason(IntEnum):
     CANCELLED = 8
     LEGS_PREPARED = 9
     """Closing, or lowering an overdraft limit, while legs need it."""
+    ACCOUNT_NOT_EMPTY = 10
+    """Closing while there is a balance, of either sign."""
     LOCK_CONFLICT = 20
     CONTENDED = 21
     STALE_XID = 22
@@ -116,6 +118,15 @@ class Reason(IntEnum):
     NODE_ID_USED = 40
     """By another data directory, or by a node that is retired."""
     TOO_MANY_NODES = 41
+
+
+class AccountState(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What an administrator may change of an account."""
+
+    frozen: bool
+    closed: bool
+    """For good."""
+    overdraft_limit: int
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True, gc=False, omit_defaults=True):
@@ -133,10 +144,24 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, gc=False, omit_defaul
     number: int = 0
     """COMMITTED creation: the bucket of the account; `Epoch`: the epoch taken; `RegisterNode` and `RetireNode`, DONE
     or UNCHANGED: the index of the entry that changed the register last."""
+    state: AccountState | None = None
+    """`SetAccount`, DONE or UNCHANGED: the account as it is now."""
 
 
 Legs = tuple[tuple[str, int], ...]
 """(account number, signed amount), in request order."""
+
+Parties = tuple[str, str]
+"""The first account that a payment debits, and the first that it credits: each is whom the other side's postings name."""
+
+
+def parties(legs: Legs) -> Parties:
+    """Of a payment's legs, all of them; an empty text where a side has none."""
+    if len(legs) == 2:  # nearly every payment
+        (first, amount), (second, _) = legs
+        return (first, second) if amount < 0 else (second, first)
+    debtor = next((number for number, amount in legs if amount < 0), "")
+    return debtor, next((number for number, amount in legs if amount >= 0), "")
 
 
 class Body(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -167,6 +192,9 @@ class Prepare(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     legs: Legs
     tokens: tuple[Token | None, ...] = ()
     overdraft_limit: int = 0
+    parties: Parties = ("", "")
+    """Of the whole payment."""
+    reference: str = ""
     left_out: tuple[bytes, ...] = ()
     """On a second proposal: the xids that the first one was pending on and that are still undecided (rule 15).
 
@@ -274,7 +302,10 @@ class Epoch(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=12):
 
 
 class SetAccount(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=13):
-    """An administrator's change of one account; None leaves a property as it is (rule 13)."""
+    """An administrator's change of one account; None leaves a property as it is (rule 13).
+
+    Closing takes an account that is empty, with nothing prepared on it; nothing of a closed one changes any more.
+    """
 
     account: str
     frozen: bool | None = None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mas.ledger.instructions import Body, Code, Kind, Legs, Reason, Token
+from mas.ledger.instructions import Body, Code, Kind, Legs, Parties, Reason, Token
 
 
 class Account(msgspec.Struct, array_like=True, gc=False):
@@ -74,6 +74,10 @@ class Posting(msgspec.Struct, frozen=True, array_like=True, gc=False):
     balance: int
     """After it."""
     time: int
+    counterparty: str
+    """Who paid this credit, or whom this debit paid: of several the first, in request order (`Parties`)."""
+    reference: str
+    """What the payer told the payee."""
 
 
 class PreparedLegs(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -91,6 +95,8 @@ class PreparedLegs(msgspec.Struct, frozen=True, array_like=True, gc=False):
     tokens: tuple[Token | None, ...] = ()
     overdraft_limit: int = 0
     """CREATION: of the account, which has no row before its `Commit` (rule 18)."""
+    parties: Parties = ("", "")
+    reference: str = ""
 
 
 class Incarnation(msgspec.Struct, array_like=True, gc=False):

@@ -13,6 +13,8 @@ A leg reserves: a debit its funds (`held`), a credit its headroom. What is reser
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from mas.errors import UnknownVersion
 from mas.ids import COUNTER_MAX, INCARNATION_BYTES, home_bucket
 from mas.ledger.comparison import differing_fields
@@ -20,6 +22,7 @@ from mas.ledger.instructions import (
     EXTERNAL,
     LEDGER_VERSION,
     Abort,
+    AccountState,
     Answer,
     Ask,
     Body,
@@ -44,6 +47,7 @@ from mas.ledger.instructions import (
     Token,
     Unmark,
     compatible,
+    parties,
 )
 from mas.ledger.memory import UNKNOWN, Memory, Missing, NotLoaded
 from mas.ledger.needs import NEEDS, external_number, own_legs
@@ -229,6 +233,8 @@ class Ledger(Memory):
             i.legs,
             i.tokens,
             i.overdraft_limit,
+            i.parties,
+            i.reference,
         )
         self._put_accounts(staged)
         self._put_legs(legs)
@@ -247,7 +253,7 @@ class Ledger(Memory):
         if legs.kind is Kind.CREATION:
             self._open(staged, postings, legs, i.time)
         else:
-            self._post(staged, postings, legs.legs, legs.currency, legs.payment_id, i.time)
+            self._post(staged, postings, legs, i.time)
         incarnation = self._incarnation(i.xid[:INCARNATION_BYTES])
         counter = int.from_bytes(i.xid[INCARNATION_BYTES:], "big")
         self._put_accounts(staged)
@@ -317,7 +323,7 @@ class Ledger(Memory):
         if refusal is not None:
             return self._decline(i, refusal)
         postings: list[Posting] = []
-        self._post(staged, postings, legs, body.currency, i.payment_id, self._now)
+        self._post(staged, postings, _as_prepared(i, legs), self._now)
         return self._conclude(i, staged, postings)
 
     def _decide_creation(self, i: Decide) -> Answer:
@@ -337,7 +343,7 @@ class Ledger(Memory):
             refusal = self._judge_opening(number, opening, i.body.currency, i.left_out)
             if refusal is not None:
                 return self._decline(i, refusal)
-            self._open(staged, postings, _as_prepared(i), self._now)
+            self._open(staged, postings, _as_prepared(i, i.body.legs), self._now)
         answer = self._conclude(i, staged, postings)
         self._claims[number] = self._changed_claims[number] = i.place
         return answer
@@ -564,25 +570,32 @@ class Ledger(Memory):
     # -- Legs: posting -------------------------------------------------------------------------------------
 
     def _post(
-        self,
-        staged: _Staged,
-        postings: list[Posting],
-        legs: Legs,
-        currency: str,
-        payment_id: bytes,
-        time: int,
+        self, staged: _Staged, postings: list[Posting], prepared: PreparedLegs, time: int
     ) -> None:
         """Turn what is reserved into postings; an account's postings are numbered in one sequence."""
-        for number, amount in legs:
+        currency, payment_id, reference = prepared.currency, prepared.payment_id, prepared.reference
+        debtor, creditor = prepared.parties
+        for number, amount in prepared.legs:
             row = staged.get(number) or self._stage(staged, number, currency)
             if amount < 0:
                 row.held += amount
+                counterparty = creditor
             else:
                 row.headroom -= amount
+                counterparty = debtor
             row.balance += amount
             row.sequence += 1
             postings.append(
-                Posting(row.number, row.sequence, payment_id, amount, row.balance, time)
+                Posting(
+                    row.number,
+                    row.sequence,
+                    payment_id,
+                    amount,
+                    row.balance,
+                    time,
+                    counterparty,
+                    reference,
+                )
             )
 
     def _open(
@@ -599,7 +612,8 @@ class Ledger(Memory):
         if opening:
             self._stage(staged, EXTERNAL, legs.currency).held += opening
             both = ((EXTERNAL, -opening), (number, opening))
-            self._post(staged, postings, both, legs.currency, legs.payment_id, time)
+            deposit = replace(legs, legs=both, parties=parties(both))
+            self._post(staged, postings, deposit, time)
 
     def _stage(self, staged: _Staged, number: str, currency: str) -> Account:
         """This instruction's copy of an account that exists, or of `@external`, which needs no creation."""
@@ -674,8 +688,12 @@ class Ledger(Memory):
                 return _LOCK_CONFLICT
         elif any(mark.mode is LockMode.EXCLUSIVE for mark in account.marks):
             return _LOCK_CONFLICT
-        if i.closed and not account.closed and i.account in self._prepared_on:
+        if account.closed and (i.closed is False or (i.frozen, i.overdraft_limit) != (None, None)):
+            return Answer(Code.REFUSED, Reason.ACCOUNT_CLOSED, detail=i.account)
+        if i.closed and i.account in self._prepared_on:
             return Answer(Code.REFUSED, Reason.LEGS_PREPARED, detail=i.account)
+        if i.closed and account.balance:
+            return Answer(Code.REFUSED, Reason.ACCOUNT_NOT_EMPTY, detail=i.account)
         row = account.__copy__()
         row.frozen = account.frozen if i.frozen is None else i.frozen
         row.closed = account.closed if i.closed is None else i.closed
@@ -686,11 +704,12 @@ class Ledger(Memory):
                 return Answer(Code.REFUSED, Reason.INSUFFICIENT_FUNDS, detail=i.account)
             if row.balance - row.held < -row.overdraft_limit:
                 return Answer(Code.REFUSED, Reason.LEGS_PREPARED, detail=i.account)
+        state = AccountState(row.frozen, row.closed, row.overdraft_limit)
         if row == account:
-            return _UNCHANGED
+            return Answer(Code.UNCHANGED, state=state)
         row.version += 1
         self._put_accounts({row.number: row})
-        return _DONE
+        return Answer(Code.DONE, state=state)
 
     # -- The bucket itself (rules 10, 20, 36) ---------------------------------------------------------------
 
@@ -770,8 +789,8 @@ def _pending_on(xids: Iterable[bytes]) -> Answer:
     return Answer(Code.PENDING_ON, xids=tuple(sorted(xids)))
 
 
-def _as_prepared(i: Decide) -> PreparedLegs:
-    """A creation whose place is its home, as if it had been prepared there."""
+def _as_prepared(i: Decide, legs: Legs) -> PreparedLegs:
+    """The anchor's own legs, as if they had been prepared here."""
     body = i.body
     return PreparedLegs(
         i.xid,
@@ -782,8 +801,11 @@ def _as_prepared(i: Decide) -> PreparedLegs:
         (),
         body.kind,
         body.currency,
-        body.legs,
-        overdraft_limit=body.overdraft_limit,
+        legs,
+        (),
+        body.overdraft_limit,
+        parties(body.legs),
+        body.reference,
     )
 
 

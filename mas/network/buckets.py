@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 
 from mas import limits
-from mas.errors import Unavailable
+from mas.errors import RequestFailed, Unavailable
 from mas.ledger.instructions import Answer, Chunk, begins
 from mas.ledger.instructions import encode as encode_chunk
 from mas.network.channels import Channel
@@ -235,6 +235,7 @@ class BucketRouter:
 
         Raises:
             Unavailable: nobody answered in time; the last reason is named.
+            RequestFailed: the read raised where it was answered.
         """
         assert bucket in self._replicas, f"unknown bucket {bucket}"
         deadline = self._clock.monotonic() + timeout
@@ -245,6 +246,8 @@ class BucketRouter:
             reply = await self._ask(node, request, min(left, self._settings.query_timeout))
             if not isinstance(reply, TurnedAway):
                 return reply
+            if reply.why is Why.FAILED:
+                raise RequestFailed(f"bucket {bucket}, node {node}: {reply.detail}")
             why = f"node {node}: {reply.detail or reply.why.name}" if node else why
             hops += 1
             if (

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from mas.errors import ConfigError
+from mas.files import check_private, write_private
 from mas.runtime import Clock
 
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
@@ -146,8 +147,8 @@ def _make_ca(path: Path, key_path: Path, now: datetime) -> None:
         .add_extension(_key_usage(signs_certificates=True), critical=True)
         .sign(key, hashes.SHA256())
     )
-    _write(key_path, _key_pem(key))
-    _write(path, certificate.public_bytes(serialization.Encoding.PEM))
+    write_private(key_path, _key_pem(key))
+    write_private(path, certificate.public_bytes(serialization.Encoding.PEM))
 
 
 def _make_node_certificate(
@@ -174,8 +175,8 @@ def _make_node_certificate(
         .add_extension(authority, critical=False)
         .sign(ca_key, hashes.SHA256())
     )
-    _write(files.key, _key_pem(key))
-    _write(files.certificate, certificate.public_bytes(serialization.Encoding.PEM))
+    write_private(files.key, _key_pem(key))
+    write_private(files.certificate, certificate.public_bytes(serialization.Encoding.PEM))
 
 
 def _builder(
@@ -262,6 +263,7 @@ def _read_certificate(path: Path) -> x509.Certificate:
 
 
 def _read_key(path: Path) -> PrivateKeyTypes:
+    check_private(path)
     try:
         return serialization.load_pem_private_key(path.read_bytes(), password=None)
     except OSError as error:
@@ -287,15 +289,3 @@ def _locked(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
-
-
-def _write(path: Path, data: bytes) -> None:
-    """All or nothing, and for the owner only."""
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(descriptor)
-    temporary.replace(path)

@@ -523,10 +523,13 @@ class AccountService(Actor):
     def _answer_reads(self, reads: list[Read]) -> None:
         """Answer what memory can; what must be loaded waits for its rows, and for nobody else's."""
         for read in reads:
-            if missing_numbers(self._ledger, read.request):
-                self._read_later(read.peer, read.request.request, read)
-            else:
-                self._answer_read(read)
+            try:
+                if missing_numbers(self._ledger, read.request):
+                    self._read_later(read.peer, read.request.request, read)
+                else:
+                    self._answer_read(read)
+            except Exception as error:  # noqa: BLE001 - it ends this read alone
+                self._fail_read(read.peer, read.request.request, error)
 
     def _read_later(
         self, peer: int, request: int, item: Read | tuple[int, ReadPostings | ReadBucket]
@@ -590,10 +593,20 @@ class AccountService(Actor):
 
     async def _read_turn(self) -> None:
         for item in await self._reads_to_load.drain():
-            if isinstance(item, Read):
-                await self._answer_loaded(item)
-            else:
-                await self._answer_stored(*item)
+            peer, request = (item.peer, item.request) if isinstance(item, Read) else item
+            try:
+                if isinstance(item, Read):
+                    await self._answer_loaded(item)
+                else:
+                    await self._answer_stored(*item)
+            except Exception as error:  # noqa: BLE001 - it ends this read alone
+                self._fail_read(peer, request.request, error)
+
+    def _fail_read(self, peer: int, request: int, error: Exception) -> None:
+        """A read changes nothing: whatever raises in one ends that one, and nothing else."""
+        _log.error("bucket %d: a read of node %d failed", self.bucket, peer, exc_info=error)
+        detail = f"the read failed by a fault of the server ({type(error).__name__})"
+        self._reply(peer, TurnedAway(request, Why.FAILED, detail=detail))
 
     async def _answer_loaded(self, read: Read) -> None:
         while numbers := missing_numbers(self._ledger, read.request):

@@ -11,7 +11,7 @@ from mas.ledger.instructions import Code
 from mas.ledger.rows import Account, BucketRow, Posting, Record
 from mas.storage.account_db_rows import JUMP, Table
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 def _columns(row: type[msgspec.Struct], *fields: str) -> str:
@@ -39,6 +39,8 @@ _POSTING = ", ".join(
         ("amount", "amount"),
         ("balance", "balance"),
         ("time", "time"),
+        ("counterparty", "counterparty"),
+        ("reference", "reference"),
     )
 )
 

@@ -295,7 +295,7 @@ def _postings(connection: _Connection, parameters: dict[str, Any]) -> tuple[int,
     # Chunks come newest first, and the postings in a chunk oldest first.
     lines = [line for page in _decode_lines(_as_list(text)) for line in reversed(page)]
     views = [
-        PostingView(line.sequence, line.payment_id, line.amount, line.balance, line.time)
+        PostingView(*(getattr(line, field) for field in PostingView.__struct_fields__))
         for line in lines
         if line.sequence <= parameters["last"]
     ]

@@ -36,8 +36,8 @@ from mas.config import (
     format_config,
 )
 from mas.config import Role as NodeRole
-from mas.daemon.data_directory import read_secret, write_private
 from mas.errors import MasError
+from mas.files import read_secret, write_private
 from mas.network.tls import ensure_development_certificates
 from mas.runtime import SystemClock, SystemDice
 from mas.testing.program import Program, end_all

@@ -40,6 +40,7 @@ from mas.ledger.instructions import (
     Prepare,
     Reason,
     Token,
+    parties,
 )
 from mas.transaction.attempts import Attempts
 from mas.transaction.messages import Why
@@ -251,6 +252,7 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
         self.unsettled += count
         self.phase = _PREPARING
         effects.append(Note(self, attempt))
+        told = parties(body.legs)
         for bucket, positions in placement.others:
             instruction = Prepare(
                 xid,
@@ -264,6 +266,8 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
                 tuple([body.legs[position] for position in positions]),
                 self._carry(positions) if self.tokens else (),
                 body.overdraft_limit,
+                told,
+                body.reference,
             )
             part = LocalTransaction(bucket)
             parts.append(part)

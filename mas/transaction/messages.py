@@ -25,6 +25,8 @@ class Why(IntEnum):
     """It may or may not be done, now or later (rule 39)."""
     INVALID = 5
     """The request can't be read or names an unknown bucket."""
+    FAILED = 6
+    """Of a read: it raised there, and would elsewhere. Nobody else is asked."""
 
 
 class ReadLevel(IntEnum):
@@ -115,7 +117,7 @@ class Claims(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=7):
 
 
 class ReadPostings(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=8):
-    """An account's postings, newest first, below sequence `before` (0: from the newest)."""
+    """An account's postings, newest first, below sequence `before` (0: from the newest; at most `SEQUENCE_MAX`)."""
 
     request: int
     bucket: int
@@ -132,6 +134,10 @@ class PostingView(msgspec.Struct, frozen=True, array_like=True, gc=False):
     amount: int
     balance: int
     time: int
+    counterparty: str = ""
+    """Who paid this credit, or whom this debit paid: of several the first."""
+    reference: str = ""
+    """What the payer told the payee."""
 
 
 class Postings(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=9):

@@ -124,6 +124,8 @@ def posting_to_wire(view: PostingView) -> pb.Posting:
         amount=view.amount,
         balance=view.balance,
         time_us=view.time,
+        counterparty=view.counterparty,
+        reference=view.reference,
     )
 
 
@@ -135,6 +137,8 @@ def posting_from_wire(message: pb.Posting) -> PostingView:
         amount=message.amount,
         balance=message.balance,
         time=message.time_us,
+        counterparty=message.counterparty,
+        reference=message.reference,
     )
 
 

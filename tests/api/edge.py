@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from mas.api import AccountServicer, ApiServer, Authenticator, Role, ServerTls, TokenIssuer
-from mas.ledger.instructions import Answer, Code, Kind, Reason, SetAccount
+from mas.ledger.instructions import AccountState, Answer, Code, Kind, Reason, SetAccount
 from mas.runtime import SystemDice
 from mas.transaction.messages import AccountView, BucketView, PostingView, ReadLevel
 from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, name
@@ -59,7 +59,9 @@ class FakeCoordinator:
         self.postings: dict[str, list[PostingView]] = {}
         self.records: dict[tuple[bytes, Kind, str], PaymentResult] = {}
         self.changes: list[SetAccount] = []
-        self.answer = Answer(Code.DONE)
+        self.answer = Answer(
+            Code.DONE, state=AccountState(frozen=False, closed=False, overdraft_limit=0)
+        )
         self.levels: list[ReadLevel] = []
         self.arrived = asyncio.Event()
 

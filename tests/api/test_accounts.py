@@ -10,7 +10,7 @@ from mas import errors
 from mas.api import Role
 from mas.errors import MasError
 from mas.ids import payment_id
-from mas.ledger.instructions import EXTERNAL, Answer, Code, Kind, Reason
+from mas.ledger.instructions import EXTERNAL, AccountState, Answer, Code, Kind, Reason
 from mas.limits import AMOUNT_MAX
 from mas.transaction.messages import PostingView, ReadLevel
 from mas.transaction.outcome import PaymentResult, Status
@@ -18,6 +18,8 @@ from mas.wire.gen.mas.v1 import account_pb2 as pb
 from mas.wire.gen.mas.v1.account_pb2_grpc import AccountServiceStub
 from mas.wire.status import error_from_rpc
 from tests.api.edge import Edge, account, serving
+
+FROZEN = AccountState(frozen=True, closed=False, overdraft_limit=70)
 
 
 class Caller:
@@ -345,10 +347,13 @@ async def test_cancelling_writes_an_outcome(alice: Caller) -> None:
 @pytest.mark.asyncio
 async def test_a_statement_in_pages(edge: Edge, alice: Caller, root: Caller) -> None:
     edge.coordinator.postings["alice"] = [
-        PostingView(sequence, b"p" * 16, -1, sequence, 7) for sequence in range(5, 0, -1)
+        PostingView(sequence, b"p" * 16, -1, sequence, 7, "bob", f"rent {sequence}")
+        for sequence in range(5, 0, -1)
     ]
     request = pb.ListPostingsRequest(account_number="alice", before=4, limit=2)
-    assert [p.sequence for p in (await alice("ListPostings", request)).postings] == [3, 2]
+    page = (await alice("ListPostings", request)).postings
+    told = [(p.sequence, p.counterparty, p.reference) for p in page]
+    assert told == [(3, "bob", "rent 3"), (2, "bob", "rent 2")]
     with pytest.raises(errors.InvalidRequest, match="limit"):
         await alice("ListPostings", pb.ListPostingsRequest(account_number="alice", limit=1_001))
     with pytest.raises(errors.NotFound):
@@ -359,8 +364,8 @@ async def test_a_statement_in_pages(edge: Edge, alice: Caller, root: Caller) -> 
 @pytest.mark.parametrize(
     ("answer", "outcome"),
     [
-        (Answer(Code.DONE), pb.OUTCOME_COMMITTED),
-        (Answer(Code.UNCHANGED), pb.OUTCOME_COMMITTED),
+        (Answer(Code.DONE, state=FROZEN), pb.OUTCOME_COMMITTED),
+        (Answer(Code.UNCHANGED, state=FROZEN), pb.OUTCOME_COMMITTED),
         (Answer(Code.REFUSED, Reason.LEGS_PREPARED), pb.OUTCOME_REFUSED),
         (Answer(Code.LOCK_CONFLICT, Reason.LOCK_CONFLICT), pb.OUTCOME_ABORTED),
     ],
@@ -373,6 +378,8 @@ async def test_an_operator_changes_only_what_is_named(
     [change] = edge.coordinator.changes
     assert (change.frozen, change.closed, change.overdraft_limit) == (False, None, None)
     assert (reply.outcome, reply.reason) == (outcome, answer.reason)
+    if outcome == pb.OUTCOME_COMMITTED:
+        assert (reply.frozen, reply.closed, reply.overdraft_limit) == (True, False, 70)
 
 
 @pytest.mark.asyncio

@@ -108,6 +108,9 @@ class FakeBuckets:
         self.chunks: list[tuple[int, Chunk]] = []
         self.answers: Sequence[Answer | TurnedAway | None] = ()
 
+    def all(self) -> list[int]:
+        return [4]
+
     def submit(
         self, bucket: int, chunk: Chunk, on_answer: Callable[[int, Answer | TurnedAway], None]
     ) -> None:

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from mas.api import auth
 from mas.api.auth import Authenticator, ClusterSecret
-from mas.api.tokens import Role, TokenIssuer, read_secret
+from mas.api.tokens import Role, TokenIssuer
 from mas.errors import ConfigError, InvalidRequest, Unauthenticated
 from tests.api.edge import SECRET, HandClock
 
@@ -166,13 +166,8 @@ def test_what_the_issuer_makes_the_authenticator_takes() -> None:
         issuer.issue("account:alice", Role.OPERATOR)
 
 
-def test_a_guessable_secret_is_refused(tmp_path: Any) -> None:
-    (tmp_path / "short").write_bytes(b"short\n")
-    (tmp_path / "good").write_bytes(SECRET + b"\n")
-    assert read_secret(tmp_path / "good") == SECRET
+def test_a_guessable_secret_is_refused() -> None:
     for act in (
-        lambda: read_secret(tmp_path / "short"),
-        lambda: read_secret(tmp_path / "missing"),
         lambda: TokenIssuer(b"short"),
         lambda: Authenticator(b"short", CLOCK),
     ):

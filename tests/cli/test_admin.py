@@ -15,6 +15,7 @@ from mas import errors
 from mas.cli import cli
 from mas.client import Profile, profile
 from mas.config import Config, ListenConfig, NodeConfig, TlsConfig, format_config
+from mas.files import write_private
 from mas.membership import BucketMembers
 from mas.transaction.messages import FollowerView, ReplicaState, ReplicaView
 from tests.api.edge import SECRET, certificate
@@ -71,7 +72,7 @@ class Script(Operations):
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MAS_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("mas.cli.admin._POLL_SECONDS", 0.001)
-    (tmp_path / "secret").write_bytes(SECRET)
+    write_private(tmp_path / "secret", SECRET)
     (tmp_path / "ca.crt").write_bytes(certificate()[0])
     return tmp_path
 
@@ -343,7 +344,7 @@ def test_a_nodes_configuration_says_where_it_is(script: Script, home: Path) -> N
     port = int(profile.read().node_service.rpartition(":")[2])
     (home / "tls").mkdir()
     (home / "tls" / "ca.crt").write_bytes(certificate()[0])
-    (home / "cluster.secret").write_bytes(SECRET)
+    write_private(home / "cluster.secret", SECRET)
     profile.default_path().unlink()
     for role, listen in (("rm", ListenConfig(rm=port)), ("tm", ListenConfig(node_service=port))):
         node = NodeConfig(role=role, data_dir=str(home))

@@ -15,6 +15,7 @@ from mas.cli import cli
 from mas.cli.main import exit_code_of
 from mas.client import Profile, profile
 from mas.config import Config
+from mas.files import write_private
 from mas.ledger.instructions import Answer, Body, Code, Kind, Reason
 from mas.transaction.messages import PostingView, ReadLevel
 from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, name
@@ -263,7 +264,7 @@ def test_issuing_tokens(edge: Edge, tmp_path: Path) -> None:
     from tests.api.edge import SECRET
 
     secret = tmp_path / "jwt.secret"
-    secret.write_bytes(SECRET)
+    write_private(secret, SECRET)
     checker = Authenticator(SECRET, SystemClock())
     for arguments, subject, role in [
         (("--account", "alice"), "account:alice", Role.ACCOUNT),

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from mas.daemon.data_directory import DataDirectory, Identity, read_secret, write_private
+from mas.daemon.data_directory import DataDirectory, Identity
 from mas.errors import DataDirectoryError
 from mas.ledger.rows import NodeRow
 from mas.membership import Roster
@@ -64,24 +64,6 @@ def test_a_secret_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
     assert mode == 0o600
 
 
-def test_a_short_secret_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "secret").write_text("password")
-    with pytest.raises(DataDirectoryError, match="has 8 bytes: expected 32 or more"):
-        read_secret(tmp_path / "secret")
-
-
-def test_a_file_is_there_whole_or_not_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DataDirectoryError, match="No space left"):
-        write_private(tmp_path / "secret", "x" * 64)
-    assert not (tmp_path / "secret").exists()
-
-
 def test_a_directory_is_a_store_of_its_own_for_as_long_as_it_lasts(tmp_path: Path) -> None:
     with opened(tmp_path / "one", ALPHA) as one, opened(tmp_path / "other", ALPHA) as other:
         assert len(one.store) == 16
@@ -115,10 +97,83 @@ def test_a_lost_roster_is_no_first_start(tmp_path: Path) -> None:
             directory.read_roster()
 
 
-def test_a_file_that_was_written_is_there_for_good(
+def test_consensus_g_a_raft_log_that_was_there_is_missed(tmp_path: Path) -> None:
+    """Made anew it would vote as if nothing had been promised; a mount that failed leaves an empty directory of it."""
+    with opened(tmp_path, ALPHA) as directory:
+        directory.check_log()
+        (tmp_path / "raft").mkdir()
+        (tmp_path / "raft" / "CURRENT").touch()
+        store = directory.store
+        directory.note_log()
+        directory.check_log()
+    with opened(tmp_path, ALPHA) as directory:
+        assert directory.store == store
+        directory.check_log()
+        (tmp_path / "raft" / "CURRENT").unlink()
+        for _ in range(2):
+            with pytest.raises(DataDirectoryError, match="with it what this node has promised"):
+                directory.check_log()
+            if (tmp_path / "raft").exists():
+                (tmp_path / "raft").rmdir()
+
+
+def test_consensus_g_an_identity_that_is_gone_is_missed(tmp_path: Path) -> None:
+    """A new one would say that there never was a log, and be another store."""
+    with opened(tmp_path, ALPHA):
+        (tmp_path / "raft").mkdir()
+    (tmp_path / "identity.json").unlink()
+    with pytest.raises(DataDirectoryError, match=r"holds a Raft log, and identity\.json"):
+        opened(tmp_path, ALPHA)
+    assert not (tmp_path / "identity.json").exists()
+
+
+def test_security_b14_a_directory_that_others_may_enter_is_shut(tmp_path: Path) -> None:
+    """Every balance and name stood in files of mode 0644 for any local user, where it had been made by somebody else."""
+    data = tmp_path / "mas"
+    data.mkdir(mode=0o755)
+    (data / "tls").mkdir()  # laid there beforehand
+    for mode in (0o755, 0o750, 0o701):
+        data.chmod(mode)
+        with opened(data, ALPHA):
+            assert stat.S_IMODE(data.stat().st_mode) == 0o700
+
+
+def test_security_b14_a_directory_that_cannot_be_shut_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rename too has to be on the disk, before a replica is erased by the word of the file."""
+    """As on a file system without modes."""
+    tmp_path.chmod(0o755)
+    monkeypatch.setattr(Path, "chmod", lambda *_: None)
+    with pytest.raises(DataDirectoryError, match="can be entered by other users"):
+        opened(tmp_path, ALPHA)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_security_b14_another_users_directory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = tmp_path.stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    with pytest.raises(DataDirectoryError, match=rf"belongs to user {owner}.*chown"):
+        opened(tmp_path, ALPHA)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_security_b14_a_directory_of_other_things_is_left_alone(tmp_path: Path) -> None:
+    """`--data-dir /srv` would shut everybody out of what is there."""
+    (tmp_path / "www").mkdir()
+    tmp_path.chmod(0o755)
+    with pytest.raises(
+        DataDirectoryError, match=r"is no data directory, holds other things \(www\)"
+    ):
+        opened(tmp_path, ALPHA)
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+
+
+def test_consensus_g_a_directory_that_was_made_is_there_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut could take the whole of it, and the node would be a new one."""
     synced: list[str] = []
     fsync = os.fsync
 
@@ -127,23 +182,5 @@ def test_a_file_that_was_written_is_there_for_good(
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", record)
-    write_private(tmp_path / "secret", "x" * 64)
-    assert synced == [str(tmp_path / "secret.new"), str(tmp_path)]
-
-
-def test_a_raft_log_that_was_there_is_missed(tmp_path: Path) -> None:
-    """Made anew it would vote as if nothing had been promised."""
-    with opened(tmp_path, ALPHA) as directory:
-        directory.check_log()
-        (tmp_path / "raft").mkdir()
-        store = directory.store
-        directory.note_log()
-        directory.check_log()
-    with opened(tmp_path, ALPHA) as directory:
-        assert directory.store == store
-        directory.check_log()
-        (tmp_path / "raft").rmdir()
-        with pytest.raises(
-            DataDirectoryError, match="is gone, and with it what this node has promised"
-        ):
-            directory.check_log()
+    opened(tmp_path / "var" / "mas", ALPHA).close()
+    assert {str(tmp_path), str(tmp_path / "var")} <= set(synced[:2])

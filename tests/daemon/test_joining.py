@@ -15,6 +15,7 @@ from mas.daemon import joining
 from mas.daemon.data_directory import DataDirectory, Identity
 from mas.daemon.joining import find_roster
 from mas.errors import ConfigError, DataDirectoryError, NetworkError, Unavailable
+from mas.files import write_private
 from mas.ledger.rows import NodeRow
 from mas.membership import BucketMembers, Roster
 from mas.membership.roster import founding_roster
@@ -72,7 +73,7 @@ def operator(monkeypatch: pytest.MonkeyPatch) -> Operator:
 
 @pytest.fixture
 def joiner(tmp_path: Path) -> Config:
-    (tmp_path / "secret").write_text("s" * 64)
+    write_private(tmp_path / "secret", "s" * 64)
     return Config(
         node=NodeConfig(
             id=7,

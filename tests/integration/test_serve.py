@@ -23,6 +23,14 @@ def balance_of(server: Server, number: str) -> str:
     return balance
 
 
+def assert_nobody_else_may_read(data: Path) -> None:
+    """Every balance and name, and the keys (faults: security B14)."""
+    everything = [data, *data.rglob("*")]
+    assert len(everything) > 20
+    loose = [path for path in everything if path.stat().st_mode & 0o077]
+    assert loose == []
+
+
 def test_what_the_greeting_says_works_and_a_restart_finds_everything(tmp_path: Path) -> None:
     server = Server(tmp_path)
     with server.running() as process:
@@ -37,6 +45,7 @@ def test_what_the_greeting_says_works_and_a_restart_finds_everything(tmp_path: P
         assert "INSUFFICIENT_FUNDS" in refused.stdout + refused.stderr
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=2) == 0
+    assert_nobody_else_may_read(server.data)
     with server.running():
         assert balance_of(server, "alice") == "87.50"
         again = server.run("pay", "alice", "bob", "12.50", "--key", "lunch")
@@ -75,11 +84,12 @@ def test_a_node_whose_log_and_database_are_gone_is_refused(tmp_path: Path) -> No
     with server.running():
         pass
     shutil.rmtree(server.data / "raft")
+    (server.data / "raft").mkdir()  # as where a mount failed
     for file in server.data.glob("mas.sqlite3*"):
         file.unlink()
     failed = server.fails()
     assert failed.returncode == 2
-    assert "is gone, and with it what this node has promised" in failed.stderr
+    assert "is gone or empty, and with it what this node has promised" in failed.stderr
     assert "Traceback" not in failed.stderr
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mas.ledger import (
+    AccountState,
     Answer,
     Body,
     BucketRow,
@@ -59,11 +60,14 @@ def bank() -> Bank:
     on their way, by the undecided payments 900 and 901; making is being created by 902; 6 of leaving are held by 903.
     """
     bank = Bank()
-    bank.open(("poor", 10), ("full", BALANCE_MAX), ("frozen", 10), ("closed", 10))
+    bank.open(("poor", 10), ("full", BALANCE_MAX), ("frozen", 10), ("closed", 0))
     bank.open(
         ("marked", 10), ("waiting", 10), ("crowded", BALANCE_MAX - 10), ("leaving", BALANCE_MAX)
     )
     bank.open(("debtor", 10), overdraft_limit=5)
+    bank.open(("owing", 0), overdraft_limit=5)
+    bank.open(("empty", 0), ("coming", 0), ("rich", 0))
+    bank.do(decide(800, ("owing", -5), ("rich", 5)), prepare(904, ("coming", 6)))
     bank.open(("euro", 10), currency="EUR")
     bank.do(SetAccount("frozen", frozen=True), SetAccount("closed", closed=True))
     bank.do(Mark("marked", MARK))
@@ -218,7 +222,18 @@ CHANGES = [
     (SetAccount("making", frozen=True), Code.PENDING_ON, Reason.NONE),
     (SetAccount("waiting", frozen=True), Code.DONE, Reason.NONE),
     (SetAccount("waiting", closed=True), Code.REFUSED, Reason.LEGS_PREPARED),
-    (SetAccount("closed", closed=False), Code.DONE, Reason.NONE),
+    # Closed is for good, and nothing of it changes any more.
+    (SetAccount("closed", closed=True), Code.UNCHANGED, Reason.NONE),
+    (SetAccount("closed", closed=False), Code.REFUSED, Reason.ACCOUNT_CLOSED),
+    (SetAccount("closed", frozen=False), Code.REFUSED, Reason.ACCOUNT_CLOSED),
+    (SetAccount("closed", frozen=True, closed=True), Code.REFUSED, Reason.ACCOUNT_CLOSED),
+    (SetAccount("closed", overdraft_limit=0), Code.REFUSED, Reason.ACCOUNT_CLOSED),
+    (SetAccount("poor", closed=False), Code.UNCHANGED, Reason.NONE),
+    # Only what is empty can be closed: neither money nor a debt is left where nobody can reach it.
+    (SetAccount("poor", closed=True), Code.REFUSED, Reason.ACCOUNT_NOT_EMPTY),
+    (SetAccount("owing", closed=True), Code.REFUSED, Reason.ACCOUNT_NOT_EMPTY),
+    (SetAccount("empty", closed=True), Code.DONE, Reason.NONE),
+    (SetAccount("coming", closed=True), Code.REFUSED, Reason.LEGS_PREPARED),
     (SetAccount("debtor", overdraft_limit=0), Code.DONE, Reason.NONE),
     (SetAccount("marked", frozen=True), Code.LOCK_CONFLICT, Reason.LOCK_CONFLICT),
     (SetAccount("marked", frozen=True, token=MARK), Code.DONE, Reason.NONE),
@@ -234,6 +249,9 @@ def test_an_administrators_change(
     answer = bank.one(change)
     assert (answer.code, answer.reason) == (code, reason)
     after = bank.accounts().get(change.account)
+    if code in (Code.DONE, Code.UNCHANGED):
+        state = AccountState(after.frozen, after.closed, after.overdraft_limit)
+        assert answer.state == state, "who asks is told what the account is now"
     if code is Code.DONE:
         assert after.version == before.version + 1
     else:

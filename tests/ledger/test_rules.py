@@ -11,6 +11,7 @@ from mas.ledger import (
     EXTERNAL,
     NONE_LEFT_OUT,
     Abort,
+    AccountState,
     Answer,
     Ask,
     BucketRow,
@@ -80,6 +81,60 @@ def end(number: int, attempt: int = 1, **rest: object) -> End:
         "reason": Reason.ACCOUNT_FROZEN,
     }
     return End(pid(number), Kind.PAYMENT, attempt=attempt, **{**given, **rest})
+
+
+def told(bank: Bank, number: int) -> list[tuple[str, int, str, str]]:
+    """What the postings of payment `number` say: whose, how much, with whom, and what the payer said."""
+    return [
+        (posting.account, posting.amount, posting.counterparty, posting.reference)
+        for posting in bank.all_postings
+        if posting.payment_id == pid(number)
+    ]
+
+
+def test_users_7_postings_tell_the_counterparty_and_the_reference(bank: Bank) -> None:
+    """Of several the first in request order; of deposits, withdrawals and openings it is the world outside."""
+    bank.do(decide(1, ("a", -1), ("b", 1), reference="one"))
+    bank.do(prepare(2, ("b", 2), parties=("far", "b"), reference="two"), Commit(xid(2), 7))
+    bank.do(decide(3, ("a", -3), ("far", 3), own=(0,), reference="three"))
+    bank.do(decide(4, (EXTERNAL, -4), ("a", 4), kind=Kind.DEPOSIT, reference="four"))
+    bank.do(decide(5, ("a", -5), (EXTERNAL, 5), kind=Kind.WITHDRAWAL))
+    bank.do(decide(6, ("a", -3), ("b", -1), ("c", 2), ("far", 2), own=(0, 1, 2), reference="six"))
+    bank.do(prepare(7, ("new", 8), kind=Kind.CREATION), Commit(xid(7), 7))
+    assert told(bank, 1) == [("a", -1, "b", "one"), ("b", 1, "a", "one")]
+    assert told(bank, 2) == [("b", 2, "far", "two")]
+    assert told(bank, 3) == [("a", -3, "far", "three")]
+    assert told(bank, 4) == [(USD, -4, "a", "four"), ("a", 4, EXTERNAL, "four")]
+    assert told(bank, 5) == [("a", -5, EXTERNAL, ""), (USD, 5, "a", "")]
+    assert told(bank, 6) == [("a", -3, "c", "six"), ("b", -1, "c", "six"), ("c", 2, "a", "six")]
+    assert told(bank, 7) == [(USD, -8, "new", ""), ("new", 8, EXTERNAL, "")]
+
+
+def test_users_4_what_is_closed_is_empty_and_stays_closed(bank: Bank) -> None:
+    """Nobody can reach money in a closed account, or pay a debt there: it is paid out first."""
+    closing = SetAccount("a", closed=True)
+    assert bank.one(closing).reason is Reason.ACCOUNT_NOT_EMPTY
+    bank.do(decide(1, ("a", -100), ("b", 100)))
+    bank.do(prepare(2, ("a", 5)))
+    assert bank.one(closing).reason is Reason.LEGS_PREPARED
+    bank.do(Abort(xid(2)))
+    assert bank.one(closing).code is Code.DONE
+    opening = bank.one(SetAccount("a", closed=False))
+    assert (opening.code, opening.reason) == (Code.REFUSED, Reason.ACCOUNT_CLOSED)
+    assert bank.account("a").closed
+    assert bank.one(decide(3, ("b", -1), ("a", 1))).reason is Reason.ACCOUNT_CLOSED
+
+
+def test_users_5_a_closed_account_is_not_unfrozen(bank: Bank) -> None:
+    """Neither frozen nor unfrozen; and whoever changes an account is told what it is now."""
+    answer = bank.one(SetAccount("c", frozen=True, overdraft_limit=3))
+    assert answer.state == AccountState(frozen=True, closed=False, overdraft_limit=3)
+    assert bank.one(SetAccount("c", closed=True)).state == AccountState(
+        frozen=True, closed=True, overdraft_limit=3
+    )
+    for change in (SetAccount("c", frozen=False), SetAccount("c", overdraft_limit=0)):
+        assert bank.one(change).reason is Reason.ACCOUNT_CLOSED
+    assert bank.account("c").frozen
 
 
 CANCEL = {"body": None, "body_hash": b"", "reason": Reason.CANCELLED}

@@ -1,10 +1,13 @@
-"""Nodes in one event loop: real hosts over logs in memory, and a network, databases and threads that do as they are told."""
+"""Nodes in one event loop: real hosts over logs in memory, and a network, databases and disks that do as they are told.
+
+The loop's time is virtual, so that no election depends on how busy the machine is.
+"""
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from random import Random
+from typing import TypeVar
 
 import msgspec
 import pytest
@@ -20,11 +23,70 @@ from mas.multiraft import (
     ReadReady,
     Refused,
     Restored,
-    WorkerThread,
 )
 from mas.raft import ConfState, EntryType, SnapshotMetadata
-from mas.runtime import SystemClock
+from mas.sim.loop import VirtualLoop
 from mas.storage.raft_log_memory import MemoryRaftLog
+
+T = TypeVar("T")
+
+_WORK_SECONDS = 0.0002
+"""What a disk takes for a piece of work."""
+
+
+def pytest_asyncio_loop_factories(
+    item: pytest.Item,
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Clusters live on virtual time; what has threads of its own doesn't."""
+    if "cluster" in getattr(item, "fixturenames", ()):
+        return {"virtual": VirtualLoop}
+    return {"real": asyncio.new_event_loop}
+
+
+class LoopClock:
+    """The loop's own time, which may be virtual."""
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def now_us(self) -> int:
+        return round(1e6 * self.monotonic())
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+class Disk:
+    """Fits `multiraft.ports.Worker`: one piece of work after the other, and none while the gate is shut.
+
+    As with a thread, who is cancelled doesn't keep a disk from ending what was handed to it.
+    """
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.waiting = 0
+        self._turn = asyncio.Lock()
+        self._tasks: set[asyncio.Task] = set()
+
+    async def run(self, work: Callable[[], T]) -> T:
+        task = asyncio.get_running_loop().create_task(self._run(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        async with self._turn:
+            self.waiting += 1
+            await self.gate.wait()
+            self.waiting -= 1
+            await asyncio.sleep(_WORK_SECONDS)
+            return work()
+
+    async def close(self) -> None:
+        """End what was begun; what hasn't begun never will be."""
+        self.gate.set()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 class Rows(msgspec.Struct, array_like=True):
@@ -36,19 +98,22 @@ class Rows(msgspec.Struct, array_like=True):
 
 
 class Log(MemoryRaftLog):
-    """Counts its commits, and keeps them waiting while the gate is shut."""
+    """Counts its commits, and keeps them waiting while the gate of its disk is shut."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.gate = threading.Event()
-        self.gate.set()
-        self.waiting = 0
+        self.disk = Disk()
         self.commits: list[tuple[list, bool]] = []
 
+    @property
+    def gate(self) -> asyncio.Event:
+        return self.disk.gate
+
+    @property
+    def waiting(self) -> int:
+        return self.disk.waiting
+
     def write(self, changes: list, *, sync: bool) -> None:
-        self.waiting += 1
-        assert self.gate.wait(20)
-        self.waiting -= 1
         self.commits.append((changes, sync))
         super().write(changes, sync=sync)
 
@@ -189,22 +254,22 @@ class Node:
         self.settings = {"tick_ms": 5, "balance_tick": 1_000_000, "log_margin_seconds": 0.0}
         self.settings |= settings
         self.folder = folder / str(node)
+        self.file_disk = Disk()
         self.host: RaftHost
         self.machines: dict[int, Machine] = {}
         self.is_running = False
-        self.clock = SystemClock()
+        self.clock = LoopClock()
         self._tasks: list[asyncio.Task] = []
-        self._threads: list[WorkerThread] = []
 
     async def start(self, groups: dict[int, tuple[int, ...]]) -> None:
-        self._threads = [WorkerThread("log"), WorkerThread("files")]
+        self.log.disk, self.file_disk = Disk(), Disk()
         self.host = RaftHost(
             HostConfig(node=self.id, snapshot_folder=self.folder, **self.settings),
             log=self.log,
-            log_thread=self._threads[0],
+            log_thread=self.log.disk,
             peers=Peers(self.id, self.network),
             snapshots=self.files,
-            file_thread=self._threads[1],
+            file_thread=self.file_disk,
             clock=self.clock,
             dice=Random(self.id),
         )
@@ -226,13 +291,12 @@ class Node:
     async def kill(self) -> None:
         """Like a power cut: what isn't synced is gone."""
         self.is_running = False
-        self.log.gate.set()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for thread in self._threads:
-            thread.close()
-        self._tasks, self._threads = [], []
+        await self.log.disk.close()
+        await self.file_disk.close()
+        self._tasks = []
         self.log.crash()
 
 

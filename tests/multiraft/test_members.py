@@ -1,7 +1,6 @@
 """Replicas that come and go while a host runs: what a learner needs to vote, and what is left of a replica that is erased."""
 
 import asyncio
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -580,18 +579,6 @@ async def test_an_erased_replica_helps_nobody_to_lead_without_what_it_had(
 # -- snapshots under way -------------------------------------------------------------------------------
 
 
-class Gate:
-    """Keeps a thread's work waiting."""
-
-    def __init__(self) -> None:
-        self.open = threading.Event()
-        self.waiting = threading.Event()
-
-    def hold(self) -> None:
-        self.waiting.set()
-        assert self.open.wait(20)
-
-
 async def write_much(cluster: "Cluster", leader: "Node") -> list[bytes]:
     """As much as cuts the log, whoever is away."""
     data = [b"%d" % number for number in range(100)]
@@ -618,26 +605,27 @@ async def test_a_piece_on_its_way_to_the_disk_when_the_group_leaves(
     from mas.multiraft import snapshot_receiver
 
     _, follower = await behind(cluster)
-    gate = Gate()
-    write = snapshot_receiver._write
+    write, written = snapshot_receiver._write, 0
 
-    def held(path: Path, offset: int, data: bytes) -> None:
-        gate.hold()
+    def fail_or_write(path: Path, offset: int, data: bytes) -> None:
+        nonlocal written
+        written += 1
         if fails:
             raise OSError(28, "No space left on device")
         write(path, offset, data)
 
-    monkeypatch.setattr(snapshot_receiver, "_write", held)
+    monkeypatch.setattr(snapshot_receiver, "_write", fail_or_write)
     for node in cluster.nodes.values():
         node.files.padding = 10
     await cluster.restart(follower)
-    await cluster.wait(gate.waiting.is_set)
+    follower.file_disk.gate.clear()
+    await cluster.wait(lambda: follower.file_disk.waiting)
     assert follower.host.receiving(1) is not None
     follower.host.leave_group(1)
     assert follower.host.receiving(1) is None
-    gate.open.set()
+    follower.file_disk.gate.set()
     turns = follower.host.statistics().turns
-    await cluster.wait(lambda: follower.host.statistics().turns > turns + 10)
+    await cluster.wait(lambda: written and follower.host.statistics().turns > turns + 10)
     assert not follower.task.done()
 
 

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from mas import limits
-from mas.errors import Unavailable
+from mas.errors import RequestFailed, Unavailable
 from mas.ledger.instructions import (
     Abort,
     Answer,
@@ -404,6 +404,17 @@ async def test_a_read_that_nobody_answers_is_unavailable() -> None:
     caller.reply(peer, TurnedAway(request.request, Why.UNAVAILABLE, detail="the disk is full"))
     with pytest.raises(Unavailable, match=r"within 0\.2 s"):
         await reading
+
+
+@pytest.mark.asyncio
+async def test_security_b1_a_read_that_raised_is_asked_of_nobody_else() -> None:
+    caller = Caller()
+    reading = asyncio.create_task(caller.router.query(1, READ, 1.0))
+    peer, (request,) = await caller.next()
+    caller.reply(peer, TurnedAway(request.request, Why.FAILED, detail="it raised"))
+    with pytest.raises(RequestFailed, match="it raised"):
+        await reading
+    assert not caller.peers.frames
 
 
 @pytest.mark.asyncio

@@ -88,6 +88,10 @@ def test_files_that_will_not_do_are_refused_by_name(files: TlsFiles, tmp_path: P
         check_files(files, LaterClock(-1))
     with pytest.raises(ConfigError, match=r"nowhere\.crt can't be read"):
         check_files(TlsFiles(files.ca, tmp_path / "nowhere.crt", files.key), CLOCK)
+    files.key.chmod(0o640)
+    with pytest.raises(ConfigError, match=f"chmod 600 {files.key}"):
+        check_files(files, CLOCK)
+    files.key.chmod(0o600)
     with pytest.raises(ConfigError, match="isn't a PEM certificate"):
         check_files(TlsFiles(files.ca, files.key, files.key), CLOCK)
 

@@ -36,6 +36,7 @@ from mas.ledger.rows import NodeRow
 from mas.multiraft.events import ReadReady, Refused, Restored
 from mas.raft import ConfState
 from mas.resource import AccountService, Ports, ResourceSettings
+from mas.resource import actor as service_module
 from mas.runtime import Supervisor, SystemClock
 from mas.transaction.messages import (
     AccountViews,
@@ -93,8 +94,12 @@ class World:
         return self.requests
 
     def read_nodes(self) -> int:
+        return self.ask(ReadNodes(0, 1))
+
+    def ask(self, question: ReadNodes | ReadPostings) -> int:
         self.requests += 1
-        self.service.requests.put((CALLER, ReadNodes(self.requests, 1)))
+        numbered = msgspec.structs.replace(question, request=self.requests)
+        self.service.requests.put((CALLER, numbered))
         return self.requests
 
     def reply_to(self, request: int) -> Reply | None:
@@ -335,6 +340,36 @@ async def test_an_old_leg_is_asked_about_and_settled(world: World) -> None:
     assert isinstance(views, AccountViews)
     assert views.views[0] is not None
     assert views.views[0].balance == 50
+
+
+@pytest.mark.asyncio
+async def test_security_b1_a_read_that_raises_is_answered_and_ends_nothing_else(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A number that the database can't take raises what nobody named: once it ended the process, and then the next."""
+    await open_accounts(world, alice=100)
+
+    async def postings(bucket: int, number: str, before: int, limit: int) -> None:
+        raise OverflowError("Python int too large to convert to SQLite INTEGER")
+
+    monkeypatch.setattr(world.database, "postings", postings, raising=False)
+    statement = await world.reply(world.ask(ReadPostings(0, 1, "alice", 2**63 + 1, 10)))
+    assert isinstance(statement, TurnedAway)
+    assert statement.why is Why.FAILED
+    # Siblings: a read from memory, and one whose rows must be loaded.
+    monkeypatch.setattr(service_module, "view_accounts", _raise)
+    for level in (ReadLevel.LINEARIZABLE, ReadLevel.READ_COMMITTED):
+        for number in ("alice", "not in memory"):
+            reply = await world.reply(world.read(number, level=level))
+            assert isinstance(reply, TurnedAway)
+            assert reply.why is Why.FAILED
+    monkeypatch.undo()
+    assert isinstance(await world.reply(world.read("alice")), AccountViews)
+    await open_accounts(world, bob=0)
+
+
+def _raise(*_: object) -> None:
+    raise ValueError("a fault")
 
 
 @pytest.mark.asyncio

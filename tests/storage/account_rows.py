@@ -56,6 +56,8 @@ def prepared(number: int) -> PreparedLegs:
         legs=(("alice", -5), ("bob", 5)),
         tokens=(None, Token(1, 2, LockMode.ESCROW)),
         overdraft_limit=700,
+        parties=("alice", "bob"),
+        reference="rent",
     )
 
 
@@ -79,19 +81,28 @@ class Book:
         self.accounts[number] = self.writes.accounts[number] = account
         return account
 
-    def post(self, number: str, amount: int, payment: int = 1) -> None:
+    def post(
+        self, number: str, amount: int, payment: int = 1, counterparty: str = "@external"
+    ) -> None:
         account = self.account(number)
         account.balance += amount
         account.sequence += 1
         posting = Posting(
-            number, account.sequence, payment_id(payment), amount, account.balance, 1_000 + payment
+            number,
+            account.sequence,
+            payment_id(payment),
+            amount,
+            account.balance,
+            1_000 + payment,
+            counterparty,
+            f"invoice {payment}",
         )
         self.writes.postings.append(posting)
         self._digest(("posting", number, posting.sequence), posting_digest(posting))
 
     def pay(self, number: int, payer: str = "alice", payee: str = "bob") -> None:
-        self.post(payer, -100, number)
-        self.post(payee, 100, number)
+        self.post(payer, -100, number, payee)
+        self.post(payee, 100, number, payer)
         self.record(record(number, payer, payee))
 
     def record(self, row: Record) -> None:

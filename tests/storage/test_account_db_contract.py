@@ -225,6 +225,8 @@ async def test_postings_come_newest_first_from_any_place(
         assert [line.sequence for line in lines] == wanted
         assert [line.payment_id for line in lines] == [payment_id(each) for each in wanted]
         assert [line.balance for line in lines] == [-100 * each for each in wanted]
+        told = [(f"payee{each % 7}", f"invoice {each}") for each in wanted]
+        assert [(line.counterparty, line.reference) for line in lines] == told
         assert applied == book.row.applied
     assert (await database.postings(1, "alice", 1, 10))[1] == []
     assert (await database.postings(1, "payee3", 0, 1))[1][0].amount == 100

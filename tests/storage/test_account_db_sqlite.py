@@ -242,6 +242,8 @@ async def test_people_can_read_the_tables(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
         account = "SELECT currency, balance, held FROM accounts WHERE number = 'alice'"
         assert connection.execute(account).fetchone() == ("USD", 2**62 - 500, 5)
+        told = "SELECT counterparty, reference FROM posting WHERE number = 'alice' AND sequence = 1"
+        assert connection.execute(told).fetchone() == ("bob", "invoice 1")
         sums = "SELECT number, sum(amount), count(*) FROM posting GROUP BY number ORDER BY number"
         assert connection.execute(sums).fetchall() == [("alice", -500, 5), ("bob", 500, 5)]
         paid = """
@@ -270,7 +272,7 @@ async def test_another_schema_is_refused(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE identity SET schema = 99")
     connection.close()
-    with pytest.raises(DataDirectoryError, match=r"schema 99.*schema 2"):
+    with pytest.raises(DataDirectoryError, match=r"schema 99.*schema 3"):
         SqliteAccountDB.connect(path, "test", 1)
 
 

@@ -70,6 +70,14 @@ def test_rule_4_every_bucket_but_the_anchor_is_asked_at_once() -> None:
     assert prepares[0].xid == prepares[1].xid
 
 
+def test_users_7_phase_1_carries_what_postings_tell() -> None:
+    """A bucket that isn't the anchor knows only its own legs, and its postings name the other side all the same."""
+    body = Body(Kind.PAYMENT, "USD", SPLIT.legs, reference="rent")
+    for send in Run(body, (ANCHOR, OTHER, FAR)).start().sent(Prepare):
+        assert send.instruction.parties == (PAYER, PAYEE)
+        assert send.instruction.reference == "rent"
+
+
 def test_rule_4_all_legs_of_a_bucket_are_one_instruction() -> None:
     run = Run(SPLIT, (ANCHOR, OTHER, OTHER)).start()
 

@@ -73,7 +73,7 @@ OPENING = {"a1": 100, "a2": 20, "b1": 50, "b2": 0, "c1": 10}
 NEW = [f"new{i}" for i in range(4)]
 
 BODIES = [
-    Body(Kind.PAYMENT, "USD", (("a1", -30), ("b1", 30))),
+    Body(Kind.PAYMENT, "USD", (("a1", -30), ("b1", 30)), reference="rent"),
     Body(Kind.PAYMENT, "USD", (("a1", -70), ("b1", 70))),
     Body(Kind.PAYMENT, "USD", (("a1", -30), ("b2", 10), ("c1", 20))),
     Body(Kind.PAYMENT, "USD", (("b2", -40), ("a1", 40))),
@@ -443,7 +443,9 @@ class World:
     def check_bucket(self, bucket: Bucket) -> None:
         posted: dict[str, list[Posting]] = defaultdict(list)
         by_payment: dict[bytes, Counter[tuple[str, int]]] = defaultdict(Counter)
+        posted_by: dict[bytes, list[Posting]] = defaultdict(list)
         for posting in bucket.postings:
+            posted_by[posting.payment_id].append(posting)
             posted[posting.account].append(posting)
             by_payment[posting.payment_id][posting.account, posting.amount] += 1
         for account in bucket.accounts():
@@ -459,6 +461,15 @@ class World:
                 assert record.outcome is Code.COMMITTED, f"posted, and {record}"
                 wanted = self.postings_of(record.body)
                 assert not count - wanted, f"{count} of {wanted} posted"
+                self.check_told(posted_by[payment_id], record.body)
+
+    def check_told(self, postings: list[Posting], body: Body) -> None:
+        """Who was on the other side, and what the payer said, stand in every posting, whichever bucket made it."""
+        others = {number for number, _ in body.legs} | {EXTERNAL}
+        for posting in postings:
+            assert posting.reference == body.reference
+            assert posting.counterparty in others
+            assert posting.counterparty != posting.account
 
     def postings_of(self, body: Body) -> Counter[tuple[str, int]]:
         legs = list(body.legs)

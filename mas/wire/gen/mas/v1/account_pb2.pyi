@@ -78,6 +78,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_CURRENCY_MISMATCH: _Reason.ValueType  # 7
     REASON_CANCELLED: _Reason.ValueType  # 8
     REASON_LEGS_PREPARED: _Reason.ValueType  # 9
+    REASON_ACCOUNT_NOT_EMPTY: _Reason.ValueType  # 10
     REASON_LOCK_CONFLICT: _Reason.ValueType  # 20
     """From here on they end a try, never a payment."""
     REASON_CONTENDED: _Reason.ValueType  # 21
@@ -103,6 +104,7 @@ REASON_ACCOUNT_CLOSED: Reason.ValueType  # 6
 REASON_CURRENCY_MISMATCH: Reason.ValueType  # 7
 REASON_CANCELLED: Reason.ValueType  # 8
 REASON_LEGS_PREPARED: Reason.ValueType  # 9
+REASON_ACCOUNT_NOT_EMPTY: Reason.ValueType  # 10
 REASON_LOCK_CONFLICT: Reason.ValueType  # 20
 """From here on they end a try, never a payment."""
 REASON_CONTENDED: Reason.ValueType  # 21
@@ -562,6 +564,8 @@ class Posting(_message.Message):
     AMOUNT_FIELD_NUMBER: _builtins.int
     BALANCE_FIELD_NUMBER: _builtins.int
     TIME_US_FIELD_NUMBER: _builtins.int
+    COUNTERPARTY_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     payment_id: _builtins.bytes
     amount: _builtins.int
@@ -569,6 +573,12 @@ class Posting(_message.Message):
     balance: _builtins.int
     """After it."""
     time_us: _builtins.int
+    counterparty: _builtins.str
+    """Who paid this credit, or whom this debit paid: of a payment of many legs the first of them. "@external": the
+    world outside, of a deposit, a withdrawal, or an opening balance.
+    """
+    reference: _builtins.str
+    """What the payer told the payee."""
     def __init__(
         self,
         *,
@@ -577,10 +587,12 @@ class Posting(_message.Message):
         amount: _builtins.int = ...,
         balance: _builtins.int = ...,
         time_us: _builtins.int = ...,
+        counterparty: _builtins.str = ...,
+        reference: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "balance", b"balance", "payment_id", b"payment_id", "sequence", b"sequence", "time_us", b"time_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "balance", b"balance", "counterparty", b"counterparty", "payment_id", b"payment_id", "reference", b"reference", "sequence", b"sequence", "time_us", b"time_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -652,20 +664,30 @@ class SetAccountReply(_message.Message):
     OUTCOME_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
+    FROZEN_FIELD_NUMBER: _builtins.int
+    CLOSED_FIELD_NUMBER: _builtins.int
+    OVERDRAFT_LIMIT_FIELD_NUMBER: _builtins.int
     outcome: Global___Outcome.ValueType
     """COMMITTED: it is as asked. REFUSED or ABORTED: nothing has changed."""
     reason: Global___Reason.ValueType
     detail: _builtins.str
+    frozen: _builtins.bool
+    """COMMITTED: the account's state, as this change left it."""
+    closed: _builtins.bool
+    overdraft_limit: _builtins.int
     def __init__(
         self,
         *,
         outcome: Global___Outcome.ValueType = ...,
         reason: Global___Reason.ValueType = ...,
         detail: _builtins.str = ...,
+        frozen: _builtins.bool = ...,
+        closed: _builtins.bool = ...,
+        overdraft_limit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "outcome", b"outcome", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "detail", b"detail", "frozen", b"frozen", "outcome", b"outcome", "overdraft_limit", b"overdraft_limit", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

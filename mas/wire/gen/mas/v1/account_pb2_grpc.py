@@ -141,7 +141,8 @@ class AccountServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SetAccount(self, request, context):
-        """Operators: freezes, closes, or sets the overdraft limit.
+        """Operators: freezes, closes, or sets the overdraft limit. Closing is for good: it takes an account without a balance
+        or a payment under way (ACCOUNT_NOT_EMPTY, LEGS_PREPARED), and nothing of a closed one changes (ACCOUNT_CLOSED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

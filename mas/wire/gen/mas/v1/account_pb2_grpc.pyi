@@ -54,7 +54,9 @@ class AccountServiceStub:
     ListPostings: _grpc.UnaryUnaryMultiCallable[_account_pb2.ListPostingsRequest, _account_pb2.ListPostingsReply]
     """A page of an account's statement, newest first."""
     SetAccount: _grpc.UnaryUnaryMultiCallable[_account_pb2.SetAccountRequest, _account_pb2.SetAccountReply]
-    """Operators: freezes, closes, or sets the overdraft limit."""
+    """Operators: freezes, closes, or sets the overdraft limit. Closing is for good: it takes an account without a balance
+    or a payment under way (ACCOUNT_NOT_EMPTY, LEGS_PREPARED), and nothing of a closed one changes (ACCOUNT_CLOSED).
+    """
     CheckBucket: _grpc.UnaryUnaryMultiCallable[_account_pb2.CheckBucketRequest, _account_pb2.BucketState]
     """Operators: what one replica says of its bucket, from its own rows."""
     ListBuckets: _grpc.UnaryUnaryMultiCallable[_account_pb2.ListBucketsRequest, _account_pb2.ListBucketsReply]
@@ -82,7 +84,9 @@ class AccountServiceAsyncStub(AccountServiceStub):
     ListPostings: _aio.UnaryUnaryMultiCallable[_account_pb2.ListPostingsRequest, _account_pb2.ListPostingsReply]  # type: ignore[assignment]
     """A page of an account's statement, newest first."""
     SetAccount: _aio.UnaryUnaryMultiCallable[_account_pb2.SetAccountRequest, _account_pb2.SetAccountReply]  # type: ignore[assignment]
-    """Operators: freezes, closes, or sets the overdraft limit."""
+    """Operators: freezes, closes, or sets the overdraft limit. Closing is for good: it takes an account without a balance
+    or a payment under way (ACCOUNT_NOT_EMPTY, LEGS_PREPARED), and nothing of a closed one changes (ACCOUNT_CLOSED).
+    """
     CheckBucket: _aio.UnaryUnaryMultiCallable[_account_pb2.CheckBucketRequest, _account_pb2.BucketState]  # type: ignore[assignment]
     """Operators: what one replica says of its bucket, from its own rows."""
     ListBuckets: _aio.UnaryUnaryMultiCallable[_account_pb2.ListBucketsRequest, _account_pb2.ListBucketsReply]  # type: ignore[assignment]
@@ -155,7 +159,9 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_pb2.SetAccountRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_pb2.SetAccountReply, _abc.Awaitable[_account_pb2.SetAccountReply]]:
-        """Operators: freezes, closes, or sets the overdraft limit."""
+        """Operators: freezes, closes, or sets the overdraft limit. Closing is for good: it takes an account without a balance
+        or a payment under way (ACCOUNT_NOT_EMPTY, LEGS_PREPARED), and nothing of a closed one changes (ACCOUNT_CLOSED).
+        """
 
     @_abc_1.abstractmethod
     def CheckBucket(
