@@ -4,13 +4,13 @@ Every default stands once, in its struct; a file names only what differs. A key 
 by name, so that a misspelt one is never silently the default. Relative paths start where the program does.
 """
 
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from mas.decoding import convert, parse_toml
 from mas.errors import ConfigError
 from mas.limits import BUCKET_ID_MAX, NODE_ID_MAX
 
@@ -295,10 +295,7 @@ def parse_config(text: str) -> Config:
     Raises:
         ConfigError: no TOML, an unknown key, or a value that isn't allowed.
     """
-    try:
-        tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"not a TOML file: {error}") from error
+    tree = parse_toml(text, ConfigError)
     _check_tree(Config, tree, "")
     return convert_config(tree)
 
@@ -309,10 +306,7 @@ def convert_config(tree: dict[str, Any]) -> Config:
     Raises:
         ConfigError: a value isn't allowed.
     """
-    try:
-        return msgspec.convert(tree, Config)
-    except msgspec.ValidationError as error:
-        raise ConfigError(str(error)) from error
+    return convert(tree, Config, ConfigError)
 
 
 def parse_ids(what: str, text: str) -> list[int]:

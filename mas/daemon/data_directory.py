@@ -19,6 +19,7 @@ from typing import Self
 
 import msgspec
 
+from mas.decoding import json_decoder
 from mas.errors import DataDirectoryError
 from mas.files import is_open_to_others, read_secret, sync_directory, write_private
 from mas.membership import Roster
@@ -43,6 +44,10 @@ class _Kept(msgspec.Struct, frozen=True):
     store: bytes
     has_log: bool = False
     """A raft log has been opened here."""
+
+
+_decode_kept = json_decoder(_Kept, "an identity", DataDirectoryError)
+_decode_roster = json_decoder(Roster, "a roster", DataDirectoryError)
 
 
 class DataDirectory:
@@ -96,12 +101,12 @@ class DataDirectory:
         """
         path = self.path / "roster.json"
         try:
-            return msgspec.json.decode(path.read_bytes(), type=Roster)
+            return _decode_roster(path.read_bytes())
         except FileNotFoundError:
             if not (self.path / "raft").exists():
                 return Roster()
             trouble = "is gone, and the Raft log is there"
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, DataDirectoryError) as error:
             trouble = f"can't be read: {error}"
         # Which buckets this node was removed from stands only there: without it, it would vote with an erased log.
         raise DataDirectoryError(
@@ -154,8 +159,8 @@ class DataDirectory:
             kept = _Kept(identity.cluster, identity.node, dice.randbytes(_STORE_BYTES))
             _write(path, msgspec.json.encode(kept).decode())
         try:
-            found = msgspec.json.decode(path.read_bytes(), type=_Kept)
-        except (OSError, msgspec.DecodeError) as error:
+            found = _decode_kept(path.read_bytes())
+        except (OSError, DataDirectoryError) as error:
             raise DataDirectoryError(f"{path} can't be read: {error}") from error
         self.store, self._kept = found.store, found
         if (found.cluster, found.node) != (identity.cluster, identity.node):

@@ -7,6 +7,7 @@ each with a connection: one flushes, one loads what a batch waits for, one walks
 
 import asyncio
 import sqlite3
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
+from mas.decoding import json_decoder
 from mas.errors import CorruptData, DatabaseUnavailable, DataDirectoryError, StorageError
 from mas.ledger.rows import (
     Account,
@@ -61,14 +63,14 @@ _NOBODY = b""
 _T = TypeVar("_T")
 _Connection = sqlite3.Connection
 
-_decode_accounts = msgspec.json.Decoder(list[Account]).decode
-_decode_records = msgspec.json.Decoder(list[Record]).decode
-_decode_claims = msgspec.json.Decoder(dict[str, int]).decode
-_decode_legs = msgspec.json.Decoder(list[PreparedLegs]).decode
-_decode_incarnations = msgspec.json.Decoder(list[Incarnation]).decode
-_decode_nodes = msgspec.json.Decoder(tuple[NodeRow, ...]).decode
-_decode_ids = msgspec.json.Decoder(list[bytes]).decode
-_decode_lines = msgspec.json.Decoder(list[list[Posting]]).decode
+_decode_accounts = json_decoder(list[Account], "what the database holds", CorruptData)
+_decode_records = json_decoder(list[Record], "what the database holds", CorruptData)
+_decode_claims = json_decoder(dict[str, int], "what the database holds", CorruptData)
+_decode_legs = json_decoder(list[PreparedLegs], "what the database holds", CorruptData)
+_decode_incarnations = json_decoder(list[Incarnation], "what the database holds", CorruptData)
+_decode_nodes = json_decoder(tuple[NodeRow, ...], "what the database holds", CorruptData)
+_decode_ids = json_decoder(list[bytes], "what the database holds", CorruptData)
+_decode_lines = json_decoder(list[list[Posting]], "what the database holds", CorruptData)
 
 
 class SqliteAccountDB:
@@ -132,7 +134,7 @@ class SqliteAccountDB:
 
     async def payment_ids(self, bucket: int, after: bytes, limit: int) -> list[bytes]:
         """A page of all records' ids in ascending order of their texts, for the filter (rule 24)."""
-        start = msgspec.json.decode(encode_json(after))
+        start = b64encode(after).decode()  # as msgspec writes bytes
         parameters = (bucket, start, limit)
         return await self._walker.run(
             lambda connection: _decode_ids(_one(connection, schema.PAYMENT_IDS, parameters)[0])

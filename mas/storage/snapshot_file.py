@@ -8,7 +8,7 @@ Both sides go through the file frame by frame: memory doesn't grow with the buck
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from struct import Struct
 from typing import BinaryIO, Self
@@ -16,6 +16,7 @@ from zlib import crc32
 
 import msgspec
 
+from mas.decoding import Buffer, msgpack_decoder
 from mas.errors import CorruptData
 from mas.ledger.hashing import HASH_MODULUS, nodes_digest
 from mas.ledger.rows import BucketRow, NodeRow
@@ -69,10 +70,10 @@ class End(msgspec.Struct, frozen=True, array_like=True, tag=3):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decoder: msgspec.msgpack.Decoder[Header | Rows | End] = msgspec.msgpack.Decoder(
-    Header | Rows | End
+_decode: Callable[[Buffer], Header | Rows | End] = msgpack_decoder(
+    Header | Rows | End, "a frame", CorruptData
 )
-_decode_members = msgspec.msgpack.Decoder(ConfState).decode
+_decode_members = msgpack_decoder(ConfState, "a configuration", CorruptData)
 
 
 def write_snapshot(path: Path, header: Header, rows: Iterable[Rows]) -> None:
@@ -133,7 +134,7 @@ def check_snapshot(path: Path) -> Header:
     for frame in read_rows(path):
         try:
             total += digest_rows(frame.table, frame.data)[0]
-        except msgspec.DecodeError as error:
+        except CorruptData as error:
             raise CorruptData(f"snapshot {path} has rows that can't be read: {error}") from error
     found = format_hash(total % HASH_MODULUS)
     if found != header.state_hash:
@@ -172,7 +173,7 @@ def _read_frame(path: Path, file: BinaryIO) -> Header | Rows | End:
         size, checksum = _PREFIX.unpack(prefix)
         payload = file.read(size) if size <= _FRAME_BYTES_MAX else b""
         if len(payload) == size and crc32(payload) == checksum:
-            return _decoder.decode(payload)
+            return _decode(payload)
     raise CorruptData(f"snapshot {path} is damaged or cut off before byte {file.tell()}")
 
 

@@ -20,6 +20,7 @@ from typing import Any, Protocol, Self, TypeVar
 import msgspec
 from rocksdict import Rdict, WriteBatch
 
+from mas.decoding import msgpack_decoder
 from mas.errors import CorruptData, DatabaseUnavailable
 from mas.runtime import failpoint
 from mas.storage.rocksdb import open_database, seal, unseal
@@ -54,8 +55,8 @@ class StoredEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_int = msgspec.msgpack.Decoder(int).decode
-_decode_entry = msgspec.msgpack.Decoder(StoredEntry).decode
+_decode_int = msgpack_decoder(int, "a number", CorruptData)
+_decode_entry = msgpack_decoder(StoredEntry, "a transaction", CorruptData)
 
 
 class RocksTmStore:
