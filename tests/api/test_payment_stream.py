@@ -40,7 +40,7 @@ async def stream(edge: Edge) -> AsyncIterator["Stream"]:
         assert not any(map(alice.held, Held)), "whatever became of the stream, nothing is held"
 
 
-ALICE = Principal("account:alice", Role.ACCOUNT, "alice", 2 * START_US)
+ALICE = Principal("account:alice", Role.ACCOUNT, "alice", 2 * START_US, "account:alice")
 
 
 class Stalled:
