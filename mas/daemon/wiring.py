@@ -291,7 +291,7 @@ class Process:
         if role != "gls":
             self._coordinator = TransactionCoordinator(
                 CoordinatorPorts(self._router, store, locks),
-                CoordinatorSettings(len(config.buckets), config.locking),
+                CoordinatorSettings(len(self._membership.roster.buckets), config.locking),
                 self._clock,
                 self._dice,
             )
@@ -322,7 +322,8 @@ class Process:
             store=LockShelf(store),
             clock=self._clock,
             settings=LockSettings(
-                buckets=len(self._config.buckets), lease=self._config.lock_timeout_seconds
+                buckets=len(self._membership.roster.buckets),
+                lease=self._config.lock_timeout_seconds,
             ),
         )
         door = LockDoor(service, self._transport, self._clock)
