@@ -101,11 +101,9 @@ class Clients:
             (self._read, 30),
             (self._read_state, 8),
             (self._state, 10),
-            (self._look, 8),
             (self._cancel, 4),
             (self._repeat, 6),
             (self._create, 6),
-            (self._freeze, 3),
             (self._hold, 3),
         ]
         choices = [action for action, weight in actions for _ in range(weight)]

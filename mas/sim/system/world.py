@@ -164,9 +164,7 @@ class World:
         numbers = list(self._clients.numbers)
         for number in self._clients.frozen:
             await self._clients.set_frozen(0, number, frozen=False)
-        looks = [
-            self._clients.look_at(0, request) for request in self._clients.requests.values()
-        ]
+        looks = [self._clients.look_at(0, request) for request in self._clients.requests.values()]
         answered = await asyncio.gather(*looks)
         was_read = await self._clients.read_all(0, numbers)
         if not was_read or not all(look.is_known for look in answered):
