@@ -61,6 +61,9 @@ class Managers(Protocol):
     def managers(self) -> Sequence[Node]:
         """Those that coordinate."""
 
+    def on_answer(self, node: Node, *, is_creation: bool) -> None:
+        """A manager has just said that a payment is committed."""
+
 
 class Clients:
     """All of them."""
@@ -106,6 +109,8 @@ class Clients:
             (self._create, 6),
             (self._hold, 3),
         ]
+        if self._cluster.plan.is_drill:
+            actions = actions[:2]
         choices = [action for action, weight in actions for _ in range(weight)]
         while not self.is_closing:
             pause = self._cluster.plan.pause_client
@@ -223,7 +228,7 @@ class Clients:
         self, client: int, request: PaymentRequest, body: Body, *, repeat: bool
     ) -> Status | None:
         """One try; None: nobody answered."""
-        timeout = pick(self._dice, _TIMEOUTS)
+        timeout = _LAST_SECONDS if self._cluster.plan.is_drill else pick(self._dice, _TIMEOUTS)
         request = PaymentRequest(request.key_space, request.key, body, repeat, timeout)
         payment_id = name(request)
         self.requests.setdefault(payment_id, request)
@@ -234,11 +239,17 @@ class Clients:
             return None
 
         def start(answer: Any) -> None:  # noqa: ANN401  (a node's)
+            def on_result(_: int, result: PaymentResult) -> None:
+                if result.status is Status.COMMITTED:
+                    is_creation = body.kind is Kind.CREATION
+                    self._cluster.on_answer(node, is_creation=is_creation)
+                answer(result)
+
             if node.coordinator is None:
                 answer(None)
                 return
             try:
-                node.coordinator.submit([request], lambda _, result: answer(result))
+                node.coordinator.submit([request], on_result)
             except MasError:
                 answer(PaymentResult(Status.TURNED_AWAY, payment_id))
 
@@ -247,6 +258,7 @@ class Clients:
             return None
         self._tell(client, "is told of", payment_id.hex()[:8], result.status.name)
         call.status, call.reason, call.time = result.status, result.reason, result.time
+        call.heard = self._loop.time()
         if result.status is not Status.UNKNOWN:
             call.ended = self._loop.time()
         return result.status

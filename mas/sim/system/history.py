@@ -17,7 +17,7 @@ payment is settled by its record, whatever a client has or hasn't heard. Then (t
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import msgspec
@@ -54,6 +54,8 @@ class Try(Call, kw_only=True, eq=False):
     status: Status = Status.UNKNOWN
     reason: Reason = Reason.NONE
     time: int = 0
+    heard: float = NEVER
+    """When anything was answered, if only UNKNOWN."""
 
 
 class Cancel(Call, kw_only=True, eq=False):
@@ -160,6 +162,32 @@ def judge(history: History, facts: Facts) -> list[str]:
         *_judge_settings(history, payments),
         *_judge_holds(history, facts),
     ]
+
+
+class Trouble(msgspec.Struct, frozen=True):
+    """A bucket can't be expected to answer between two moments."""
+
+    bucket: int
+    began: float
+    ended: float
+
+
+def judge_bound(
+    tries: Iterable[Try], bucket_of: Mapping[str, int], troubles: Sequence[Trouble], bound: float
+) -> Iterator[str]:
+    """Every payment is answered within so many seconds, unless one of its buckets was in trouble meanwhile."""
+    for one in tries:
+        seconds = one.heard - one.began
+        buckets = [bucket_of.get(number, 0) for number, _ in one.body.legs]
+        is_excused = any(
+            trouble.bucket in buckets and trouble.began <= one.heard and one.began <= trouble.ended
+            for trouble in troubles
+        )
+        if seconds > bound and not is_excused:
+            yield (
+                f"a payment of {one.body.legs} was begun at {one.began:.3f} and answered {one.status.name} after {seconds:.1f} s, "
+                f"though its buckets {buckets} were well: at most {bound} are allowed"
+            )
 
 
 def _payments(history: History, facts: Facts) -> dict[bytes, Payment]:
