@@ -100,6 +100,7 @@ class Clients:
             (self._pay_outside, 4),
             (self._read, 30),
             (self._read_state, 8),
+            (self._state, 10),
             (self._cancel, 4),
             (self._repeat, 6),
             (self._create, 6),
@@ -148,7 +149,10 @@ class Clients:
         result = await self._insist(self._request("operator", body), client)
         if result is Status.COMMITTED:
             self.numbers.append(number)
-            await self._pay_between(client, number, self.numbers[0])
+            if self._dice.randrange(2):
+                await self._state_of(client, number)
+            else:
+                await self._pay_between(client, number, self.numbers[0])
 
     async def _repeat(self, client: int) -> None:
         """An earlier key again, now and then with another body."""
@@ -267,16 +271,19 @@ class Clients:
         if not isinstance(result, list):
             return False
         for call, view in zip(calls, result, strict=True):
+            if isinstance(view, Unavailable):
+                continue
             call.ended, call.is_known = self._loop.time(), True
             if isinstance(view, AccountView):
                 call.balance, call.frozen = view.balance, view.frozen
                 self._tell(client, "reads", call.number, view.balance)
-        return True
+        return all(call.is_known for call in calls)
 
     async def _read_state(self, client: int) -> None:
         """Balance and statement, one after the other."""
         number = pick(self._dice, self.numbers)
         await self.read_all(client, [number])
+        await self._state_of(client, number)
 
     async def _state(self, client: int) -> None:
         hot = self._dice.randrange(2)

@@ -58,7 +58,6 @@ class Nemesis:
         self._strikes = [
             strike for name in self._plan.classes if name in strikes for strike in strikes[name]
         ]
-        self._removed: list[tuple[int, int]] = []
 
     async def run(self) -> None:
         """Strike until cancelled."""
@@ -256,26 +255,38 @@ class Nemesis:
         """A replica goes, and is erased."""
         bucket = pick(self._dice, list(self._cluster.placement))
         leader = self._leader_of(bucket)
-        if leader is None or self._removed:
+        if leader is None or self._away(bucket):
             return
         followers = [node for node in self._cluster.placement[bucket] if node != leader.id]
-        node = pick(self._dice, followers)
-        self._removed.append((bucket, node))
-        self._change(leader, bucket, Change.REMOVE, node)
+        self._change(leader, bucket, Change.REMOVE, pick(self._dice, followers))
 
     def _add(self) -> None:
         """A replica comes back."""
-        if self._removed:
-            bucket, node = self._removed[0]
-            leader = self._leader_of(bucket)
-            if leader is not None:
-                self._removed.pop(0)
-                self._change(leader, bucket, Change.ADD, node)
+        self._add_to(pick(self._dice, list(self._cluster.placement)))
 
-    def give_back(self) -> bool:
-        """Whether all replicas that were removed are there again, or are being added now."""
-        self._add()
-        return not self._removed
+    def give_back(self) -> list[str]:
+        """Add what was removed; the buckets that don't have their first members again."""
+        for bucket in self._cluster.placement:
+            self._add_to(bucket)
+        return [
+            f"bucket {bucket} has no leader, or not its members"
+            for bucket in self._cluster.placement
+            if self._leader_of(bucket) is None or self._away(bucket)
+        ]
+
+    def _add_to(self, bucket: int) -> None:
+        leader = self._leader_of(bucket)
+        away = self._away(bucket)
+        if leader is not None and away:
+            self._change(leader, bucket, Change.ADD, away[0])
+
+    def _away(self, bucket: int) -> list[int]:
+        """Founders that don't vote now, as the leader knows."""
+        leader = self._leader_of(bucket)
+        if leader is None:
+            return []
+        voters = leader.groups[bucket].status().raft.conf_state.voters
+        return [node for node in self._cluster.placement[bucket] if node not in voters]
 
     def _change(self, leader: Node, bucket: int, change: Change, node: int) -> None:
         members = leader.members

@@ -115,8 +115,8 @@ class Node:
         self.coordinator: TransactionCoordinator | None = None
         self.locks: Leases | None = None
         self.members: MembersDoor | None = None
-        self.groups: dict[int, RaftGroup] = {}
         self.disk: Disk
+        self._host: RaftHost | None = None
         self._roster_file = RosterFile(roster)
         self._around = around
         self._workers: list[SimWorker] = []
@@ -131,6 +131,11 @@ class Node:
     def is_up(self) -> bool:
         """Whether it lives; what stands still lives too."""
         return self.life > 0 and not self.process.is_dead
+
+    @property
+    def groups(self) -> dict[int, RaftGroup]:
+        """The buckets that it holds replicas of, and serves."""
+        return {} if self._host is None else self._host.groups
 
     def leads(self, bucket: int) -> bool:
         """Whether it believes to lead this bucket."""
@@ -227,7 +232,7 @@ class Node:
             clock=self.clock,
             dice=self.dice,
         )
-        host.on_members(self._on_group)
+        host.on_members(around.on_group)
         await host.finish_snapshots()
         members = MembersDoor(self.id, host)
         manager = ResourceManager(transport, members)
@@ -255,6 +260,7 @@ class Node:
         supervisor.spawn("host", host.run())
         supervisor.spawn(replicas.name, replicas.run())
         self.members = members
+        self._host = host
 
     def _coordinate(
         self, supervisor: Supervisor, transport: Transport, router: BucketRouter
@@ -298,10 +304,6 @@ class Node:
         self._workers.append(worker)
         return worker
 
-    def _on_group(self, group: RaftGroup) -> None:
-        self.groups[group.id] = group
-        self._around.on_group(group)
-
     # -- outside -------------------------------------------------------------------------------
 
     def call(self, start: Callable[[Callable[[Any], None]], None]) -> "asyncio.Future[Any]":
@@ -339,7 +341,7 @@ class Node:
         self.crashes += 1
         around.trace.add(self.id, "dies")
         self.coordinator, self.locks, self.members = None, None, None
-        self.groups = {}
+        self._host = None
         for worker in self._workers:
             worker.die(self.dice)
         self._workers = []

@@ -74,7 +74,7 @@ def draw(dice: Dice, allowed: Sequence[str]) -> Plan:
             delay_seconds=pick(dice, (0.01, 0.05)) if slow else 0.002,
         ),
         election_tick=pick(dice, (5, 7, 10)),
-        log_margin_entries=pick(dice, (1, 10)) if "compact" in classes else 1_000_000,
+        log_margin_entries=pick(dice, (1, 10)) if "compact" in classes else 100,
         log_seconds=pick(dice, (0.005, 0.02)) if slow else 0.002,
         flush_seconds=pick(dice, (0.1, 1.0)) if slow else 0.02,
         pause_between=pick(dice, (0.5, 1.5, 3.0)),

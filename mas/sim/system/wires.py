@@ -12,10 +12,13 @@ from collections.abc import Callable
 
 import msgspec
 
+from mas.ledger import decode_chunk
+from mas.multiraft.frames import decode_frame
 from mas.network.channels import Channel
 from mas.runtime import Dice
 from mas.sim.process import Process
 from mas.sim.trace import Trace
+from mas.transaction.messages import Request, Submit, decode_replies, decode_requests
 
 FrameHandler = Callable[[int, bytes], None]
 PeerHandler = Callable[[int, bool], None]
@@ -37,6 +40,31 @@ class Weather(msgspec.Struct, frozen=True):
     reorder: int = 0
     """Of the RAFT channel's."""
     delay_seconds: float = 0.002
+
+
+class Frame(msgspec.Struct, frozen=True):
+    """What a trace keeps of a frame; read only where somebody wants to see it."""
+
+    channel: int
+    payload: bytes
+
+    def __str__(self) -> str:
+        """Its messages."""
+        match self.channel:
+            case Channel.RAFT:
+                return str(decode_frame(self.payload).messages)
+            case Channel.REQUEST:
+                return " ".join(map(_show_request, decode_requests(self.payload)))
+            case Channel.REPLY:
+                return " ".join(map(str, decode_replies(self.payload)))
+            case _:
+                return f"{Channel(self.channel).name} {len(self.payload)} bytes"
+
+
+def _show_request(request: Request) -> str:
+    if isinstance(request, Submit):
+        return f"Submit({request.request}, bucket {request.bucket}, {decode_chunk(request.chunk)})"
+    return str(request)
 
 
 class Line(msgspec.Struct, eq=False):
@@ -187,7 +215,7 @@ class Wires:
     def carry(self, sender: int, to: int, number: int, channel: int, payload: bytes) -> bool:
         """A transport's `send`."""
         line = self._line(sender, to)
-        self._trace.add(sender, "to", to, channel, payload)
+        self._trace.add(sender, "to", to, Frame(channel, payload))
         frame = number, channel, payload
         if line.is_silent:
             if len(line.held) >= _QUEUE_FRAMES_MAX:
