@@ -22,6 +22,7 @@ from mas.api import (
     NodeView,
     Role,
     ServerTls,
+    Shares,
     TokenIssuer,
     TransactionServicer,
 )
@@ -83,6 +84,7 @@ class Process:
         self._dice = dice
         self._clock: Clock = SystemClock()
         self._servers: list[ApiServer] = []
+        self._shares = Shares(config.shares, self._clock)
         self._closers: list[Callable[[], Awaitable[None]]] = []
         self._host: RaftHost | None = None
         self._coordinator: TransactionCoordinator | None = None
@@ -189,7 +191,10 @@ class Process:
         self._directory.note_log()
         log_thread, file_thread = WorkerThread("raft-log"), WorkerThread("snapshots")
         database = SqliteAccountDB.connect(
-            path / f"{config.storage.database}.sqlite3", config.node.cluster_id, config.node.id
+            path / f"{config.storage.database}.sqlite3",
+            config.node.cluster_id,
+            config.node.id,
+            reserve_bytes=config.storage.log_reserve_mb << 20,
         )
         self._closers += [
             _closing(log_thread.close),
@@ -255,6 +260,7 @@ class Process:
             cluster=config.node.cluster_id,
             buckets=len(self._membership.roster.buckets),
             lock_timeout=config.lock_timeout_seconds,
+            read_patience=config.read_patience_seconds,
             cached_rows=config.storage.cache_accounts,
             unflushed=config.storage.flush_backlog_rows_max,
         )
@@ -299,7 +305,9 @@ class Process:
             issuer = None
             if config.jwt.algorithm == "HS256":
                 issuer = TokenIssuer(key, config.jwt.issuer, config.jwt.audience, self._clock)
-            accounts = AccountServicer(self._coordinator, authenticator, issuer, self._dice)
+            accounts = AccountServicer(
+                self._coordinator, authenticator, issuer, self._shares, self._dice
+            )
             api = self._serve(config.listen.api, accounts)
             operators = self._serve(
                 config.listen.node_service, NodeServicer(self, self._operations, secret)
@@ -368,7 +376,7 @@ class Process:
         tls = None
         if self._tls is not None:
             tls = ServerTls(read_file(self._tls.certificate), read_file(self._tls.key))
-        server = ApiServer(self._config.listen.host, port, services, tls)
+        server = ApiServer(self._config.listen.host, port, services, tls, self._shares, self._clock)
         self._servers.append(server)
         return server
 
