@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mas.ledger.instructions import Body, Code, Kind, Legs, Parties, Reason, Token
+from mas.ledger.instructions import Body, Code, Kind, Legs, Parties, Reason, Token, payer
 
 
 class Account(msgspec.Struct, array_like=True, gc=False):
@@ -62,6 +62,13 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     place: int = 0
     """CREATION: the bucket of the account."""
     detail: str = ""
+    payer: str = ""
+    """Where there is no body to say it, a cancellation's."""
+
+    def is_of(self, number: str) -> bool:
+        """Whether this may be the payment of this payer: nobody says whose a payment is that only died."""
+        whose = self.payer if self.body is None else payer(self.body)
+        return not whose or whose == number
 
 
 class Posting(msgspec.Struct, frozen=True, array_like=True, gc=False):

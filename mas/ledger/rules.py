@@ -389,6 +389,8 @@ class Ledger(Memory):
         if i.kind is Kind.CREATION and not self._is_home(i.payer):
             return _WRONG_BUCKET
         record = self._record(i.payment_id)
+        if record is not None and not record.is_of(i.payer):
+            return _NO_RECORD  # of that payer: what is named by an id is its owner's alone
         if record is not None and record.outcome is not Code.ABORTED:
             return _tell(record, i.body, i.body_hash)
         if i.kind is not Kind.CREATION and self._account(i.payer) is None:
@@ -397,7 +399,14 @@ class Ledger(Memory):
         if i.attempt and record is not None and record.attempt >= i.attempt:
             return _say(record)
         record = Record(
-            i.payment_id, Code.REFUSED, i.body, i.body_hash, i.reason, i.attempt, detail=i.detail
+            i.payment_id,
+            Code.REFUSED,
+            i.body,
+            i.body_hash,
+            i.reason,
+            i.attempt,
+            detail=i.detail,
+            payer="" if i.body else i.payer,
         )
         self._put_record(record)
         return _say(record)
@@ -414,7 +423,7 @@ class Ledger(Memory):
         if i.payer and i.kind is Kind.CREATION and not self._is_home(i.payer):
             return _WRONG_BUCKET
         record = self._record(i.payment_id)
-        if record is not None:
+        if record is not None and (not i.payer or record.is_of(i.payer)):
             return _say(record)
         if i.payer and i.kind is not Kind.CREATION and self._account(i.payer) is None:
             return self._absent(i.payer)

@@ -9,6 +9,7 @@ from itertools import chain, combinations
 
 from mas.ids import xid_counter, xid_incarnation
 from mas.ledger import Code, Decide, End, Prepare, Reason, RegisterNode, SetAccount
+from mas.ledger.instructions import payer
 from mas.limits import BALANCE_MAX
 
 Leg = tuple[str, int]
@@ -21,6 +22,8 @@ class Record:
     attempt: int = 0
     xid: bytes = b""
     body_hash: bytes = b""
+    payer: str = ""
+    """Nobody's where the payment only died."""
 
 
 @dataclass
@@ -128,25 +131,39 @@ class Reference:
         if said in (Code.WRONG_BUCKET, Code.PENDING_ON):
             return said
         if isinstance(said, Reason):
-            record = Record(Code.REFUSED, said, i.attempt, i.xid, i.body_hash)
+            record = Record(Code.REFUSED, said, i.attempt, i.xid, i.body_hash, payer(i.body))
         elif said is Code.PREPARED:
-            record = Record(Code.COMMITTED, Reason.NONE, i.attempt, i.xid, i.body_hash)
+            record = Record(
+                Code.COMMITTED, Reason.NONE, i.attempt, i.xid, i.body_hash, payer(i.body)
+            )
             self.posted += legs
         else:
-            record = Record(Code.ABORTED, Reason[said.name], i.attempt, i.xid, i.body_hash)
+            record = Record(
+                Code.ABORTED, Reason[said.name], i.attempt, i.xid, i.body_hash, payer(i.body)
+            )
         self.records[i.payment_id] = record
         return self.tell(record, i.body_hash)
 
     def end(self, i: End) -> Code | Reason:
         record = self.records.get(i.payment_id)
+        if record and record.payer not in ("", i.payer):
+            return Code.NONE
         if record and record.outcome is not Code.ABORTED:
             return self.tell(record, i.body_hash)
         if i.payer not in self.limits:
             return Code.WRONG_BUCKET
         if record and i.attempt and record.attempt >= i.attempt:
             return Code.ABORTED
-        self.records[i.payment_id] = Record(Code.REFUSED, i.reason, i.attempt, b"", i.body_hash)
+        self.records[i.payment_id] = Record(
+            Code.REFUSED, i.reason, i.attempt, b"", i.body_hash, i.payer
+        )
         return i.reason
+
+    def look(self, payment_id: bytes, payer: str) -> Code | Reason:
+        record = self.records.get(payment_id)
+        if record is None or record.payer not in ("", payer):
+            return Code.NONE
+        return self.tell(record, b"")
 
     def ask(self, payment_id: bytes, attempt: int) -> Code | Reason:
         record = self.records.get(payment_id)

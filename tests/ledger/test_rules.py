@@ -163,10 +163,25 @@ def test_rule_3_a_question_by_xid_is_answered_wherever_it_comes(bank: Bank) -> N
 
 def test_rule_3_an_outcome_is_told_even_where_an_account_lacks(bank: Bank) -> None:
     bank.do(decide(1, ("a", -1), ("b", 1)))
-    answers = bank.do(
-        decide(1, ("nobody", -1), ("b", 1)), end(1, payer="nobody"), Look(pid(1), "nobody")
-    )
-    assert codes(answers) == [Code.COMMITTED] * 3
+    answers = bank.do(decide(1, ("nobody", -1), ("b", 1)), Look(pid(1)))
+    assert codes(answers) == [Code.COMMITTED] * 2
+
+
+@pytest.mark.parametrize("kind", [Kind.PAYMENT, Kind.CREATION])
+def test_security_b2_a_payment_named_as_anothers_is_not_found_and_not_ended(
+    bank: Bank, kind: Kind
+) -> None:
+    """Its id is a public hash: what is named by it is its payer's alone."""
+    payer = "b" if kind is Kind.PAYMENT else HOME_HERE[0]
+    bank.do(decide(1, ("a", -1), ("c", 1)))
+    bank.one(end(2, 0, **CANCEL))
+    before = bank.ledger.state_hash()
+    for number in (1, 2):
+        look = Look(pid(number), payer, kind)
+        cancel = End(pid(number), kind, payer, 0, Reason.CANCELLED)
+        assert codes(bank.do(look, cancel)) == [Code.NONE] * 2
+        assert bank.one(Look(pid(number), "a")).code in (Code.COMMITTED, Code.REFUSED)
+    assert bank.ledger.state_hash() == before
 
 
 def test_rule_4_all_legs_of_a_bucket_are_prepared_or_none(bank: Bank) -> None:
