@@ -71,6 +71,8 @@ _READS = 65_536
 _EVENTS = 64
 _COMMITTED_BYTES = 1 << 20
 _INFLIGHT_APPENDS = 64
+_MESSAGES_WAITING = 256
+"""What the core may have to say while a write is in flight: behind a disk that hangs, nothing more is taken in."""
 _OF_ELECTIONS = frozenset({MessageType.VOTE, MessageType.PRE_VOTE, MessageType.TIMEOUT_NOW})
 
 
@@ -345,6 +347,8 @@ class RaftGroup:
     @_isolates
     def step(self, peer: int, message: Message) -> None:
         """A peer's message; one that no correct peer sends is logged and dropped."""
+        if self._is_full:
+            return  # it comes again
         try:
             _check_sender(peer, message)
             if not self.abstains or message.type not in _OF_ELECTIONS:
@@ -355,7 +359,7 @@ class RaftGroup:
     @_isolates
     def tick(self, count: int) -> None:
         """So much time has passed."""
-        for _ in range(0 if self.abstains else count):
+        for _ in range(0 if self.abstains or self._is_full else count):
             self._core.tick()
         if self.role is Role.LEADER:
             if self.behind:
@@ -544,6 +548,12 @@ class RaftGroup:
         self._world.wake(self)
 
     # -- inside --------------------------------------------------------------------------------
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether nothing can be said, and too much waits to be said already."""
+        held = self.in_flight or self.is_frozen
+        return held and self._core.messages_waiting >= _MESSAGES_WAITING
 
     def _wake_to_take(self) -> None:
         """Nothing is taken while a Ready is in flight, and its end wakes the host: a turn before that is for nothing."""
