@@ -125,11 +125,7 @@ class RaftHost(Actor):
     # -- the start -----------------------------------------------------------------------------
 
     async def finish_snapshots(self) -> None:
-        """Finish the installations that the last run was stopped in (rule 28); before the databases are opened.
-
-        Raises:
-            DatabaseUnavailable: start again once the database is there.
-        """
+        """Finish the installations that the last run was stopped in (rule 28); before the databases are opened."""
         folder = self._config.snapshot_folder
         folder.mkdir(parents=True, exist_ok=True)
         for path in sorted(folder.glob("*.outgoing*")):  # those that were being written too
