@@ -93,13 +93,18 @@ class DataDirectory:
         """Let another process have it."""
         os.close(self._lock)
 
+    @property
+    def roster_path(self) -> Path:
+        """Where the roster is kept."""
+        return self.path / "roster.json"
+
     def read_roster(self) -> Roster:
         """The cluster's members as this node last knew them; empty at its first start.
 
         Raises:
             DataDirectoryError: it can't be read, or isn't there though a Raft log is.
         """
-        path = self.path / "roster.json"
+        path = self.roster_path
         try:
             return _decode_roster(path.read_bytes())
         except FileNotFoundError:
@@ -116,7 +121,7 @@ class DataDirectory:
 
     def write(self, roster: Roster) -> None:
         """Keep the roster. Raises `DataDirectoryError`."""
-        _write(self.path / "roster.json", msgspec.json.encode(roster).decode())
+        _write(self.roster_path, msgspec.json.encode(roster).decode())
 
     def check_log(self) -> None:
         """Before the raft log is opened, and made where there is none.

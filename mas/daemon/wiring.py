@@ -259,6 +259,7 @@ class Process:
             cluster=config.node.cluster_id,
             buckets=len(self._membership.roster.buckets),
             lock_timeout=config.lock_timeout_seconds,
+            read_patience=config.read_patience_seconds,
             cached_rows=config.storage.cache_accounts,
             unflushed=config.storage.flush_backlog_rows_max,
         )
@@ -295,7 +296,7 @@ class Process:
         if role != "gls":
             self._coordinator = TransactionCoordinator(
                 CoordinatorPorts(self._router, store, locks),
-                CoordinatorSettings(len(config.buckets), config.locking),
+                CoordinatorSettings(len(self._membership.roster.buckets), config.locking),
                 self._clock,
                 self._dice,
             )
@@ -326,7 +327,8 @@ class Process:
             store=LockShelf(store),
             clock=self._clock,
             settings=LockSettings(
-                buckets=len(self._config.buckets), lease=self._config.lock_timeout_seconds
+                buckets=len(self._membership.roster.buckets),
+                lease=self._config.lock_timeout_seconds,
             ),
         )
         door = LockDoor(service, self._transport, self._clock)

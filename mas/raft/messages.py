@@ -105,8 +105,8 @@ class ConfChange(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @staticmethod
     def decode(data: bytes) -> "ConfChange":
-        """The change that `data` encodes; raises CorruptState where it encodes none."""
-        return _decode_conf_change(data)
+        """The change that `data` encodes, the empty one where there is none; raises CorruptState where it encodes nothing."""
+        return _decode_conf_change(data) if data else ConfChange()
 
 
 _conf_change_encoder = msgspec.msgpack.Encoder()

@@ -194,8 +194,10 @@ class Payment(_message.Message):
     currency: _builtins.str
     """ISO 4217; empty: USD."""
     idempotency_key: _builtins.str
-    """Names this payment for all time, among those of this caller and payer. Empty, in a call: the server
-    makes one, and the result carries it. On a stream it must be there.
+    """Names this payment for all time, among those of the token's key space and this payer: with the same key it
+    happens once. An account's own token has a key space of its own; all other tokens share the cluster's, unless
+    they were issued with another. Empty, in a call: the server makes one, and the result carries it. On a stream it
+    must be there.
     """
     reference: _builtins.str
     """What the payer tells the payee."""
@@ -341,7 +343,7 @@ class PaymentName(_message.Message):
     kind: Global___Kind.ValueType
     """Unspecified: PAYMENT."""
     idempotency_key: _builtins.str
-    """The caller's own key, or ..."""
+    """The key, in the key space of the caller's token, or ..."""
     payment_id: _builtins.bytes
     """... the id that a result named."""
     def __init__(
@@ -481,6 +483,7 @@ class Account(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     BUCKET_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
     number: _builtins.str
     found: _builtins.bool
     """False: there is no such account, and nothing else is set."""
@@ -498,6 +501,10 @@ class Account(_message.Message):
     sequence: _builtins.int
     """The number of its last posting."""
     bucket: _builtins.int
+    @_builtins.property
+    def error(self) -> _errors_pb2.ErrorDetail:
+        """It can't be read now, though others of the call can: nothing else is set."""
+
     def __init__(
         self,
         *,
@@ -513,10 +520,11 @@ class Account(_message.Message):
         version: _builtins.int = ...,
         sequence: _builtins.int = ...,
         bucket: _builtins.int = ...,
+        error: _errors_pb2.ErrorDetail | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "bucket", b"bucket", "closed", b"closed", "currency", b"currency", "found", b"found", "frozen", b"frozen", "held", b"held", "id", b"id", "number", b"number", "overdraft_limit", b"overdraft_limit", "sequence", b"sequence", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "bucket", b"bucket", "closed", b"closed", "currency", b"currency", "error", b"error", "found", b"found", "frozen", b"frozen", "held", b"held", "id", b"id", "number", b"number", "overdraft_limit", b"overdraft_limit", "sequence", b"sequence", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
