@@ -816,8 +816,8 @@ async def test_consensus_c4_a_database_that_refuses_behind_a_snapshot_is_waited_
     monkeypatch.setattr(world.database, "open", refuse)
     world.group.commit_c.put(Restored(world.group.index, 1, ConfState()))
     world.group.lead(term=2)
+    await world.until(lambda: not refusals and world.service._leadership.leading)
     await world.answer(world.submit(world.pay("alice", "bob", 30, "k")))
-    assert refusals == []
     assert caplog.text.count("waits for the database behind a snapshot") == 2
 
 
