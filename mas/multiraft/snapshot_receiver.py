@@ -316,6 +316,9 @@ class SnapshotReceiver:
         # From here on nothing more is handed out, so that no flush of older state meets the new rows.
         group.delivery.paused = True
         await group.wait_flushed()
+        if group.error is not None:
+            self._drop(transfer, Verdict.FAILED, f"the replica is stopped: {group.error}")
+            return
         metadata = transfer.offer.metadata
         if group.behind or metadata.index > group.delivery.committed:
             try:

@@ -23,8 +23,8 @@ from mas.decoding import msgpack_decoder
 from mas.errors import CorruptData, NetworkError
 from mas.limits import SNAPSHOT_CHUNK_BYTES
 from mas.raft import SnapshotMetadata
+from mas.raft.messages import Counter
 
-_Bytes = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 _Name = Annotated[str, msgspec.Meta(max_length=256)]
 _Why = Annotated[str, msgspec.Meta(max_length=512)]
 
@@ -36,7 +36,7 @@ class SnapshotReference(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Who has it."""
     name: _Name
     """Its identity; never a path on the receiver's side."""
-    size: _Bytes
+    size: Counter
     """Bytes."""
     digest: bytes
     """XXH3-128 of the bytes."""
@@ -55,7 +55,7 @@ class Pull(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
 
     group: int
     name: _Name
-    offset: _Bytes
+    offset: Counter
 
 
 class Piece(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
@@ -63,7 +63,7 @@ class Piece(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
 
     group: int
     name: _Name
-    offset: _Bytes
+    offset: Counter
     data: bytes
 
 
@@ -123,7 +123,7 @@ class Request(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
     """Offer me a snapshot of the group, of `least_index` or later."""
 
     group: int
-    least_index: _Bytes
+    least_index: Counter
 
 
 SnapshotMessage = Offer | Pull | Piece | Done | Gone | Request
