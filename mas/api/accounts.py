@@ -140,7 +140,8 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
         if result is None:
             raise NotFound(
                 f"payment {payment_id.hex()} of account {shorten(payer)} has no outcome so far: "
-                "check the payer, the key and whose key it is, or ask again"
+                "check the payer, the key and whose key it is, or ask again; to be certain that it never happens, "
+                "cancel it"
             )
         return result_to_wire(result)
 
@@ -162,8 +163,9 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
         self, request: pb.SetAccountRequest, context: Context
     ) -> pb.SetAccountReply:
         """An administrator's change."""
-        check_may_operate(self._who(context), "change accounts")
-        change = requests.to_set_account(request)
+        principal = self._who(context)
+        check_may_operate(principal, "change accounts")
+        change = requests.to_set_account(request, principal)
         return _set_account_reply(await self._coordinator.set_account(change, _timeout(context)))
 
     @answering
@@ -232,6 +234,8 @@ def _set_account_reply(answer: Answer) -> pb.SetAccountReply:
             )
         case Code.REFUSED:
             outcome = pb.OUTCOME_REFUSED
+        case Code.KEY_REUSED:
+            outcome = pb.OUTCOME_KEY_REUSED
         case _:
             outcome = pb.OUTCOME_ABORTED
     detail = answer.detail or answer.code.name

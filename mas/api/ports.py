@@ -46,7 +46,7 @@ class Coordinator(Protocol):
         """A replica's own state."""
 
     async def set_account(self, change: SetAccount, timeout: float) -> Answer:
-        """An administrator's change."""
+        """An administrator's change, carried out once under its name. Raises `OutcomeUnknown` as well."""
 
     def buckets(self) -> dict[int, list[int]]:
         """Each bucket, and the nodes that hold its replicas."""
