@@ -57,11 +57,11 @@ class Locks(Protocol):
 
     async def acquire(
         self, owner: bytes, numbers: Sequence[str], mode: LockMode, timeout: float
-    ) -> dict[str, Token]:
-        """All or none; raises `Unavailable` when not had in time."""
+    ) -> tuple[dict[str, Token], float]:
+        """All or none, and for how many seconds from now; raises `Unavailable` when not had in time."""
 
-    def release(self, owner: bytes) -> None:
-        """Let go of what this owner holds."""
+    async def release(self, owner: bytes) -> None:
+        """Let go of what this owner holds; raises `Unavailable` where that isn't certain."""
 
 
 class Buckets(Protocol):
