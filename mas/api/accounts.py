@@ -21,7 +21,7 @@ from mas.api.payment_stream import PaymentStream
 from mas.api.ports import Coordinator
 from mas.api.shares import Caller, Held, Share, Shares, caller_of
 from mas.api.tokens import Principal, TokenIssuer, account_subject
-from mas.errors import NotFound, Overloaded, Unavailable
+from mas.errors import MasError, NotFound, Overloaded, Unavailable
 from mas.ledger.instructions import Answer, Code, Reason
 from mas.limits import shorten
 from mas.runtime import Dice
@@ -96,7 +96,7 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
             check_may_read(principal, number)
         level = requests.to_read_level(request.level)
         answers = await self._coordinator.read_accounts(numbers, level, _timeout(context))
-        errors = [answer for answer in answers if isinstance(answer, Unavailable)]
+        errors = [answer for answer in answers if isinstance(answer, MasError)]
         if len(errors) == len(answers):
             raise errors[0]
         return pb.GetAccountReply(accounts=map(account_to_wire, numbers, answers))

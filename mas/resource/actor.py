@@ -54,6 +54,7 @@ from mas.resource.reads import (
     view_claims,
     view_nodes,
 )
+from mas.resource.relay import Relay
 from mas.resource.routes import OWN, Proposed, Route
 from mas.resource.undecided import SetAside, Waiting, again
 from mas.runtime import Actor, Clock, Mailbox, Supervisor
@@ -61,6 +62,7 @@ from mas.transaction.messages import (
     Answers,
     BucketRequest,
     BucketView,
+    PassOn,
     Postings,
     ReadAccounts,
     ReadBucket,
@@ -155,6 +157,8 @@ class AccountService(Actor):
             f"{self.name}.reads", _REQUESTS_WAITING
         )
         self._resolver = Resolver(settings.lock_timeout)
+        self._supervisor = Supervisor()
+        self._relay = Relay(bucket, ports.buckets, ports.reply)
         self._anchors = Anchors(ports.buckets, settings.read_patience, self._settle)
         self._noted: dict[str, Noted] = {}
         self._noted_at = 0
@@ -179,7 +183,7 @@ class AccountService(Actor):
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        async with Supervisor() as supervisor:
+        async with self._supervisor as supervisor:
             supervisor.spawn(f"{self.name}.propose", self._forever(self._propose_turn))
             supervisor.spawn(f"{self.name}.commit", self._forever(self._commit_turn))
             supervisor.spawn(f"{self.name}.error", self._forever(self._error_turn))
@@ -198,6 +202,11 @@ class AccountService(Actor):
     async def _propose_turn(self) -> None:
         reads: list[Read] = []
         for peer, request in await self.requests.drain():
+            if isinstance(request, PassOn):
+                request = request.message
+                if self._leadership.leader and not self._leadership.leading:
+                    self._relay.pass_on(peer, request, self._supervisor)
+                    continue
             match request:
                 case Submit():
                     self._admit(peer, request)
