@@ -661,6 +661,31 @@ async def test_rule_35_exclusive_payments_take_their_locks_first_and_give_them_b
     await world.settled()
 
 
+@pytest.mark.asyncio
+async def test_twopc_e_nobody_waits_for_a_store_that_hangs(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An id only chooses a place: what waits for one is bounded by time, and while the store hangs nothing waits."""
+    monkeypatch.setattr("mas.coordinator.places._PATIENCE_SECONDS", 0.05)
+    go_on = asyncio.Event()
+
+    async def hang(count: int = 1) -> int:
+        await go_on.wait()
+        return count
+
+    world.store.incr_max_id = hang  # type: ignore[method-assign]
+    world.start()
+    results = await world.pay(create("new-1"), create("new-2", key="other"))
+    assert [result.status for result in results] == [Status.COMMITTED] * 2
+    places = world.coordinator._places
+    assert places._hangs
+    (result,) = await world.pay(create("new-3", key="third"))
+    assert result.status is Status.COMMITTED
+    assert places._waiting == []
+    go_on.set()
+    await world.until(lambda: not places._hangs)
+
+
 # -- recovery (rules 10, 11) -----------------------------------------------------------------------------
 
 
