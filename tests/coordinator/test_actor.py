@@ -880,10 +880,10 @@ async def test_twopc_c4_an_account_whose_creation_was_answered_is_not_said_to_be
     assert result.bucket != SOMEWHERE, "it lives elsewhere than its claim"
     assert world.buckets.account(result.bucket, number) is None
 
-    (answer,) = await world.coordinator.read_accounts([number], level, 0.3)
+    (answer,) = await world.coordinator.read_accounts([number], level, 1.0)
     assert isinstance(answer, Unavailable)
     with pytest.raises(Unavailable, match="has been created"):
-        await world.coordinator.read_postings(number, 0, 10, 0.3)
+        await world.coordinator.read_postings(number, 0, 10, 1.0)
     statement = asyncio.create_task(world.coordinator.read_postings(number, 0, 10, 5.0))
     reading = asyncio.create_task(world.coordinator.read_accounts([number], level, 5.0))
     await asyncio.sleep(0.05)
@@ -905,7 +905,7 @@ async def test_twopc_b2_one_account_out_of_reach_fails_no_other(world: World) ->
     world.start()
 
     answers = await world.coordinator.read_accounts(
-        [PAYER, PAYEE, number_at(3, BUCKETS)], ReadLevel.LINEARIZABLE, 1.0
+        [PAYER, PAYEE, number_at(3, BUCKETS)], ReadLevel.LINEARIZABLE, 2.0
     )
 
     assert isinstance(answers[0], AccountView)
@@ -1003,7 +1003,7 @@ async def test_twopc_c1_a_change_that_was_lost_sight_of_is_unknown(
     world.start()
 
     with pytest.raises(OutcomeUnknown):
-        await world.coordinator.set_account(SetAccount(PAYEE, frozen=True), 0.2)
+        await world.coordinator.set_account(SetAccount(PAYEE, frozen=True), 1.0)
 
 
 @pytest.mark.asyncio
@@ -1014,8 +1014,8 @@ async def test_twopc_c1_a_lock_speaks_for_its_copy_alone(world: World) -> None:
     world.buckets.apply(ELSEWHERE, Mark(PAYEE, Token(1, 1, LockMode.EXCLUSIVE)))
 
     with pytest.raises(OutcomeUnknown):
-        await world.coordinator.set_account(SetAccount(PAYEE, frozen=True), 0.2)
-    locked = await world.coordinator.set_account(SetAccount(PAYEE, frozen=True), 0.2)
+        await world.coordinator.set_account(SetAccount(PAYEE, frozen=True), 1.0)
+    locked = await world.coordinator.set_account(SetAccount(PAYEE, frozen=True), 10.0)
     assert locked.code is Code.LOCK_CONFLICT
 
 
