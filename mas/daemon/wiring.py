@@ -294,7 +294,9 @@ class Process:
         secret = ClusterSecret(self._secret)
         locks = self._start_locks(store)
         if role != "tc":
-            self._serve(config.listen.gls, LockServicer(OutsiderLocks(locks), authenticator))
+            self._serve(
+                config.listen.gls, LockServicer(OutsiderLocks(locks, self._clock), authenticator)
+            )
         if role != "gls":
             self._coordinator = TransactionCoordinator(
                 CoordinatorPorts(self._router, store, locks),
