@@ -250,6 +250,7 @@ class Process:
             tick_ms=config.raft.tick_ms,
             heartbeat_tick=config.raft.heartbeat_tick,
             election_tick=config.raft.election_tick,
+            log_write_seconds=config.storage.log_write_seconds,
             log_margin_entries=config.storage.log_margin_entries,
             log_margin_seconds=config.storage.log_margin_seconds,
         )

@@ -484,10 +484,21 @@ class AccountService(Actor):
         abandoned, self._reads = self._reads, {}
         for read in (read for reads in abandoned.values() for read in reads):
             self._reply(read.peer, self._not_leading(read.request.request))
-        kept = await self._database.open(self.bucket, writer_mark(self._proposer))
+        kept = await self._open_database()
         before = self._flusher
         self._start_from(kept)
         before.retire()
+
+    async def _open_database(self) -> Kept:
+        """An installation has just taken of the disk what it could: the bucket waits here as everywhere else."""
+        while True:
+            try:
+                return await self._database.open(self.bucket, writer_mark(self._proposer))
+            except DatabaseUnavailable as error:
+                _log.error(
+                    "bucket %d waits for the database behind a snapshot: %s", self.bucket, error
+                )
+                await self._clock.sleep(_RELOAD_SECONDS)
 
     # -- error_c: what the group did not take -----------------------------------------------------------
 
