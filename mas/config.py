@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from mas.addresses import is_loopback, join_address, split_address
 from mas.decoding import convert, parse_toml
 from mas.errors import ConfigError
 from mas.limits import BUCKET_ID_MAX, NODE_ID_MAX
@@ -49,7 +50,7 @@ class ListenConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Where this node listens; port 0 takes a free one. `[listen]`"""
 
     host: str = "127.0.0.1"
-    """The address of every port below."""
+    """The address of every port below: of IPv4 or IPv6, or a name; "0.0.0.0" and "::" are all of this machine's."""
     api: Port = 9008
     """The public API of a coordinator (TC)."""
     gls: Port = 9009
@@ -202,7 +203,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     def address(self) -> str:
         """Where other nodes find this one's peer transport."""
-        return self.node.address or f"{self.listen.host}:{self.listen.peer}"
+        return self.node.address or join_address(self.listen.host, self.listen.peer)
 
     def node_ids(self) -> tuple[int, ...]:
         """Every node of the cluster."""
@@ -232,7 +233,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             if len(bucket.voters) % 2 == 0
         ]
         own = next((peer.address for peer in self.peers if peer.id == self.node.id), self.address())
-        if _is_loopback(self.listen.host) and not _is_loopback(own.rpartition(":")[0]):
+        if is_loopback(self.listen.host) and not is_loopback(own.rpartition(":")[0]):
             even.append(
                 f"listen.host is {self.listen.host}, and the others are to find this node at {own}: "
                 "they can't, name an address of this machine in listen.host"
@@ -359,14 +360,11 @@ def _check_tree(struct: type[msgspec.Struct], tree: dict[str, Any], path: str) -
                 _check_tree(kind, item, name)
 
 
-def _is_loopback(host: str) -> bool:
-    return host == "localhost" or host.startswith("127.") or host in ("::1", "[::1]")
-
-
 def _check_address(what: str, address: str) -> None:
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
-        raise ConfigError(f'{what} is {address!r}: expected "host:port"')
+    try:
+        split_address(address)
+    except ValueError as error:
+        raise ConfigError(f"{what} is {address!r}: expected {error}") from None
 
 
 def _refuse_twice(what: str, ids: Iterable[int]) -> None:

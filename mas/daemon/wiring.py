@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from mas import __version__
+from mas.addresses import join_address
 from mas.api import (
     AccountServicer,
     ApiServer,
@@ -342,14 +343,14 @@ class Process:
     def _welcome(self, api: ApiServer, operators: ApiServer, issuer: TokenIssuer) -> None:
         """A single node to play with: leave its address and an operator's token where the command line finds them."""
         host = self._config.listen.host
-        address = f"{host}:{api.port}"
+        address = join_address(host, api.port)
         secret = self._config.node.secret_file or self._directory.path / "cluster.secret"
         found = profile.Profile(
             address=address,
             ca=str(self._tls.ca.resolve()) if self._tls else "",
             token=issuer.issue(_OPERATOR, Role.GATEWAY),
             plaintext=self._tls is None,
-            node_service=f"{host}:{operators.port}",
+            node_service=join_address(host, operators.port),
             secret_file=str(Path(secret).resolve()),
         )
         kept = profile.write(found)
