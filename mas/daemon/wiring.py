@@ -190,7 +190,10 @@ class Process:
         self._directory.note_log()
         log_thread, file_thread = WorkerThread("raft-log"), WorkerThread("snapshots")
         database = SqliteAccountDB.connect(
-            path / f"{config.storage.database}.sqlite3", config.node.cluster_id, config.node.id
+            path / f"{config.storage.database}.sqlite3",
+            config.node.cluster_id,
+            config.node.id,
+            reserve_bytes=config.storage.log_reserve_mb << 20,
         )
         self._closers += [
             _closing(log_thread.close),

@@ -14,6 +14,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
+from typing import cast
 
 import msgspec
 
@@ -261,8 +262,7 @@ class _Guest(asyncio.Protocol):
             return  # it has ended already
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none, but as good as one
         self.inner.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:

@@ -18,6 +18,7 @@ import msgspec
 
 from mas.decoding import Buffer, msgpack_decoder
 from mas.errors import CorruptData
+from mas.files import sync_directory
 from mas.ledger.hashing import HASH_MODULUS, nodes_digest
 from mas.ledger.rows import BucketRow, NodeRow
 from mas.raft import ConfState, SnapshotMetadata
@@ -76,26 +77,35 @@ _decode: Callable[[Buffer], Header | Rows | End] = msgpack_decoder(
 _decode_members = msgpack_decoder(ConfState, "a configuration", CorruptData)
 
 
-def write_snapshot(path: Path, header: Header, rows: Iterable[Rows]) -> None:
-    """Write the file and sync it; under `path` it is whole or not at all."""
+def write_snapshot(
+    path: Path, header: Header, rows: Iterable[Rows], check_room: Callable[[int], None]
+) -> None:
+    """Write the file and sync it; under `path` it is whole or not at all.
+
+    `check_room` is asked before so many bytes are written, and what it raises ends the file: how large it gets, nobody
+    knows beforehand, and the disk is the Raft log's too.
+    """
     partial = path.with_name(path.name + ".partial")
     try:
-        _write_all(partial, header, rows)
+        _write_all(partial, header, rows, check_room)
         partial.replace(path)
     except BaseException:
         partial.unlink(
             missing_ok=True
         )  # on a full disk the next try needs its room, and so does the log
         raise
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
-def _write_all(path: Path, header: Header, rows: Iterable[Rows]) -> None:
+def _write_all(
+    path: Path, header: Header, rows: Iterable[Rows], check_room: Callable[[int], None]
+) -> None:
     frames = 0
     with path.open("wb") as file:
         file.write(_MAGIC)
         _write_frame(file, header)
         for frame in rows:
+            check_room(len(frame.data))
             _write_frame(file, frame)
             frames += 1
         _write_frame(file, End(frames))
@@ -175,11 +185,3 @@ def _read_frame(path: Path, file: BinaryIO) -> Header | Rows | End:
         if len(payload) == size and crc32(payload) == checksum:
             return _decode(payload)
     raise CorruptData(f"snapshot {path} is damaged or cut off before byte {file.tell()}")
-
-
-def _sync_directory(path: Path) -> None:
-    directory = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

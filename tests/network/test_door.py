@@ -2,14 +2,17 @@
 
 import asyncio
 import errno
+import inspect
 import logging
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from ssl import SSLContext
+from typing import Any, cast
 
 import pytest
+import uvloop
 
 from mas.network.door import Door, DoorSettings, _network
 from mas.network.tls import ensure_development_certificates, server_context
@@ -18,12 +21,26 @@ from mas.runtime import SystemClock
 CLOCK = SystemClock()
 
 
+def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Python's loop, and the product's, whose transports are its own."""
+
+    def run(loop: Callable[[], asyncio.AbstractEventLoop], **fixtures: object) -> None:
+        with asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(test(**fixtures))
+
+    parameters = list(inspect.signature(run).parameters.values())[:1]
+    parameters += inspect.signature(test).parameters.values()
+    run.__name__, run.__doc__ = test.__name__, test.__doc__
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    loops = [asyncio.new_event_loop, uvloop.new_event_loop]
+    return pytest.mark.parametrize("loop", loops, ids=["asyncio", "uvloop"])(run)
+
+
 class Echo(asyncio.Protocol):
     """Whoever serves at the door: says everything twice."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
         self.lost = False
         Echo.last = self
 
@@ -78,7 +95,7 @@ async def until(condition: object) -> None:
         await asyncio.sleep(0.005)
 
 
-@pytest.mark.asyncio
+@on_both_loops
 async def test_consensus_f2_who_says_nothing_is_hung_up_on() -> None:
     async with a_door(DoorSettings(seconds=1.0)) as door:
         callers = [await Caller.call(door) for _ in range(20)]
@@ -89,7 +106,7 @@ async def test_consensus_f2_who_says_nothing_is_hung_up_on() -> None:
         assert door.strangers() == 0
 
 
-@pytest.mark.asyncio
+@on_both_loops
 async def test_security_b7_the_deadline_is_not_renewed_by_a_byte_now_and_then() -> None:
     async with a_door(DoorSettings(seconds=0.2)) as door:
         caller = await Caller.call(door)
@@ -103,7 +120,7 @@ async def test_security_b7_the_deadline_is_not_renewed_by_a_byte_now_and_then() 
         caller.close()
 
 
-@pytest.mark.asyncio
+@on_both_loops
 async def test_security_b7_silence_before_tls_is_hung_up_on_too(tmp_path: Path) -> None:
     tls = server_context(ensure_development_certificates(tmp_path, (), CLOCK), mutual=True)
     async with a_door(DoorSettings(seconds=0.2), tls) as door:
@@ -117,7 +134,7 @@ async def test_security_b7_silence_before_tls_is_hung_up_on_too(tmp_path: Path) 
         garbage.close()
 
 
-@pytest.mark.asyncio
+@on_both_loops
 async def test_security_b12_a_stranger_may_send_little() -> None:
     async with a_door(DoorSettings(bytes=100)) as door:
         small, large = await Caller.call(door), await Caller.call(door)
@@ -131,7 +148,7 @@ async def test_security_b12_a_stranger_may_send_little() -> None:
         large.close()
 
 
-@pytest.mark.asyncio
+@on_both_loops
 async def test_who_has_proved_itself_is_counted_no_more() -> None:
     async with a_door(DoorSettings(bytes=100, seconds=0.1)) as door:
         caller = await Caller.call(door)
@@ -145,7 +162,7 @@ async def test_who_has_proved_itself_is_counted_no_more() -> None:
         await until(lambda: Echo.last.lost)
 
 
-@pytest.mark.asyncio
+@on_both_loops
 async def test_consensus_f1_of_a_crowd_from_one_address_the_oldest_go() -> None:
     async with a_door(DoorSettings(per_address=4)) as door:
         crowd = [await Caller.call(door) for _ in range(10)]
@@ -158,7 +175,7 @@ async def test_consensus_f1_of_a_crowd_from_one_address_the_oldest_go() -> None:
             caller.close()
 
 
-@pytest.mark.asyncio
+@on_both_loops
 async def test_consensus_f1_strangers_from_everywhere_leave_a_peers_address_its_room() -> None:
     async with a_door(DoorSettings(strangers=6, per_address=4)) as door:
         peer = await Caller.call(door)
@@ -174,7 +191,7 @@ async def test_consensus_f1_strangers_from_everywhere_leave_a_peers_address_its_
             caller.close()
 
 
-@pytest.mark.asyncio
+@on_both_loops
 async def test_consensus_f2_without_files_the_door_waits_and_goes_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
