@@ -38,7 +38,7 @@ def test_users_13_ipv6_stands_in_brackets() -> None:
         "[]:9",
         "[::g]:9",
         "host:" + "9" * 5000,
-        "host:١",
+        "host:" + chr(0x661),
     ],
 )
 def test_what_is_no_address_is_refused(address: str) -> None:
