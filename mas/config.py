@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from mas.addresses import is_loopback, join_address, split_address
+from mas.addresses import bare_host, is_loopback, join_address, split_address
 from mas.decoding import convert, parse_toml
 from mas.errors import ConfigError
 from mas.limits import BUCKET_ID_MAX, NODE_ID_MAX
@@ -102,16 +102,18 @@ class TlsConfig(msgspec.Struct, frozen=True, kw_only=True):
     enabled: bool = True
     """Off only where nothing but this machine can reach the ports."""
     directory: str = ""
-    """Holds ca.crt, node.crt and node.key; empty: `tls` in `data_dir`, with a development CA made at the first start."""
+    """Holds ca.crt, node-ID.crt and node-ID.key, as `mas certs` makes them. Empty, for a node that is alone: `tls` in
+    `data_dir`, with a CA and a certificate made at the first start."""
     ca_file: str = ""
     """Instead of the directory: who signs the certificates of nodes and clients."""
     cert_file: str = ""
-    """Instead of the directory: this node's certificate."""
+    """Instead of the directory: this node's certificate, with the URI urn:mas:node:ID among its alternative names."""
     key_file: str = ""
     """Instead of the directory: this node's private key."""
-    mutual: bool = False
-    """Nodes talk to each other over TLS, and show each other certificates, beside the cluster's secret. Off: what they
-    say to each other is sealed by the secret, so that nobody can forge or repeat it, and isn't encrypted."""
+    mutual: bool = True
+    """Nodes know each other by the cluster's secret, and by certificates, each for one node id, over TLS 1.3; where this is
+    off, by the secret alone. Either way what they say is encrypted and authenticated by AES-256-GCM, with keys of each
+    connection's own."""
 
 
 class JwtConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,6 +210,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         """Where other nodes find this one's peer transport."""
         return self.node.address or join_address(self.listen.host, self.listen.peer)
 
+    def host(self) -> str:
+        """Where other nodes are told to find this one: a name or an IP address."""
+        own = next((peer.address for peer in self.peers if peer.id == self.node.id), None)
+        return bare_host((own or self.address()).rpartition(":")[0])
+
     def node_ids(self) -> tuple[int, ...]:
         """Every node of the cluster."""
         return tuple(peer.id for peer in self.peers) or (self.node.id,)
@@ -235,10 +242,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             for bucket in self.buckets
             if len(bucket.voters) % 2 == 0
         ]
-        own = next((peer.address for peer in self.peers if peer.id == self.node.id), self.address())
-        if is_loopback(self.listen.host) and not is_loopback(own.rpartition(":")[0]):
+        if is_loopback(self.listen.host) and not is_loopback(self.host()):
             even.append(
-                f"listen.host is {self.listen.host}, and the others are to find this node at {own}: "
+                f"listen.host is {self.listen.host}, and the others are to find this node at {self.host()}: "
                 "they can't, name an address of this machine in listen.host"
             )
         return even

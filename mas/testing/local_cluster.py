@@ -39,7 +39,7 @@ from mas.config import (
 from mas.config import Role as NodeRole
 from mas.errors import MasError
 from mas.files import read_secret, write_private
-from mas.network.tls import ensure_development_certificates
+from mas.network.tls import make_ca
 from mas.runtime import SystemClock, SystemDice
 from mas.testing.program import Program, end_all
 
@@ -139,7 +139,7 @@ class LocalCluster:
         return self.transaction_manager.address
 
     def _write_shared_files(self) -> None:
-        ensure_development_certificates(self.directory / "tls", ("127.0.0.1",), self._clock)
+        make_ca(self.directory / "tls", self._clock)
         write_private(self.directory / "cluster.secret", self._dice.randbytes(32).hex())
         write_private(self.directory / "jwt.secret", self._jwt_secret.decode())
 
