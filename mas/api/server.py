@@ -8,6 +8,7 @@ import msgspec
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from mas.addresses import join_address
 from mas.errors import ConfigError
 from mas.limits import MESSAGE_BYTES_MAX
 
@@ -97,7 +98,7 @@ class ApiServer:
         await self._server.stop(grace_seconds)
 
     def _bind(self) -> int:
-        address = f"{self._host}:{self._port}"
+        address = join_address(self._host, self._port)
         try:
             if self._tls is None:
                 return self._server.add_insecure_port(address)

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from mas import __version__
+from mas.addresses import join_address
 from mas.api import (
     AccountServicer,
     ApiServer,
@@ -51,8 +52,10 @@ from mas.network.handshake import Identity
 from mas.network.tls import (
     TlsFiles,
     check_files,
+    check_node,
     client_context,
-    ensure_development_certificates,
+    ensure_certificate,
+    make_ca,
     server_context,
 )
 from mas.network.transport import PeerTransport
@@ -153,15 +156,26 @@ class Process:
 
     def _certificates(self) -> TlsFiles:
         tls = self._config.tls
+        node = self._config.node.id
         if tls.ca_file:
             files = TlsFiles(Path(tls.ca_file), Path(tls.cert_file), Path(tls.key_file))
             check_files(files, self._clock)
-            return files
-        directory = Path(tls.directory) if tls.directory else self._directory.path / "tls"
-        return ensure_development_certificates(directory, (self._config.listen.host,), self._clock)
+        else:
+            files = self._certificates_within(node)
+        if tls.mutual:
+            check_node(files, node)
+        return files
+
+    def _certificates_within(self, node: int) -> TlsFiles:
+        config = self._config
+        directory = Path(config.tls.directory or self._directory.path / "tls")
+        if not config.node.join and len(config.peers) < 2:
+            make_ca(directory, self._clock)  # no other node has to trust it
+        names = (config.listen.host, config.host())
+        return ensure_certificate(directory, node, names, self._clock)
 
     def _make_transport(self) -> PeerTransport:
-        mutual = self._config.tls.mutual
+        tls = self._tls if self._config.tls.mutual else None
         return PeerTransport(
             Identity(
                 self._config.node.cluster_id,
@@ -173,8 +187,8 @@ class Process:
             port=self._config.listen.peer,
             clock=self._clock,
             dice=self._dice,
-            server_tls=server_context(self._tls, mutual=True) if mutual and self._tls else None,
-            client_tls=client_context(self._tls, mutual=True) if mutual and self._tls else None,
+            server_tls=server_context(tls) if tls else None,
+            client_tls=client_context(tls) if tls else None,
         )
 
     # -- resource manager --------------------------------------------------------------------------------
@@ -346,14 +360,14 @@ class Process:
     def _welcome(self, api: ApiServer, operators: ApiServer, issuer: TokenIssuer) -> None:
         """A single node to play with: leave its address and an operator's token where the command line finds them."""
         host = self._config.listen.host
-        address = f"{host}:{api.port}"
+        address = join_address(host, api.port)
         secret = self._config.node.secret_file or self._directory.path / "cluster.secret"
         found = profile.Profile(
             address=address,
             ca=str(self._tls.ca.resolve()) if self._tls else "",
             token=issuer.issue(_OPERATOR, Role.GATEWAY),
             plaintext=self._tls is None,
-            node_service=f"{host}:{operators.port}",
+            node_service=join_address(host, operators.port),
             secret_file=str(Path(secret).resolve()),
         )
         kept = profile.write(found)

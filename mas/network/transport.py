@@ -26,6 +26,7 @@ from mas.network.door import Door, DoorSettings
 from mas.network.frames import MESSAGE_BYTES_MAX, Frame
 from mas.network.handshake import NONCE_BYTES, Identity
 from mas.network.message_socket import MessageSocket
+from mas.network.tls import certified_nodes
 from mas.runtime import Actor, Clock, Dice, Supervisor
 from mas.telemetry import Seldom
 
@@ -357,7 +358,10 @@ class PeerTransport(Actor):
     async def _connect(self, peer: _Peer) -> Connection:
         socket = await self._call(peer.address)
         try:
-            dialler = handshake.Dialler(self._identity, peer.node, self._nonce(), self._recognise)
+            certified = self._certified(socket)
+            dialler = handshake.Dialler(
+                self._identity, peer.node, self._nonce(), self._recognise, certified
+            )
             await socket.send(dialler.hello())
             await socket.send(dialler.on_challenge(await socket.receive()))
             keys = dialler.on_welcome(await socket.receive())
@@ -432,7 +436,11 @@ class PeerTransport(Actor):
         """Shake hands; the door has a deadline for it."""
         assert self._door is not None
         listener = handshake.Listener(
-            self._identity, self._peers.__contains__, self._nonce(), self._recognise
+            self._identity,
+            self._peers.__contains__,
+            self._nonce(),
+            self._recognise,
+            self._certified(socket),
         )
         try:
             await socket.send(listener.on_hello(await socket.receive()))
@@ -450,6 +458,9 @@ class PeerTransport(Actor):
             await socket.close("handshake", WSCloseCode.POLICY_VIOLATION)
             return None
         return Connection(listener.peer, socket, listener.keys(), dialled=False)
+
+    def _certified(self, socket: MessageSocket) -> frozenset[int] | None:
+        return certified_nodes(socket.certificate()) if self._server_tls else None
 
     def _nonce(self) -> bytes:
         return self._dice.randbytes(NONCE_BYTES)
@@ -476,7 +487,9 @@ class _HttpLog(logging.Logger):
 
 
 def _describe(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    if isinstance(error, aiohttp.ClientConnectorError):
+        error = error.os_error  # without the socket's and the context's insides
+    return clip(str(error)) or type(error).__name__
 
 
 def _direction(connection: Connection) -> str:
