@@ -15,6 +15,8 @@ from mas.limits import MESSAGE_BYTES_MAX
 CONCURRENT_CALLS_MAX = 4_096
 CONCURRENT_STREAMS_PER_CONNECTION_MAX = 1_024
 
+CONNECTIONS_MAX = 1_024
+
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     # With gRPC's default a port that is in use is shared silently.
     ("grpc.so_reuseport", 0),
@@ -26,6 +28,10 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    # Hang up on callers that never get to HTTP/2 (gRPC gives them two minutes), and on those that ask nothing: a
+    # client dials again by itself. gRPC can't count connections by address; see `connections` for all of them.
+    ("grpc.server_handshake_timeout_ms", 5_000),
+    ("grpc.max_connection_idle_ms", 60_000),
 )
 
 
@@ -56,15 +62,23 @@ class ApiServer:
     """Serves some services on one address. `tls` None is plaintext, for a loopback alone."""
 
     def __init__(
-        self, host: str, port: int, services: Sequence[Service], tls: ServerTls | None
+        self,
+        host: str,
+        port: int,
+        services: Sequence[Service],
+        tls: ServerTls | None,
+        *,
+        connections: int = CONNECTIONS_MAX,
     ) -> None:
+        """`connections`: at a time; gRPC hangs up on whoever comes beyond."""
         self._host = host
         self._port = port
         self._services = services
         self._tls = tls
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # unknown to the published types
         self._server = grpc.aio.server(
-            options=SERVER_OPTIONS, maximum_concurrent_rpcs=CONCURRENT_CALLS_MAX
+            options=(*SERVER_OPTIONS, ("grpc.max_allowed_incoming_connections", connections)),
+            maximum_concurrent_rpcs=CONCURRENT_CALLS_MAX,
         )
         for service in services:
             service.register(self._server)

@@ -33,6 +33,7 @@ from mas.coordinator import CoordinatorSettings, TransactionCoordinator
 from mas.coordinator import Ports as CoordinatorPorts
 from mas.daemon.data_directory import DataDirectory, read_file
 from mas.daemon.lock_shelf import ByteShelf, LockShelf
+from mas.daemon.open_files import connections_of_a_server
 from mas.daemon.replicas import Parts, Replicas
 from mas.files import read_secret
 from mas.locks import (
@@ -66,6 +67,9 @@ _log = logging.getLogger(__name__)
 
 _API_GRACE_SECONDS = 0.5
 _HAND_OVER_SECONDS = 0.5
+_FIRST_ANSWERS_SECONDS = 1.0
+"""Until a node that doesn't answer is nobody to wait for."""
+_POLL_SECONDS = 0.02
 _OPERATOR = "operator:root"
 
 
@@ -145,6 +149,21 @@ class Process:
         node = self._config.node
         ready = f"mas: node {node.id} ({node.role}) of cluster {node.cluster_id!r} is ready"
         return "\n".join((ready, *self._greeting))
+
+    async def until_taken(self, tell: Callable[[str], None], stop: asyncio.Event) -> None:
+        """Wait, as long as all nodes that answer refuse this one; `tell` is called with each new reason why."""
+        try:
+            async with asyncio.timeout(_FIRST_ANSWERS_SECONDS):
+                while not self._transport.has_answers():
+                    await self._clock.sleep(_POLL_SECONDS)
+        except TimeoutError:
+            _log.info("some nodes don't answer")
+        told = ""
+        while not stop.is_set() and (why := self._transport.refusal()):
+            if why != told:
+                tell(f"mas: node {self._config.node.id} isn't ready, the others refuse it: {why}")
+                told = why
+            await self._clock.sleep(_POLL_SECONDS)
 
     def _route(self) -> None:
         """Whoever votes in a bucket may lead it."""
@@ -386,7 +405,9 @@ class Process:
         tls = None
         if self._tls is not None:
             tls = ServerTls(read_file(self._tls.certificate), read_file(self._tls.key))
-        server = ApiServer(self._config.listen.host, port, services, tls)
+        server = ApiServer(
+            self._config.listen.host, port, services, tls, connections=connections_of_a_server()
+        )
         self._servers.append(server)
         return server
 

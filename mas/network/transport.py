@@ -35,6 +35,7 @@ _log = logging.getLogger(__name__)
 FrameHandler = Callable[[int, bytes], None]
 PeerHandler = Callable[[int, bool], None]
 
+_REFUSALS = frozenset(handshake.Refusal)
 _CHANNELS = frozenset(int(channel) for channel in Channel)
 
 
@@ -81,6 +82,8 @@ class _Peer:
         self.accepted: Connection | None = None
         self.connections = 0
         self.trouble = ""
+        self.detail = ""
+        """What the trouble is, in a sentence."""
         self.task: asyncio.Task[None] | None = None
 
     def route(self) -> Connection | None:
@@ -260,6 +263,18 @@ class PeerTransport(Actor):
         """How it stands with each peer, in the order in which they were added."""
         return [peer.statistics() for peer in self._peers.values()]
 
+    def has_answers(self) -> bool:
+        """Whether it is known of every peer that is dialled how it stands with it."""
+        dialled = [peer for peer in self._peers.values() if peer.address]
+        return all(peer.route() or peer.trouble for peer in dialled)
+
+    def refusal(self) -> str:
+        """Why all peers that answer refuse this node; empty where one talks to it, or none answers."""
+        if any(peer.route() for peer in self._peers.values()):
+            return ""
+        refusing = [peer for peer in self._peers.values() if peer.trouble in _REFUSALS]
+        return "; ".join(f"node {peer.node}: {peer.detail}" for peer in refusing)
+
     def _send_to_oneself(self, channel: int, payload: bytes) -> None:
         if not self._loopback:
             asyncio.get_running_loop().call_soon(self._deliver_to_oneself)
@@ -390,7 +405,7 @@ class PeerTransport(Actor):
     def _on_trouble(self, peer: _Peer, trouble: str, detail: str) -> None:
         """Logged once for each kind of trouble, not for each try."""
         if peer.trouble != trouble:
-            peer.trouble = trouble
+            peer.trouble, peer.detail = trouble, detail
             _log.warning("node %d at %s: %s", peer.node, peer.address, detail)
 
     def _backoff(self, failures: int) -> float:
