@@ -270,8 +270,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     def host(self) -> str:
         """Where other nodes are told to find this one: a name or an IP address."""
-        own = next((peer.address for peer in self.peers if peer.id == self.node.id), None)
-        return bare_host((own or self.address()).rpartition(":")[0])
+        return bare_host(self._told_address().rpartition(":")[0])
+
+    def _told_address(self) -> str:
+        own = (peer.address for peer in self.peers if peer.id == self.node.id)
+        return next(own, self.address())
 
     def node_ids(self) -> tuple[int, ...]:
         """Every node of the cluster."""
@@ -302,7 +305,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         ]
         if is_loopback(self.listen.host) and not is_loopback(self.host()):
             even.append(
-                f"listen.host is {self.listen.host}, and the others are to find this node at {self.host()}: "
+                f"listen.host is {self.listen.host}, and the others are to find this node at {self._told_address()}: "
                 "they can't, name an address of this machine in listen.host"
             )
         return even
