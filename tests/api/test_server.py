@@ -13,7 +13,6 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from mas import errors
 from mas.api import (
-    ApiServer,
     Authenticator,
     ClusterSecret,
     LockServicer,
@@ -38,12 +37,12 @@ from mas.wire.gen.mas.v1 import (
     transaction_pb2_grpc,
 )
 from mas.wire.status import error_from_rpc
-from tests.api.edge import SECRET, HandClock, secure_channel, server_tls, serving
+from tests.api.edge import SECRET, HandClock, api_server, secure_channel, serving
 
 
 @asynccontextmanager
 async def on_a_port(service) -> AsyncIterator[grpc.aio.Channel]:  # noqa: ANN001 - any servicer
-    server = ApiServer("127.0.0.1", 0, [service], server_tls())
+    server = api_server(service)
     await server.start()
     async with secure_channel(f"127.0.0.1:{server.port}") as channel:
         yield channel
@@ -95,8 +94,9 @@ async def test_health_and_reflection() -> None:
 async def test_a_message_has_a_bound() -> None:
     async with serving() as edge, edge.channel() as channel:
         stub = account_pb2_grpc.AccountServiceStub(channel)
+        token = (("authorization", edge.token()),)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.CreatePayment(pb.Payment(reference="r" * 5_000_000))
+            await stub.CreatePayment(pb.Payment(reference="r" * 5_000_000), metadata=token)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert edge.coordinator.requests == []
 
@@ -265,7 +265,7 @@ async def test_security_b7_callers_that_say_nothing_are_few_and_are_hung_up_on(
     )
     assert options != SERVER_OPTIONS
     monkeypatch.setattr("mas.api.server.SERVER_OPTIONS", options)
-    server = ApiServer("127.0.0.1", 0, [], server_tls(), connections=10)
+    server = api_server(connections=10)
     await server.start()
     crowd = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(30)]
     hung_up = [asyncio.ensure_future(reader.read()) for reader, _ in crowd]
