@@ -209,7 +209,7 @@ class Listener:
         mine = self._identity
         if hello.cluster != mine.cluster:
             raise PeerRefused(
-                f"node {hello.node} belongs to cluster {shorten(hello.cluster)}, this node to {mine.cluster!r}",
+                f"node {hello.node} belongs to cluster {shorten(hello.cluster)}, this node to another",
                 Refusal.CLUSTER,
             )
         if hello.node == mine.node:
