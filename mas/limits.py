@@ -38,6 +38,10 @@ TIMEOUT_SECONDS_MAX = 7 * 24 * 3600.0
 # --- What a node may say of itself --------------------------------------------------------------
 
 BUCKET_ID_MAX = 2**16
+COUNTER_MAX = 2**62
+"""Terms, indexes and all else that is counted between nodes: databases hold signed 64-bit integers."""
+TERM_REACH = 2**32
+"""How far a peer's term may be ahead of one's own: two elections a second, for seventy years."""
 NODES_MAX = 1_000
 """In the cluster's register, retired ones among them: an id is used once for all time."""
 NODE_ID_MAX = 2**32 - 1
