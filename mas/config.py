@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 
 from mas.errors import ConfigError
-from mas.limits import BUCKET_ID_MAX, NODE_ID_MAX
+from mas.limits import BUCKET_ID_MAX, CLUSTER_ID_CHARACTERS_MAX, NODE_ID_MAX
 
 Role = Literal["all", "tm", "tc", "gls", "rm"]
 NodeId = Annotated[int, msgspec.Meta(ge=1, le=NODE_ID_MAX)]
@@ -27,7 +27,9 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     id: NodeId = 1
     """Unique in the cluster, and never used again once its node is gone."""
-    cluster_id: str = "mas"
+    cluster_id: Annotated[str, msgspec.Meta(min_length=1, max_length=CLUSTER_ID_CHARACTERS_MAX)] = (
+        "mas"
+    )
     """Nodes of different clusters refuse each other."""
     role: Role = "all"
     """What runs here: `tm` is coordinator and lock service, `tc` and `gls` one of the two, `rm` the buckets."""

@@ -26,6 +26,7 @@ PAGE_ITEMS_MAX = 1_000
 # --- What a node may say of itself --------------------------------------------------------------
 
 BUCKET_ID_MAX = 2**16
+CLUSTER_ID_CHARACTERS_MAX = 255
 NODES_MAX = 1_000
 """In the cluster's register, retired ones among them: an id is used once for all time."""
 NODE_ID_MAX = 2**32 - 1

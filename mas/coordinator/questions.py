@@ -92,8 +92,8 @@ class Questions:
         return dict(zip(numbers, reply.views, strict=True))
 
     def _any_replica(self, bucket: int) -> int:
-        replicas = self._buckets.replicas()[bucket]
-        return replicas[self._dice.randrange(len(replicas))]
+        replicas = self._buckets.replicas().get(bucket, [])
+        return replicas[self._dice.randrange(len(replicas))] if replicas else 0
 
     async def read_postings(
         self, number: str, before: int, limit: int, timeout: float

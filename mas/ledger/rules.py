@@ -16,7 +16,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from mas.errors import UnknownVersion
-from mas.ids import COUNTER_MAX, INCARNATION_BYTES, home_bucket
+from mas.ids import INCARNATION_BYTES, home_bucket
 from mas.ledger.comparison import differing_fields
 from mas.ledger.instructions import (
     EXTERNAL,
@@ -52,10 +52,8 @@ from mas.ledger.memory import UNKNOWN, Memory, Missing, NotLoaded
 from mas.ledger.needs import NEEDS, external_number, own_legs
 from mas.ledger.register import REGISTER_BUCKET, register, retire
 from mas.ledger.rows import Account, Incarnation, Kept, Posting, PreparedLegs, Record
+from mas.ledger.shape import BEYOND_ALL, TIME_MAX, is_currency, wrong_field, wrong_in_chunk
 from mas.limits import BALANCE_MAX
-
-_BEYOND_ALL = COUNTER_MAX + 1
-"""The low-water mark of an incarnation that is closed."""
 
 _PREPARED = Answer(Code.PREPARED)
 _POSTED = Answer(Code.POSTED)
@@ -121,6 +119,8 @@ class Ledger(Memory):
     def missing(self, proposal: Proposal) -> Missing:
         """What to load before this is applied; each once, in the order of the instructions.
 
+        An instruction that can't even be asked what it needs is FAILED when it is applied (rule 16).
+
         Raises:
             UnknownVersion: this program doesn't know the rules that the entry is to be judged by.
         """
@@ -131,12 +131,15 @@ class Ledger(Memory):
         in_memory, absent = self._accounts, self._absent_accounts
         for chunk in proposal.chunks:
             for instruction in chunk.instructions:
-                numbers, payment_id, claimed = NEEDS[type(instruction)](instruction, self.legs)
+                try:
+                    numbers, payment_id, claimed = NEEDS[type(instruction)](instruction, self.legs)
+                    if payment_id is not None and self.record(payment_id) is UNKNOWN:
+                        records[payment_id] = None
+                except Exception:  # noqa: BLE001, S112 - `apply` will meet it too, and record it alike
+                    continue
                 for number in numbers:
                     if number not in in_memory and number not in absent:
                         accounts[number] = None
-                if payment_id is not None and self.record(payment_id) is UNKNOWN:
-                    records[payment_id] = None
                 if claimed is not None and self.claim(claimed) is UNKNOWN:
                     claims[claimed] = None
         return Missing(list(accounts), list(records), list(claims))
@@ -155,10 +158,13 @@ class Ledger(Memory):
         self._begin(index, term)
         self._is_whole = False
         self.bucket.version = max(self.bucket.version, proposal.version)
-        self._now = self.bucket.stamp = max(self.bucket.stamp, proposal.stamp)
+        self._now = self.bucket.stamp = max(self.bucket.stamp, min(proposal.stamp, TIME_MAX))
         self._created = 0
         answers = []
         for chunk in proposal.chunks:
+            if wrong := wrong_in_chunk(chunk):
+                answers.append([_failed(wrong)] * len(chunk.instructions))
+                continue
             if chunk.incarnation:
                 self._raise_low_water(chunk.incarnation, chunk.low_water)
             answers.append([self._carry_out(each) for each in chunk.instructions])
@@ -186,6 +192,8 @@ class Ledger(Memory):
     def _carry_out(self, instruction: object) -> Answer:
         """Apply one instruction; one whose own logic raises has changed nothing, and says so alike everywhere."""
         try:
+            if wrong := wrong_field(instruction, self.bucket.buckets):
+                return _failed(wrong)
             return self._rules[type(instruction)](instruction)
         except (MemoryError, RecursionError, OSError, NotLoaded):
             # Not of the instruction's making: another replica may fare better (rule 16).
@@ -471,6 +479,7 @@ class Ledger(Memory):
         left_out: tuple[bytes, ...],
     ) -> Answer | None:
         """Why this leg can't be prepared now, None if it can."""
+        assert number[0] != EXTERNAL[0], "whatever begins so is the system's"
         account = staged.get(number) or self._account(number)
         if account is None:
             # Only a creation is prepared on an account that isn't there.
@@ -618,6 +627,7 @@ class Ledger(Memory):
             account = self._account(number)
             if account is None:
                 assert number[0] == EXTERNAL[0], f"{number} has left under prepared legs"
+                assert is_currency(currency), "a currency is three letters"
                 account = Account(number, f"{self.bucket.bucket}-0-0/{currency}", currency)
             staged[number] = row = account.__copy__()
             row.version += 1
@@ -705,7 +715,7 @@ class Ledger(Memory):
         row = self._incarnation(name)
         if row.closed:
             return _UNCHANGED
-        row.closed, row.low_water = True, _BEYOND_ALL
+        row.closed, row.low_water = True, BEYOND_ALL
         self._changed_incarnations[name] = row
         return _DONE
 
@@ -739,6 +749,10 @@ class Ledger(Memory):
             return Answer(Code.UNCHANGED, number=bucket.nodes_index)
         self._put_nodes(judged)
         return Answer(Code.DONE, number=bucket.nodes_index)
+
+
+def _failed(field: str) -> Answer:
+    return Answer(Code.FAILED, detail=f"{field} is not what it has to be")
 
 
 def _say(record: Record) -> Answer:

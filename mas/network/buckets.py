@@ -6,6 +6,7 @@ messages of one turn of the loop to one peer are one frame, and answers come bac
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -27,6 +28,8 @@ from mas.transaction.messages import (
     decode_replies,
     encode,
 )
+
+_log = logging.getLogger(__name__)
 
 OnAnswer = Callable[[int, Answer | TurnedAway], None]
 
@@ -177,8 +180,10 @@ class BucketRouter:
         Calls back once for each position, in any order, on a later turn of the loop. `TurnedAway.why` UNKNOWN: it
         was sent and lost sight of; anything else: it has done nothing and never will.
         """
-        assert bucket in self._replicas, f"unknown bucket {bucket}"
         if not chunk.instructions:
+            return
+        if bucket not in self._replicas:
+            self._refuse_unknown(bucket, chunk, on_answer)
             return
         deadline = self._clock.monotonic() + self._settings.timeout
         beginning = sum(map(begins, chunk.instructions))
@@ -205,6 +210,18 @@ class BucketRouter:
             asyncio.get_running_loop().call_soon(on_answer, position, turned_away)
         if kept:
             self._start(_part(bucket, chunk, kept, on_answer, deadline), 0)
+
+    def _refuse_unknown(self, bucket: int, chunk: Chunk, on_answer: OnAnswer) -> None:
+        """Somebody has named a bucket that isn't there: whoever waits for it waits on, and this process lives on."""
+        _log.error(
+            "%s for bucket %d, which this node doesn't know: nothing was sent. A coordinator has named a bucket that the "
+            "cluster doesn't have",
+            type(chunk.instructions[0]).__name__,
+            bucket,
+        )
+        turned_away = TurnedAway(0, Why.UNAVAILABLE, detail=f"bucket {bucket} is not known here")
+        for position in range(len(chunk.instructions)):
+            asyncio.get_running_loop().call_soon(on_answer, position, turned_away)
 
     def _dispatch(self, submission: _Submission) -> None:
         """Towards the leader as far as it is known; or wait, where there is nobody to send to."""
@@ -237,7 +254,8 @@ class BucketRouter:
             Unavailable: nobody answered in time; the last reason is named.
             RequestFailed: the read raised where it was answered.
         """
-        assert bucket in self._replicas, f"unknown bucket {bucket}"
+        if bucket not in self._replicas:
+            raise Unavailable(f"bucket {bucket} is not known here: check its number")
         deadline = self._clock.monotonic() + timeout
         hops = 0
         why = "no replica is connected"

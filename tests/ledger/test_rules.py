@@ -817,3 +817,77 @@ def test_a_row_that_nobody_has_loaded_stops_the_replica() -> None:
         assert ledger.missing(proposal)
         with pytest.raises(NotLoaded):
             ledger.apply(1, 1, proposal)
+
+
+# -- Rule 16: what no rule can make sense of ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("instruction", "field"),
+    [
+        (decide(1, ("a", -5), ("far", 5), own=(5,)), "own"),
+        (decide(1, ("a", -5), ("far", 5), own=(-1,)), "own"),
+        (decide(1, ("a", -5), ("far", 5), own=(1, 1)), "own"),
+        (decide(1, ("a", -5), ("b", 5), participants=(99,)), "participants"),
+        (decide(1, ("a", -5), ("b", 5), attempt=2**64 - 1), "attempt"),
+        (decide(1, ("a", -5), ("b", 5), payment_id=b"p"), "payment_id"),
+        (decide(1, ("a", -5), ("b", 5), tokens=(Token(1, 1),)), "tokens"),
+        (decide(1, ("a", -5), ("b", 5), reference="x" * 141), "reference"),
+        (decide(1, (HOME_HERE[0], 5), own=(), kind=Kind.CREATION, place=99), "place"),
+        (prepare(1, ("a", -5), anchor=99), "anchor"),
+        (prepare(1, ("a", -5), anchor=0), "anchor"),
+        (prepare(1, ("a", -5), xid=b"x"), "xid"),
+        (prepare(1, ("nul\x00", 5), kind=Kind.CREATION), "legs"),
+        (prepare(1, ("new", 5), kind=Kind.CREATION, overdraft_limit=2**63), "overdraft_limit"),
+        (prepare(1, kind=Kind.CREATION), "legs"),
+        (Ask(b"p", 1, xid(1), HASH), "payment_id"),
+        (Look(b"p"), "payment_id"),
+        (Look(pid(1), "z" * 65), "payer"),
+        (end(1, payer=""), "payer"),
+        (end(1, attempt=-1), "attempt"),
+        (Commit(xid(1), 2**63), "time"),
+        (Abort(b""), "xid"),
+        (Mark(USD, Token(1, 1)), "account"),
+        (SetAccount(USD, frozen=True), "account"),
+        (SetAccount("a", overdraft_limit=2**61), "overdraft_limit"),
+        (CloseIncarnation(b"short"), "incarnation"),
+        (Genesis("cluster", 2, 1), "bucket"),
+    ],
+)
+def test_twopc_a1_what_cannot_be_is_failed_alike_and_nothing_else_is_harmed(
+    bank: Bank, instruction: object, field: str
+) -> None:
+    """It stands in the log for ever: a replica that fell over it would fall again at every start."""
+    before = bank.ledger.state_hash()
+    pays = decide(2, ("a", -1), ("b", 1))
+    answer, paid = bank.do(instruction, pays)
+    assert (answer.code, answer.detail) == (Code.FAILED, f"{field} is not what it has to be")
+    assert paid.code is Code.COMMITTED
+    bank.flush()
+    other = Bank()
+    other.open(("a", 100), ("b", 100), ("c", 0))
+    other.do(pays)
+    assert before != bank.ledger.state_hash() == other.ledger.state_hash()
+
+
+def test_twopc_a1_the_systems_accounts_are_nobodys_to_name(bank: Bank) -> None:
+    """`@external` is reached by that name alone, which is judged by the room in 64 bits."""
+    bank.do(decide(1, (EXTERNAL, -4), ("a", 4), kind=Kind.DEPOSIT))
+    assert bank.one(decide(2, ("a", -1), (USD, 1))).code is Code.FAILED
+    assert bank.one(prepare(3, (USD, 1))).code is Code.FAILED
+    strange = decide(4, (EXTERNAL, -4), ("a", 4), kind=Kind.DEPOSIT, currency="x\x00")
+    assert bank.one(strange).code in (Code.FAILED, Code.REFUSED)
+    assert set(bank.accounts()) == {"a", "b", "c", USD}
+
+
+def test_twopc_a1_a_chunk_whose_head_cannot_be_is_failed_whole(bank: Bank) -> None:
+    for chunk in (Chunk(b"short", 0, (Look(pid(1)),)), Chunk(TC, 2**49, (Look(pid(1)),))):
+        ((answer,),) = bank.propose(chunk)
+        assert answer.code is Code.FAILED
+    assert bank.one(prepare(1, ("a", -1))).code is Code.PREPARED
+
+
+def test_twopc_a1_a_stamp_beyond_all_time_is_kept_within_it(bank: Bank) -> None:
+    """The stamp is written to a column of 64 bits."""
+    bank.do(decide(1, ("a", -1), ("b", 1)), stamp=2**64 - 1)
+    assert bank.ledger.bucket.stamp == 2**63 - 1

@@ -437,3 +437,26 @@ async def test_the_buckets_and_their_nodes() -> None:
     caller.router.set_replicas(1, [4, 5])
     assert caller.router.replicas() == {1: [4, 5], 2: [2, 3, 1], 3: [7]}
     assert caller.router.leader(1) == 4
+
+
+@pytest.mark.asyncio
+async def test_twopc_a1_a_bucket_that_is_not_there_is_an_alarm_and_not_an_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An anchor, or a claim, may name any number: whoever asks hears that it isn't known, later, and asks again."""
+    router = BucketRouter(
+        FakePeers(2), {1: [2]}, clock=SystemClock(), dice=Random(1), settings=SETTINGS
+    )
+    answers: list[tuple[int, Answer | TurnedAway]] = []
+    chunk = Chunk(b"", 0, (Commit(bytes(16), 1), Abort(bytes(16))))
+    router.submit(99, chunk, lambda position, answer: answers.append((position, answer)))
+    assert not answers, "never within the call"
+    await asyncio.sleep(0)
+    assert [(position, answer.why) for position, answer in answers] == [
+        (0, Why.UNAVAILABLE),
+        (1, Why.UNAVAILABLE),
+    ]
+    assert "bucket 99" in caplog.text
+    with pytest.raises(Unavailable, match="bucket 99"):
+        await router.query(99, ReadBucket(0, 99), 1.0)
+    router.close()

@@ -1,7 +1,7 @@
 """The AccountService against a group of one, a database of dicts and other buckets that the test speaks for."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import msgspec
 import pytest
@@ -9,6 +9,7 @@ import pytest_asyncio
 
 from mas.errors import NotLeading, Overloaded
 from mas.ids import make_xid
+from mas.ledger import rules
 from mas.ledger.instructions import (
     EXTERNAL,
     Abort,
@@ -62,7 +63,7 @@ class World:
         self.database = FakeDatabase()
         self.buckets = FakeBuckets()
         self.replies = Replies()
-        self.settings = ResourceSettings("test", 1, lock_timeout=0.05, flush_pause=0.001)
+        self.settings = ResourceSettings("test", 3, lock_timeout=0.05, flush_pause=0.001)
         self.counter = 0
         self.requests = 0
         self.service: AccountService
@@ -132,6 +133,14 @@ class World:
         return Prepare(
             self.xid(), key.encode().ljust(16), 1, b"h", anchor, (1,), Kind.PAYMENT, "USD", legs
         )
+
+
+@pytest.fixture(autouse=True)
+def _every_number_is_at_home_here() -> Iterator[None]:
+    """So that a creation is one entry, whatever the number."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rules, "home_bucket", lambda number, buckets: 1)
+        yield
 
 
 @pytest_asyncio.fixture

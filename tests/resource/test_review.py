@@ -11,7 +11,11 @@ from mas.multiraft.events import Restored
 from mas.raft import ConfState
 from mas.runtime import Mailbox, Supervisor
 from mas.transaction.messages import TurnedAway, Why
-from tests.resource.test_account_service import World, open_accounts
+from tests.resource.test_account_service import (
+    World,
+    _every_number_is_at_home_here,  # noqa: F401 - a fixture
+    open_accounts,
+)
 
 
 @pytest_asyncio.fixture

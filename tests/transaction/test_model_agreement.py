@@ -54,7 +54,7 @@ BODY = Body(Kind.PAYMENT, "USD", (("payer", -5), ("payee", 5)))
 PAYMENT_ID = bytes(16)
 FATAL = (Code.ALARM, Code.FAILED)
 STRANGER = b"somebody-else" + bytes(3)
-HOLD = Prepare(STRANGER, STRANGER, 1, b"", 9, (), Kind.PAYMENT, "USD", (("payer", -10),))
+HOLD = Prepare(STRANGER, STRANGER, 1, b"", 2, (), Kind.PAYMENT, "USD", (("payer", -10),))
 
 
 # -- One bucket, as numbers -----------------------------------------------------------------------------------------

@@ -203,7 +203,7 @@ class World:
     def open(self, number: str, opening: int) -> None:
         """An account from before the story."""
         one = f"origin-{number}".ljust(16, "-").encode()[:16]
-        create = Prepare(one, one, 1, b"", 9, (), Kind.CREATION, "USD", ((number, opening),))
+        create = Prepare(one, one, 1, b"", 1, (), Kind.CREATION, "USD", ((number, opening),))
         codes = [a.code for a in self.buckets[WHERE[number]].do(b"", 0, create, Commit(one, 0))]
         assert codes == [Code.PREPARED, Code.POSTED]
 
