@@ -4,13 +4,13 @@ Every default stands once, in its struct; a file names only what differs. A key 
 by name, so that a misspelt one is never silently the default. Relative paths start where the program does.
 """
 
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from mas.decoding import convert, parse_toml
 from mas.errors import ConfigError
 from mas.limits import BUCKET_ID_MAX, CLUSTER_ID_CHARACTERS_MAX, NODE_ID_MAX
 
@@ -143,6 +143,9 @@ class StorageConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Accounts that a bucket keeps in memory."""
     cache_records: Count = 100_000
     """Records of recent payments that a bucket keeps in memory."""
+    log_reserve_mb: Annotated[int, msgspec.Meta(ge=0)] = 256
+    """MiB of the disk that are the Raft log's alone: where less is left, flushes and snapshots wait, and new payments are
+    refused, so that the log, which can't wait, never meets a full disk first."""
     log_margin_entries: Annotated[int, msgspec.Meta(ge=0)] = 10_000
     """Entries that the log keeps behind what the AccountDB has, so that a follower that was away needs no snapshot."""
     log_margin_seconds: Annotated[float, msgspec.Meta(ge=0)] = 60.0
@@ -295,10 +298,7 @@ def parse_config(text: str) -> Config:
     Raises:
         ConfigError: no TOML, an unknown key, or a value that isn't allowed.
     """
-    try:
-        tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"not a TOML file: {error}") from error
+    tree = parse_toml(text, ConfigError)
     _check_tree(Config, tree, "")
     return convert_config(tree)
 
@@ -309,10 +309,7 @@ def convert_config(tree: dict[str, Any]) -> Config:
     Raises:
         ConfigError: a value isn't allowed.
     """
-    try:
-        return msgspec.convert(tree, Config)
-    except msgspec.ValidationError as error:
-        raise ConfigError(str(error)) from error
+    return convert(tree, Config, ConfigError)
 
 
 def parse_ids(what: str, text: str) -> list[int]:

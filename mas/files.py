@@ -1,4 +1,4 @@
-"""Files for this user's eyes only: written whole or not at all and there for good, refused where others can read them."""
+"""Files and their disk: what is private is whole, there for good, and refused where others can read it; what room is left."""
 
 import os
 import stat
@@ -41,6 +41,12 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def free_bytes(path: Path) -> int:
+    """What the file system that holds the path has left for this user. Raises `OSError`."""
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize
 
 
 def is_open_to_others(path: Path) -> bool:

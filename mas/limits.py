@@ -1,8 +1,14 @@
 """Every bound that MAS keeps, and the checks of what comes from outside.
 
 A limit is named once, here, with its unit last. A check raises `InvalidRequest` saying which field, what
-it was, and what is expected. What an operator may tune is in `mas.config`.
+it was, and what is expected, whatever it is given. What an operator may tune is in `mas.config`.
+
+Names, keys and references are texts that people read, compare and type again, so one text has one spelling and
+nothing in it that nobody sees: Unicode's composed form (NFC), and no character that isn't printed. Characters of
+different scripts that look alike are different characters.
 """
+
+import unicodedata
 
 from mas.errors import InvalidRequest
 
@@ -13,6 +19,9 @@ IDEMPOTENCY_KEY_CHARACTERS_MAX = 128
 REFERENCE_CHARACTERS_MAX = 140
 """As long as the remittance information of ISO 20022."""
 
+NAME_CHARACTERS_MAX = 64
+"""Of an operator, or a key space."""
+
 AMOUNT_MAX = 10**15
 """Minor units, of one leg: ten thousand milliards of dollars."""
 BALANCE_MAX = 2**60
@@ -22,6 +31,8 @@ SEQUENCE_MAX = 2**63 - 1
 """Of an account's postings: what a database keeps as an integer."""
 PAGE_ITEMS_MAX = 1_000
 """Postings or accounts in one reply."""
+TIMEOUT_SECONDS_MAX = 7 * 24 * 3600.0
+"""That a client keeps trying."""
 
 # --- What a node may say of itself --------------------------------------------------------------
 
@@ -62,88 +73,119 @@ REQUESTS_IN_FLIGHT_MAX = 16_384
 
 _SHOWN_CHARACTERS_MAX = 40
 
+_UNSEEN = frozenset(
+    chr(code)
+    for code in (
+        # Unicode's Default_Ignorable_Code_Point, as far as `str.isprintable` lets it pass: fillers, joiners, ...
+        *(0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x180B, 0x180C, 0x180D, 0x180F, 0x3164, 0xFFA0),
+        # ... and what selects another shape of the character before it.
+        *range(0xFE00, 0xFE10),
+        *range(0xE0100, 0xE01F0),
+        # Printed as nothing: a Braille cell without dots, a note without a head, a filler of Khitan.
+        *(0x2800, 0x1D159, 0x16FE4),
+    )
+)
 
-def check_account_number(value: str, field: str = "account_number") -> None:
+
+def check_account_number(value: object, field: str = "account_number") -> None:
     """An account's number, as a client may choose it.
 
     Raises:
-        InvalidRequest: empty, too long, with characters that can't be printed, with blanks around
-            it, or beginning with "@" (those accounts are the system's).
+        InvalidRequest: not a text as the head of this file says, empty, too long, with blanks around it, or
+            beginning with "@" (those accounts are the system's).
     """
-    _check_text(value, field, 1, ACCOUNT_NUMBER_CHARACTERS_MAX)
-    if value[0] == "@":
+    number = _check_text(value, field, 1, ACCOUNT_NUMBER_CHARACTERS_MAX)
+    if number[0] == "@":
         raise _invalid(field, value, 'no "@" at its beginning: those accounts are the system\'s')
-    if value[0] == " " or value[-1] == " ":
+    if number[0] == " " or number[-1] == " ":
         raise _invalid(field, value, "no blanks around it")
 
 
-def check_idempotency_key(value: str, field: str = "idempotency_key") -> None:
+def check_idempotency_key(value: object, field: str = "idempotency_key") -> None:
     """A client's name for one payment.
 
     Raises:
-        InvalidRequest: empty, too long, or with characters that can't be printed.
+        InvalidRequest: not a text as the head of this file says, empty, or too long.
     """
     _check_text(value, field, 1, IDEMPOTENCY_KEY_CHARACTERS_MAX)
 
 
-def check_reference(value: str, field: str = "reference") -> None:
+def check_name(value: object, field: str) -> None:
+    """The name of an operator, or of a key space.
+
+    Raises:
+        InvalidRequest: not a text as the head of this file says, empty, or too long.
+    """
+    _check_text(value, field, 1, NAME_CHARACTERS_MAX)
+
+
+def check_reference(value: object, field: str = "reference") -> None:
     """What a payer tells the payee; may be empty.
 
     Raises:
-        InvalidRequest: too long, or with characters that can't be printed.
+        InvalidRequest: not a text as the head of this file says, or too long.
     """
     _check_text(value, field, 0, REFERENCE_CHARACTERS_MAX)
 
 
-def check_amount(value: int, field: str = "amount", *, zero_allowed: bool = False) -> None:
+def check_amount(value: object, field: str = "amount", *, zero_allowed: bool = False) -> None:
     """An amount in minor units.
 
     Raises:
-        InvalidRequest: negative, above `AMOUNT_MAX`, or zero where that isn't allowed.
+        InvalidRequest: no whole number, negative, above `AMOUNT_MAX`, or zero where that isn't allowed.
     """
     least = 0 if zero_allowed else 1
-    if not least <= value <= AMOUNT_MAX:
-        raise _invalid(field, value, f"from {least} to {AMOUNT_MAX} minor units")
+    _check_number(value, field, least, AMOUNT_MAX, " minor units")
 
 
-def check_sequence(value: int, field: str) -> None:
+def check_timeout(value: object, field: str = "timeout") -> None:
+    """How long a client tries, in seconds.
+
+    Raises:
+        InvalidRequest: no number, negative, or above `TIMEOUT_SECONDS_MAX`.
+    """
+    if (
+        not isinstance(value, int | float)
+        or isinstance(value, bool)
+        or not 0 <= value <= TIMEOUT_SECONDS_MAX
+    ):
+        raise _invalid(field, value, f"from 0 to {TIMEOUT_SECONDS_MAX:.0f} seconds")
+
+
+def check_sequence(value: object, field: str) -> None:
     """The number of a posting of an account; 0 where none is meant.
 
     Raises:
         InvalidRequest: negative, or above `SEQUENCE_MAX`.
     """
-    if not 0 <= value <= SEQUENCE_MAX:
-        raise _invalid(field, value, f"from 0 to {SEQUENCE_MAX}")
+    _check_number(value, field, 0, SEQUENCE_MAX)
 
 
-def check_page_items(value: int, field: str = "limit") -> None:
+def check_page_items(value: object, field: str = "limit") -> None:
     """How many items a reply shall have; 0 where the caller doesn't mind.
 
     Raises:
         InvalidRequest: negative, or above `PAGE_ITEMS_MAX`.
     """
-    if not 0 <= value <= PAGE_ITEMS_MAX:
-        raise _invalid(field, value, f"from 0 to {PAGE_ITEMS_MAX}")
+    _check_number(value, field, 0, PAGE_ITEMS_MAX)
 
 
-def check_bucket_id(value: int, field: str = "bucket") -> None:
+def check_bucket_id(value: object, field: str = "bucket") -> None:
     """A bucket's number.
 
     Raises:
         InvalidRequest: not from 1 to `BUCKET_ID_MAX`.
     """
-    if not 1 <= value <= BUCKET_ID_MAX:
-        raise _invalid(field, value, f"from 1 to {BUCKET_ID_MAX}")
+    _check_number(value, field, 1, BUCKET_ID_MAX)
 
 
-def check_node_id(value: int, field: str = "node") -> None:
+def check_node_id(value: object, field: str = "node") -> None:
     """A node's number.
 
     Raises:
         InvalidRequest: not from 1 to `NODE_ID_MAX`.
     """
-    if not 1 <= value <= NODE_ID_MAX:
-        raise _invalid(field, value, f"from 1 to {NODE_ID_MAX}")
+    _check_number(value, field, 1, NODE_ID_MAX)
 
 
 def check_node_address(value: str, field: str = "address") -> None:
@@ -203,22 +245,54 @@ def shorten(value: object) -> str:
     """A value as an error message shows it: quoted, nothing unprintable, and never long."""
     if isinstance(value, str) and len(value) > _SHOWN_CHARACTERS_MAX:
         return f"{value[:_SHOWN_CHARACTERS_MAX]!r}... ({len(value)} characters)"
-    return repr(value)
+    if isinstance(value, str):
+        return repr(value)
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"of {value.bit_length()} bits"
+    shown = ascii(value)
+    return shown if len(shown) <= _SHOWN_CHARACTERS_MAX else f"{shown[:_SHOWN_CHARACTERS_MAX]}..."
 
 
-def _check_text(value: str, field: str, least: int, most: int) -> None:
+def _check_number(value: object, field: str, least: int, most: int, unit: str = "") -> None:
+    if type(value) is not int or not least <= value <= most:
+        raise _invalid(field, value, f"from {least} to {most}{unit}")
+
+
+def _check_text(value: object, field: str, least: int, most: int) -> str:
+    if not isinstance(value, str):
+        raise _invalid(field, value, "a text")
     if not least <= len(value) <= most:
         raise _invalid(field, value, f"{least} to {most} characters")
-    # False for control and format characters, line ends, lone surrogates, and any blank but " ".
-    if not value.isprintable():
-        raise _invalid(field, value, "printable characters only")
+    if value.isascii() and value.isprintable():
+        return value
+    for character in value:
+        # Not printable: control and format characters, line ends, lone surrogates, and any blank but " ".
+        if not character.isprintable() or character in _UNSEEN:
+            raise _invalid(field, value, f"printable characters only, not {_named(character)}")
+    composed = unicodedata.normalize("NFC", value)
+    if composed != value:
+        place = next(
+            place
+            for place, (wanted, given) in enumerate(zip(composed, value, strict=False))
+            if wanted != given
+        )
+        raise _invalid(
+            field,
+            value,
+            f"{_named(composed[place])} as its character {place + 1}: composed, as in Unicode's form NFC",
+        )
+    return value
 
 
 def _check_ascii(value: str, field: str, least: int, most: int) -> None:
     """For what the ledger checks: which other characters can be printed depends on Python's release."""
-    _check_text(value, field, least, most)
     if not value.isascii():
         raise _invalid(field, value, "ASCII characters only")
+    _check_text(value, field, least, most)
+
+
+def _named(character: str) -> str:
+    return f"U+{ord(character):04X} {unicodedata.name(character, '')}".rstrip()
 
 
 def _invalid(field: str, value: object, expected: str) -> InvalidRequest:

@@ -1,4 +1,4 @@
-"""Private files: whole or not at all, there for good, nobody else's to read, and never written through a link."""
+"""Private files are whole or not at all, there for good, nobody else's to read, and never written through a link."""
 
 import os
 import stat

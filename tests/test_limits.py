@@ -1,6 +1,8 @@
 """What comes from outside has a bound, and a refusal says which field, what it was and what is expected."""
 
+import unicodedata
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,12 +15,14 @@ from mas.limits import (
     check_amount,
     check_idempotency_key,
     check_message_size,
+    check_name,
     check_node_address,
     check_node_host,
     check_node_id,
     check_node_roles,
     check_node_store,
     check_reference,
+    check_timeout,
     shorten,
 )
 
@@ -54,6 +58,75 @@ def test_account_numbers_that_are_not(number: str, expected: str) -> None:
     assert message.startswith("payee ")
     assert message.isprintable()
     assert len(message) < 200
+
+
+TEXTS: list[Callable[[Any], None]] = [
+    check_account_number,
+    check_idempotency_key,
+    check_reference,
+    lambda value: check_name(value, "keys"),
+]
+"""What checks a text that people read, compare and type again."""
+
+
+@pytest.mark.parametrize("check", TEXTS)
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        # One name in two spellings: composed, and as some keyboards and file systems write it.
+        ("cafe\u0301", "U+00E9 LATIN SMALL LETTER E WITH ACUTE as its character 4"),
+        ("\u212bngstr\u00f6m", "U+00C5 LATIN CAPITAL LETTER A WITH RING ABOVE as its character 1"),
+        ("\u1112\u1161\u11ab", "U+D55C HANGUL SYLLABLE HAN as its character 1"),
+        ("a\u0301\u0323", "U+1EA1 LATIN SMALL LETTER A WITH DOT BELOW as its character 1"),
+        # Nothing to be seen.
+        ("alice\u200b", "not U+200B ZERO WIDTH SPACE"),
+        ("al\u00adice", "not U+00AD SOFT HYPHEN"),
+        ("alice\ufe0f", "not U+FE0F VARIATION SELECTOR-16"),
+        ("alice\U000e0101", "not U+E0101 VARIATION SELECTOR-18"),
+        ("al\u034fice", "not U+034F COMBINING GRAPHEME JOINER"),
+        ("alice\u3164", "not U+3164 HANGUL FILLER"),
+        ("alice\u2800", "not U+2800 BRAILLE PATTERN BLANK"),
+        ("alice\u202e", "not U+202E RIGHT-TO-LEFT OVERRIDE"),
+        ("alice\ufeff", "not U+FEFF ZERO WIDTH NO-BREAK SPACE"),
+        ("alice\n", "not U+000A"),
+        ("alice\ud800", "not U+D800"),
+    ],
+)
+def test_users_6_one_name_has_one_spelling(
+    check: Callable[[Any], None], text: str, named: str
+) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        check(text)
+    assert str(refusal.value).endswith(named) or f"{named}:" in str(refusal.value)
+
+
+@pytest.mark.parametrize("check", TEXTS)
+@given(text=st.text(max_size=70))
+def test_a_text_that_passes_is_composed_and_seen(check: Callable[[Any], None], text: str) -> None:
+    try:
+        check(text)
+    except InvalidRequest:
+        return
+    assert unicodedata.is_normalized("NFC", text)
+    assert text.isprintable()
+
+
+@pytest.mark.parametrize("check", [*TEXTS, check_amount, check_timeout])
+@pytest.mark.parametrize(
+    "value", [None, b"alice", ["alice"], {}, object(), float("nan"), 1j, True, -(10**400)]
+)
+def test_a_check_refuses_whatever_it_is_given(check: Callable[[Any], None], value: object) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        check(value)
+    assert len(str(refusal.value)) < 200
+
+
+def test_how_long_one_may_wait() -> None:
+    for seconds in (0, 0.5, limits.TIMEOUT_SECONDS_MAX):
+        check_timeout(seconds)
+    for seconds in (-0.1, float("inf"), limits.TIMEOUT_SECONDS_MAX + 1):
+        with pytest.raises(InvalidRequest, match="timeout"):
+            check_timeout(seconds)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import grpc
 
-from mas.errors import ConfigError, Unavailable
+from mas.errors import ConfigError, InvalidRequest, NetworkError, Unavailable
 from mas.limits import MESSAGE_BYTES_MAX
 from mas.wire.status import error_from_rpc
 
@@ -43,6 +43,16 @@ def open_channel(address: str, ca: Path | bytes | None, *, plaintext: bool) -> g
     )
 
 
+def check_bearer(value: object, what: str) -> None:
+    """A token or a secret, which travels with every call as metadata.
+
+    Raises:
+        InvalidRequest: it holds what no metadata can.
+    """
+    if not isinstance(value, str) or not (value.isascii() and value.isprintable()):
+        raise InvalidRequest(f"{what} is not one: expected printable ASCII characters")
+
+
 async def connected(channel: grpc.aio.Channel, address: str, timeout: float) -> None:
     """Wait for the connection, where there is none.
 
@@ -68,9 +78,20 @@ async def answered(call: Awaitable[T]) -> T:
         MasError: what the server raised, or what the connection's end means.
     """
     try:
-        return await call
+        return readable(await call)
     except grpc.aio.AioRpcError as error:
         raise error_from_rpc(error) from None
+
+
+def readable(message: T | None) -> T:
+    """A message that has come; gRPC puts None for one that it can't decode.
+
+    Raises:
+        NetworkError: it is no message of ours.
+    """
+    if message is None:
+        raise NetworkError("the server's answer can't be read: is it a MAS of this version?")
+    return message
 
 
 def _read(ca: Path) -> bytes:

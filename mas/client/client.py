@@ -13,12 +13,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from mas.client.channel import connected, open_channel
+from mas.client import requests
+from mas.client.channel import check_bearer, connected, open_channel, readable
 from mas.client.payment_stream import Order, PaymentStream
-from mas.client.receipt import NewAccount, Payment, Receipt, minor_units, receipt_from_wire
+from mas.client.receipt import NewAccount, Payment, Receipt, receipt_from_wire
 from mas.client.retries import Call, Retries
 from mas.errors import MasError, NotFound
 from mas.ledger.instructions import EXTERNAL, Kind
+from mas.limits import check_timeout
 from mas.money import DEFAULT_CURRENCY
 from mas.runtime import Clock, Dice, Supervisor, SystemClock, SystemDice
 from mas.transaction.messages import AccountView, BucketView, PostingView, ReadLevel
@@ -42,6 +44,9 @@ class Client:
         ca: The CA that signed the server's certificate, PEM or a file of it; None: those that this machine trusts.
         timeout: Seconds that a method tries, unless it is told otherwise.
         plaintext: No TLS, for a server that has none.
+
+    Raises:
+        InvalidRequest: token or timeout can't be one.
     """
 
     def __init__(
@@ -55,6 +60,8 @@ class Client:
         clock: Clock | None = None,
         dice: Dice | None = None,
     ) -> None:
+        check_timeout(timeout)
+        check_bearer(token, "the token")
         self._address = address
         self._ca = ca
         self._plaintext = plaintext
@@ -114,8 +121,8 @@ class Client:
             InvalidRequest: the request can't be carried out as it is, or (`Unauthenticated`, `PermissionDenied`) not
                 by this token's bearer.
         """
-        units = minor_units(amount, currency)
-        fields = (payer, payee, units, currency, key or self._make_key(), reference)
+        payment = requests.to_payment(payer, payee, amount, currency, self._key(key), reference)
+        payment.repeat = bool(repeat)
         future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
 
         def on_end(_: int, answer: Receipt | MasError) -> None:
@@ -126,8 +133,12 @@ class Client:
             else:
                 future.set_exception(answer)
 
-        self._payments.send(Order(fields, self._deadline(timeout), 0, on_end, repeat=repeat))
-        return await future
+        order = Order(payment, self._deadline(timeout), 0, on_end)
+        self._payments.send(order)
+        try:
+            return await future
+        finally:
+            order.abandon()
 
     async def pay_many(
         self, payments: Sequence[Payment], *, timeout: float | None = None
@@ -136,29 +147,37 @@ class Client:
 
         A payment that can't be carried out as it is gets a receipt too: TURNED_AWAY, saying why.
         """
-        if not payments:
-            return []
         deadline = self._deadline(timeout)
         receipts: list[Receipt | None] = [None] * len(payments)
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        everybody_ended = asyncio.Event()
         left = len(payments)
 
         def on_end(place: int, answer: Receipt | MasError) -> None:
             nonlocal left
             if isinstance(answer, MasError):
-                answer = Receipt(orders[place].key, Status.TURNED_AWAY, detail=str(answer))
+                answer = _turned_away(keys[place], answer)
             receipts[place] = answer
             left -= 1
-            if not left and not future.done():
-                future.set_result(None)
+            if not left:
+                everybody_ended.set()
 
-        orders = [
-            Order(self._fields(payment), deadline, place, on_end)
-            for place, payment in enumerate(payments)
-        ]
+        keys = [self._key(payment.key) for payment in payments]
+        orders: list[Order] = []
+        for place, payment in enumerate(payments):
+            try:
+                message = _message(payment, keys[place])
+            except MasError as error:
+                on_end(place, error)
+            else:
+                orders.append(Order(message, deadline, place, on_end))
         for order in orders:
             self._payments.send(order)
-        await future
+        try:
+            if orders:
+                await everybody_ended.wait()
+        finally:
+            for order in orders:
+                order.abandon()
         return [receipt for receipt in receipts if receipt is not None]
 
     async def deposit(
@@ -219,7 +238,7 @@ class Client:
         Raises:
             NotFound: no outcome is recorded, so far.
         """
-        name = _payment_name(payer, key, payment_id, kind)
+        name = requests.to_payment_name(payer, key, payment_id, kind)
         reply = await self._read(
             lambda seconds: self._stub.GetPayment(name, timeout=seconds, metadata=self._metadata),
             timeout,
@@ -236,7 +255,7 @@ class Client:
         timeout: float | None = None,
     ) -> Receipt:
         """End a key for good: REFUSED with the reason CANCELLED, or the outcome that was there before."""
-        name = _payment_name(payer, key, payment_id, kind)
+        name = requests.to_payment_name(payer, key, payment_id, kind)
         return await self._change(
             lambda seconds: self._stub.CancelPayment(
                 name, timeout=seconds, metadata=self._metadata
@@ -258,21 +277,17 @@ class Client:
         timeout: float | None = None,
     ) -> NewAccount:
         """Open an account. Operators only."""
-        key = key or self._make_key()
-        request = pb.CreateAccountRequest(
-            account_number=number,
-            currency=currency,
-            opening_balance=minor_units(balance, currency, "balance"),
-            overdraft_limit=minor_units(overdraft_limit, currency, "overdraft_limit"),
-            idempotency_key=key,
-        )
+        key = self._key(key)
+        request = requests.to_creation(number, balance, currency, overdraft_limit, key)
         token = ""
 
         async def create(seconds: float) -> pb.PaymentResult:
             nonlocal token
             try:
-                reply = await self._stub.CreateAccount(
-                    request, timeout=seconds, metadata=self._metadata
+                reply = readable(
+                    await self._stub.CreateAccount(
+                        request, timeout=seconds, metadata=self._metadata
+                    )
                 )
             finally:
                 request.repeat = True
@@ -306,7 +321,7 @@ class Client:
         timeout: float | None = None,
     ) -> list[AccountView | None]:
         """Read accounts; None where there is no such account."""
-        request = pb.GetAccountRequest(account_numbers=numbers, level=pb.ReadLevel.ValueType(level))
+        request = requests.to_reads(numbers, level)
         reply = await self._read(
             lambda seconds: self._stub.GetAccount(
                 request, timeout=seconds, metadata=self._metadata
@@ -323,7 +338,7 @@ class Client:
         Raises:
             NotFound: there is no such account.
         """
-        request = pb.ListPostingsRequest(account_number=number, before=before, limit=limit)
+        request = requests.to_page(number, before, limit)
         reply = await self._read(
             lambda seconds: self._stub.ListPostings(
                 request, timeout=seconds, metadata=self._metadata
@@ -342,12 +357,14 @@ class Client:
         timeout: float | None = None,
     ) -> Receipt:
         """Freeze, close, or set the overdraft limit (minor units); None leaves a property as it is. Operators only."""
-        request = pb.SetAccountRequest(
-            account_number=number, frozen=frozen, closed=closed, overdraft_limit=overdraft_limit
+        request = requests.to_change(
+            number, frozen=frozen, closed=closed, overdraft_limit=overdraft_limit
         )
 
         async def change(seconds: float) -> pb.PaymentResult:
-            reply = await self._stub.SetAccount(request, timeout=seconds, metadata=self._metadata)
+            reply = readable(
+                await self._stub.SetAccount(request, timeout=seconds, metadata=self._metadata)
+            )
             return pb.PaymentResult(outcome=reply.outcome, reason=reply.reason, detail=reply.detail)
 
         return await self._change(change, timeout)
@@ -368,7 +385,7 @@ class Client:
         self, bucket: int, replica: int, *, timeout: float | None = None
     ) -> BucketView:
         """What one replica says of its bucket. Operators only."""
-        request = pb.CheckBucketRequest(bucket=bucket, replica=replica)
+        request = requests.to_message(pb.CheckBucketRequest, bucket=bucket, replica=replica)
         reply = await self._read(
             lambda seconds: self._stub.CheckBucket(
                 request, timeout=seconds, metadata=self._metadata
@@ -391,27 +408,24 @@ class Client:
         return await self._retries.until_final(call, key, deadline)
 
     def _deadline(self, timeout: float | None) -> float:
-        return self._clock.monotonic() + (self._timeout if timeout is None else timeout)
+        if timeout is None:
+            timeout = self._timeout
+        check_timeout(timeout)
+        return self._clock.monotonic() + timeout
 
-    def _make_key(self) -> str:
+    def _key(self, given: str) -> str:
+        """The caller's key, or a new one where that is empty."""
+        if given != "":
+            return given
         self._keys += 1
         return f"{self._key_prefix}-{self._keys:x}"
 
-    def _fields(self, payment: Payment) -> tuple[str, str, int, str, str, str]:
-        return (
-            payment.payer,
-            payment.payee,
-            minor_units(payment.amount, payment.currency),
-            payment.currency,
-            payment.key or self._make_key(),
-            payment.reference,
-        )
 
-
-def _payment_name(payer: str, key: str, payment_id: bytes, kind: Kind) -> pb.PaymentName:
-    return pb.PaymentName(
-        payer=payer,
-        kind=pb.Kind.ValueType(kind),
-        idempotency_key=key,
-        payment_id=payment_id,
+def _message(payment: Payment, key: str) -> pb.Payment:
+    return requests.to_payment(
+        payment.payer, payment.payee, payment.amount, payment.currency, key, payment.reference
     )
+
+
+def _turned_away(key: str, error: MasError) -> Receipt:
+    return Receipt(key, Status.TURNED_AWAY, detail=str(error))

@@ -7,7 +7,9 @@ from typing import Self, TypeVar
 
 import msgspec
 
-from mas.client.channel import answered, connected, open_channel
+from mas import limits
+from mas.client.channel import answered, check_bearer, connected, open_channel
+from mas.client.requests import to_message
 from mas.ledger.rows import NodeRow
 from mas.transaction.messages import ReplicaView
 from mas.wire.gen.mas.v1 import node_pb2 as pb
@@ -39,7 +41,8 @@ class Cluster(msgspec.Struct, frozen=True):
 
 
 class OperatorClient:
-    """Talks to one node's NodeService. Every method raises `MasError` as the server does, or `NetworkError`.
+    """Talks to one node's NodeService. Every method raises `MasError` as the server does, or `NetworkError`; a request
+    that no message can hold is `InvalidRequest`.
 
     async with OperatorClient("10.0.0.4:8008", secret=secret, ca=Path("ca.crt")) as operator:
         for replica in await operator.replicas(1): ...
@@ -54,9 +57,16 @@ class OperatorClient:
         timeout: float = 10.0,
         plaintext: bool = False,
     ) -> None:
-        """`timeout`: seconds of a call."""
+        """`timeout`: seconds of a call.
+
+        Raises:
+            InvalidRequest: secret or timeout can't be one.
+        """
+        limits.check_timeout(timeout)
+        text = secret.decode("latin-1")
+        check_bearer(text, "the cluster's secret")
         self._address = address
-        self._metadata = ((_SECRET_KEY, secret.decode("ascii", "replace")),)
+        self._metadata = ((_SECRET_KEY, text),)
         self._ca = ca
         self._timeout = timeout
         self._plaintext = plaintext
@@ -87,39 +97,50 @@ class OperatorClient:
 
     async def add_node(self, cluster: str, node: NodeRow, buckets: tuple[int, ...]) -> Cluster:
         """Register a node, and have it added to these buckets."""
-        wire = node_to_wire(node)
-        request = pb.AddNodeRequest(cluster=cluster, node=wire, store=node.store, buckets=buckets)
+        limits.check_node_id(node.node)
+        limits.check_node_address(node.address)
+        limits.check_node_roles(node.roles)
+        limits.check_node_host(node.host)
+        limits.check_node_store(node.store)
+        request = to_message(
+            pb.AddNodeRequest,
+            cluster=cluster,
+            node=node_to_wire(node),
+            store=node.store,
+            buckets=buckets,
+        )
         return _cluster(await self._ask(self._stub.AddNode, request))
 
     async def retire_node(self, node: int) -> Cluster:
         """Let a node that holds no replica go, for good."""
-        return _cluster(await self._ask(self._stub.RetireNode, pb.RetireNodeRequest(node=node)))
+        request = to_message(pb.RetireNodeRequest, node=node)
+        return _cluster(await self._ask(self._stub.RetireNode, request))
 
     # -- replicas --------------------------------------------------------------------------------
 
     async def replicas(self, bucket: int) -> list[ReplicaView]:
         """A bucket's replicas that answer, the leader's view first."""
-        request = pb.GetReplicasRequest(bucket=bucket)
+        request = to_message(pb.GetReplicasRequest, bucket=bucket)
         return _replicas(await self._ask(self._stub.GetReplicas, request))
 
     async def replica(self, bucket: int, node: int) -> ReplicaView:
         """What a node says of its replica of a bucket, be it a member or not."""
-        request = pb.ReplicaRequest(bucket=bucket, node=node)
+        request = to_message(pb.ReplicaRequest, bucket=bucket, node=node)
         return replica_from_wire(await self._ask(self._stub.GetReplica, request))
 
     async def add_replica(self, bucket: int, node: int) -> list[ReplicaView]:
         """Make a node a learner of a bucket; it becomes a voter by itself once it has caught up."""
-        request = pb.ReplicaRequest(bucket=bucket, node=node)
+        request = to_message(pb.ReplicaRequest, bucket=bucket, node=node)
         return _replicas(await self._ask(self._stub.AddReplica, request))
 
     async def remove_replica(self, bucket: int, node: int) -> list[ReplicaView]:
         """Take a bucket away from a node."""
-        request = pb.ReplicaRequest(bucket=bucket, node=node)
+        request = to_message(pb.ReplicaRequest, bucket=bucket, node=node)
         return _replicas(await self._ask(self._stub.RemoveReplica, request))
 
     async def transfer_leader(self, bucket: int, node: int) -> list[ReplicaView]:
         """Have a node lead a bucket."""
-        request = pb.ReplicaRequest(bucket=bucket, node=node)
+        request = to_message(pb.ReplicaRequest, bucket=bucket, node=node)
         return _replicas(await self._ask(self._stub.TransferLeader, request))
 
     # -- inside ----------------------------------------------------------------------------------

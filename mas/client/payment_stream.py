@@ -4,7 +4,7 @@ What waits when the last message went out is the next message; no timer, so one 
 a message. A payment whose try ended without an outcome is tried again under the same key, until its deadline.
 
 What a caller is told in the end keeps the promises of the answers that came: once a try was lost sight of, only an
-outcome makes it anything but UNKNOWN (rule 9).
+outcome makes it anything but UNKNOWN (rule 9). Nothing is kept of a payment that has ended, or whose caller has gone.
 """
 
 import asyncio
@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from mas.client.channel import readable
 from mas.client.receipt import Receipt, receipt_from_wire
 from mas.client.retries import backoff_seconds
-from mas.errors import MasError, Overloaded, Unavailable
+from mas.errors import MasError, NetworkError, Overloaded, Unavailable
 from mas.ledger.instructions import Reason
-from mas.limits import TURN_INSTRUCTIONS_MAX
+from mas.limits import TURN_BYTES_MAX, TURN_INSTRUCTIONS_MAX
 from mas.runtime import Clock, Dice, Supervisor
 from mas.transaction.outcome import Status
 from mas.wire.gen.mas.v1 import account_pb2 as pb
-from mas.wire.status import error_from_detail, error_from_rpc
+from mas.wire.status import error_from_detail, error_from_rpc, told_by_server
 
 if TYPE_CHECKING:
     from mas.wire.gen.mas.v1.account_pb2_grpc import AccountServiceAsyncStub
@@ -31,8 +32,16 @@ if TYPE_CHECKING:
 
 IN_FLIGHT_MAX = 8_192
 """Payments sent and unanswered."""
+WAITING_MAX = 262_144
+"""Payments that wait to be sent, or to be tried again."""
 SERVER_TIMEOUT_SECONDS_MAX = 10.0
 _SWEEP_SECONDS = 0.05
+_FRAMING_BYTES = 8
+"""What a message adds to each payment that it holds."""
+
+_NOT_CONNECTED = "there is no connection to the server yet"
+_NO_ROOM = "too many payments of this client are waiting: fewer at a time"
+_NO_ANSWER = "the server has not answered in time: ask again by the key"
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -41,42 +50,37 @@ class Order:
     """One payment on its way, and who waits for it."""
 
     __slots__ = (
-        "amount",
-        "currency",
         "deadline",
         "done",
         "key",
         "last",
         "on_end",
-        "payee",
-        "payer",
+        "payment",
         "place",
-        "reference",
-        "repeat",
+        "size",
         "tries",
         "unknown",
     )
 
     def __init__(
         self,
-        fields: tuple[str, str, int, str, str, str],
+        payment: pb.Payment,
         deadline: float,
         place: int,
         on_end: Callable[[int, Receipt | MasError], None],
-        *,
-        repeat: bool = False,
     ) -> None:
-        self.payer, self.payee, self.amount, self.currency, self.key, self.reference = fields
+        self.payment = payment
+        """Its `repeat`: some try of it may have been begun (rule 8)."""
+        self.size = payment.ByteSize() + _FRAMING_BYTES
+        self.key = payment.idempotency_key
         self.deadline = deadline
         self.place = place
         self.on_end = on_end
-        self.repeat = repeat
-        """Some try of it may have been begun (rule 8)."""
         self.tries = 0
         self.unknown = False
         """Some try of it was lost sight of, or may still be under way."""
         self.last: Receipt | None = None
-        """What its last try came to, while it waits for the next."""
+        """What its last answered try came to."""
         self.done = False
 
     def end(self, answer: Receipt | MasError) -> None:
@@ -84,6 +88,10 @@ class Order:
         if not self.done:
             self.done = True
             self.on_end(self.place, answer)
+
+    def abandon(self) -> None:
+        """Nobody waits for it any more: it isn't sent, if it hasn't been."""
+        self.done = True
 
     def give_up(self, reason: Reason, detail: str) -> None:
         """End with what is certain of all tries so far."""
@@ -123,17 +131,20 @@ class PaymentStream:
         self._closed: MasError | None = None
         self._failures = 0
         """Streams that have ended since the last answer."""
-        self._trouble = "there is no connection to the server yet"
-        """Why the last stream ended."""
+        self._trouble = _NOT_CONNECTED
+        """Why there is no stream now; empty while there is one."""
 
     def send(self, order: Order) -> None:
-        """Carry out a payment; its `on_end` is called once, on the loop.
+        """Carry out a payment; its `on_end` is called once, on the loop, unless it is abandoned.
 
         Raises:
             Unavailable: the client is closed.
         """
         if self._closed is not None:
             raise self._closed
+        if len(self._waiting) + len(self._later) >= WAITING_MAX:
+            order.give_up(Reason.OVERLOADED, _NO_ROOM)
+            return
         self._waiting.append(order)
         self._changed.set()
 
@@ -157,12 +168,20 @@ class PaymentStream:
             try:
                 # Until here nothing has been sent, and nothing is unknown.
                 await call.wait_for_connection()
+                self._trouble = ""
                 await self._use(call)
+                self._trouble = "the server has ended the stream of payments"
             except grpc.aio.AioRpcError as failure:
                 error = error_from_rpc(failure)
                 self._trouble = str(error)
+                # Our server answers what it has begun before it ends a stream. Whoever else ended it, says nothing
+                # about what the server does.
+                if not told_by_server(failure):
+                    self._lose_sight()
                 if not error.retryable:
                     self._fail(error)
+            except NetworkError as error:
+                self._trouble = str(error)
             finally:
                 call.cancel()
                 self._lose_sight()
@@ -174,7 +193,7 @@ class PaymentStream:
         async with Supervisor() as supervisor:
             writer = supervisor.spawn("payment writer", self._write(call))
             async for message in call:
-                self._take(message)
+                self._take(readable(message))
             writer.cancel()
 
     async def _write(self, call: "Call") -> None:
@@ -195,28 +214,23 @@ class PaymentStream:
         """All that waits, as far as there is room for it in flight and in one message."""
         room = min(TURN_INSTRUCTIONS_MAX, IN_FLIGHT_MAX - self._in_flight)
         orders: list[Order] = []
+        size = 0
         while self._waiting and len(orders) < room:
-            order = self._waiting.popleft()
+            order = self._waiting[0]
             if not order.done:
+                size += order.size
+                if size > TURN_BYTES_MAX and orders:
+                    break
                 orders.append(order)
+                order.tries += 1
+            self._waiting.popleft()
         if not orders:
             return None
         self._batch += 1
         self._sent[self._batch] = _Sent(orders)
         self._in_flight += len(orders)
         message = pb.PaymentBatch(batch=self._batch, timeout_ms=self._timeout_ms(orders))
-        add = message.payments.add
-        for order in orders:
-            order.tries += 1
-            add(
-                from_account=order.payer,
-                to_account=order.payee,
-                amount=order.amount,
-                currency=order.currency,
-                idempotency_key=order.key,
-                reference=order.reference,
-                repeat=order.repeat,
-            )
+        message.payments.extend([order.payment for order in orders])
         return message
 
     def _timeout_ms(self, orders: list[Order]) -> int:
@@ -229,9 +243,11 @@ class PaymentStream:
         self._failures = 0
         for result in message.results:
             sent = self._sent.get(result.batch)
-            order = sent.orders[result.position] if sent is not None else None
             # A server answers once: a second answer, or one to nothing, is its fault and changes nothing.
-            if sent is None or order is None:
+            if sent is None or result.position >= len(sent.orders):
+                continue
+            order = sent.orders[result.position]
+            if order is None:
                 continue
             sent.orders[result.position] = None
             sent.left -= 1
@@ -273,7 +289,7 @@ class PaymentStream:
             order.give_up(receipt.reason, receipt.detail)
             return
         order.unknown |= receipt.status is Status.UNKNOWN
-        order.repeat |= begun
+        order.payment.repeat |= begun
         if not order.done:
             due = self._clock.monotonic() + backoff_seconds(order.tries, self._dice)
             self._later[order] = due
@@ -286,7 +302,7 @@ class PaymentStream:
         self._sent = {}
         self._in_flight = 0
         for order in lost:
-            order.unknown = order.repeat = True
+            order.unknown = order.payment.repeat = True
             self._waiting.append(order)
 
     def _fail(self, error: MasError) -> None:
@@ -334,14 +350,22 @@ class PaymentStream:
         for order in [order for order, due in self._later.items() if now >= due]:
             del self._later[order]
             self._waiting.append(order)
-        if self._waiting:
-            self._changed.set()
         for order in self._on_the_wire():
             if now >= order.deadline:
                 # Its answer may still come: to nobody.
                 order.unknown = True
-                order.give_up(Reason.TIMED_OUT, "no answer in time: ask again by its key")
+                self._give_up(order, Reason.TIMED_OUT, _NO_ANSWER)
         for order in [*self._waiting, *self._later]:
             if now >= order.deadline:
-                order.give_up(Reason.UNAVAILABLE, self._trouble)
+                self._give_up(order, Reason.UNAVAILABLE, self._trouble or _NO_ROOM)
                 self._later.pop(order, None)
+        # What has ended, or was abandoned, is forgotten also while nothing is sent.
+        self._waiting = deque(order for order in self._waiting if not order.done)
+        if self._waiting:
+            self._changed.set()
+
+    def _give_up(self, order: Order, reason: Reason, detail: str) -> None:
+        """Time is up. What its last try was told says more than that, unless the connection has been lost since."""
+        if order.last is not None and not self._trouble:
+            reason, detail = order.last.reason, order.last.detail
+        order.give_up(reason, detail)

@@ -6,13 +6,13 @@ $MAS_HOME or ~/.config/mas
 """
 
 import os
-import tomllib
 from hashlib import blake2b
 from pathlib import Path
 from urllib.parse import quote
 
 import msgspec
 
+from mas.decoding import convert, parse_toml
 from mas.errors import ConfigError
 from mas.files import write_private
 
@@ -74,7 +74,7 @@ def read(path: Path | None = None) -> Profile:
     """
     path = path or default_path()
     try:
-        return msgspec.convert(tomllib.loads(path.read_text()), Profile)
+        text = path.read_text()
     except FileNotFoundError:
         raise ConfigError(
             f"there is no client profile at {path}: start a server here with `mas serve --role all`, "
@@ -82,8 +82,11 @@ def read(path: Path | None = None) -> Profile:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"client profile {path} can't be read: {error}") from error
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise ConfigError(f"client profile {path} is not one: {error}") from error
+
+    def wrong(reason: str) -> ConfigError:
+        return ConfigError(f"client profile {path} is not one: {reason}")
+
+    return convert(parse_toml(text, wrong), Profile, wrong)
 
 
 def keep_token(number: str, token: str) -> Path:

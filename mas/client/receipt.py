@@ -3,7 +3,7 @@
 import msgspec
 
 from mas.ledger.instructions import Reason
-from mas.money import DEFAULT_CURRENCY, parse_amount
+from mas.money import DEFAULT_CURRENCY
 from mas.transaction.outcome import Status
 from mas.wire.gen.mas.v1 import account_pb2 as pb
 from mas.wire.messages import result_from_wire
@@ -61,20 +61,6 @@ class NewAccount(msgspec.Struct, frozen=True):
     receipt: Receipt
     token: str
     """COMMITTED: pays from the account and reads it."""
-
-
-def minor_units(amount: str | int, currency: str, field: str = "amount") -> int:
-    """An amount as it travels. A float is refused: nothing here is ever rounded.
-
-    Raises:
-        InvalidRequest: a text that is no amount of that currency.
-        TypeError: neither text nor a whole number.
-    """
-    if isinstance(amount, str):
-        return parse_amount(amount, currency, field, zero_allowed=True)
-    if type(amount) is not int:
-        raise TypeError(f'{field} is {amount!r}: expected minor units, or a text such as "12.50"')
-    return amount
 
 
 def receipt_from_wire(key: str, message: pb.PaymentResult) -> Receipt:

@@ -3,13 +3,16 @@
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from mas.client.channel import answered
+import grpc
+
+from mas.client.channel import readable
 from mas.client.receipt import Receipt, receipt_from_wire
-from mas.errors import DeadlineExceeded, MasError, Unavailable
+from mas.errors import DeadlineExceeded, MasError, OutcomeUnknown, Unavailable
 from mas.ledger.instructions import Reason
 from mas.runtime import Clock, Dice
 from mas.transaction.outcome import Status
 from mas.wire.gen.mas.v1 import account_pb2 as pb
+from mas.wire.status import error_from_rpc, told_by_server
 
 _BACKOFF_SECONDS = 0.02
 _BACKOFF_SECONDS_MAX = 1.0
@@ -43,13 +46,18 @@ class Retries:
             MasError: one that no retry would mend, or the last before the deadline.
         """
         tries = 0
+        told = ""
         while True:
             try:
-                return await answered(call(self._left(deadline)))
-            except MasError as error:
-                tries += 1
-                if not error.retryable or not await self._pause(tries, deadline):
-                    raise
+                return readable(await call(self._left(deadline)))
+            except grpc.aio.AioRpcError as failure:
+                error = _error_of(failure, told)
+            except MasError as raised:
+                error = raised
+            tries += 1
+            told = str(error)
+            if not error.retryable or not await self._pause(tries, deadline):
+                raise error
 
     async def until_final(self, call: Call[pb.PaymentResult], key: str, deadline: float) -> Receipt:
         """For what changes something, under one key: an outcome, or what is certain of all tries.
@@ -58,30 +66,36 @@ class Retries:
             MasError: one that no retry would mend, or `Unavailable` where no try has done anything.
         """
         tries = 0
+        told = ""
         unknown = False
         while True:
-            failure: MasError | None = None
-            receipt = Receipt(key, Status.UNKNOWN, b"", Reason.TIMED_OUT)
+            end: Receipt | MasError
             try:
-                receipt = receipt_from_wire(key, await answered(call(self._left(deadline))))
-                unknown |= receipt.status is Status.UNKNOWN
+                end = receipt_from_wire(key, readable(await call(self._left(deadline))))
+                unknown |= end.status is Status.UNKNOWN
+            except grpc.aio.AioRpcError as failure:
+                end = _error_of(failure, told)
+                # Whoever else has ended the call says nothing about what the server does.
+                unknown |= not told_by_server(failure) or isinstance(end, OutcomeUnknown)
             except MasError as error:
-                failure = error
-                unknown |= error.retryable and not isinstance(error, Unavailable)
+                end = error
+                unknown |= not isinstance(error, Unavailable)
             tries += 1
-            if not _may_mend(receipt, failure) or not await self._pause(tries, deadline):
+            told = end.detail if isinstance(end, Receipt) else str(end)
+            if not _may_mend(end) or not await self._pause(tries, deadline):
                 break
-        if unknown and not receipt.final:
-            detail = str(failure) if failure is not None else receipt.detail
-            return Receipt(key, Status.UNKNOWN, b"", receipt.reason, detail)
-        if failure is not None:
-            raise failure
-        return receipt
+        if isinstance(end, MasError):
+            if not unknown:
+                raise end
+            return Receipt(key, Status.UNKNOWN, b"", Reason.TIMED_OUT, told)
+        if unknown and not end.final:
+            return Receipt(key, Status.UNKNOWN, b"", end.reason, told)
+        return end
 
     def _left(self, deadline: float) -> float:
         left = deadline - self._clock.monotonic()
         if left <= 0:
-            raise DeadlineExceeded("no answer in time: ask again")
+            raise Unavailable("there was no time to ask: give more")
         return left
 
     async def _pause(self, tries: int, deadline: float) -> bool:
@@ -93,7 +107,14 @@ class Retries:
         return True
 
 
-def _may_mend(receipt: Receipt, failure: MasError | None) -> bool:
-    if failure is not None:
-        return failure.retryable
-    return receipt.status in (Status.ABORTED, Status.UNKNOWN)
+def _may_mend(end: Receipt | MasError) -> bool:
+    if isinstance(end, MasError):
+        return end.retryable
+    return end.status in (Status.ABORTED, Status.UNKNOWN)
+
+
+def _error_of(failure: grpc.aio.AioRpcError, told: str) -> MasError:
+    """The error of a call. That its time was up says less than what the try before was told."""
+    if failure.code() is grpc.StatusCode.DEADLINE_EXCEEDED and not told_by_server(failure):
+        return DeadlineExceeded(told or "the server has not answered in time: ask again")
+    return error_from_rpc(failure)

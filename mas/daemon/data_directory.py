@@ -19,6 +19,7 @@ from typing import Self
 
 import msgspec
 
+from mas.decoding import json_decoder
 from mas.errors import DataDirectoryError
 from mas.files import is_open_to_others, read_secret, sync_directory, write_private
 from mas.membership import Roster
@@ -43,6 +44,10 @@ class _Kept(msgspec.Struct, frozen=True):
     store: bytes
     has_log: bool = False
     """A raft log has been opened here."""
+
+
+_decode_kept = json_decoder(_Kept, "an identity", DataDirectoryError)
+_decode_roster = json_decoder(Roster, "a roster", DataDirectoryError)
 
 
 class DataDirectory:
@@ -88,20 +93,25 @@ class DataDirectory:
         """Let another process have it."""
         os.close(self._lock)
 
+    @property
+    def roster_path(self) -> Path:
+        """Where the roster is kept."""
+        return self.path / "roster.json"
+
     def read_roster(self) -> Roster:
         """The cluster's members as this node last knew them; empty at its first start.
 
         Raises:
             DataDirectoryError: it can't be read, or isn't there though a Raft log is.
         """
-        path = self.path / "roster.json"
+        path = self.roster_path
         try:
-            return msgspec.json.decode(path.read_bytes(), type=Roster)
+            return _decode_roster(path.read_bytes())
         except FileNotFoundError:
             if not (self.path / "raft").exists():
                 return Roster()
             trouble = "is gone, and the Raft log is there"
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, DataDirectoryError) as error:
             trouble = f"can't be read: {error}"
         # Which buckets this node was removed from stands only there: without it, it would vote with an erased log.
         raise DataDirectoryError(
@@ -111,7 +121,7 @@ class DataDirectory:
 
     def write(self, roster: Roster) -> None:
         """Keep the roster. Raises `DataDirectoryError`."""
-        _write(self.path / "roster.json", msgspec.json.encode(roster).decode())
+        _write(self.roster_path, msgspec.json.encode(roster).decode())
 
     def check_log(self) -> None:
         """Before the raft log is opened, and made where there is none.
@@ -154,8 +164,8 @@ class DataDirectory:
             kept = _Kept(identity.cluster, identity.node, dice.randbytes(_STORE_BYTES))
             _write(path, msgspec.json.encode(kept).decode())
         try:
-            found = msgspec.json.decode(path.read_bytes(), type=_Kept)
-        except (OSError, msgspec.DecodeError) as error:
+            found = _decode_kept(path.read_bytes())
+        except (OSError, DataDirectoryError) as error:
             raise DataDirectoryError(f"{path} can't be read: {error}") from error
         self.store, self._kept = found.store, found
         if (found.cluster, found.node) != (identity.cluster, identity.node):

@@ -22,12 +22,15 @@ async def find_roster(config: Config, directory: DataDirectory) -> Roster:
     start it is known already, and goes on with what it kept; where it has moved to another address it says so.
 
     Raises:
+        ConfigError: the configuration founds the cluster with other replicas than it was founded with.
         MasError: the cluster doesn't take it, or doesn't answer.
     """
     kept = directory.read_roster()
     known = kept.nodes().get(config.node.id)
     if not config.node.join:
-        roster = _founders(config).merge(kept)[0]
+        founded = _founders(config)
+        _check_founders(founded, kept, directory.roster_path)
+        roster = founded.merge(kept)[0]
     elif known is None:
         _check_port(config)
         roster = kept.merge(await _join(config, directory, config.node.hold))[0]
@@ -48,6 +51,28 @@ def _founders(config: Config) -> Roster:
     return founding_roster(
         peers or (alone,), {bucket.id: bucket.voters for bucket in config.buckets}
     )
+
+
+def _check_founders(founded: Roster, kept: Roster, path: Path) -> None:
+    """Who held the buckets at the cluster's creation never changes, whatever a file says later: all logs begin with it.
+
+    Raises:
+        ConfigError: the configuration says otherwise than at this node's first start.
+    """
+    if not kept.buckets:
+        return
+    ours, known = founded.holders(), kept.holders()
+    for bucket in sorted({*ours, *known}):
+        says, was = (
+            f"the voters {list(roster[bucket].founders)}" if bucket in roster else "no such bucket"
+            for roster in (ours, known)
+        )
+        if says != was:
+            raise ConfigError(
+                f"bucket {bucket}: the configuration names {says}, and the cluster was founded with {was} ({path}). "
+                "Put the configuration back as it was: replicas are moved by `mas admin replica add` and `remove`, "
+                "and the number of buckets never changes"
+            )
 
 
 def _check_port(config: Config) -> None:

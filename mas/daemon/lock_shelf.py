@@ -4,10 +4,12 @@ from typing import Protocol
 
 import msgspec
 
+from mas.decoding import msgpack_decoder
+from mas.errors import CorruptData
 from mas.ledger import Token
 from mas.locks import LockEntry
 
-_decode_entry = msgspec.msgpack.Decoder(LockEntry).decode
+_decode_entry = msgpack_decoder(LockEntry, "a lock", CorruptData)
 _encode = msgspec.msgpack.Encoder().encode
 
 

@@ -142,6 +142,14 @@ class Replicas(Actor):
     async def _leave(self, members: BucketMembers) -> None:
         """Nothing is waited for between the look at the log and the last that is said for the group."""
         bucket = members.bucket
+        if not members.index:
+            self._stopped[bucket] = (
+                f"the roster says that bucket {bucket} began with the voters {list(members.founders)} and has them "
+                f"still, and node {self._node} has a log of it: nothing is erased. Give this node the roster.json "
+                "that it had"
+            )
+            _log.critical("bucket %d: %s", bucket, self._stopped[bucket])
+            return
         if self._host.is_member_behind(bucket, members.index):
             _log.info("bucket %d: removed, and added again: the replica stays", bucket)
             return

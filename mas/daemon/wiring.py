@@ -189,7 +189,10 @@ class Process:
         self._directory.note_log()
         log_thread, file_thread = WorkerThread("raft-log"), WorkerThread("snapshots")
         database = SqliteAccountDB.connect(
-            path / f"{config.storage.database}.sqlite3", config.node.cluster_id, config.node.id
+            path / f"{config.storage.database}.sqlite3",
+            config.node.cluster_id,
+            config.node.id,
+            reserve_bytes=config.storage.log_reserve_mb << 20,
         )
         self._closers += [
             _closing(log_thread.close),
@@ -291,7 +294,7 @@ class Process:
         if role != "gls":
             self._coordinator = TransactionCoordinator(
                 CoordinatorPorts(self._router, store, locks),
-                CoordinatorSettings(len(config.buckets), config.locking),
+                CoordinatorSettings(len(self._membership.roster.buckets), config.locking),
                 self._clock,
                 self._dice,
             )
@@ -322,7 +325,8 @@ class Process:
             store=LockShelf(store),
             clock=self._clock,
             settings=LockSettings(
-                buckets=len(self._config.buckets), lease=self._config.lock_timeout_seconds
+                buckets=len(self._membership.roster.buckets),
+                lease=self._config.lock_timeout_seconds,
             ),
         )
         door = LockDoor(service, self._transport, self._clock)

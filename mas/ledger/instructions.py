@@ -12,6 +12,9 @@ from enum import IntEnum
 
 import msgspec
 
+from mas.decoding import msgpack_decoder
+from mas.errors import CorruptData, InvalidRequest
+
 EXTERNAL = "@external"
 """The account of a bucket that stands for the world outside; one for each currency (rule 17)."""
 
@@ -39,7 +42,9 @@ class LockMode(IntEnum):
     SHARED = 3
 
 
-class Token(msgspec.Struct, frozen=True, array_like=True, gc=False, order=True):
+class Token(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, order=True
+):
     """A fencing token: tokens only grow, by (epoch, counter) (rule 36)."""
 
     epoch: int
@@ -159,7 +164,7 @@ def parties(legs: Legs) -> Parties:
     return debtor, next((number for number, amount in legs if amount >= 0), "")
 
 
-class Body(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class Body(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """What a payment is, apart from how it is carried out. The legs sum to zero, a creation's apart.
 
     CREATION: one leg, the number and its opening balance. DEPOSIT and WITHDRAWAL: two legs, one of them EXTERNAL.
@@ -172,7 +177,9 @@ class Body(msgspec.Struct, frozen=True, array_like=True, gc=False):
     reference: str = ""
 
 
-class Prepare(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
+class Prepare(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag=1
+):
     """Phase 1 at a bucket that isn't the anchor: all these legs, or none (rule 4)."""
 
     xid: bytes
@@ -197,7 +204,9 @@ class Prepare(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     """
 
 
-class Decide(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
+class Decide(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag=2
+):
     """Phase 2 at the anchor: judge, post the anchor's own legs, write the record (rules 5, 6)."""
 
     xid: bytes
@@ -216,7 +225,9 @@ class Decide(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
     left_out: tuple[bytes, ...] = ()
 
 
-class End(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
+class End(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag=3
+):
     """Write an outcome REFUSED: a ledger's no of another bucket (rule 8), or a cancellation (rule 9).
 
     A cancellation has attempt 0 and no body, and only an outcome already there stops it.
@@ -232,20 +243,26 @@ class End(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     body_hash: bytes = b""
 
 
-class Commit(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
+class Commit(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag=4
+):
     """Post what is prepared under this xid, at the time of the anchor's record (rule 10)."""
 
     xid: bytes
     time: int
 
 
-class Abort(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
+class Abort(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag=5
+):
     """Free what is prepared under this xid (rule 10)."""
 
     xid: bytes
 
 
-class Ask(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
+class Ask(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag=6
+):
     """The resolver's question at the anchor: without an outcome the attempt is declared dead first (rule 11)."""
 
     payment_id: bytes
@@ -254,7 +271,9 @@ class Ask(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
     body_hash: bytes
 
 
-class Look(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=7):
+class Look(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag=7
+):
     """A question that changes nothing: by payment, naming its payer (rule 8), or by xid, naming none (rule 15)."""
 
     payment_id: bytes
@@ -262,27 +281,35 @@ class Look(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=7):
     kind: Kind = Kind.PAYMENT
 
 
-class Mark(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=8):
+class Mark(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag=8
+):
     """Set a lock's token in an account (rule 33). PENDING_ON names the legs prepared there before it."""
 
     account: str
     token: Token
 
 
-class Unmark(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=9):
+class Unmark(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag=9
+):
     """Take a lock's token away."""
 
     account: str
     token: Token
 
 
-class CloseIncarnation(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=10):
+class CloseIncarnation(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag=10
+):
     """Set a coordinator's low-water mark beyond all; nothing while a leg of it is prepared (rule 10)."""
 
     incarnation: bytes
 
 
-class Genesis(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):
+class Genesis(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag=11
+):
     """The first entry of every bucket's log (rule 20). A second one that says the same changes nothing."""
 
     cluster: str
@@ -290,13 +317,17 @@ class Genesis(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):
     buckets: int
 
 
-class Epoch(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=12):
+class Epoch(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag=12
+):
     """A lock service that starts takes its epoch, in bucket 1 (rule 36); the answer's `number`."""
 
     holder: str
 
 
-class SetAccount(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=13):
+class SetAccount(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag=13
+):
     """An administrator's change of one account; None leaves a property as it is (rule 13).
 
     Closing takes an account that is empty, with nothing prepared on it; nothing of a closed one changes any more.
@@ -309,7 +340,9 @@ class SetAccount(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=13)
     token: Token | None = None
 
 
-class RegisterNode(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=14):
+class RegisterNode(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag=14
+):
     """A node joins the cluster, or says anew where it is; in bucket 1. An id is used once for all time."""
 
     node: int
@@ -322,7 +355,9 @@ class RegisterNode(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1
     """What its data directory drew at its first start: a node that was wiped isn't the one that was registered."""
 
 
-class RetireNode(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=15):
+class RetireNode(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag=15
+):
     """A node has left for good; in bucket 1. One of the cluster's creation needn't have been registered before."""
 
     node: int
@@ -347,7 +382,7 @@ Instruction = (
 )
 
 
-class Chunk(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class Chunk(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """Instructions of one sender, with the low-water mark that whatever it sends carries (rule 10).
 
     `incarnation` is empty where no coordinator speaks (a resolver, a lock service, a bucket's first leader).
@@ -369,7 +404,9 @@ class Proposal(msgspec.Struct, frozen=True, array_like=True, gc=False):
     chunks: tuple[Chunk, ...]
 
 
-class RawProposal(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class RawProposal(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False
+):
     """A `Proposal` as its leader writes it: the chunks' bytes as they came."""
 
     version: int
@@ -380,8 +417,10 @@ class RawProposal(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 encode = msgspec.msgpack.Encoder().encode
-decode_proposal = msgspec.msgpack.Decoder(Proposal).decode
-decode_chunk = msgspec.msgpack.Decoder(Chunk).decode
+decode_proposal = msgpack_decoder(Proposal, "an entry", CorruptData)
+"""What an entry of a bucket's log holds. Raises `CorruptData`."""
+decode_chunk = msgpack_decoder(Chunk, "a chunk of instructions", InvalidRequest)
+"""What a coordinator sends. Raises `InvalidRequest`."""
 
 
 def begins(instruction: Instruction) -> bool:

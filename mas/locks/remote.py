@@ -13,7 +13,8 @@ from enum import IntEnum
 
 import msgspec
 
-from mas.errors import MasError, NotFound, Overloaded, Unavailable
+from mas.decoding import Buffer, msgpack_decoder
+from mas.errors import MasError, NetworkError, NotFound, Overloaded, Unavailable
 from mas.ledger.instructions import LockMode, Token
 from mas.locks.actor import GlobalLockService, LockRequest
 from mas.locks.leases import Leases
@@ -98,7 +99,9 @@ Question = Acquire | Withdraw | Release | ReleaseLock
 Reply = Granted | Denied | Released
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Question | Reply).decode
+_decode: Callable[[Buffer], Question | Reply] = msgpack_decoder(
+    Question | Reply, "a frame about locks", NetworkError
+)
 
 
 class LockDoor:
@@ -262,7 +265,7 @@ class RemoteLocks(Leases):
 def join(door: LockDoor | None, remote: RemoteLocks | None) -> Callable[[int, bytes], None]:
     """What to call for frames on `LOCKS_CHANNEL`, on a node that has either or both.
 
-    A frame that can't be read raises `msgspec.DecodeError`; one that nobody here is for is dropped.
+    A frame that can't be read raises `NetworkError`; one that nobody here is for is dropped.
     """
 
     def on_frame(peer: int, payload: bytes) -> None:

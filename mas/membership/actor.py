@@ -50,6 +50,8 @@ class Membership(Actor):
         self._connected: dict[int, None] = {}
         self._dialled: dict[int, str] = {}
         self._unsaved = asyncio.Event()
+        self._disagreements: dict[int, str] = {}
+        """What was said last of peers whose cluster was founded otherwise."""
         self.roster = roster
 
     # -- doors, called on the loop -------------------------------------------------------------
@@ -112,16 +114,17 @@ class Membership(Actor):
         """A frame of the ROSTER channel.
 
         Raises:
-            NetworkError: it isn't one, or is about another set of buckets.
+            NetworkError: it isn't one, or is about a cluster that was founded with other buckets, or other voters.
         """
         other = decode_roster(payload)
-        known = self.roster.holders()
-        strange = [members.bucket for members in other.buckets if members.bucket not in known]
-        if strange:
-            raise NetworkError(
-                f"node {peer} speaks of the buckets {strange}, and there are {list(known)}: give all nodes the same "
-                "buckets, none is made after the cluster's creation"
-            )
+        try:
+            self._check_founders(peer, other)
+        except NetworkError as error:
+            if self._disagreements.get(peer) != str(error):
+                self._disagreements[peer] = str(error)
+                _log.critical("%s", error)
+            raise
+        self._disagreements.pop(peer, None)
         self.learn(other, source=peer)
 
     def tell_all(self) -> None:
@@ -158,6 +161,24 @@ class Membership(Actor):
             self.save()
 
     # -- inside --------------------------------------------------------------------------------
+
+    def _check_founders(self, peer: int, other: Roster) -> None:
+        """Two logs of a bucket that begin with other voters could have two leaders, and lose what one of them acknowledged."""
+        known = self.roster.holders()
+        for members in other.buckets:
+            ours = known.get(members.bucket)
+            if ours is None:
+                raise NetworkError(
+                    f"node {peer} speaks of bucket {members.bucket}, and node {self.node} knows of {list(known)}: give "
+                    "all nodes the same buckets, none is made after the cluster's creation"
+                )
+            if ours.founders != members.founders:
+                raise NetworkError(
+                    f"bucket {members.bucket} was founded with the voters {list(members.founders)} by node {peer}'s word, "
+                    f"and with {list(ours.founders)} by node {self.node}'s: one of their configuration files is wrong. "
+                    "Stop the node whose file differs from all others'. In a new cluster, mend the file and give all nodes "
+                    "empty data directories; in one that holds money, put a new node in its place (`mas serve --join`)"
+                )
 
     def _dial(self) -> None:
         """Know, and dial, every node that belongs to the cluster, and no other."""

@@ -12,6 +12,7 @@ from itertools import pairwise
 import msgspec
 from msgspec.structs import replace
 
+from mas.decoding import msgpack_decoder
 from mas.errors import NetworkError
 from mas.ledger.rows import NodeRow
 from mas.limits import BUCKET_ID_MAX, NODE_ID_MAX, NODE_STORE_BYTES, NODES_MAX
@@ -138,10 +139,7 @@ def decode_roster(data: bytes) -> Roster:
     Raises:
         NetworkError: it can't be read, or can't be one.
     """
-    try:
-        roster = _decode(data)
-    except msgspec.DecodeError as error:
-        raise NetworkError(f"a roster of {len(data)} bytes can't be read: {error}") from error
+    roster = _decode(data)
     _check_nodes("founders", [row.node for row in roster.founders])
     _check_nodes("registered nodes", [row.node for row in roster.register])
     _check_nodes("nodes with a store", [node for node, _ in roster.stores])
@@ -190,4 +188,4 @@ def founding_roster(nodes: tuple[NodeRow, ...], buckets: dict[int, tuple[int, ..
 
 
 _NOTHING = Roster()
-_decode = msgspec.msgpack.Decoder(Roster).decode
+_decode = msgpack_decoder(Roster, "a roster", NetworkError)

@@ -219,6 +219,9 @@ class RaftHost(Actor):
         Raises:
             CorruptData: term and vote can't be read: this node can't hold the group again under its id.
         """
+        assert removed_at > 0, (
+            "a log is erased behind the entry that removed its node, and for nothing else"
+        )
         assert group_id not in self._groups, f"group {group_id} hasn't left"
         await self._writer.write(lambda: None)  # what was in flight is in the log now
         hard_state = self._log.hard_state(group_id)

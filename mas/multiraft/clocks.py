@@ -1,6 +1,8 @@
 """The peers' clocks as their frames tell them, for the stamps of proposals (rule 12).
 
-They decide nothing: a stamp is for people. But one leader an hour ahead shouldn't spoil an hour of everybody's.
+They decide nothing: a stamp is for people. But one leader an hour ahead shouldn't spoil an hour of everybody's. So all
+wall clocks, this node's own too, are kept against this node's monotonic clock, which doesn't jump: a wall clock that
+does differs from the peers' at once, and not only once they are heard of again.
 """
 
 from collections.abc import Sequence
@@ -12,7 +14,7 @@ _HEARD_SECONDS = 30.0
 
 
 class PeerClocks:
-    """How far each peer's clock is from this node's."""
+    """Where each peer's wall clock stands above this node's monotonic clock, in microseconds."""
 
     def __init__(self, node: int, clock: Clock) -> None:
         self._node = node
@@ -21,23 +23,24 @@ class PeerClocks:
 
     def heard(self, peer: int, clock_us: int) -> None:
         """A frame has brought the peer's clock; its time on the way is neglected."""
-        offset = clock_us - self._clock.now_us()
-        self._offsets[peer] = offset, self._clock.monotonic()
+        now = self._clock.monotonic()
+        self._offsets[peer] = clock_us - int(now * 1e6), now
 
     def stamp_us(self, members: Sequence[int]) -> int:
         """This node's time, or the members' median where it is off by more than a second.
 
         Two clocks have no median: a third must have been heard of lately.
         """
-        since = self._clock.monotonic() - _HEARD_SECONDS
-        offsets = [0]
+        now, now_us = self._clock.monotonic(), self._clock.now_us()
+        since = now - _HEARD_SECONDS
+        own = now_us - int(now * 1e6)
+        offsets = [own]
         for member in members:
             offset, heard = self._offsets.get(member, (0, since))
             if member != self._node and heard > since:
                 offsets.append(offset)
-        now_us = self._clock.now_us()
         if len(offsets) < 3:
             return now_us
         offsets.sort()
-        median = offsets[(len(offsets) - 1) // 2]
-        return now_us + median if abs(median) > _OFF_US else now_us
+        off = offsets[(len(offsets) - 1) // 2] - own
+        return now_us + off if abs(off) > _OFF_US else now_us

@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from mas.decoding import msgpack_decoder
 from mas.errors import NetworkError
 from mas.limits import TURN_BYTES_MAX, TURN_INSTRUCTIONS_MAX
 from mas.multiraft.ports import RAFT_CHANNEL, Peers
@@ -45,7 +46,13 @@ class RaftFrame(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(RaftFrame)
+decode_frame = msgpack_decoder(
+    RaftFrame,
+    "a Raft frame",
+    NetworkError,
+    "expected version 1; let all nodes run versions that understand each other",
+)
+"""The frame in these bytes. Raises `NetworkError`."""
 
 
 def encode_frame(
@@ -53,17 +60,6 @@ def encode_frame(
 ) -> bytes:
     """The bytes of a `RaftFrame`."""
     return _encoder.encode((1, clock_us, messages, beat))
-
-
-def decode_frame(payload: bytes) -> RaftFrame:
-    """Raises NetworkError where the bytes are no frame of this version."""
-    try:
-        return _decoder.decode(payload)
-    except msgspec.DecodeError as error:
-        raise NetworkError(
-            f"a Raft frame of {len(payload)} bytes can't be read ({error}): "
-            "expected version 1; let all nodes run versions that understand each other"
-        ) from error
 
 
 class Outbox:

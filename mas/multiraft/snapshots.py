@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 import xxhash
 
+from mas.decoding import msgpack_decoder
 from mas.errors import CorruptData, NetworkError
 from mas.limits import SNAPSHOT_CHUNK_BYTES
 from mas.raft import SnapshotMetadata
@@ -96,9 +97,11 @@ class Note(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 _encoder = msgspec.msgpack.Encoder()
-_frame_decoder = msgspec.msgpack.Decoder(_SnapshotFrame)
-_note_decoder = msgspec.msgpack.Decoder(Note)
-_reference_decoder = msgspec.msgpack.Decoder(SnapshotReference)
+_decode_frame = msgpack_decoder(
+    _SnapshotFrame, "a snapshot frame", NetworkError, "expected version 1"
+)
+decode_note = msgpack_decoder(Note, "the note of a snapshot in the log", CorruptData)
+"""What `encode_note` encoded. Raises `CorruptData`."""
 
 
 def encode_message(message: SnapshotMessage) -> bytes:
@@ -107,13 +110,8 @@ def encode_message(message: SnapshotMessage) -> bytes:
 
 
 def decode_message(payload: bytes) -> SnapshotMessage:
-    """Raises NetworkError where the bytes are no frame of this version."""
-    try:
-        return _frame_decoder.decode(payload).message
-    except msgspec.DecodeError as error:
-        raise NetworkError(
-            f"a snapshot frame of {len(payload)} bytes can't be read ({error}): expected version 1"
-        ) from error
+    """What a frame of the SNAPSHOT channel says. Raises `NetworkError`."""
+    return _decode_frame(payload).message
 
 
 def encode_reference(reference: SnapshotReference) -> bytes:
@@ -121,22 +119,9 @@ def encode_reference(reference: SnapshotReference) -> bytes:
     return _encoder.encode(reference)
 
 
-def decode_reference(data: bytes) -> SnapshotReference:
-    """The reference that this node's own core hands back."""
-    return _reference_decoder.decode(data)
-
-
 def encode_note(note: Note) -> bytes:
     """For `LogBatch.set_note`."""
     return _encoder.encode(note)
-
-
-def decode_note(data: bytes) -> Note:
-    """Raises CorruptData."""
-    try:
-        return _note_decoder.decode(data)
-    except msgspec.DecodeError as error:
-        raise CorruptData(f"the note of a snapshot in the log can't be read: {error}") from error
 
 
 def incoming_path(folder: Path, group: int) -> Path:

@@ -335,7 +335,7 @@ class BucketRouter:
         """Take a frame of replies.
 
         Raises:
-            msgspec.DecodeError: it can't be read; what it answered will be unknown.
+            NetworkError: it can't be read; what it answered will be unknown.
         """
         live = self._live
         for reply in decode_replies(payload):

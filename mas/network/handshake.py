@@ -23,6 +23,7 @@ from typing import TypeVar
 
 import msgspec
 
+from mas.decoding import Buffer, msgpack_decoder
 from mas.errors import PeerRefused
 
 PROTOCOL_VERSION = 1
@@ -100,9 +101,6 @@ def recognise_all(_node: int, _store: bytes) -> None:
 
 
 encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Message).decode
-_decode_fields = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
-_decode_int = msgspec.msgpack.Decoder(int).decode
 
 
 class Dialler:
@@ -238,10 +236,7 @@ class _Seal:
 
 
 def _expect(kind: type[T], data: bytes) -> T:
-    try:
-        message = _decode(data)
-    except msgspec.DecodeError as error:
-        raise _malformed(f"no handshake ({error})") from error
+    message = _decode(data)
     if isinstance(message, Refused):
         raise PeerRefused(message.detail, message.reason)
     if not isinstance(message, kind):
@@ -251,10 +246,10 @@ def _expect(kind: type[T], data: bytes) -> T:
 
 def _check_version(data: bytes) -> None:
     """Before anything else of a Hello is read: another version's other fields may be anything."""
-    try:
-        version = _decode_int(_decode_fields(data)[1])
-    except (msgspec.DecodeError, IndexError) as error:
-        raise _malformed(f"no handshake ({error})") from error
+    fields = _decode_fields(data)
+    if len(fields) < 2:
+        raise _malformed(f"no handshake, but {len(fields)} fields")
+    version = _decode_int(fields[1])
     if version != PROTOCOL_VERSION:
         raise PeerRefused(
             f"the caller speaks version {version} of the peer protocol, this node {PROTOCOL_VERSION}",
@@ -266,3 +261,8 @@ def _malformed(what: str) -> PeerRefused:
     return PeerRefused(
         f"the other side sent {what}: is something else on its port?", Refusal.MALFORMED
     )
+
+
+_decode: Callable[[Buffer], Message] = msgpack_decoder(Message, "a message", _malformed)
+_decode_fields = msgpack_decoder(list[msgspec.Raw], "a message", _malformed)
+_decode_int = msgpack_decoder(int, "a version", _malformed)

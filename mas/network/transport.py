@@ -279,12 +279,7 @@ class PeerTransport(Actor):
                 if channel not in _CHANNELS:
                     raise NetworkError(f"node {peer} sent a frame on unknown channel {channel}")
                 continue  # nothing of this node's role listens there
-            try:
-                handler(peer, payload)
-            except msgspec.DecodeError as error:
-                raise NetworkError(
-                    f"node {peer} sent a frame on channel {channel} that can't be read: {error}"
-                ) from error
+            handler(peer, payload)
 
     async def _serve(self, connection: Connection) -> None:
         """Use a connection for as long as it lasts."""

@@ -2,7 +2,8 @@
 
 A change of one voter is safe by itself, since any two majorities still meet (dissertation, 4.1). More
 voters at once go through a joint configuration, in which both halves must agree (4.3). A voter that
-becomes a learner stays a voter of the outgoing half until that is left: `learners_next`.
+becomes a learner stays a voter of the outgoing half until that is left: `learners_next`. A change of node 0 changes
+nobody: so a host can void a committed change and still apply it.
 """
 
 from mas.raft.errors import ConfigError
@@ -13,6 +14,8 @@ from mas.raft.messages import (
     ConfChangeType,
     ConfState,
 )
+
+NOBODY = 0
 
 
 def apply(conf: ConfState, change: ConfChange) -> ConfState:
@@ -80,7 +83,9 @@ def _changed(conf: ConfState, changes: tuple[ConfChangeSingle, ...]) -> ConfStat
     learners_next = set(conf.learners_next)
     for change in changes:
         node = change.node_id
-        if node < 1:
+        if node == NOBODY:
+            continue
+        if node < 0:
             raise ConfigError(f"node id {node} in a configuration change; ids are positive")
         for members in (voters, learners, learners_next):
             members.discard(node)

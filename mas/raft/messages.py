@@ -8,6 +8,7 @@ from enum import IntEnum
 
 import msgspec
 
+from mas.decoding import msgpack_decoder
 from mas.raft.errors import CorruptState
 
 
@@ -104,18 +105,17 @@ class ConfChange(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @staticmethod
     def decode(data: bytes) -> "ConfChange":
-        """The change that `data` encodes; raises CorruptState where it encodes none."""
-        try:
-            return _conf_change_decoder.decode(data)
-        except msgspec.DecodeError as error:
-            raise CorruptState(
-                f"an entry's {len(data)} bytes are no configuration change ({error}); "
-                "expected what ConfChange.encode gave: the log is damaged, replace this replica"
-            ) from error
+        """The change that `data` encodes, the empty one where there is none; raises CorruptState where it encodes nothing."""
+        return _decode_conf_change(data) if data else ConfChange()
 
 
 _conf_change_encoder = msgspec.msgpack.Encoder()
-_conf_change_decoder = msgspec.msgpack.Decoder(ConfChange)
+_decode_conf_change = msgpack_decoder(
+    ConfChange,
+    "a configuration change",
+    CorruptState,
+    "expected what ConfChange.encode gave: the log is damaged, replace this replica",
+)
 
 
 class MessageType(IntEnum):

@@ -103,10 +103,13 @@ class Progress:
             inflight.popleft()
 
     def rejected(self, index: int, hint: int) -> bool:
-        """The peer refused an APPEND behind `index`; step back to `hint`. False for stale news."""
+        """The peer refused an APPEND behind `index`; step back to `hint`. False for stale news.
+
+        What it has acknowledged it can't refuse, unless it has lost it: to send that again at once would go on for ever.
+        """
+        if index <= self.match:
+            return False
         if self.state is ProgressState.REPLICATE:
-            if index <= self.match:
-                return False
             self.become_probe()
             return True
         if self.next - 1 != index:

@@ -190,7 +190,7 @@ class AccountService(Actor):
             return
         try:
             chunk = decode_chunk(request.chunk)
-        except msgspec.DecodeError as error:
+        except InvalidRequest as error:
             self._reply(peer, TurnedAway(request.request, Why.INVALID, detail=str(error)))
             return
         if chunk.incarnation:

@@ -7,8 +7,6 @@ peer. Nothing is decided here.
 import asyncio
 import logging
 
-import msgspec
-
 from mas.errors import MailboxClosed
 from mas.resource.actor import AccountService
 from mas.resource.members import MembersDoor
@@ -52,13 +50,12 @@ class ResourceManager:
         return [self._services[bucket] for bucket in sorted(self._services)]
 
     def on_frame(self, peer: int, payload: bytes) -> None:
-        """Take a frame of requests from a peer. One that can't be read is dropped; its sender hears nothing and asks again."""
-        try:
-            requests = decode_requests(payload)
-        except msgspec.DecodeError as error:
-            _log.warning("a request frame of node %d can't be read, dropped: %s", peer, error)
-            return
-        for request in requests:
+        """Take a frame of requests from a peer.
+
+        Raises:
+            NetworkError: it can't be read; its sender hears nothing but that the connection ends, and asks again.
+        """
+        for request in decode_requests(payload):
             self._deliver(peer, request)
 
     def _deliver(self, peer: int, request: Request) -> None:

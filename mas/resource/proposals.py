@@ -8,7 +8,8 @@ from collections import deque
 
 import msgspec
 
-from mas.errors import InvalidRequest, MasError, Overloaded
+from mas.decoding import msgpack_decoder
+from mas.errors import CorruptData, InvalidRequest, MasError, Overloaded
 from mas.ledger import LEDGER_VERSION, Chunk, Proposal, RawProposal, decode_proposal, encode
 from mas.limits import TURN_BYTES_MAX, TURN_INSTRUCTIONS_MAX
 from mas.resource.ports import Group
@@ -17,7 +18,7 @@ from mas.resource.routes import Proposed, Route
 _ON_THEIR_WAY_MAX = 4
 """Entries between the leader and its own apply."""
 
-_decode_raw = msgspec.msgpack.Decoder(RawProposal).decode
+_decode_raw = msgpack_decoder(RawProposal, "an entry", CorruptData)
 
 
 class Item(msgspec.Struct, frozen=True, gc=False):

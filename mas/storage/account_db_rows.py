@@ -21,6 +21,8 @@ from typing import TypeVar
 
 import msgspec
 
+from mas.decoding import json_decoder
+from mas.errors import CorruptData
 from mas.ledger.hashing import (
     account_digest,
     claim_digest,
@@ -59,12 +61,12 @@ class Table(IntEnum):
     CHUNK = 6
 
 
-_decode_accounts = msgspec.json.Decoder(dict[str, Account]).decode
-_decode_records = msgspec.json.Decoder(dict[bytes, Record]).decode
-_decode_legs = msgspec.json.Decoder(dict[bytes, PreparedLegs]).decode
-_decode_claims = msgspec.json.Decoder(dict[str, int]).decode
-_decode_incarnations = msgspec.json.Decoder(dict[bytes, Incarnation]).decode
-_decode_chunks = msgspec.json.Decoder(dict[int, Chunk]).decode
+_decode_accounts = json_decoder(dict[str, Account], "a snapshot's rows", CorruptData)
+_decode_records = json_decoder(dict[bytes, Record], "a snapshot's rows", CorruptData)
+_decode_legs = json_decoder(dict[bytes, PreparedLegs], "a snapshot's rows", CorruptData)
+_decode_claims = json_decoder(dict[str, int], "a snapshot's rows", CorruptData)
+_decode_incarnations = json_decoder(dict[bytes, Incarnation], "a snapshot's rows", CorruptData)
+_decode_chunks = json_decoder(dict[int, Chunk], "a snapshot's rows", CorruptData)
 
 
 class ChunkRow(msgspec.Struct, frozen=True):
@@ -132,7 +134,7 @@ def digest_rows(table: Table, rows: bytes) -> tuple[int, int]:
     """(sum of the digests, count) of these rows, a JSON object; a chunk counts as its postings.
 
     Raises:
-        msgspec.DecodeError: they aren't rows of this table.
+        CorruptData: they aren't rows of this table.
     """
     digests = list(_digests(table, rows))
     return sum(digests), len(digests)

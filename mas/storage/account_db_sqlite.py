@@ -3,10 +3,16 @@
 Every statement carries many rows as one JSON text, and every read gives one row: `sqlite3` gives up the interpreter at each
 step and waits to have it back, so beside a busy loop a row at a time starves (936 µs a row, measured). Three threads,
 each with a connection: one flushes, one loads what a batch waits for, one walks through whole tables.
+
+The disk is the Raft log's before it is the database's: a log that finds no room ends the process, a flush only waits. So
+nothing is written here that would leave less than a reserve, and the WAL gives back what a large transaction, or one that
+failed, has made of it.
 """
 
 import asyncio
+import logging
 import sqlite3
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,7 +22,9 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
+from mas.decoding import json_decoder
 from mas.errors import CorruptData, DatabaseUnavailable, DataDirectoryError, StorageError
+from mas.files import free_bytes
 from mas.ledger.rows import (
     Account,
     BucketRow,
@@ -49,10 +57,16 @@ from mas.storage.snapshot_file import (
 )
 from mas.transaction.messages import PostingView
 
+_log = logging.getLogger(__name__)
+
 BUSY_SECONDS = 5.0
 """How long a statement waits for another process's lock."""
 _WAL_PAGES = 8_000
 """Pages in the WAL before they are copied into the file: pages that change in every flush are copied once for many."""
+_WAL_BYTES_KEPT = 64 * 1024 * 1024
+"""What the WAL's file keeps for the next transactions; what is over is given back."""
+_INSTALL_ROOM = 3
+"""Bytes that an installation may take for one of the snapshot's: in the WAL (1.4 measured), and then in the file."""
 _CACHE_KIB = 65_536
 _CHUNKS_PER_FRAME = 8
 _NOBODY = b""
@@ -61,31 +75,40 @@ _NOBODY = b""
 _T = TypeVar("_T")
 _Connection = sqlite3.Connection
 
-_decode_accounts = msgspec.json.Decoder(list[Account]).decode
-_decode_records = msgspec.json.Decoder(list[Record]).decode
-_decode_claims = msgspec.json.Decoder(dict[str, int]).decode
-_decode_legs = msgspec.json.Decoder(list[PreparedLegs]).decode
-_decode_incarnations = msgspec.json.Decoder(list[Incarnation]).decode
-_decode_nodes = msgspec.json.Decoder(tuple[NodeRow, ...]).decode
-_decode_ids = msgspec.json.Decoder(list[bytes]).decode
-_decode_lines = msgspec.json.Decoder(list[list[Posting]]).decode
+_decode_accounts = json_decoder(list[Account], "what the database holds", CorruptData)
+_decode_records = json_decoder(list[Record], "what the database holds", CorruptData)
+_decode_claims = json_decoder(dict[str, int], "what the database holds", CorruptData)
+_decode_legs = json_decoder(list[PreparedLegs], "what the database holds", CorruptData)
+_decode_incarnations = json_decoder(list[Incarnation], "what the database holds", CorruptData)
+_decode_nodes = json_decoder(tuple[NodeRow, ...], "what the database holds", CorruptData)
+_decode_ids = json_decoder(list[bytes], "what the database holds", CorruptData)
+_decode_lines = json_decoder(list[list[Posting]], "what the database holds", CorruptData)
 
 
 class SqliteAccountDB:
     """The materialised state of this node's buckets. Fits `mas.resource.ports.AccountDB`."""
 
-    def __init__(self, path: Path, *, busy_seconds: float = BUSY_SECONDS) -> None:
+    def __init__(self, path: Path, *, reserve_bytes: int, busy_seconds: float) -> None:
         """Use `connect`, which also makes the tables."""
         self._path = path
+        self._reserve_bytes = reserve_bytes
         self._writer = _Worker(path, "flush", busy_seconds)
         self._reader = _Worker(path, "load", busy_seconds)
         self._walker = _Worker(path, "walk", busy_seconds)
 
     @classmethod
     def connect(
-        cls, path: Path, cluster: str, node: int, *, busy_seconds: float = BUSY_SECONDS
+        cls,
+        path: Path,
+        cluster: str,
+        node: int,
+        *,
+        reserve_bytes: int = 0,
+        busy_seconds: float = BUSY_SECONDS,
     ) -> Self:
         """Open the file, or create it for this node. Blocks for a moment: for the start of a process.
+
+        `reserve_bytes` of the disk are left to the Raft log: what would take them waits.
 
         Raises:
             DataDirectoryError: it can't be written, or belongs to another cluster, node or version of MAS.
@@ -105,7 +128,7 @@ class SqliteAccountDB:
                 _check_identity(path, connection, (schema.SCHEMA_VERSION, cluster, node))
             finally:
                 connection.close()
-            return cls(path, busy_seconds=busy_seconds)
+            return cls(path, reserve_bytes=reserve_bytes, busy_seconds=busy_seconds)
 
     async def open(self, bucket: int, writer: bytes) -> Kept:
         """Become the bucket's writer (rule 25) and read what is always kept in memory; a new bucket is made."""
@@ -128,11 +151,16 @@ class SqliteAccountDB:
 
         True, too, where this very write set was committed by an earlier try whose answer was lost (S2).
         """
-        return await self._writer.run(partial(_flush, writes=writes, before=before, writer=writer))
+
+        def flush(connection: _Connection) -> bool:
+            self._check_room(0)
+            return _flush(connection, writes, before, writer)
+
+        return await self._writer.run(flush)
 
     async def payment_ids(self, bucket: int, after: bytes, limit: int) -> list[bytes]:
         """A page of all records' ids in ascending order of their texts, for the filter (rule 24)."""
-        start = msgspec.json.decode(encode_json(after))
+        start = b64encode(after).decode()  # as msgspec writes bytes
         parameters = (bucket, start, limit)
         return await self._walker.run(
             lambda connection: _decode_ids(_one(connection, schema.PAYMENT_IDS, parameters)[0])
@@ -153,8 +181,10 @@ class SqliteAccountDB:
         return await self._walker.run(partial(_totals, bucket=bucket))
 
     async def export(self, bucket: int, path: Path) -> SnapshotMetadata:
-        """Write the rows of one read transaction to a file (rule 28), in bounded memory."""
-        return await self._walker.run(partial(_export, bucket=bucket, path=path))
+        """Write the rows of one read transaction to a file (rule 28), in bounded memory, and never into the reserve."""
+        return await self._walker.run(
+            partial(_export, bucket=bucket, path=path, check_room=self._check_room)
+        )
 
     async def check(self, bucket: int, path: Path) -> SnapshotMetadata:
         """Raises `CorruptData` where the file's state hash isn't that of its rows."""
@@ -165,7 +195,27 @@ class SqliteAccountDB:
 
         Whoever was its writer isn't any more: `open` it again.
         """
-        await self._writer.run(partial(_install, bucket=bucket, path=path))
+
+        def install(connection: _Connection) -> None:
+            self._check_room(_INSTALL_ROOM * path.stat().st_size)
+            _install(connection, bucket, path)
+
+        await self._writer.run(install)
+
+    def room_for(self, size: int) -> bool:
+        """Whether a snapshot of so many bytes can be received and installed without taking the Raft log's reserve."""
+        return self._room() >= (1 + _INSTALL_ROOM) * size
+
+    def _room(self) -> int:
+        return free_bytes(self._path.parent) - self._reserve_bytes
+
+    def _check_room(self, size: int) -> None:
+        room = self._room()
+        if room < size:
+            raise DatabaseUnavailable(
+                f"{self._path.parent} has {room + self._reserve_bytes:,} bytes left, {self._reserve_bytes:,} are kept for "
+                f"the Raft log, and {size:,} are needed: make room; what waits goes on by itself"
+            )
 
     async def erase(self, bucket: int) -> None:
         """Forget all of a bucket that this node holds no more; whoever was its writer isn't any more."""
@@ -320,7 +370,20 @@ def _totals(
 # -- snapshots -------------------------------------------------------------------------------------
 
 
-def _export(connection: _Connection, bucket: int, path: Path) -> SnapshotMetadata:
+def _export(
+    connection: _Connection, bucket: int, path: Path, check_room: Callable[[int], None]
+) -> SnapshotMetadata:
+    try:
+        return _write_export(connection, bucket, path, check_room)
+    finally:
+        _shrink_wal(
+            connection, _WAL_BYTES_KEPT
+        )  # it couldn't begin anew while this transaction read from it
+
+
+def _write_export(
+    connection: _Connection, bucket: int, path: Path, check_room: Callable[[int], None]
+) -> SnapshotMetadata:
     with _transaction(connection, "DEFERRED"):
         row = _bucket_row(connection, bucket)
         if row is None:
@@ -328,7 +391,7 @@ def _export(connection: _Connection, bucket: int, path: Path) -> SnapshotMetadat
         header = Header.of(row)
         rows = (rows for table in Table for rows in _export_table(connection, table, bucket))
         try:
-            write_snapshot(path, header, rows)
+            write_snapshot(path, header, rows, check_room)
         except OSError as error:
             raise DatabaseUnavailable(
                 f"snapshot {path} can't be written: {error.strerror}. Make room for it, or mend the directory"
@@ -367,12 +430,14 @@ def _install(connection: _Connection, bucket: int, path: Path) -> None:
             failpoint("account_db.install_rows")
         _insert_bucket(connection, header, _NOBODY)
         failpoint("account_db.install_before_commit")
+    _shrink_wal(connection, _WAL_BYTES_KEPT)
     failpoint("account_db.install_after_commit")
 
 
 def _erase(connection: _Connection, bucket: int) -> None:
     with _transaction(connection):
         _delete_rows(connection, bucket)
+    _shrink_wal(connection, _WAL_BYTES_KEPT)
 
 
 def _delete_rows(connection: _Connection, bucket: int) -> None:
@@ -405,6 +470,7 @@ def _set_up(path: Path, connection: _Connection) -> None:
             "wal and 2 (FULL). Put it on a local file system, which a WAL needs"
         )
     connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
+    connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES_KEPT}")
     connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
 
 
@@ -441,7 +507,26 @@ def _transaction(connection: _Connection, kind: str = "IMMEDIATE") -> Iterator[N
         # SQLite itself rolls back after some errors (disk full, I/O).
         if connection.in_transaction:
             connection.execute("ROLLBACK")
+        if kind != "DEFERRED":
+            _shrink_wal(
+                connection, 0
+            )  # what it had written is worth nothing, and may be all that the disk had
         raise
+
+
+def _shrink_wal(connection: _Connection, keep: int) -> None:
+    """Give a WAL of more bytes than this back to the disk, unless others use it: then whoever ends last does."""
+    _, _, path = connection.execute("PRAGMA database_list").fetchone()
+    if Path(f"{path}-wal").stat().st_size <= keep:
+        return
+    (busy,) = connection.execute("PRAGMA busy_timeout").fetchone()
+    connection.execute("PRAGMA busy_timeout = 0")
+    try:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    except sqlite3.OperationalError as error:
+        _log.warning("%s-wal stays as large as it is: %s", path, error)
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {busy}")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from struct import Struct
 import msgspec
 from rocksdict import WriteBatch
 
+from mas.decoding import msgpack_decoder
 from mas.errors import CorruptData
 from mas.raft import ConfState, Entry, EntryType, HardState
 from mas.storage.group_log import (
@@ -32,8 +33,8 @@ _PLACE = Struct(">QQ")
 """Index and term before the first entry."""
 _INDEX = Struct(">Q")
 _encode = msgspec.msgpack.Encoder().encode
-_decode_hard_state = msgspec.msgpack.Decoder(HardState).decode
-_decode_conf_state = msgspec.msgpack.Decoder(ConfState).decode
+_decode_hard_state = msgpack_decoder(HardState, "a hard state", CorruptData)
+_decode_conf_state = msgpack_decoder(ConfState, "a configuration", CorruptData)
 
 
 FIRST_KEY = _KEY.pack(1, 0, 0)

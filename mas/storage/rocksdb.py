@@ -9,6 +9,7 @@ from zlib import crc32
 import msgspec
 from rocksdict import DBCompressionType, DBRecoveryMode, Options, Rdict
 
+from mas.decoding import msgpack_decoder
 from mas.errors import CorruptData, DataDirectoryError, StorageError
 from mas.storage.rocksdb_files import check_files
 
@@ -100,12 +101,15 @@ def _options() -> Options:
     return options
 
 
+_decode_identity = msgpack_decoder(Identity, "an identity", CorruptData)
+
+
 def _check_identity(path: Path, database: Rdict, wanted: Identity) -> None:
     record = database.get(_IDENTITY_KEY)
     if record is None:
         _take_ownership(database, wanted)
         return
-    found = msgspec.msgpack.decode(unseal(_IDENTITY_KEY, record), type=Identity)
+    found = _decode_identity(unseal(_IDENTITY_KEY, record))
     if found != wanted:
         raise DataDirectoryError(
             f"{path} holds the {found.kind} of node {found.node} of cluster {found.cluster!r} (format {found.format}); "

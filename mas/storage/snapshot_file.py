@@ -8,7 +8,7 @@ Both sides go through the file frame by frame: memory doesn't grow with the buck
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from struct import Struct
 from typing import BinaryIO, Self
@@ -16,7 +16,9 @@ from zlib import crc32
 
 import msgspec
 
+from mas.decoding import Buffer, msgpack_decoder
 from mas.errors import CorruptData
+from mas.files import sync_directory
 from mas.ledger.hashing import HASH_MODULUS, nodes_digest
 from mas.ledger.rows import BucketRow, NodeRow
 from mas.raft import ConfState, SnapshotMetadata
@@ -69,32 +71,41 @@ class End(msgspec.Struct, frozen=True, array_like=True, tag=3):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decoder: msgspec.msgpack.Decoder[Header | Rows | End] = msgspec.msgpack.Decoder(
-    Header | Rows | End
+_decode: Callable[[Buffer], Header | Rows | End] = msgpack_decoder(
+    Header | Rows | End, "a frame", CorruptData
 )
-_decode_members = msgspec.msgpack.Decoder(ConfState).decode
+_decode_members = msgpack_decoder(ConfState, "a configuration", CorruptData)
 
 
-def write_snapshot(path: Path, header: Header, rows: Iterable[Rows]) -> None:
-    """Write the file and sync it; under `path` it is whole or not at all."""
+def write_snapshot(
+    path: Path, header: Header, rows: Iterable[Rows], check_room: Callable[[int], None]
+) -> None:
+    """Write the file and sync it; under `path` it is whole or not at all.
+
+    `check_room` is asked before so many bytes are written, and what it raises ends the file: how large it gets, nobody
+    knows beforehand, and the disk is the Raft log's too.
+    """
     partial = path.with_name(path.name + ".partial")
     try:
-        _write_all(partial, header, rows)
+        _write_all(partial, header, rows, check_room)
         partial.replace(path)
     except BaseException:
         partial.unlink(
             missing_ok=True
         )  # on a full disk the next try needs its room, and so does the log
         raise
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
-def _write_all(path: Path, header: Header, rows: Iterable[Rows]) -> None:
+def _write_all(
+    path: Path, header: Header, rows: Iterable[Rows], check_room: Callable[[int], None]
+) -> None:
     frames = 0
     with path.open("wb") as file:
         file.write(_MAGIC)
         _write_frame(file, header)
         for frame in rows:
+            check_room(len(frame.data))
             _write_frame(file, frame)
             frames += 1
         _write_frame(file, End(frames))
@@ -133,7 +144,7 @@ def check_snapshot(path: Path) -> Header:
     for frame in read_rows(path):
         try:
             total += digest_rows(frame.table, frame.data)[0]
-        except msgspec.DecodeError as error:
+        except CorruptData as error:
             raise CorruptData(f"snapshot {path} has rows that can't be read: {error}") from error
     found = format_hash(total % HASH_MODULUS)
     if found != header.state_hash:
@@ -172,13 +183,5 @@ def _read_frame(path: Path, file: BinaryIO) -> Header | Rows | End:
         size, checksum = _PREFIX.unpack(prefix)
         payload = file.read(size) if size <= _FRAME_BYTES_MAX else b""
         if len(payload) == size and crc32(payload) == checksum:
-            return _decoder.decode(payload)
+            return _decode(payload)
     raise CorruptData(f"snapshot {path} is damaged or cut off before byte {file.tell()}")
-
-
-def _sync_directory(path: Path) -> None:
-    directory = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

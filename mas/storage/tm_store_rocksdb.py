@@ -8,10 +8,13 @@
     L lock_id        a lock granted to an outsider
 
 A call is one write for all that it carries, in the store's own thread. Only what nobody could give again, locks and the
-epoch, is synced; a process that is killed loses nothing of the rest either, a power cut may.
+epoch, is synced; a process that is killed loses nothing of the rest either, a power cut may. It may also leave what looks
+like damage, pages written out of order: such a store is put aside, and begun anew.
 """
 
 import asyncio
+import logging
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,9 +23,13 @@ from typing import Any, Protocol, Self, TypeVar
 import msgspec
 from rocksdict import Rdict, WriteBatch
 
-from mas.errors import CorruptData, DatabaseUnavailable
+from mas.decoding import msgpack_decoder
+from mas.errors import CorruptData, DatabaseUnavailable, DataDirectoryError
+from mas.files import sync_directory
 from mas.runtime import failpoint
 from mas.storage.rocksdb import open_database, seal, unseal
+
+_log = logging.getLogger(__name__)
 
 _MAX_ID = b"M"
 _EPOCH = b"E"
@@ -54,8 +61,8 @@ class StoredEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_int = msgspec.msgpack.Decoder(int).decode
-_decode_entry = msgspec.msgpack.Decoder(StoredEntry).decode
+_decode_int = msgpack_decoder(int, "a number", CorruptData)
+_decode_entry = msgpack_decoder(StoredEntry, "a transaction", CorruptData)
 
 
 class RocksTmStore:
@@ -69,20 +76,19 @@ class RocksTmStore:
 
     @classmethod
     def open(cls, path: Path, cluster: str, node: int) -> Self:
-        """Open or create the store in this directory.
+        """Open or create the store in this directory. A damaged one is put aside, and begun anew (R3).
 
         Raises:
             DataDirectoryError: it can't be written, another process uses it, or it belongs to another cluster or node.
-            CorruptData: RocksDB found damage that isn't a torn tail. It can be removed: it is rebuilt from the buckets.
         """
-        database = open_database(
-            path,
-            kind="TM store",
-            cluster=cluster,
-            node=node,
-            remedy="remove the directory: it holds nothing that isn't rebuilt from the buckets",
-        )
-        return cls(path, database)
+        try:
+            return cls(path, _open(path, cluster, node))
+        except CorruptData as error:
+            aside = _put_aside(path)
+            _log.error(
+                "%s. It is kept as %s, and a new one is filled from the buckets", error, aside
+            )
+            return cls(path, _open(path, cluster, node))
 
     # -- placement and directory ---------------------------------------------------------------
 
@@ -222,3 +228,28 @@ class RocksTmStore:
         failpoint("tm_store.after_write")
         if sync:
             self._database.flush_wal(sync=True)
+
+
+def _open(path: Path, cluster: str, node: int) -> Rdict:
+    return open_database(
+        path,
+        kind="TM store",
+        cluster=cluster,
+        node=node,
+        remedy="remove the directory: it holds nothing that isn't rebuilt from the buckets",
+    )
+
+
+def _put_aside(path: Path) -> Path:
+    """The last damaged one is enough for whoever wants to look."""
+    aside = path.with_name(path.name + ".damaged")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise DataDirectoryError(
+            f"{path} is damaged and can't be put aside ({error.strerror}): remove it, it holds nothing that isn't "
+            "rebuilt from the buckets"
+        ) from error
+    return aside

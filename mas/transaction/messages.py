@@ -4,10 +4,13 @@ A request names a bucket and is numbered by its sender; it is answered position 
 (rule 37). A request that a node turns away has done nothing there; one that was lost sight of is unknown (rule 39).
 """
 
+from collections.abc import Callable
 from enum import IntEnum
 
 import msgspec
 
+from mas.decoding import Buffer, msgpack_decoder
+from mas.errors import NetworkError
 from mas.ledger.instructions import Answer
 from mas.ledger.rows import NodeRow
 
@@ -281,5 +284,11 @@ Request = BucketRequest | ReadReplica | ChangeMembers
 Reply = Answers | TurnedAway | AccountViews | Claims | Postings | BucketView | Nodes | ReplicaView
 
 encode = msgspec.msgpack.Encoder().encode
-decode_requests = msgspec.msgpack.Decoder(tuple[Request, ...]).decode
-decode_replies = msgspec.msgpack.Decoder(tuple[Reply, ...]).decode
+decode_requests: Callable[[Buffer], tuple[Request, ...]] = msgpack_decoder(
+    tuple[Request, ...], "a frame of requests", NetworkError
+)
+"""Raises `NetworkError`."""
+decode_replies: Callable[[Buffer], tuple[Reply, ...]] = msgpack_decoder(
+    tuple[Reply, ...], "a frame of replies", NetworkError
+)
+"""Raises `NetworkError`."""

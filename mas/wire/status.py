@@ -86,11 +86,14 @@ def error_from_detail(detail: pb.ErrorDetail) -> MasError:
     return (errors.OutcomeUnknown if detail.retryable else MasError)(detail.message)
 
 
+def told_by_server(error: grpc.aio.AioRpcError) -> bool:
+    """A server of ours has said how the call ended: what its error promises is true of the call."""
+    return _detail_of(error) is not None
+
+
 def error_from_rpc(error: grpc.aio.AioRpcError) -> MasError:
     """The error behind a failed call."""
-    # The published types name another class than what comes: a Metadata of pairs.
-    trailers = cast(Iterable[tuple[str, str | bytes]] | None, error.trailing_metadata())
-    detail = _detail_in(trailers)
+    detail = _detail_of(error)
     if detail is not None:
         return error_from_detail(detail)
     kind = _CLASSES_BY_CODE.get(error.code(), errors.OutcomeUnknown)
@@ -101,7 +104,9 @@ def error_from_rpc(error: grpc.aio.AioRpcError) -> MasError:
     return kind(f"the call failed with {error.code().name}: {error.details()}")
 
 
-def _detail_in(trailers: Iterable[tuple[str, str | bytes]] | None) -> pb.ErrorDetail | None:
+def _detail_of(error: grpc.aio.AioRpcError) -> pb.ErrorDetail | None:
+    # The published types name another class than what comes: a Metadata of pairs.
+    trailers = cast(Iterable[tuple[str, str | bytes]] | None, error.trailing_metadata())
     for key, value in trailers or ():
         if key != DETAILS_KEY:
             continue

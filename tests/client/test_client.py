@@ -83,7 +83,7 @@ async def test_every_payment_has_a_key_of_its_own(edge: Edge, client: Client) ->
 @pytest.mark.asyncio
 @pytest.mark.parametrize("amount", [1.5, True, None])
 async def test_money_is_never_a_float(client: Client, amount: object) -> None:
-    with pytest.raises(TypeError, match="expected minor units"):
+    with pytest.raises(errors.InvalidRequest, match="expected minor units"):
         await client.pay("a", "b", amount)
 
 

@@ -111,6 +111,43 @@ async def test_what_was_kept_is_newer_than_the_configuration_but_for_where_its_n
     assert roster.nodes()[1].address == "a:1"
 
 
+@pytest.mark.parametrize(
+    ("buckets", "said"),
+    [
+        ((BucketConfig(id=1, voters=(1,)),), r"bucket 1: .*the voters \[1\].*the voters \[2\]"),
+        ((BucketConfig(id=1, voters=(1, 2)),), r"bucket 1: .*\[1, 2\].*\[2\]"),
+        (
+            (BucketConfig(id=1, voters=(2,)), BucketConfig(id=2, voters=(2,))),
+            r"bucket 2: .*\[2\].*no such bucket",
+        ),
+    ],
+    ids=["others", "one more", "a bucket more"],
+)
+@pytest.mark.parametrize("moved_on", [False, True])
+async def test_consensus_a1_a_file_that_names_other_founders_is_refused(
+    tmp_path: Path, buckets: tuple[BucketConfig, ...], said: str, *, moved_on: bool
+) -> None:
+    """It was taken for the bucket's own word that this node had been removed, and rows and log were erased."""
+    edited = msgspec.structs.replace(FOUNDED, buckets=buckets)
+    with opened(tmp_path, 2) as directory:
+        kept = await find_roster(FOUNDED, directory)
+        if moved_on:
+            kept = kept.merge(Roster(buckets=(BucketMembers(1, (2,), 9, (3,)),)))[0]
+            directory.write(kept)
+        with pytest.raises(ConfigError, match=said):
+            await find_roster(edited, directory)
+        assert directory.read_roster() == kept
+        assert await find_roster(FOUNDED, directory) == kept, "and as it was it is taken"
+
+
+async def test_consensus_a1_a_bucket_that_is_left_out_is_missed(tmp_path: Path) -> None:
+    two = (BucketConfig(id=1, voters=(2,)), BucketConfig(id=2, voters=(2,)))
+    with opened(tmp_path, 2) as directory:
+        await find_roster(msgspec.structs.replace(FOUNDED, buckets=two), directory)
+        with pytest.raises(ConfigError, match=r"bucket 2: .*no such bucket.*\[2\]"):
+            await find_roster(FOUNDED, directory)
+
+
 async def test_a_node_alone_is_its_own_cluster(tmp_path: Path) -> None:
     with opened(tmp_path, 1) as directory:
         roster = await find_roster(Config(), directory)

@@ -259,6 +259,35 @@ async def test_what_a_group_applies_is_news(world: World) -> None:
 # -- what the erasure rests on -------------------------------------------------------------------------
 
 
+async def test_consensus_a1_a_roster_file_that_was_edited_erases_nothing(world: World) -> None:
+    """faults: consensus A1. Erased by an edited file, and opened again by a mended one, the replica had an empty log and
+    voted with it.
+    """
+    await world.start()
+    await world.wait_led()
+    await world.crash()
+    last = world.log.storage(1).last_index()
+    assert last > 0
+    world.shelf.roster = ELSEWHERE
+    await world.start()
+    await world.wait(lambda: "nothing is erased" in world.view().trouble)
+    assert world.view().state is ReplicaState.STOPPED
+    assert world.calls.count("erase") == 0
+    world.shelf.roster = FOUNDED
+    await world.restart()
+    await world.wait_led()
+    assert world.log.storage(1).last_index() >= last
+
+
+async def test_consensus_a1_no_log_is_erased_but_behind_an_entry(world: World) -> None:
+    await world.start()
+    await world.wait_led()
+    world.host.leave_group(1)
+    with pytest.raises(AssertionError, match="the entry that removed"):
+        await world.host.erase_group(1, (NODE,), removed_at=0)
+    assert not world.is_erased()
+
+
 async def test_the_removal_is_on_disk_before_anything_is_erased(world: World) -> None:
     """A start with the old roster would have opened an erased log as that of a voter."""
     await world.start()

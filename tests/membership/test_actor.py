@@ -92,6 +92,33 @@ def test_news_goes_to_all_but_its_source_and_old_news_to_nobody() -> None:
     assert world.membership.roster.holders()[1].voters == (1, 2)
 
 
+@pytest.mark.parametrize("index", [0, 9])
+def test_consensus_a2_a_cluster_that_was_founded_otherwise_is_refused(
+    index: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two files that differed at the creation gave a bucket two leaders of one term, and nobody said so."""
+    world = World()
+    world.meet(2, 3)
+    strange = Roster(buckets=(BucketMembers(1, (3,), index, (3,)),))
+    for _ in range(3):
+        with pytest.raises(NetworkError, match=r"\[3\] by node 3's word, and with \[1, 2, 3\]"):
+            world.hear(3, strange)
+    assert world.membership.roster == ROSTER
+    assert world.peers.sent == []
+    assert len([record for record in caplog.records if record.levelname == "CRITICAL"]) == 1
+    world.hear(3, ROSTER)
+    with pytest.raises(NetworkError):
+        world.hear(3, strange)
+    assert len([record for record in caplog.records if record.levelname == "CRITICAL"]) == 2
+
+
+def test_consensus_a2_news_of_few_buckets_are_no_disagreement() -> None:
+    world = World()
+    world.meet(2, 3)
+    world.hear(3, NEWS)
+    assert world.membership.roster.holders()[1].index == 9
+
+
 def test_whoever_is_gone_hears_nothing() -> None:
     world = World()
     world.meet(2, 3)

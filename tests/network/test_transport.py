@@ -18,6 +18,7 @@ from mas.network.frames import Packer
 from mas.network.handshake import Identity, Refusal
 from mas.network.transport import PeerStatistics, PeerTransport, TransportSettings
 from mas.runtime import SystemClock
+from mas.transaction.messages import decode_replies
 
 QUICK = TransportSettings(
     connect=2.0, heartbeat=5.0, backoff_min=0.01, backoff_max=0.05, backoff_refused=0.05, close=0.2
@@ -353,7 +354,7 @@ async def test_m6_what_cannot_be_taken_closes_that_connection_only(
     misbehave: Callable[[aiohttp.ClientWebSocketResponse, Packer], Awaitable[None]], code: int
 ) -> None:
     one = Node(1)
-    one.transport._frame_handlers[Channel.RAFT] = lambda _, payload: msgspec.msgpack.decode(payload)
+    one.transport._frame_handlers[Channel.RAFT] = lambda _, payload: decode_replies(payload)
     async with running(one):
         one.transport.add_peer(2)
         one.transport.add_peer(3)

@@ -33,10 +33,23 @@ THREE = ConfState(voters=(1, 2, 3))
         (THREE, change(LEARN, 3), ConfState(voters=(1, 2), learners=(3,))),
         (ConfState((1,), learners=(2,)), change(ADD, 2), ConfState(voters=(1, 2))),
         (ConfState(), change(ADD, 1), ConfState(voters=(1,))),
+        (THREE, change(ADD, 0), THREE),
+        (THREE, change(REMOVE, 0), THREE),
+        (THREE, change(LEARN, 0), THREE),
     ],
 )
 def test_one_change_is_simple(conf: ConfState, one: ConfChange, expected: ConfState) -> None:
     assert rules.apply(conf, one) == expected
+
+
+def test_node_0_is_nobody_among_several_changes_too() -> None:
+    """etcd voids a change by setting its id to 0 (its `zero.txt`)."""
+    assert rules.apply(THREE, change(ADD, 0, 4)) == rules.apply(
+        THREE, change(ADD, 4, transition=IMPLICIT)
+    )
+    assert rules.apply(THREE, change(REMOVE, 0, 0)) == ConfState(
+        (1, 2, 3), (1, 2, 3), auto_leave=True
+    )
 
 
 def test_several_changes_go_through_a_joint_configuration_that_leaves_by_itself() -> None:
@@ -68,7 +81,8 @@ def test_a_voter_that_becomes_learner_waits_for_the_outgoing_half_to_go() -> Non
         (ConfState((1, 2), (1,)), change(ADD, 3, 4)),
         (THREE, ConfChange()),
         (ConfState(), change(ADD, 1, 2)),
-        (THREE, change(ADD, 0)),
+        (THREE, change(ADD, -1)),
+        (ConfState(), change(ADD, 0)),
     ],
 )
 def test_what_a_configuration_does_not_allow_is_refused(
@@ -132,7 +146,14 @@ def test_a_change_survives_its_encoding(one: ConfChange) -> None:
     assert ConfChange.decode(one.encode()) == one
 
 
-@pytest.mark.parametrize("data", [b"", b"\xff", b"\x93\x90\x07\xc4\x00"])
+def test_no_bytes_are_the_empty_change_that_leaves_a_joint_configuration() -> None:
+    """As etcd decodes it."""
+    assert ConfChange.decode(b"") == ConfChange()
+    joint = ConfState((1, 2), (1, 2, 3))
+    assert rules.apply(joint, ConfChange.decode(b"")) == ConfState(voters=(1, 2))
+
+
+@pytest.mark.parametrize("data", [b"\xff", b"\x93\x90\x07\xc4\x00"])
 def test_bytes_that_are_no_change_are_corrupt(data: bytes) -> None:
     with pytest.raises(CorruptState, match="configuration change"):
         ConfChange.decode(data)

@@ -501,7 +501,7 @@ def test_a_new_leader_takes_no_change_before_its_log_is_applied() -> None:
     member.node.propose_conf_change(change(ADD, 3))
 
 
-@pytest.mark.parametrize("unfit", [ConfChange(), change(REMOVE, 1, 2, 3), change(ADD, 0)])
+@pytest.mark.parametrize("unfit", [ConfChange(), change(REMOVE, 1, 2, 3), change(ADD, -1)])
 def test_a_change_that_does_not_fit_is_not_proposed(unfit: ConfChange) -> None:
     leader = Group(1, 2, 3).elect(1)
     with pytest.raises(ProposalDropped):

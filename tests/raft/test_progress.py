@@ -56,9 +56,18 @@ def test_a_rejected_probe_goes_back_to_the_hint_and_never_behind_the_match() -> 
     assert progress.paused
     assert progress.rejected(9, 3)
     assert (progress.next, progress.paused) == (4, False)
-    progress.match = 3
-    assert progress.rejected(3, 0)
-    assert progress.next == 4
+
+
+def test_what_was_acknowledged_and_is_refused_now_is_not_sent_again_at_once() -> None:
+    """faults: consensus B2. A peer that has lost its log refuses whatever follows its match: a message and its refusal
+    must not chase each other.
+    """
+    progress = Progress(10, 2, is_learner=False)
+    progress.acknowledged(3)
+    progress.become_probe()
+    progress.sent(1, 0)
+    assert not progress.rejected(3, 0)
+    assert (progress.next, progress.paused) == (4, True), "until the peer is heard of again"
 
 
 def test_after_a_snapshot_probing_goes_on_behind_it() -> None:

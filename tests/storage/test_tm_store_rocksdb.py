@@ -1,6 +1,7 @@
 """Faults of the disk under the RocksDB TM store."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,3 +73,32 @@ async def test_anothers_directory_is_refused(tmp_path: Path) -> None:
     await store.close()
     with pytest.raises(DataDirectoryError, match="TM store of node 1"):
         RocksTmStore.open(tmp_path, "test", 2)
+
+
+@pytest.mark.asyncio
+async def test_consensus_g_a_damaged_store_is_put_aside_and_begun_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A power cut may leave zeros with data behind them; with role `all` the buckets didn't start either."""
+    path = tmp_path / "tm"
+    for _ in range(2):
+        store = RocksTmStore.open(path, "test", 1)
+        assert await store.get_epoch() == b"", "nobody takes what is missing for what never was"
+        await store.set_epoch(b"filled")
+        for number in range(200):
+            await store.insert_peer_bucket({f"{number}" * 50: number})
+        shutil.copytree(path, tmp_path / "as it was")
+        await store.close()
+        shutil.rmtree(path)
+        (tmp_path / "as it was").rename(path)
+        [log] = [file for file in path.glob("*.log") if file.stat().st_size > 8_192]
+        data = bytearray(log.read_bytes())
+        data[4_096:8_192] = bytes(4_096)
+        log.write_bytes(data)
+    store = RocksTmStore.open(path, "test", 1)
+    assert await store.get_peer_bucket(["1" * 50]) == [0]
+    await store.close()
+    assert {each.name for each in tmp_path.iterdir()} == {"tm", "tm.damaged"}
+    assert caplog.text.count("is damaged, and not only at its tail") == 2
+    with pytest.raises(DataDirectoryError, match="TM store of node 1"):
+        RocksTmStore.open(path, "test", 2)  # another's is refused, and left alone

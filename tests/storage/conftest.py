@@ -1,0 +1,42 @@
+"""A disk that is small, and may be filled."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mas.files import free_bytes
+
+
+class SmallDisk:
+    """A file system of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def free(self) -> int:
+        """Bytes."""
+        return free_bytes(self.path)
+
+    def fill(self, left: int) -> None:
+        """Leave so many bytes."""
+        with (self.path / "filler").open("ab") as filler:
+            filler.write(bytes(max(0, self.free - left)))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """48 MB; skips where this user may not mount: each of these cases has a sibling with an injected error."""
+    path = tmp_path / "small"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", path]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("only root may mount a file system")
+    try:
+        yield SmallDisk(path)
+    finally:
+        subprocess.run(["umount", "-l", path], check=True)

@@ -1,0 +1,211 @@
+"""A full disk makes the database wait, and leaves the Raft log its room: the log can't wait, and its process ends."""
+
+import sqlite3
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mas.errors import DatabaseUnavailable
+from mas.raft import ConfState, Entry
+from mas.storage import account_db_sqlite
+from mas.storage.account_db_sqlite import SqliteAccountDB
+from mas.storage.raft_log_rocksdb import RocksRaftLog
+from tests.storage.account_rows import Book
+
+if TYPE_CHECKING:
+    from tests.storage.conftest import SmallDisk
+
+pytestmark = pytest.mark.asyncio
+
+MB = 1_000_000
+
+
+def connect(folder: Path, reserve: int = 0) -> SqliteAccountDB:
+    return SqliteAccountDB.connect(folder / "mas.sqlite3", "test", 1, reserve_bytes=reserve)
+
+
+async def flush(database: SqliteAccountDB, payments: int) -> Book:
+    await database.open(1, b"me")
+    book = Book()
+    for number in range(payments):
+        book.pay(number, payee=f"payee{number}")
+    assert await database.flush(book.take(), before=0, writer=b"me")
+    return book
+
+
+async def snapshot(folder: Path, payments: int = 8_000) -> Path:
+    """A file of some 400 bytes a payment."""
+    folder.mkdir()
+    source, path = connect(folder), folder / "snapshot"
+    await flush(source, payments)
+    await source.export(1, path)
+    await source.close()
+    return path
+
+
+def wal_size(folder: Path) -> int:
+    return (folder / "mas.sqlite3-wal").stat().st_size
+
+
+def append(log: RocksRaftLog, first: int, size: int) -> None:
+    batch = log.batch()
+    if first == 1:
+        batch.create(1, ConfState(voters=(1,)))
+    batch.append(1, [Entry(first, 1, data=bytes(size))])
+    batch.commit(sync=True)
+
+
+@pytest.fixture
+def unlimited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room that is lost behind the look at it."""
+    monkeypatch.setattr(account_db_sqlite, "free_bytes", lambda _: 1 << 40)
+
+
+@pytest.mark.usefixtures("unlimited")
+async def test_consensus_c1_what_a_failed_installation_wrote_is_given_back(tmp_path: Path) -> None:
+    """The WAL kept all of it, and nothing was left for the log."""
+    snap = await snapshot(tmp_path / "source")
+    target = connect(tmp_path)
+    await flush(target, 10)
+    for pragma in ("max_page_count = 600", "cache_size = -100"):
+        await target._writer.run(
+            lambda each, pragma=pragma: each.execute(f"PRAGMA {pragma}").fetchone()
+        )
+    sizes: list[int] = []
+
+    def watch(_: str) -> None:
+        sizes.append(wal_size(tmp_path))
+
+    await target._writer.run(lambda each: each.set_trace_callback(watch))
+    with pytest.raises(DatabaseUnavailable, match="full"):
+        await target.install(1, snap)
+
+    assert max(sizes) > MB, "it had got as far as that"
+    assert wal_size(tmp_path) == 0
+    assert (await target.totals(1))[-2] == 10
+    await target.close()
+
+
+@pytest.mark.usefixtures("unlimited")
+async def test_consensus_c1_a_failed_installation_leaves_a_small_disk_to_the_log(
+    tmp_path: Path, small_disk: "SmallDisk"
+) -> None:
+    snap = await snapshot(tmp_path / "source", 12_000)
+    log = RocksRaftLog.open(small_disk.path / "raft", "test", 1)
+    append(log, 1, 1000)
+    target = connect(small_disk.path)
+    await flush(target, 10)
+    small_disk.fill(left=snap.stat().st_size)
+    before = small_disk.free
+
+    with pytest.raises(DatabaseUnavailable, match="full"):
+        await target.install(1, snap)
+
+    assert small_disk.free > before - MB
+    append(log, 2, 200_000)
+    await target.close()
+    log.close()
+
+
+async def test_consensus_c1_an_installation_that_would_take_the_logs_reserve_isnt_begun(
+    tmp_path: Path, small_disk: "SmallDisk"
+) -> None:
+    snap = await snapshot(tmp_path / "source")
+    size = snap.stat().st_size
+    target = connect(small_disk.path, reserve=4 * MB)
+    await flush(target, 10)
+    small_disk.fill(left=3 * size + 3 * MB)
+    assert not target.room_for(size)
+
+    with pytest.raises(DatabaseUnavailable, match=r"4,000,000 are kept for the Raft log"):
+        await target.install(1, snap)
+
+    (small_disk.path / "filler").unlink()
+    assert target.room_for(size)
+    await target.install(1, snap)
+    assert (await target.totals(1))[-2] == 8_000
+    await target.close()
+
+
+async def test_consensus_c2_exports_leave_the_log_its_reserve(small_disk: "SmallDisk") -> None:
+    """A leader that was well lost its log to a snapshot for somebody else, and the next leader after it."""
+    log = RocksRaftLog.open(small_disk.path / "raft", "test", 1)
+    append(log, 1, 1000)
+    reserve = 16 * MB
+    database = connect(small_disk.path, reserve)
+    await flush(database, 10_000)
+    small_disk.fill(left=reserve + MB)
+    for index in range(2, 6):
+        with pytest.raises(DatabaseUnavailable, match="kept for the Raft log"):
+            await database.export(1, small_disk.path / "snapshot")
+        assert list(small_disk.path.glob("snapshot*")) == []
+        append(log, index, MB)
+    assert small_disk.free > reserve - 4 * MB, "the log alone has taken of it"
+    await database.close()
+    log.close()
+
+
+async def test_consensus_c2_room_is_looked_at_before_each_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = connect(tmp_path, reserve=MB)
+    await flush(database, 5_000)
+    looks: list[Path] = []
+
+    def shrinking(path: Path) -> int:
+        looks.append(path)
+        return 3 * MB - len(looks) * MB // 2
+
+    monkeypatch.setattr(account_db_sqlite, "free_bytes", shrinking)
+    with pytest.raises(DatabaseUnavailable, match="make room"):
+        await database.export(1, tmp_path / "snapshot")
+    assert len(looks) > 2
+    assert list(tmp_path.glob("snapshot*")) == []
+    await database.close()
+
+
+async def test_consensus_c_a_flush_waits_for_the_reserve_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S5, before the disk is full: the write set is the same at the next try."""
+    database = connect(tmp_path, reserve=10 * MB)
+    await flush(database, 10)
+    book = Book()
+    book.row.applied = 1
+    book.pay(77)
+    writes = book.take()
+    with monkeypatch.context() as patch:
+        patch.setattr(account_db_sqlite, "free_bytes", lambda _: 9 * MB)
+        with pytest.raises(DatabaseUnavailable, match="9,000,000 bytes left, 10,000,000 are kept"):
+            await database.flush(writes, before=1, writer=b"me")
+        await database.open(1, b"me")  # a start needs no room to speak of
+    assert await database.flush(writes, before=1, writer=b"me")
+    await database.close()
+
+
+async def test_consensus_d5_the_wal_shrinks_behind_what_made_it_grow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stayed at 135 MB after an installation of 98, and at 396 for flushes beside one export."""
+    monkeypatch.setattr(account_db_sqlite, "_WAL_BYTES_KEPT", MB)
+    snap = await snapshot(tmp_path / "source")
+    database = connect(tmp_path)
+    await database.install(1, snap)
+    assert wal_size(tmp_path) == 0
+
+    await database.open(1, b"me")
+    with_reader = sqlite3.connect(tmp_path / "mas.sqlite3")
+    with_reader.execute("BEGIN")
+    with_reader.execute("SELECT count(*) FROM payment").fetchone()
+    before, book = (await database.bucket_row(1)).applied, Book()
+    for number in range(20):
+        book.row.applied = before + number
+        for each in range(1_000):
+            book.pay(10_000_000 + number * 1_000 + each)
+        assert await database.flush(book.take(), before=before + number, writer=b"me")
+    assert wal_size(tmp_path) > 4 * MB
+    with_reader.close()
+    await database.export(1, tmp_path / "again")
+    assert wal_size(tmp_path) <= MB
+    await database.close()
