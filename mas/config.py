@@ -16,6 +16,7 @@ from mas.limits import BUCKET_ID_MAX, CLUSTER_ID_CHARACTERS_MAX, NODE_ID_MAX
 
 Role = Literal["all", "tm", "tc", "gls", "rm"]
 NodeId = Annotated[int, msgspec.Meta(ge=1, le=NODE_ID_MAX)]
+ClusterId = Annotated[str, msgspec.Meta(min_length=1, max_length=CLUSTER_ID_CHARACTERS_MAX)]
 BucketId = Annotated[int, msgspec.Meta(ge=1, le=BUCKET_ID_MAX)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -27,9 +28,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     id: NodeId = 1
     """Unique in the cluster, and never used again once its node is gone."""
-    cluster_id: Annotated[str, msgspec.Meta(min_length=1, max_length=CLUSTER_ID_CHARACTERS_MAX)] = (
-        "mas"
-    )
+    cluster_id: ClusterId = "mas"
     """Nodes of different clusters refuse each other."""
     role: Role = "all"
     """What runs here: `tm` is coordinator and lock service, `tc` and `gls` one of the two, `rm` the buckets."""
