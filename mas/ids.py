@@ -37,10 +37,10 @@ def xid_counter(xid: bytes) -> int:
     return int.from_bytes(xid[INCARNATION_BYTES:], "big")
 
 
-def payment_id(kind: int, caller: str, payer: str, key: str) -> bytes:
-    """The payment that this caller's key names, for this payer, for all time (rule 1)."""
+def payment_id(kind: int, key_space: str, payer: str, key: str) -> bytes:
+    """The payment that this key of a key space names, for this payer, for all time (rule 1)."""
     digest = blake2b(bytes((kind,)), digest_size=PAYMENT_ID_BYTES)
-    for part in (caller, payer, key):
+    for part in (key_space, payer, key):
         data = part.encode()
         digest.update(len(data).to_bytes(4, "big"))
         digest.update(data)

@@ -137,7 +137,7 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
         if result is None:
             raise NotFound(
                 f"payment {payment_id.hex()} of account {shorten(payer)} has no outcome so far: "
-                "check caller, payer and key, or ask again"
+                "check the payer, the key and whose key it is, or ask again"
             )
         return result_to_wire(result)
 

@@ -17,12 +17,15 @@ from mas.api.tokens import (
     Role,
     account_of,
     check_secret,
+    key_space_of,
 )
 from mas.errors import InvalidRequest, Unauthenticated
 from mas.runtime import Clock
 
 TOKENS_REMEMBERED_MAX = 10_000
 TOKEN_CHARACTERS_MAX = 4_096
+CLOCK_SKEW_SECONDS = 60
+"""How far another machine's clock, by which a token was issued, may be ahead of ours."""
 AUTHORIZATION_KEY = "authorization"
 CLUSTER_SECRET_KEY = "mas-cluster-secret"  # noqa: S105 - the name of a metadata key
 
@@ -31,9 +34,10 @@ Metadata = Iterable[tuple[str, str | bytes]] | None
 _OPTIONS: Any = {
     "require": ["exp", "iss", "aud", "sub"],
     "enforce_minimum_key_length": True,
-    # Time is our clock's, and looked at for every message, not only here.
+    # Time is our clock's, and `exp` is looked at for every message, not only here.
     "verify_exp": False,
     "verify_iat": False,
+    "verify_nbf": False,
 }
 
 
@@ -103,6 +107,7 @@ class Authenticator:
                 issuer=self._issuer,
                 audience=self._audience,
             )
+            self._check_begun(claims)
             return _principal_in(claims)
         # PyJWT's own errors; what a hostile header or claim brings to light in its depths; ours.
         except (jwt.PyJWTError, TypeError, ValueError, OverflowError, InvalidRequest) as error:
@@ -110,14 +115,31 @@ class Authenticator:
                 f"the token is not accepted ({error}): expected one that this cluster has issued"
             ) from error
 
+    def _check_begun(self, claims: dict[str, Any]) -> None:
+        latest = self._clock.now_us() + CLOCK_SKEW_SECONDS * 1_000_000
+        for name in ("iat", "nbf"):
+            if name in claims and _time_in(claims, name) > latest:
+                raise InvalidRequest(f"{name} is in the future")
+
+
+def _time_in(claims: dict[str, Any], name: str) -> int:
+    """A claim's seconds, which may have fractions (RFC 7519, section 2), in microseconds."""
+    seconds = claims[name]
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise InvalidRequest(f"{name} is not a number of seconds")
+    return int(seconds * 1_000_000)
+
 
 def _principal_in(claims: dict[str, Any]) -> Principal:
     subject = claims["sub"]
     role = Role(str(claims.get("role")))
-    expires = claims["exp"]
-    if not isinstance(expires, int) or isinstance(expires, bool):
-        raise InvalidRequest("exp is not a whole number of seconds")
-    return Principal(subject, role, account_of(subject, role), expires * 1_000_000)
+    return Principal(
+        subject,
+        role,
+        account_of(subject, role),
+        _time_in(claims, "exp"),
+        key_space_of(subject, role, claims.get("keys", "")),
+    )
 
 
 def _find(metadata: Metadata, name: str) -> str:

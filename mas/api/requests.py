@@ -40,7 +40,7 @@ def to_payment(message: pb.Payment, principal: Principal, timeout: float) -> Pay
     key = message.idempotency_key
     limits.check_idempotency_key(key)
     return PaymentRequest(
-        caller=principal.subject,
+        key_space=principal.key_space,
         key=key,
         body=Body(kind, currency, ((payer, -amount), (payee, amount)), 0, reference),
         repeat=message.repeat,
@@ -78,7 +78,7 @@ def to_creation(
     check_currency(currency)
     legs = ((message.account_number, message.opening_balance),)
     return PaymentRequest(
-        caller=principal.subject,
+        key_space=principal.key_space,
         key=key,
         body=Body(Kind.CREATION, currency, legs, message.overdraft_limit),
         repeat=message.repeat,
@@ -95,7 +95,7 @@ def to_payment_name(message: pb.PaymentName, principal: Principal) -> tuple[byte
         raise InvalidRequest("a payment is named by idempotency_key or payment_id: expected one")
     if not given:
         limits.check_idempotency_key(message.idempotency_key)
-        given = payment_id(kind, principal.subject, message.payer, message.idempotency_key)
+        given = payment_id(kind, principal.key_space, message.payer, message.idempotency_key)
     if len(given) != PAYMENT_ID_BYTES:
         raise InvalidRequest(
             f"payment_id has {len(given)} bytes: expected {PAYMENT_ID_BYTES}, as a result names it"

@@ -113,7 +113,9 @@ class Client:
 
         Args:
             amount: "12.50", or 1250 minor units.
-            key: Names this payment for all time: with the same key it happens once, however often it is asked for.
+            key: Names this payment for all time: with the same key it happens once, however often it is asked for,
+                also by other tokens of the same key space (an account's own token has one of its own, all others
+                share the cluster's unless issued with another). Keys of different payers are different keys.
                 Empty: a new one, in the receipt.
             repeat: This was asked before under this key, by another client or program.
 
@@ -231,7 +233,7 @@ class Client:
         kind: Kind = Kind.PAYMENT,
         timeout: float | None = None,
     ) -> Receipt:
-        """What has become of a payment, named by its payer and the caller's own key, or by its id.
+        """What has become of a payment, named by its payer and a key of this token's key space, or by its id.
 
         For a deposit and for the creation of an account (`kind`), the account stands for the payer.
 

@@ -21,7 +21,7 @@ class Payment(msgspec.Struct, frozen=True):
     """"12.50" as people write it, or 1250 minor units."""
     currency: str = DEFAULT_CURRENCY
     key: str = ""
-    """Names this payment for all time; empty: the client makes one."""
+    """Names this payment for all time, among those of the token's key space and the payer; empty: a new one."""
     reference: str = ""
 
 

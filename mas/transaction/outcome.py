@@ -35,8 +35,8 @@ class Status(IntEnum):
 class PaymentRequest(msgspec.Struct, frozen=True, gc=False):
     """One payment, or one creation of an account, validated and authorised."""
 
-    caller: str
-    """The token's subject: a renewed token is the same caller (rule 1)."""
+    key_space: str
+    """Whose keys these are: the token says it (rule 1)."""
     key: str
     """The idempotency key; never empty."""
     body: Body
@@ -80,7 +80,7 @@ def name(request: PaymentRequest) -> bytes:
     """The payment_id of what is requested (rule 1). Deposits and withdrawals are payments."""
     body = request.body
     kind = _CREATION if body.kind is _CREATION else _PAYMENT
-    return payment_id(kind, request.caller, payer(body), request.key)
+    return payment_id(kind, request.key_space, payer(body), request.key)
 
 
 def hash_body(body: Body) -> bytes:

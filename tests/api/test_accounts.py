@@ -8,6 +8,7 @@ import pytest_asyncio
 
 from mas import errors
 from mas.api import Role
+from mas.api.tokens import CLUSTER_KEY_SPACE
 from mas.errors import MasError
 from mas.ids import payment_id
 from mas.ledger.instructions import EXTERNAL, AccountState, Answer, Code, Kind, Reason
@@ -84,7 +85,7 @@ def payment(**changes: object) -> pb.Payment:
 async def test_a_payment_reaches_the_coordinator_whole(edge: Edge, alice: Caller) -> None:
     reply = await alice("CreatePayment", payment(reference="rent", repeat=True), timeout=2.0)
     [request] = edge.coordinator.requests
-    assert request.caller == "account:alice"
+    assert request.key_space == "account:alice"
     assert request.key == "k1"
     assert request.body.legs == (("alice", -1250), ("bob", 1250))
     assert (request.body.kind, request.body.currency) == (Kind.PAYMENT, "USD")
@@ -236,7 +237,7 @@ async def test_not_allowed(edge: Edge, stub: AccountServiceStub, case: tuple) ->
 @pytest.mark.asyncio
 async def test_a_gateway_pays_from_any_account(edge: Edge, gateway: Caller) -> None:
     await gateway("CreatePayment", payment())
-    assert edge.coordinator.requests[0].caller == "operator:shop"
+    assert edge.coordinator.requests[0].key_space == CLUSTER_KEY_SPACE
 
 
 @pytest.mark.asyncio
@@ -325,7 +326,7 @@ async def test_a_payment_is_found_by_key_or_by_id(edge: Edge, alice: Caller, roo
         assert (await caller("GetPayment", name)).time_us == 9
     assert (await alice("CancelPayment", by_key)).outcome == pb.OUTCOME_COMMITTED
     with pytest.raises(errors.NotFound):
-        await root("GetPayment", by_key)  # another caller: another payment
+        await root("GetPayment", by_key)  # another key space: another payment
     for bad in (
         pb.PaymentName(payer="alice"),
         pb.PaymentName(payer="alice", idempotency_key="k", payment_id=identity),

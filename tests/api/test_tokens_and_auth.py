@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from mas.api import auth
 from mas.api.auth import Authenticator, ClusterSecret
-from mas.api.tokens import Role, TokenIssuer
+from mas.api.tokens import CLUSTER_KEY_SPACE, Role, TokenIssuer
 from mas.errors import ConfigError, InvalidRequest, Unauthenticated
 from tests.api.edge import SECRET, HandClock
 
@@ -71,6 +71,21 @@ def test_a_good_token_bare_or_bearer(form: str) -> None:
         signed(exp=NOW),
         signed(exp="soon"),
         signed(exp=True),
+        signed(exp=float("inf")),
+        signed(exp=float("nan")),
+        # Issued, or valid, only in some time (small faults of security): a clock may be a minute ahead.
+        signed(iat=NOW + 61),
+        signed(iat=NOW + 365 * 24 * 3600),
+        signed(iat="yesterday"),
+        signed(iat=True),
+        signed(nbf=NOW + 61.5),
+        signed(nbf="soon"),
+        # An account has keys of its own, and whoever else names a key space names it.
+        signed(keys="shop"),
+        signed(sub="operator:a", role="operator", keys=["shop"]),
+        signed(sub="operator:a", role="operator", keys=0),
+        signed(sub="operator:a", role="operator", keys="a\nb"),
+        signed(sub="operator:a", role="operator", keys="k" * 65),
         signed(aud="others"),
         signed(aud=None),
         signed(iss="others"),
@@ -117,6 +132,43 @@ def test_a_public_key_is_never_taken_for_a_shared_secret() -> None:
     forged = head + b"." + part(hmac.digest(public, head, hashlib.sha256))
     with pytest.raises(Unauthenticated):
         checker.authenticate(metadata(forged.decode()))
+
+
+def test_users_16_seconds_may_have_fractions() -> None:
+    """RFC 7519 calls them numeric dates: an integer or not."""
+    clock = HandClock()
+    checker = authenticator(clock)
+    token = signed(exp=NOW + 0.5, iat=NOW - 0.25, nbf=NOW + 59.5)
+    assert checker.authenticate(metadata(token)).expires_us == NOW * 1_000_000 + 500_000
+    assert checker.authenticate(metadata(signed(exp=NOW + 600.0))).account == "alice"
+    clock.now += 500_000
+    with pytest.raises(Unauthenticated, match="expired"):
+        checker.authenticate(metadata(token))
+
+
+def test_users_3_whose_keys_a_bearer_uses() -> None:
+    """An account's are its own; all others share the cluster's, unless their token names other ones (rule 1)."""
+    checker, issuer = authenticator(), TokenIssuer(SECRET, clock=CLOCK)
+
+    def key_space(*token: Any) -> str:
+        return checker.authenticate(metadata(issuer.issue(*token))).key_space
+
+    shared = key_space("operator:ann")
+    assert key_space("operator:ben", Role.GATEWAY) == shared == CLUSTER_KEY_SPACE
+    assert key_space("operator:ann", Role.AUDITOR) == shared
+    shop = key_space("operator:ann", Role.GATEWAY, 60, "shop")
+    assert key_space("operator:ben", Role.OPERATOR, 60, "shop") == shop
+    alice, named = key_space("account:alice"), key_space("operator:eve", None, 60, "account:alice")
+    cluster = key_space("operator:eve", None, 60, CLUSTER_KEY_SPACE)
+    assert len({shared, shop, alice, named, cluster}) == 5
+    with pytest.raises(InvalidRequest, match="has its own"):
+        issuer.issue("account:alice", None, 60, "shop")
+
+
+@pytest.mark.parametrize("subject", ["operator:a\nb", "operator:cafe\u0301", "account:@external"])
+def test_no_token_is_made_for_what_is_no_name(subject: str) -> None:
+    with pytest.raises(InvalidRequest):
+        TokenIssuer(SECRET, clock=CLOCK).issue(subject)
 
 
 def test_a_remembered_token_still_expires() -> None:

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from mas import __version__, errors
 from mas.api import Role
+from mas.api.tokens import CLUSTER_KEY_SPACE
 from mas.cli import cli
 from mas.cli.main import exit_code_of
 from mas.client import Profile, profile
@@ -94,9 +95,9 @@ def test_paying_uses_the_payers_own_token(edge: Edge) -> None:
     assert result.stdout.startswith("Paid 12.50 USD from alice to bob: payment ")
     mas("pay", "bob", "alice", "1")
     mas("pay", "alice", "bob", "1", "--key", "mine")
-    assert [(r.caller, r.repeat) for r in edge.coordinator.requests] == [
+    assert [(r.key_space, r.repeat) for r in edge.coordinator.requests] == [
         ("account:alice", False),
-        ("operator:root", False),
+        (CLUSTER_KEY_SPACE, False),
         ("account:alice", True),
     ]
     assert edge.coordinator.requests[0].body.reference == "rent"
@@ -219,7 +220,7 @@ def test_asking_and_cancelling(edge: Edge) -> None:
     assert cancelled.stdout.startswith("REFUSED (CANCELLED), payment ")
     assert mas("payment", "get", "alice", "--key", "k").stdout == cancelled.stdout
     body = Body(Kind.PAYMENT, "USD", (("alice", -1), ("bob", 1)))
-    done = commit(PaymentRequest("operator:root", "done", body))
+    done = commit(PaymentRequest(CLUSTER_KEY_SPACE, "done", body))
     edge.coordinator.records[done.payment_id, Kind.PAYMENT, "alice"] = done
     late = mas("payment", "cancel", "alice", "--id", done.payment_id.hex())
     assert late.exit_code == 1
@@ -274,6 +275,17 @@ def test_issuing_tokens(edge: Edge, tmp_path: Path) -> None:
         made = mas("token", "issue", *arguments, "--secret-file", str(secret))
         principal = checker.authenticate((("authorization", made.stdout.strip()),))
         assert (principal.subject, principal.role) == (subject, role)
+    for keys in (("--keys", "shop"), ()):
+        made = mas("token", "issue", "--operator", "eve", *keys, "--secret-file", str(secret))
+        principal = checker.authenticate((("authorization", made.stdout.strip()),))
+        assert principal.key_space == ("keys:shop" if keys else CLUSTER_KEY_SPACE)
+    for wrong in (
+        ("--account", "alice", "--keys", "shop"),
+        ("--account", "cafe\u0301"),
+        ("--operator", "eve\u200b"),
+        ("--operator", "eve", "--keys", "a\nb"),
+    ):
+        assert mas("token", "issue", *wrong, "--secret-file", str(secret)).exit_code == 2
     neither = mas("token", "issue", "--secret-file", str(secret))
     assert neither.exit_code == 2
     secret.write_bytes(b"short")

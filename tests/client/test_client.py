@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from mas import errors
 from mas.api import Role
+from mas.api.tokens import CLUSTER_KEY_SPACE
 from mas.client import Client, Payment, payment_stream
 from mas.ids import payment_id
 from mas.ledger.instructions import EXTERNAL, Answer, Code, Kind, Reason
@@ -56,11 +58,29 @@ async def test_a_payment_and_its_receipt(edge: Edge, client: Client) -> None:
     assert receipt.committed
     assert receipt.final
     assert receipt.key == "k1"
-    assert receipt.payment_id == payment_id(Kind.PAYMENT, "operator:shop", "alice", "k1")
+    assert receipt.payment_id == payment_id(Kind.PAYMENT, CLUSTER_KEY_SPACE, "alice", "k1")
     [request] = edge.coordinator.requests
     assert request.body.legs == (("alice", -1250), ("bob", 1250))
     assert request.body.reference == "rent"
     assert not request.repeat
+
+
+@pytest.mark.asyncio
+async def test_users_3_the_same_key_is_the_same_payment_for_all_who_share_a_key_space(
+    edge: Edge,
+) -> None:
+    """Two operators, two machines with tokens of their own: one payment. An owner's keys are another matter."""
+
+    async def paid(*token: Any) -> bytes:
+        bearer = edge.issuer.issue(*token)
+        async with Client(edge.address, token=bearer, ca=certificate()[0]) as client:
+            return (await client.pay("alice", "bob", 1, key="rent")).payment_id
+
+    first = await paid("operator:ann", Role.GATEWAY)
+    assert await paid("operator:ben", Role.GATEWAY) == first
+    owners = await paid("account:alice")
+    shops = await paid("operator:ann", Role.GATEWAY, 60, "shop")
+    assert len({first, owners, shops}) == 3
 
 
 @pytest.mark.asyncio

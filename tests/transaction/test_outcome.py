@@ -24,12 +24,12 @@ def test_rule_3_the_payer(kind: Kind, legs: Legs, number: str) -> None:
     assert payer(Body(kind, "USD", legs)) == number
 
 
-def test_rule_1_a_payment_is_named_by_kind_caller_payer_and_key() -> None:
-    request = PaymentRequest("caller", "key", TRANSFER)
+def test_rule_1_a_payment_is_named_by_kind_key_space_payer_and_key() -> None:
+    request = PaymentRequest("cluster", "key", TRANSFER)
 
-    assert name(request) == ids.payment_id(Kind.PAYMENT, "caller", "A", "key")
-    assert name(PaymentRequest("caller", "key", TRANSFER, repeat=True)) == name(request)
-    assert name(PaymentRequest("other", "key", TRANSFER)) != name(request)
+    assert name(request) == ids.payment_id(Kind.PAYMENT, "cluster", "A", "key")
+    assert name(PaymentRequest("cluster", "key", TRANSFER, repeat=True)) == name(request)
+    assert name(PaymentRequest("keys:other", "key", TRANSFER)) != name(request)
 
 
 def test_rule_1_a_deposit_is_a_payment_and_a_creation_is_not() -> None:

@@ -194,8 +194,10 @@ class Payment(_message.Message):
     currency: _builtins.str
     """ISO 4217; empty: USD."""
     idempotency_key: _builtins.str
-    """Names this payment for all time, among those of this caller and payer. Empty, in a call: the server
-    makes one, and the result carries it. On a stream it must be there.
+    """Names this payment for all time, among those of the token's key space and this payer: with the same key it
+    happens once. An account's own token has a key space of its own; all other tokens share the cluster's, unless
+    they were issued with another. Empty, in a call: the server makes one, and the result carries it. On a stream it
+    must be there.
     """
     reference: _builtins.str
     """What the payer tells the payee."""
@@ -341,7 +343,7 @@ class PaymentName(_message.Message):
     kind: Global___Kind.ValueType
     """Unspecified: PAYMENT."""
     idempotency_key: _builtins.str
-    """The caller's own key, or ..."""
+    """The key, in the key space of the caller's token, or ..."""
     payment_id: _builtins.bytes
     """... the id that a result named."""
     def __init__(
