@@ -89,8 +89,11 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
         for number in numbers:
             check_may_read(principal, number)
         level = requests.to_read_level(request.level)
-        views = await self._coordinator.read_accounts(numbers, level, _timeout(context))
-        return pb.GetAccountReply(accounts=map(account_to_wire, numbers, views))
+        answers = await self._coordinator.read_accounts(numbers, level, _timeout(context))
+        errors = [answer for answer in answers if isinstance(answer, Unavailable)]
+        if len(errors) == len(answers):
+            raise errors[0]
+        return pb.GetAccountReply(accounts=map(account_to_wire, numbers, answers))
 
     @answering
     async def CreatePayment(self, request: pb.Payment, context: Context) -> pb.PaymentResult:

@@ -258,6 +258,7 @@ class Process:
             cluster=config.node.cluster_id,
             buckets=len(self._membership.roster.buckets),
             lock_timeout=config.lock_timeout_seconds,
+            read_patience=config.read_patience_seconds,
             cached_rows=config.storage.cache_accounts,
             unflushed=config.storage.flush_backlog_rows_max,
         )

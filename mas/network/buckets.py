@@ -408,6 +408,8 @@ class BucketRouter:
 
     def _mend_guess(self, bucket: int, reply: TurnedAway, node: int) -> bool:
         """Believe a hint, or else look at the next replica; False where a pause is better."""
+        if reply.request and reply.why in (Why.OVERLOADED, Why.UNAVAILABLE):
+            return False  # the leader's own word, most likely: nobody else knows better
         if (
             reply.why is Why.NOT_LEADING
             and reply.leader != node
@@ -416,7 +418,7 @@ class BucketRouter:
             self._guess[bucket] = reply.leader
         else:
             self._move_guess(bucket, node)
-        return reply.why is not Why.OVERLOADED and self._peers.is_connected(self._guess[bucket])
+        return self._peers.is_connected(self._guess[bucket])
 
     def _move_guess(self, bucket: int, node: int) -> None:
         """It wasn't this one. Somebody may have found that out before."""

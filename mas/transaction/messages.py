@@ -96,6 +96,8 @@ class AccountViews(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5
 
     request: int
     views: tuple[AccountView | None, ...]
+    undecided: tuple[int, ...] = ()
+    """LINEARIZABLE: the positions that have no answer, since the anchors of payments under way there don't answer."""
     prepared: bool = False
     """A leg is prepared on one of them: a SERIALIZABLE read starts over (rule 31)."""
     age_ms: int = 0
