@@ -68,10 +68,13 @@ MAILBOX_ITEMS_MAX = 65_536
 """Of an actor that serves clients; whoever finds it full is answered at once."""
 PEER_QUEUE_BYTES_MAX = 32 * 1024 * 1024
 """Frames that wait for one slow peer; what is over is dropped, and Raft sends it again."""
+PEER_BULK_BYTES_MAX = 16 * 1024 * 1024
+"""Pieces of snapshots that wait for one slow peer, beside these."""
 REQUESTS_IN_FLIGHT_MAX = 16_384
 """Payments that one coordinator carries at a time."""
 
 _SHOWN_CHARACTERS_MAX = 40
+_CLIPPED_CHARACTERS_MAX = 300
 
 _UNSEEN = frozenset(
     chr(code)
@@ -256,6 +259,13 @@ def shorten(value: object) -> str:
 def _check_number(value: object, field: str, least: int, most: int, unit: str = "") -> None:
     if type(value) is not int or not least <= value <= most:
         raise _invalid(field, value, f"from {least} to {most}{unit}")
+
+
+def clip(text: str) -> str:
+    """A text of somebody else's, such as a library's or a peer's error, as a log line may hold it: never long."""
+    if len(text) <= _CLIPPED_CHARACTERS_MAX:
+        return text
+    return f"{text[:_CLIPPED_CHARACTERS_MAX]}... ({len(text)} characters)"
 
 
 def _check_text(value: object, field: str, least: int, most: int) -> str:
