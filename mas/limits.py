@@ -52,6 +52,10 @@ NODE_STORE_BYTES = 16
 
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 """Of a gRPC message, both ways."""
+PAYMENTS_PER_BATCH_MAX = 8_192
+"""In one message of a stream of payments."""
+REQUEST_FIELDS_MAX = PAYMENTS_PER_BATCH_MAX + 8
+"""Of the outermost message of a request, each item of a list one: decoded they take far more room than on the way."""
 FRAME_BYTES_MAX = 8 * 1024 * 1024
 """Of a frame between nodes: a full turn to a peer, with room for all groups' heartbeats."""
 SNAPSHOT_CHUNK_BYTES = 256 * 1024
@@ -70,7 +74,7 @@ PEER_QUEUE_BYTES_MAX = 32 * 1024 * 1024
 """Frames that wait for one slow peer; what is over is dropped, and Raft sends it again."""
 PEER_BULK_BYTES_MAX = 16 * 1024 * 1024
 """Pieces of snapshots that wait for one slow peer, beside these."""
-REQUESTS_IN_FLIGHT_MAX = 16_384
+REQUESTS_IN_FLIGHT_MAX = 32_768
 """Payments that one coordinator carries at a time."""
 
 _SHOWN_CHARACTERS_MAX = 40

@@ -109,7 +109,19 @@ class Seldom:
         """As a logger's `warning`."""
         self._say(logging.WARNING, kind, message, arguments)
 
-    def _say(self, level: int, kind: str, message: str, arguments: tuple[object, ...]) -> None:
+    def exception(self, kind: str, message: str, *arguments: object) -> None:
+        """As a logger's `exception`: with the traceback of the one that is being handled."""
+        self._say(logging.ERROR, kind, message, arguments, with_traceback=True)
+
+    def _say(
+        self,
+        level: int,
+        kind: str,
+        message: str,
+        arguments: tuple[object, ...],
+        *,
+        with_traceback: bool = False,
+    ) -> None:
         now = self._monotonic()
         said = self._kinds.get(kind)
         if said is not None and now < said.until:
@@ -122,7 +134,7 @@ class Seldom:
         if said is not None and said.left_out:
             message, arguments = message + " (%d more were left out)", (*arguments, said.left_out)
         self._kinds[kind] = _Said(now + self._seconds)
-        self._log.log(level, message, *arguments)
+        self._log.log(level, message, *arguments, exc_info=with_traceback)
 
 
 class _Said(msgspec.Struct):
