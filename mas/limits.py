@@ -61,6 +61,10 @@ SNAPSHOT_CHUNK_BYTES = 256 * 1024
 TURN_INSTRUCTIONS_MAX = 1_000
 TURN_BYTES_MAX = 256 * 1024
 TURN_SECONDS_MAX = 0.010
+UNDECIDED_PER_ACCOUNT_MAX = 1_000
+"""Payments under way on one account, about which is asked before money is refused; beyond, the attempt ends at once."""
+MARKS_PER_ACCOUNT_MAX = 1_024
+"""Locks' marks; one more is in conflict."""
 
 # --- What may wait ------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ does, and every replica applies alike (rule 16).
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import NoReturn
 
 import msgspec
@@ -55,7 +55,7 @@ from mas.resource.reads import (
     view_nodes,
 )
 from mas.resource.routes import OWN, Proposed, Route
-from mas.resource.undecided import SetAside, Waiting, again
+from mas.resource.undecided import SetAside, Waiting, second_proposals
 from mas.runtime import Actor, Clock, Mailbox, Supervisor
 from mas.transaction.messages import (
     Answers,
@@ -160,7 +160,8 @@ class AccountService(Actor):
         self._noted_at = 0
         self._set_aside = SetAside(self._anchors, self._propose_again)
         self._settlements: list[Commit | Abort] = []
-        self._second_proposals: list[tuple[Waiting, Instruction]] = []
+        self._to_settle: dict[tuple[bytes, ...], None] = {}
+        self._second_proposals: list[tuple[list[Waiting], tuple[bytes, ...]]] = []
         self._filter_empty = asyncio.Event()
         self._heard: dict[bytes, float] = {}
         self._start_from(kept)
@@ -299,6 +300,7 @@ class AccountService(Actor):
                 await self._clock.sleep(0)
                 started = self._clock.monotonic()
         self._after_apply()
+        self._have_all_settled()
         if self._leadership.leading:
             self._set_aside.add(waiting, self._ledger.legs)
         else:
@@ -373,11 +375,16 @@ class AccountService(Actor):
                     waiting.append(Waiting(route, place, instruction, answer.xids))
                     continue
                 # Whoever asked asks again: proposed here a second time, it could come behind its own end.
-                self._have_settled(answer.xids)
+                self._to_settle[answer.xids] = None
                 answer = Answer(Code.PENDING_ON)
             answers.append((place, answer))
         if answers:
             self._reply(route.peer, Answers(route.request, tuple(answers)))
+
+    def _have_all_settled(self) -> None:
+        """What this turn's answers named, once, however many named it."""
+        wanted, self._to_settle = self._to_settle, {}
+        self._have_settled(dict.fromkeys(xid for xids in wanted for xid in xids))
 
     def _have_settled(self, xids: Iterable[bytes]) -> None:
         """Ask the anchors of these legs, for whoever comes to ask again."""
@@ -393,9 +400,9 @@ class AccountService(Actor):
         self._go_on_soon()
         self._settlements.append(outcome)
 
-    def _propose_again(self, items: list[Waiting], undecided: Mapping[bytes, None]) -> None:
+    def _propose_again(self, items: list[Waiting], left_out: tuple[bytes, ...]) -> None:
         self._go_on_soon()
-        self._second_proposals += [(item, again(item, undecided)) for item in items]
+        self._second_proposals.append((items, left_out))
 
     def _go_on_soon(self) -> None:
         if not self._settlements and not self._second_proposals:
@@ -406,14 +413,14 @@ class AccountService(Actor):
         settled, self._settlements = self._settlements, []
         second, self._second_proposals = self._second_proposals, []
         if not self._leadership.leading:
-            self._turn_back([item for item, _ in second])
+            self._turn_back([item for items, _ in second for item in items])
             return
         for start in range(0, len(settled), TURN_INSTRUCTIONS_MAX):
             chunk = Chunk(b"", 0, tuple(settled[start : start + TURN_INSTRUCTIONS_MAX]))
             self._proposals.add(Item.of(chunk, OWN))
-        for item, instruction in second:
-            route = Route(item.route.peer, item.route.request, (item.position,), second=True)
-            self._proposals.add(Item.of(Chunk(b"", 0, (instruction,)), route))
+        for items, left_out in second:
+            for chunk, route in second_proposals(items, left_out):
+                self._proposals.add(Item.of(chunk, route))
         self._propose()
 
     def _end_set_aside(self, chunk: Chunk) -> None:

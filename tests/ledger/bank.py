@@ -198,10 +198,15 @@ class Bank:
         return answers
 
     def do(
-        self, *instructions: Instruction, low_water: int = 0, sender: bytes = TC, stamp: int = 0
+        self,
+        *instructions: Instruction,
+        low_water: int = 0,
+        sender: bytes = TC,
+        stamp: int = 0,
+        left_out: tuple[bytes, ...] = (),
     ) -> list[Answer]:
         """One entry with one chunk."""
-        return self.propose(Chunk(sender, low_water, instructions), stamp=stamp)[0]
+        return self.propose(Chunk(sender, low_water, instructions, left_out), stamp=stamp)[0]
 
     def one(self, instruction: Instruction, **rest: object) -> Answer:
         (answer,) = self.do(instruction, **rest)

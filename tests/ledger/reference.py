@@ -91,14 +91,14 @@ class Reference:
 
     # -- instructions ------------------------------------------------------------------------------------
 
-    def prepare(self, i: Prepare) -> Code | Reason:
+    def prepare(self, i: Prepare, left_out: tuple[bytes, ...] = ()) -> Code | Reason:
         if i.xid in self.prepared:
             return Code.PREPARED
         if self.is_over(i.xid):
             return Code.STALE_XID
         if i.xid in self.posted_xids:
             return Code.POSTED
-        said = self.judge(i.legs, i.left_out)
+        said = self.judge(i.legs, left_out)
         if said is Code.PREPARED:
             self.prepared[i.xid] = i.legs
         return said
@@ -117,14 +117,14 @@ class Reference:
             return Code.OVER
         return Code.ALARM if xid in self.posted_xids else Code.FREED
 
-    def decide(self, i: Decide) -> Code | Reason:
+    def decide(self, i: Decide, left_out: tuple[bytes, ...] = ()) -> Code | Reason:
         record = self.records.get(i.payment_id)
         if record and record.outcome is not Code.ABORTED:
             return self.tell(record, i.body_hash)
         if record and record.attempt >= i.attempt:
             return Code.ABORTED
         legs = tuple(i.body.legs[position] for position in i.own)
-        said = self.judge(legs, i.left_out)
+        said = self.judge(legs, left_out)
         if said in (Code.WRONG_BUCKET, Code.PENDING_ON):
             return said
         if isinstance(said, Reason):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mas import limits
 from mas.errors import UnknownVersion
 from mas.ids import COUNTER_MAX
 from mas.ledger import (
@@ -438,8 +439,10 @@ def test_rule_15_the_second_proposal_is_prepared_once_what_it_waited_for_is_sett
     bank.do(prepare(1, ("c", 40)))
     spend = prepare(2, ("c", -40))
     assert bank.one(spend) == Answer(Code.PENDING_ON, xids=(xid(1),))
-    again = prepare(2, ("c", -40), left_out=NONE_LEFT_OUT)
-    assert codes(bank.do(Commit(xid(1), 5), again)) == [Code.POSTED, Code.PREPARED]
+    (posted,), (prepared,) = bank.propose(
+        Chunk(b"", 0, (Commit(xid(1), 5),)), Chunk(b"", 0, (spend,), NONE_LEFT_OUT)
+    )
+    assert codes([posted, prepared]) == [Code.POSTED, Code.PREPARED]
 
 
 @pytest.mark.parametrize("restarted", [False, True])
@@ -456,7 +459,7 @@ def test_rule_15_every_replica_names_what_a_leg_waits_for_in_one_order(
 
 def test_rule_15_money_that_nobody_was_told_of_does_not_count(bank: Bank) -> None:
     bank.do(prepare(1, ("c", 40)))
-    answer = bank.one(prepare(2, ("c", -40), left_out=(xid(1),)))
+    answer = bank.one(prepare(2, ("c", -40)), left_out=(xid(1),))
     assert (answer.code, answer.reason) == (Code.REFUSED, Reason.INSUFFICIENT_FUNDS)
 
 
@@ -464,29 +467,30 @@ def test_rule_15_a_hold_that_may_be_freed_never_refuses_for_good(bank: Bank) -> 
     """T7: refused for funds that another payment, later aborted, held."""
     bank.do(prepare(1, ("a", -80)))
     assert bank.one(prepare(2, ("a", -30))) == Answer(Code.PENDING_ON, xids=(xid(1),))
-    answer = bank.one(prepare(2, ("a", -30), left_out=(xid(1),)))
+    answer = bank.one(prepare(2, ("a", -30)), left_out=(xid(1),))
     assert answer == Answer(Code.CONTENDED, Reason.CONTENDED)
 
 
 def test_rule_15_newer_legs_may_still_turn_out_either_way(bank: Bank) -> None:
     bank.do(prepare(1, ("c", 40)), prepare(2, ("c", 40)))
-    spend = prepare(3, ("c", -40), left_out=(xid(1),))
-    assert bank.one(spend).code is Code.CONTENDED, "payment 2 may bring the money"
-    too_much = prepare(3, ("c", -41), left_out=(xid(1),))
-    assert bank.one(too_much).code is Code.REFUSED, "2 alone can't bring so much"
-    neither = prepare(3, ("c", -40), left_out=(xid(1), xid(2)))
-    assert bank.one(neither).code is Code.REFUSED
+    spend, too_much = prepare(3, ("c", -40)), prepare(3, ("c", -41))
+    assert bank.one(spend, left_out=(xid(1),)).code is Code.CONTENDED, (
+        "payment 2 may bring the money"
+    )
+    assert bank.one(too_much, left_out=(xid(1),)).code is Code.REFUSED, (
+        "2 alone can't bring so much"
+    )
+    assert bank.one(spend, left_out=(xid(1), xid(2))).code is Code.REFUSED
 
 
 def test_rule_15_passing_with_all_of_them_in_it_is_prepared(bank: Bank) -> None:
     bank.do(prepare(1, ("a", -80)))
-    assert bank.one(prepare(2, ("a", -20), left_out=(xid(1),))).code is Code.PREPARED
+    assert bank.one(prepare(2, ("a", -20)), left_out=(xid(1),)).code is Code.PREPARED
 
 
 def test_rule_15_is_never_asked_twice(bank: Bank) -> None:
     bank.do(prepare(1, ("a", -80)))
-    again = prepare(2, ("a", -30), left_out=NONE_LEFT_OUT)
-    assert bank.one(again).code is Code.CONTENDED
+    assert bank.one(prepare(2, ("a", -30)), left_out=NONE_LEFT_OUT).code is Code.CONTENDED
 
 
 def test_rule_15_at_the_anchor_contended_ends_the_attempt_alone(bank: Bank) -> None:
@@ -494,7 +498,7 @@ def test_rule_15_at_the_anchor_contended_ends_the_attempt_alone(bank: Bank) -> N
     pay = decide(2, ("a", -30), ("b", 30))
     assert bank.one(pay).code is Code.PENDING_ON
     assert bank.ledger.record(pid(2)) is None, "not recorded"
-    judged = bank.one(decide(2, ("a", -30), ("b", 30), left_out=(xid(1),)))
+    judged = bank.one(decide(2, ("a", -30), ("b", 30)), left_out=(xid(1),))
     assert judged == Answer(Code.ABORTED, Reason.CONTENDED, 1, xid(2))
 
 
@@ -939,3 +943,46 @@ def test_twopc_a1_a_stamp_beyond_all_time_is_kept_within_it(bank: Bank) -> None:
     """The stamp is written to a column of 64 bits."""
     bank.do(decide(1, ("a", -1), ("b", 1)), stamp=2**64 - 1)
     assert bank.ledger.bucket.stamp == 2**63 - 1
+
+
+# -- B1: what waits on one account ---------------------------------------------------------------------------
+
+
+def test_twopc_b1_however_much_waits_on_an_account_a_chunk_is_judged_by_sums(bank: Bank) -> None:
+    """Legs left out are summed once a chunk, and what a leg waits for is named once an account, not once a payout."""
+    count = 300
+    bank.do(*[prepare(n, ("c", 1)) for n in range(1, count + 1)])
+    payouts = [prepare(1_000 + n, ("c", -1)) for n in range(count)]
+    first = bank.do(*payouts)
+    assert {answer.code for answer in first} == {Code.PENDING_ON}
+    assert len({id(answer.xids) for answer in first}) == 1, "one tuple for all of them"
+    undecided = first[0].xids[: count // 2]
+    (settled,) = bank.propose(
+        Chunk(b"", 0, tuple(Commit(x, 5) for x in first[0].xids[count // 2 :]))
+    )
+    assert {answer.code for answer in settled} == {Code.POSTED}
+    second = bank.do(*payouts, left_out=undecided)
+    paid, late = second[: count // 2], second[count // 2 :]
+    assert {answer.code for answer in paid} == {Code.PREPARED}
+    assert {answer.code for answer in late} == {Code.CONTENDED}, "what was paid may still be freed"
+    too_much = prepare(9_000, ("c", -(count // 2) - 1))
+    assert bank.one(too_much, left_out=undecided).reason is Reason.INSUFFICIENT_FUNDS
+
+
+def test_twopc_b1_too_much_waiting_on_one_account_ends_the_attempt_at_once(bank: Bank) -> None:
+    most = limits.UNDECIDED_PER_ACCOUNT_MAX
+    bank.do(*[prepare(n, ("c", 1)) for n in range(1, most + 1)])
+    spend = prepare(5_000, ("c", -1))
+    assert bank.one(spend).code is Code.PENDING_ON
+    bank.do(prepare(most + 1, ("c", 1)))
+    assert bank.one(spend) == Answer(Code.CONTENDED, Reason.CONTENDED)
+    assert bank.one(prepare(5_001, ("c", -2_000))).code is Code.REFUSED, "whatever becomes of them"
+
+
+def test_twopc_b1_marks_on_one_account_are_bounded(bank: Bank) -> None:
+    most = limits.MARKS_PER_ACCOUNT_MAX
+    readers = [Mark("a", Token(1, n, LockMode.SHARED)) for n in range(1, most + 2)]
+    assert codes(bank.do(*readers)) == [Code.DONE] * most + [Code.LOCK_CONFLICT]
+    assert bank.one(Mark("a", Token(2, 1))).code is Code.DONE, (
+        "one that excludes them takes their place"
+    )
