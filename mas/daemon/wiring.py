@@ -22,6 +22,7 @@ from mas.api import (
     NodeView,
     Role,
     ServerTls,
+    Shares,
     TokenIssuer,
     TransactionServicer,
 )
@@ -83,6 +84,7 @@ class Process:
         self._dice = dice
         self._clock: Clock = SystemClock()
         self._servers: list[ApiServer] = []
+        self._shares = Shares(config.shares, self._clock)
         self._closers: list[Callable[[], Awaitable[None]]] = []
         self._host: RaftHost | None = None
         self._coordinator: TransactionCoordinator | None = None
@@ -303,7 +305,9 @@ class Process:
             issuer = None
             if config.jwt.algorithm == "HS256":
                 issuer = TokenIssuer(key, config.jwt.issuer, config.jwt.audience, self._clock)
-            accounts = AccountServicer(self._coordinator, authenticator, issuer, self._dice)
+            accounts = AccountServicer(
+                self._coordinator, authenticator, issuer, self._shares, self._dice
+            )
             api = self._serve(config.listen.api, accounts)
             operators = self._serve(
                 config.listen.node_service, NodeServicer(self, self._operations, secret)
@@ -372,7 +376,7 @@ class Process:
         tls = None
         if self._tls is not None:
             tls = ServerTls(read_file(self._tls.certificate), read_file(self._tls.key))
-        server = ApiServer(self._config.listen.host, port, services, tls)
+        server = ApiServer(self._config.listen.host, port, services, tls, self._shares, self._clock)
         self._servers.append(server)
         return server
 
