@@ -78,8 +78,8 @@ _GRAVITY = {
     Code.PENDING_ON: 4,
 }
 
-_EXTERNAL_MAX = 3 << 61
-"""Of `@external`'s balance: below 2**63 by more than all creations under way at once can open with."""
+_EXTERNAL_MAX = 7 << 60
+"""Of `@external`: of its balance either way, all that is reserved included, and of each of the two sums reserved."""
 
 _Staged = dict[str, Account]
 """Accounts as an instruction will leave them, by number; put in place at its end."""
@@ -229,7 +229,7 @@ class Ledger(Memory):
             return _STALE_XID if spent is _OVER else spent
         staged: _Staged = {}
         if i.kind is Kind.CREATION:
-            refusal = self._judge_opening(*i.legs[0], i.currency)
+            refusal = self._reserve_opening(staged, *i.legs[0], i.currency)
         else:
             refusal = self._reserve(staged, i.legs, i.currency, i.tokens)
         if refusal is not None:
@@ -286,7 +286,10 @@ class Ledger(Memory):
                 else spent or _FREED
             )
         staged: _Staged = {}
-        if legs.kind is not Kind.CREATION:
+        if legs.kind is Kind.CREATION:
+            if opening := legs.legs[0][1]:
+                self._stage(staged, EXTERNAL, legs.currency).held -= opening
+        else:
             for number, amount in legs.legs:
                 row = self._stage(staged, number, legs.currency)
                 if amount < 0:
@@ -353,7 +356,7 @@ class Ledger(Memory):
         staged: _Staged = {}
         postings: list[Posting] = []
         if i.own:
-            refusal = self._judge_opening(number, opening, i.body.currency)
+            refusal = self._reserve_opening(staged, number, opening, i.body.currency)
             if refusal is not None:
                 return self._decline(i, refusal)
             self._open(staged, postings, _as_prepared(i, i.body.legs), self._now)
@@ -463,10 +466,8 @@ class Ledger(Memory):
             token = tokens[position] if tokens else None
             if number != EXTERNAL:
                 refusal = self._judge(staged, number, amount, currency, token)
-            elif not self._external_has_room(currency, amount):
-                refusal = Answer(Code.REFUSED, Reason.BALANCE_LIMIT, detail=EXTERNAL)
             else:
-                refusal = None
+                refusal = self._external_lacks(staged, currency, amount)
             if refusal is not None:
                 refusals.append(refusal)
                 continue
@@ -557,20 +558,39 @@ class Ledger(Memory):
             return True
         return any(mark > token for mark in account.marks)
 
-    def _judge_opening(self, number: str, opening: int, currency: str) -> Answer | None:
-        """Why an account can't be made here now, None if it can (rule 18)."""
-        assert opening >= 0, "an opening balance is not a debt"
+    def _reserve_opening(
+        self, staged: _Staged, number: str, opening: int, currency: str
+    ) -> Answer | None:
+        """Reserve the opening balance of an account that can be made here; or say why it can't (rules 13, 18)."""
         if self._account(number) is not None:
             return Answer(Code.REFUSED, Reason.ACCOUNT_EXISTS, detail=number)
-        if opening > BALANCE_MAX or not self._external_has_room(currency, -opening):
+        if opening > BALANCE_MAX:
             return Answer(Code.REFUSED, Reason.BALANCE_LIMIT, detail=number)
-        return self._undecided(number) if number in self._prepared_on else None
+        if number in self._prepared_on:
+            return self._undecided(number)
+        if not opening:
+            return None
+        lacks = self._external_lacks(staged, currency, -opening)
+        if lacks is None:
+            self._stage(staged, EXTERNAL, currency).held += opening
+        return lacks
 
-    def _external_has_room(self, currency: str, amount: int) -> bool:
-        """`@external` has no limit of its own; but its balance, like all that is stored, is a number of 64 bits."""
-        account = self._account(external_number(currency))
-        balance = 0 if account is None else account.balance - account.held + account.headroom
-        return abs(balance + amount) <= _EXTERNAL_MAX
+    def _external_lacks(self, staged: _Staged, currency: str, amount: int) -> Answer | None:
+        """Why `@external` can't pay or take this much now, None if it can.
+
+        It has no limit of its own; but its balance, like all that is stored, is a number of 64 bits.
+        """
+        number = external_number(currency)
+        row = staged.get(number) or self._account(number)
+        balance, held, headroom = (
+            (row.balance, row.held, row.headroom) if row is not None else (0, 0, 0)
+        )
+        held, headroom = held - min(amount, 0), headroom + max(amount, 0)
+        if max(held - balance, balance + headroom, held, headroom) <= _EXTERNAL_MAX:
+            return None
+        if abs(balance + amount) <= _EXTERNAL_MAX:
+            return _CONTENDED  # what is under way takes the room, and may still give it back
+        return Answer(Code.REFUSED, Reason.BALANCE_LIMIT, detail=EXTERNAL)
 
     def _note_exclusive(self, legs: PreparedLegs) -> None:
         for (number, _), token in zip(legs.legs, legs.tokens, strict=False):
@@ -611,7 +631,7 @@ class Ledger(Memory):
     def _open(
         self, staged: _Staged, postings: list[Posting], legs: PreparedLegs, time: int
     ) -> None:
-        """Show a new account, its opening balance paid by `@external` (rules 17, 18)."""
+        """Show a new account, its opening balance paid by `@external`, which has reserved it (rules 17, 18)."""
         number, opening = legs.legs[0]
         self._created += 1
         name = f"{self.bucket.bucket}-{self.bucket.applied}-{self._created}"
@@ -620,7 +640,6 @@ class Ledger(Memory):
             number, name, legs.currency, headroom=opening, overdraft_limit=limit, version=1
         )
         if opening:
-            self._stage(staged, EXTERNAL, legs.currency).held += opening
             both = ((EXTERNAL, -opening), (number, opening))
             deposit = replace(legs, legs=both, parties=parties(both))
             self._post(staged, postings, deposit, time)

@@ -246,7 +246,9 @@ class Bank:
         """Section 6 of the design: what must hold after every apply."""
         reserved: dict[str, list[int]] = defaultdict(lambda: [0, 0])
         for legs in self.ledger.legs.values():
-            if legs.kind is not Kind.CREATION:
+            if legs.kind is Kind.CREATION:
+                reserved[external_number(legs.currency)][0] += legs.legs[0][1]
+            else:
                 for number, amount in legs.legs:
                     reserved[number][amount > 0] += abs(amount)
         posted: dict[str, list[Posting]] = defaultdict(list)
