@@ -182,6 +182,23 @@ class Body(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     reference: str = ""
 
 
+def payer(body: Body) -> str:
+    """The account whose bucket is the anchor (rule 3): a creation's number; in a deposit, the account paid into."""
+    return body.legs[payer_position(body)][0]
+
+
+def payer_position(body: Body) -> int:
+    """Which leg is the payer's."""
+    kind = body.kind
+    if kind is Kind.CREATION:
+        return 0
+    into = kind is Kind.DEPOSIT
+    for position, (number, amount) in enumerate(body.legs):
+        if (amount > 0) is into and number != EXTERNAL:
+            return position
+    raise AssertionError(f"{body} has no payer")
+
+
 class Prepare(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag=1
 ):

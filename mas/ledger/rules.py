@@ -401,10 +401,15 @@ class Ledger(Memory):
         return _say(record)
 
     def _end(self, i: End) -> Answer:
-        """An outcome REFUSED, unless there is one, or the attempt that brings it is dead (rules 8, 9)."""
+        """An outcome REFUSED, unless there is one, or the attempt that brings it is dead (rules 8, 9).
+
+        Of another account's payment nothing is said and nothing recorded: an id is a hash that anybody can compute.
+        """
         if i.kind is Kind.CREATION and not self._is_home(i.payer):
             return _WRONG_BUCKET
         record = self._record(i.payment_id)
+        if record is not None and not record.is_of(i.payer):
+            return _NO_RECORD
         if record is not None and record.outcome is not Code.ABORTED:
             return _tell(record, i.body, i.body_hash)
         if i.kind is not Kind.CREATION and self._account(i.payer) is None:
@@ -413,7 +418,14 @@ class Ledger(Memory):
         if i.attempt and record is not None and record.attempt >= i.attempt:
             return _say(record)
         record = Record(
-            i.payment_id, Code.REFUSED, i.body, i.body_hash, i.reason, i.attempt, detail=i.detail
+            i.payment_id,
+            Code.REFUSED,
+            i.body,
+            i.body_hash,
+            i.reason,
+            i.attempt,
+            detail=i.detail,
+            payer=i.payer if i.body is None else "",
         )
         self._put_record(record)
         return _say(record)
@@ -431,7 +443,7 @@ class Ledger(Memory):
             return _WRONG_BUCKET
         record = self._record(i.payment_id)
         if record is not None:
-            return _say(record)
+            return _say(record) if not i.payer or record.is_of(i.payer) else _NO_RECORD
         if i.payer and i.kind is not Kind.CREATION and self._account(i.payer) is None:
             return self._absent(i.payer)
         return _NO_RECORD

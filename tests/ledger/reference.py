@@ -21,6 +21,8 @@ class Record:
     attempt: int = 0
     xid: bytes = b""
     body_hash: bytes = b""
+    owner: str = ""
+    """Whose it is; empty where only attempts have died."""
 
 
 @dataclass
@@ -134,19 +136,29 @@ class Reference:
             self.posted += legs
         else:
             record = Record(Code.ABORTED, Reason[said.name], i.attempt, i.xid, i.body_hash)
+        record.owner = next(number for number, amount in i.body.legs if amount < 0)
         self.records[i.payment_id] = record
         return self.tell(record, i.body_hash)
 
     def end(self, i: End) -> Code | Reason:
         record = self.records.get(i.payment_id)
+        if record and record.owner not in ("", i.payer):
+            return Code.NONE
         if record and record.outcome is not Code.ABORTED:
             return self.tell(record, i.body_hash)
         if i.payer not in self.limits:
             return Code.WRONG_BUCKET
         if record and i.attempt and record.attempt >= i.attempt:
             return Code.ABORTED
-        self.records[i.payment_id] = Record(Code.REFUSED, i.reason, i.attempt, b"", i.body_hash)
+        record = Record(Code.REFUSED, i.reason, i.attempt, b"", i.body_hash, i.payer)
+        self.records[i.payment_id] = record
         return i.reason
+
+    def look(self, payment_id: bytes, payer: str) -> Code | Reason:
+        record = self.records.get(payment_id)
+        if record is None or record.owner not in ("", payer):
+            return Code.NONE
+        return self.tell(record, b"")
 
     def ask(self, payment_id: bytes, attempt: int) -> Code | Reason:
         record = self.records.get(payment_id)

@@ -159,19 +159,18 @@ class LedgerMachine(RuleBasedStateMachine):
         i = End(payment, Kind.PAYMENT, payer, attempt, Reason.ACCOUNT_FROZEN, "", body, b"ended")
         self.tell(i, self.reference.end(i))
 
-    @rule(payment=payments)
-    def cancel(self, payment: bytes) -> None:
-        i = End(payment, Kind.PAYMENT, "a", 0, Reason.CANCELLED)
+    @rule(payment=payments, payer=st.sampled_from(["a", "b"]))
+    def cancel(self, payment: bytes, payer: str) -> None:
+        i = End(payment, Kind.PAYMENT, payer, 0, Reason.CANCELLED)
         self.tell(i, self.reference.end(i))
 
     @rule(payment=payments, attempt=attempts, counter=counters)
     def ask(self, payment: bytes, attempt: int, counter: int) -> None:
         self.tell(Ask(payment, attempt, xid(counter), b""), self.reference.ask(payment, attempt))
 
-    @rule(payment=payments)
-    def look(self, payment: bytes) -> None:
-        record = self.reference.records.get(payment)
-        self.tell(Look(payment, "a"), self.reference.tell(record, b"") if record else Code.NONE)
+    @rule(payment=payments, payer=st.sampled_from(["a", "b"]))
+    def look(self, payment: bytes, payer: str) -> None:
+        self.tell(Look(payment, payer), self.reference.look(payment, payer))
 
     @rule(number=numbers, frozen=st.booleans())
     def freeze(self, number: str, *, frozen: bool) -> None:

@@ -32,6 +32,7 @@ from mas.ledger import (
     NotLoaded,
     Proposal,
     Reason,
+    Record,
     SetAccount,
     Token,
     Unmark,
@@ -73,10 +74,10 @@ def ask(number: int, attempt: int = 1, who: bytes = b"") -> Ask:
     return Ask(pid(number), attempt, who or xid(number), HASH)
 
 
-def end(number: int, attempt: int = 1, **rest: object) -> End:
-    body = Body(Kind.PAYMENT, "USD", (("a", -5), ("far", 5)))
+def end(number: int, attempt: int = 1, payer: str = "a", **rest: object) -> End:
+    body = Body(Kind.PAYMENT, "USD", ((payer, -5), ("far", 5)))
     given: dict[str, object] = {
-        "payer": "a",
+        "payer": payer,
         "body": body,
         "body_hash": HASH,
         "reason": Reason.ACCOUNT_FROZEN,
@@ -138,6 +139,32 @@ def test_users_5_a_closed_account_is_not_unfrozen(bank: Bank) -> None:
     assert bank.account("c").frozen
 
 
+def test_security_b2_an_id_finds_and_ends_its_payers_payment_alone(bank: Bank) -> None:
+    """An id is a hash that anybody can compute; whose it is is judged in the entry, where nobody can have changed it."""
+    bank.do(decide(1, ("a", -1), ("b", 1)), end(2, payer="a", **CANCEL), ask(3))
+    before = bank.ledger.state_hash()
+    for number in (1, 2):
+        strangers = bank.do(
+            Look(pid(number), "b"), end(number, payer="b"), end(number, 0, payer="b", **CANCEL)
+        )
+        assert strangers == [Answer(Code.NONE)] * 3
+    assert bank.ledger.state_hash() == before, "nothing was recorded"
+    own = bank.do(Look(pid(1), "a"), Look(pid(2), "a"), Look(pid(3), "b"))
+    assert codes(own) == [Code.COMMITTED, Code.REFUSED, Code.ABORTED]
+    # A deposit is the payee's, a creation its account's.
+    bank.do(decide(4, (EXTERNAL, -4), ("a", 4), kind=Kind.DEPOSIT))
+    bank.do(decide(5, (HOME_HERE[0], 0), kind=Kind.CREATION, place=BUCKET))
+    theirs = bank.do(Look(pid(4), "a"), Look(pid(5), HOME_HERE[0], Kind.CREATION))
+    assert codes(theirs) == [Code.COMMITTED] * 2
+    others = bank.do(Look(pid(4), "b"), Look(pid(5), HOME_HERE[1], Kind.CREATION))
+    assert codes(others) == [Code.NONE] * 2
+
+
+def test_twopc_a1_an_end_whose_body_is_another_payers_is_failed(bank: Bank) -> None:
+    stolen = end(1, payer="b", body=end(1).body)
+    assert bank.one(stolen).code is Code.FAILED
+
+
 CANCEL = {"body": None, "body_hash": b"", "reason": Reason.CANCELLED}
 
 
@@ -163,10 +190,10 @@ def test_rule_3_a_question_by_xid_is_answered_wherever_it_comes(bank: Bank) -> N
 
 
 def test_rule_3_an_outcome_is_told_even_where_an_account_lacks(bank: Bank) -> None:
-    bank.do(decide(1, ("a", -1), ("b", 1)))
-    answers = bank.do(
-        decide(1, ("nobody", -1), ("b", 1)), end(1, payer="nobody"), Look(pid(1), "nobody")
-    )
+    body = decide(1, ("gone", -1), ("b", 1)).body
+    bank.database.records[pid(1)] = Record(pid(1), Code.COMMITTED, body, HASH)
+    bank.restart()
+    answers = bank.do(decide(1, ("gone", -1), ("b", 1)), end(1, payer="gone"), Look(pid(1), "gone"))
     assert codes(answers) == [Code.COMMITTED] * 3
 
 

@@ -51,6 +51,7 @@ from mas.ledger import (
     Token,
     Unmark,
 )
+from mas.ledger.instructions import payer
 from mas.transaction.attempts import Attempts
 from mas.transaction.machine import (
     Alarm,
@@ -63,7 +64,7 @@ from mas.transaction.machine import (
     Send,
 )
 from mas.transaction.messages import Why
-from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, hash_body, name, payer
+from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, hash_body, name
 from mas.transaction.participant import settle
 from mas.transaction.placement import Placement, place, place_creation
 
