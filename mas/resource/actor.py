@@ -10,12 +10,19 @@ does, and every replica applies alike (rule 16).
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import NoReturn
 
 import msgspec
 
-from mas.errors import DatabaseUnavailable, InvalidRequest, NotLeading, Overloaded
+from mas.errors import (
+    DatabaseUnavailable,
+    InvalidRequest,
+    MasError,
+    NotLeading,
+    Overloaded,
+)
 from mas.ledger import (
     Abort,
     Answer,
@@ -68,6 +75,7 @@ from mas.transaction.messages import (
     ReadLevel,
     ReadNodes,
     ReadPostings,
+    ReadRequest,
     Reply,
     Submit,
     TurnedAway,
@@ -85,8 +93,12 @@ _RESOLVE_SECONDS = 0.25
 _IDLE_SECONDS = 1.0
 _RELOAD_SECONDS = 0.5
 _INCARNATION_SILENT_SECONDS = 24 * 3600.0
+_CLOSE_AGAIN_SECONDS = 60.0
 _REQUESTS_WAITING = 65_536
 _FILTER_PAGE = 5_000
+_READS_OPEN_MAX = 16_384
+_READ_SECONDS_MAX = 10.0
+_SWEEP_SECONDS = 0.1
 _SETTLED = (Code.POSTED, Code.FREED)
 
 
@@ -141,14 +153,17 @@ class AccountService(Actor):
         self._group = ports.group
         self._database = ports.database
         self._buckets = ports.buckets
-        self._reply = ports.reply
+        self._send_reply = ports.reply
+        # When each read that isn't answered yet is given up by its asker, by peer and request.
+        self._reads_open: dict[tuple[int, int], float] = {}
+        self._reads_swept = 0.0
         self._proposer = ports.proposer
         self._clock = clock
         self._settings = settings
 
         self._leadership = Leadership(0, 0, leading=False)
         self._heard_leader = clock.monotonic()
-        self._proposals = Proposals(ports.group, ports.proposer)
+        self._proposals = Proposals(ports.group, ports.proposer, clock)
         self._reads: dict[int, list[Read]] = {}
         self._reads_waiting: list[tuple[int, list[Read]]] = []
         self._reads_to_load: Mailbox[Read | tuple[int, ReadPostings | ReadBucket]] = Mailbox(
@@ -203,9 +218,11 @@ class AccountService(Actor):
                 case Submit():
                     self._admit(peer, request)
                 case ReadAccounts() | ReadClaims() | ReadNodes() | ReadPostings():
-                    reads.append(Read(peer, request))
+                    if self._admit_read(peer, request):
+                        reads.append(Read(peer, request))
                 case ReadBucket():
-                    self._read_later(peer, request.request, (peer, request))
+                    if self._admit_read(peer, request):
+                        self._read_later(peer, request.request, (peer, request))
         self._propose()
         self._take_reads(reads)
 
@@ -223,23 +240,66 @@ class AccountService(Actor):
             self._heard[chunk.incarnation] = self._clock.monotonic()
         if self._set_aside:
             self._end_set_aside(chunk)
-        refusal = self._overload()
-        if refusal is not None and any(map(begins, chunk.instructions)):
-            self._admit_what_ends(peer, request.request, chunk, *refusal)
-        else:
-            route = Route(peer, request.request)
-            self._proposals.add(Item(chunk, request.chunk, route))
-
-    def _admit_what_ends(
-        self, peer: int, request: int, chunk: Chunk, why: Why, detail: str
-    ) -> None:
+        deadline = _deadline(self._clock.monotonic(), request.left_ms)
         begun = tuple(i for i, each in enumerate(chunk.instructions) if begins(each))
-        self._reply(peer, TurnedAway(request, why, positions=begun, detail=detail))
-        kept = tuple(i for i, each in enumerate(chunk.instructions) if not begins(each))
-        if kept:
-            rest = tuple(chunk.instructions[i] for i in kept)
-            route = Route(peer, request, kept)
-            self._proposals.add(Item.of(Chunk(chunk.incarnation, chunk.low_water, rest), route))
+        if not begun:
+            self._proposals.add(Item(chunk, request.chunk, Route(peer, request.request)))
+            return
+        refusal = self._overload()
+        if refusal is not None:
+            why, detail = refusal
+            self._reply(peer, TurnedAway(request.request, why, positions=begun, detail=detail))
+        elif len(begun) == len(chunk.instructions):
+            item = Item(chunk, request.chunk, Route(peer, request.request), deadline)
+            self._proposals.add(item, begins=True)
+            return
+        else:
+            self._add_part(peer, request.request, chunk, begun, deadline)
+        ended = tuple(i for i, each in enumerate(chunk.instructions) if not begins(each))
+        if ended:
+            self._add_part(peer, request.request, chunk, ended)
+
+    def _admit_read(self, peer: int, request: ReadRequest) -> bool:
+        """A read holds a place until it is answered, or its asker has gone."""
+        now = self._clock.monotonic()
+        if len(self._reads_open) >= _READS_OPEN_MAX and now - self._reads_swept > _SWEEP_SECONDS:
+            self._reads_swept = now
+            self._reads_open = {
+                read: deadline for read, deadline in self._reads_open.items() if deadline > now
+            }
+        if len(self._reads_open) >= _READS_OPEN_MAX:
+            detail = f"bucket {self.bucket} has {_READS_OPEN_MAX} reads under way"
+            self._reply(peer, TurnedAway(request.request, Why.OVERLOADED, detail=detail))
+            return False
+        seconds = min(request.left_ms / 1000 or _READ_SECONDS_MAX, _READ_SECONDS_MAX)
+        self._reads_open[peer, request.request] = now + seconds
+        return True
+
+    def _is_abandoned(self, peer: int, request: int) -> bool:
+        """Whoever asked has given up: no work is done for it any more."""
+        deadline = self._reads_open.get((peer, request))
+        return deadline is None or deadline <= self._clock.monotonic()
+
+    def _reply(self, peer: int, reply: Reply) -> None:
+        self._reads_open.pop((peer, reply.request), None)
+        self._send_reply(peer, reply)
+
+    def _add_part(
+        self,
+        peer: int,
+        request: int,
+        chunk: Chunk,
+        positions: tuple[int, ...],
+        deadline: float | None = None,
+    ) -> None:
+        """Some of a chunk's instructions: those that begin something have a deadline, and go behind those that end something."""
+        instructions = tuple([chunk.instructions[position] for position in positions])
+        part = Chunk(chunk.incarnation, chunk.low_water, instructions, chunk.left_out)
+        route = Route(peer, request, positions)
+        if deadline is None:
+            self._proposals.add(Item.of(part, route))
+        else:
+            self._proposals.add(Item.of(part, route, deadline), begins=True)
 
     def _overload(self) -> tuple[Why, str] | None:
         if self._flusher.failing_since is not None:
@@ -255,8 +315,7 @@ class AccountService(Actor):
 
     def _propose(self) -> None:
         for proposed, error in self._proposals.send():
-            why = Why.INVALID if isinstance(error, InvalidRequest) else Why.OVERLOADED
-            self._turn_away(proposed, why, str(error))
+            self._turn_away(proposed, _why_refused(error), str(error))
 
     def _submit_own(self, *instructions: Instruction) -> None:
         """This leader's own instructions; they end something and have room of their own (rule 16). Nobody is answered."""
@@ -277,6 +336,7 @@ class AccountService(Actor):
         for event in await self._group.commit_c.drain():
             match event:
                 case Committed():
+                    await self._wait_for_room()
                     await self._apply_all(event.entries)
                 case Leadership():
                     self._on_leadership(event)
@@ -284,6 +344,11 @@ class AccountService(Actor):
                     self._on_read_ready(event)
                 case Restored():
                     await self._on_restored(event)
+
+    async def _wait_for_room(self) -> None:
+        """A leader turns new work away; a follower stops where memory holds too much that its database doesn't."""
+        if not self._leadership.leading:
+            await self._flusher.wait_until_below(self._settings.unflushed)
 
     async def _apply_all(self, entries: tuple[Entry, ...]) -> None:
         """Load what the entries need in one query, then apply them, giving way to others every 10 ms."""
@@ -530,6 +595,8 @@ class AccountService(Actor):
     def _answer_reads(self, reads: list[Read]) -> None:
         """Answer what memory can; what must be loaded waits for its rows, and for nobody else's."""
         for read in reads:
+            if self._is_abandoned(read.peer, read.request.request):
+                continue
             try:
                 if missing_numbers(self._ledger, read.request):
                     self._read_later(read.peer, read.request.request, read)
@@ -601,6 +668,8 @@ class AccountService(Actor):
     async def _read_turn(self) -> None:
         for item in await self._reads_to_load.drain():
             peer, request = (item.peer, item.request) if isinstance(item, Read) else item
+            if self._is_abandoned(peer, request.request):
+                continue
             try:
                 if isinstance(item, Read):
                     await self._answer_loaded(item)
@@ -705,9 +774,14 @@ class AccountService(Actor):
             for incarnation, heard in self._heard.items()
             if now - heard > _INCARNATION_SILENT_SECONDS
         ]
+        still_open = set(self._ledger.incarnations()) if silent else ()
         for incarnation in silent:
-            del self._heard[incarnation]
-            self._submit_own(CloseIncarnation(incarnation))
+            if incarnation in still_open:
+                # Again a little later: nothing is done while a leg of it is prepared, or where the group has no room.
+                self._heard[incarnation] += _CLOSE_AGAIN_SECONDS
+                self._submit_own(CloseIncarnation(incarnation))
+            else:
+                del self._heard[incarnation]
 
     async def _filter_turn(self) -> None:
         """Until the filter holds every record's id it answers "maybe" (rule 24)."""
@@ -730,6 +804,17 @@ class AccountService(Actor):
 
 def _nobody(_: bytes, __: Word) -> None:
     """Whatever it is, it is settled here, and nobody waits for it."""
+
+
+def _deadline(now: float, left_ms: int) -> float:
+    """Counted from here: clocks needn't agree. A sender that doesn't say waits for ever."""
+    return now + left_ms / 1000 if left_ms else math.inf
+
+
+def _why_refused(error: MasError) -> Why:
+    if isinstance(error, InvalidRequest):
+        return Why.INVALID
+    return Why.OVERLOADED if isinstance(error, Overloaded) else Why.UNAVAILABLE
 
 
 def _why(refused: Refused) -> tuple[Why, int]:
