@@ -12,7 +12,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import msgspec
 
@@ -43,7 +43,7 @@ from mas.ledger import (
 )
 from mas.ledger.instructions import Decide, Prepare
 from mas.ledger.rows import Kept, Loaded
-from mas.limits import TURN_INSTRUCTIONS_MAX, shorten
+from mas.limits import QUESTION_SECONDS_MAX, TURN_INSTRUCTIONS_MAX, shorten
 from mas.multiraft.events import Committed, Leadership, ReadReady, Refused, Restored
 from mas.raft import Entry, EntryType
 from mas.resource.anchors import Anchors, Word
@@ -55,6 +55,7 @@ from mas.resource.reads import (
     Noted,
     Posted,
     Read,
+    Stored,
     missing_numbers,
     shown,
     view_accounts,
@@ -85,6 +86,8 @@ from mas.transaction.participant import Resolver, instruct, questions
 
 _log = logging.getLogger(__name__)
 
+Asked = TypeVar("Asked", Read, Stored)
+
 _INSTRUCTIONS_PER_PROPOSAL = 1_000
 _BYTES_PER_PROPOSAL = 256 * 1024
 _TURN_SECONDS = 0.010
@@ -97,7 +100,6 @@ _CLOSE_AGAIN_SECONDS = 60.0
 _REQUESTS_WAITING = 65_536
 _FILTER_PAGE = 5_000
 _READS_OPEN_MAX = 16_384
-_READ_SECONDS_MAX = 10.0
 _SWEEP_SECONDS = 0.1
 _SETTLED = (Code.POSTED, Code.FREED)
 
@@ -166,9 +168,8 @@ class AccountService(Actor):
         self._proposals = Proposals(ports.group, ports.proposer, clock)
         self._reads: dict[int, list[Read]] = {}
         self._reads_waiting: list[tuple[int, list[Read]]] = []
-        self._reads_to_load: Mailbox[Read | tuple[int, ReadPostings | ReadBucket]] = Mailbox(
-            f"{self.name}.reads", _REQUESTS_WAITING
-        )
+        self._reads_to_load: Mailbox[Read] = Mailbox(f"{self.name}.reads", _REQUESTS_WAITING)
+        self._statements: Mailbox[Stored] = Mailbox(f"{self.name}.statements", _REQUESTS_WAITING)
         self._resolver = Resolver(settings.lock_timeout)
         self._anchors = Anchors(ports.buckets, settings.read_patience, self._settle)
         self._noted: dict[str, Noted] = {}
@@ -200,7 +201,8 @@ class AccountService(Actor):
             supervisor.spawn(f"{self.name}.commit", self._forever(self._commit_turn))
             supervisor.spawn(f"{self.name}.error", self._forever(self._error_turn))
             supervisor.spawn(f"{self.name}.flush", self._forever(self._flush_turn))
-            supervisor.spawn(f"{self.name}.read", self._forever(self._read_turn))
+            supervisor.spawn(f"{self.name}.load", self._forever(self._load_turn))
+            supervisor.spawn(f"{self.name}.statement", self._forever(self._statement_turn))
             supervisor.spawn(f"{self.name}.resolve", self._forever(self._resolve_turn))
             supervisor.spawn(f"{self.name}.filter", self._forever(self._filter_turn))
             await supervisor.wait()
@@ -218,11 +220,11 @@ class AccountService(Actor):
                 case Submit():
                     self._admit(peer, request)
                 case ReadAccounts() | ReadClaims() | ReadNodes() | ReadPostings():
-                    if self._admit_read(peer, request):
-                        reads.append(Read(peer, request))
+                    if (gives_up := self._admit_read(peer, request)) is not None:
+                        reads.append(Read(peer, request, gives_up))
                 case ReadBucket():
-                    if self._admit_read(peer, request):
-                        self._read_later(peer, request.request, (peer, request))
+                    if (gives_up := self._admit_read(peer, request)) is not None:
+                        self._read_later(Stored(peer, request, gives_up), self._statements)
         self._propose()
         self._take_reads(reads)
 
@@ -259,26 +261,21 @@ class AccountService(Actor):
         if ended:
             self._add_part(peer, request.request, chunk, ended)
 
-    def _admit_read(self, peer: int, request: ReadRequest) -> bool:
-        """A read holds a place until it is answered, or its asker has gone."""
+    def _admit_read(self, peer: int, request: ReadRequest) -> float | None:
+        """When its asker gives it up; until then, or until it is answered, it holds a place. None: there is none left."""
         now = self._clock.monotonic()
         if len(self._reads_open) >= _READS_OPEN_MAX and now - self._reads_swept > _SWEEP_SECONDS:
             self._reads_swept = now
             self._reads_open = {
-                read: deadline for read, deadline in self._reads_open.items() if deadline > now
+                read: gives_up for read, gives_up in self._reads_open.items() if gives_up > now
             }
         if len(self._reads_open) >= _READS_OPEN_MAX:
             detail = f"bucket {self.bucket} has {_READS_OPEN_MAX} reads under way"
             self._reply(peer, TurnedAway(request.request, Why.OVERLOADED, detail=detail))
-            return False
-        seconds = min(request.left_ms / 1000 or _READ_SECONDS_MAX, _READ_SECONDS_MAX)
-        self._reads_open[peer, request.request] = now + seconds
-        return True
-
-    def _is_abandoned(self, peer: int, request: int) -> bool:
-        """Whoever asked has given up: no work is done for it any more."""
-        deadline = self._reads_open.get((peer, request))
-        return deadline is None or deadline <= self._clock.monotonic()
+            return None
+        gives_up = min(_deadline(now, request.left_ms), now + QUESTION_SECONDS_MAX)
+        self._reads_open[peer, request.request] = gives_up
+        return gives_up
 
     def _reply(self, peer: int, reply: Reply) -> None:
         self._reads_open.pop((peer, reply.request), None)
@@ -595,22 +592,21 @@ class AccountService(Actor):
     def _answer_reads(self, reads: list[Read]) -> None:
         """Answer what memory can; what must be loaded waits for its rows, and for nobody else's."""
         for read in reads:
-            if self._is_abandoned(read.peer, read.request.request):
+            if self._clock.monotonic() > read.gives_up:
                 continue
             try:
                 if missing_numbers(self._ledger, read.request):
-                    self._read_later(read.peer, read.request.request, read)
+                    self._read_later(read, self._reads_to_load)
                 else:
                     self._answer_read(read)
             except Exception as error:  # noqa: BLE001 - it ends this read alone
-                self._fail_read(read.peer, read.request.request, error)
+                self._fail_read(read, error)
 
-    def _read_later(
-        self, peer: int, request: int, item: Read | tuple[int, ReadPostings | ReadBucket]
-    ) -> None:
-        if not self._reads_to_load.offer(item):
+    def _read_later(self, read: Asked, queue: Mailbox[Asked]) -> None:
+        if not queue.offer(read):
             detail = f"bucket {self.bucket} has too many reads waiting"
-            self._reply(peer, TurnedAway(request, Why.OVERLOADED, detail=detail))
+            reply = TurnedAway(read.request.request, Why.OVERLOADED, detail=detail)
+            self._reply(read.peer, reply)
 
     def _answer_read(self, read: Read) -> None:
         request = read.request
@@ -621,7 +617,7 @@ class AccountService(Actor):
             self._reply(read.peer, view_nodes(self._ledger, request))
             return
         if isinstance(request, ReadPostings):
-            self._answer_statement(read.peer, request)
+            self._answer_statement(read, request)
             return
         if request.level is ReadLevel.LINEARIZABLE:
             noted = [self._note(number) for number in request.numbers]
@@ -650,52 +646,63 @@ class AccountService(Actor):
             if legs.kind is Kind.CREATION:
                 self._have_settled((legs.xid,))
 
-    def _answer_statement(self, peer: int, request: ReadPostings) -> None:
+    def _answer_statement(self, read: Read, request: ReadPostings) -> None:
         """Once the payments that it has to show are posted."""
 
         def on_posted(in_time: bool) -> None:  # noqa: FBT001 - a result, not an option
             if in_time:
-                self._read_later(peer, request.request, (peer, request))
+                stored = Stored(read.peer, request, read.gives_up)
+                self._read_later(stored, self._statements)
             else:
                 detail = f"{shorten(request.number)} has a payment under way whose payer's bucket doesn't answer"
-                self._reply(peer, TurnedAway(request.request, Why.UNAVAILABLE, detail=detail))
+                self._reply(read.peer, TurnedAway(request.request, Why.UNAVAILABLE, detail=detail))
 
         if legs := shown(self._ledger, request):
             Posted(legs, self._anchors, on_posted)
         else:
             on_posted(True)  # noqa: FBT003 - its one argument
 
-    async def _read_turn(self) -> None:
-        for item in await self._reads_to_load.drain():
-            peer, request = (item.peer, item.request) if isinstance(item, Read) else item
-            if self._is_abandoned(peer, request.request):
+    async def _load_turn(self) -> None:
+        for read in await self._reads_to_load.drain():
+            try:
+                await self._answer_loaded(read)
+            except Exception as error:  # noqa: BLE001 - it ends this read alone
+                self._fail_read(read, error)
+
+    async def _statement_turn(self) -> None:
+        """From the database, once it holds all that is applied now (rule 29, the simple way): one flush for a turn.
+
+        What has waited for too long is asked anew by then, and would be read for nobody.
+        """
+        statements = await self._statements.drain()
+        lag_ms = round(1000 * self._flusher.lag_seconds())
+        await self._flusher.wait_flushed()
+        for read in statements:
+            if self._clock.monotonic() > read.gives_up:
                 continue
             try:
-                if isinstance(item, Read):
-                    await self._answer_loaded(item)
-                else:
-                    await self._answer_stored(*item)
+                await self._answer_stored(read, lag_ms)
             except Exception as error:  # noqa: BLE001 - it ends this read alone
-                self._fail_read(peer, request.request, error)
+                self._fail_read(read, error)
 
-    def _fail_read(self, peer: int, request: int, error: Exception) -> None:
+    def _fail_read(self, read: Read | Stored, error: Exception) -> None:
         """A read changes nothing: whatever raises in one ends that one, and nothing else."""
-        _log.error("bucket %d: a read of node %d failed", self.bucket, peer, exc_info=error)
+        _log.error("bucket %d: a read of node %d failed", self.bucket, read.peer, exc_info=error)
         detail = f"the read failed by a fault of the server ({type(error).__name__})"
-        self._reply(peer, TurnedAway(request, Why.FAILED, detail=detail))
+        self._reply(read.peer, TurnedAway(read.request.request, Why.FAILED, detail=detail))
 
     async def _answer_loaded(self, read: Read) -> None:
         while numbers := missing_numbers(self._ledger, read.request):
+            if self._clock.monotonic() > read.gives_up:
+                return
             is_claim = isinstance(read.request, ReadClaims)
             asked = Missing([], [], numbers) if is_claim else Missing(numbers, [], [])
             loaded = await self._read_rows(asked.accounts, asked.records, asked.claims)
             self._ledger.load(asked, loaded)
         self._answer_read(read)
 
-    async def _answer_stored(self, peer: int, request: ReadPostings | ReadBucket) -> None:
-        """From the database, once it holds all that is applied now (rule 29, the simple way)."""
-        lag_ms = round(1000 * self._flusher.lag_seconds())
-        await self._flusher.wait_flushed()
+    async def _answer_stored(self, read: Stored, lag_ms: int) -> None:
+        request = read.request
         reply: Reply
         try:
             reply = (
@@ -705,7 +712,7 @@ class AccountService(Actor):
             )
         except DatabaseUnavailable as error:
             reply = TurnedAway(request.request, Why.UNAVAILABLE, detail=str(error))
-        self._reply(peer, reply)
+        self._reply(read.peer, reply)
 
     async def _postings(self, request: ReadPostings) -> Postings:
         found = await self._database.load(self.bucket, (request.number,), (), ())
