@@ -36,6 +36,7 @@ from mas.ledger.instructions import (
     SetAccount,
     Token,
     Unmark,
+    payer,
 )
 from mas.limits import (
     ACCOUNT_NUMBER_CHARACTERS_MAX,
@@ -116,9 +117,11 @@ def _in_end(i: End, _: int) -> str:
         return "attempt"
     if len(i.detail) > _DETAIL_CHARACTERS_MAX:
         return "detail"
-    if i.kind is not _CREATION:
+    if i.body is None:
         return ""
-    return "body" if i.body is not None and len(i.body.legs) != 1 else ""
+    if i.kind is _CREATION and len(i.body.legs) != 1:
+        return "body"
+    return "" if payer(i.body) == i.payer else "payer"
 
 
 def _in_commit(i: Commit, _: int) -> str:

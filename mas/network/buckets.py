@@ -21,6 +21,7 @@ from mas.runtime import Clock, Dice
 from mas.transaction.messages import (
     MESSAGE_BYTES_MAX,
     Answers,
+    BucketRequest,
     Reply,
     Request,
     Submit,
@@ -54,7 +55,7 @@ class RouterSettings(msgspec.Struct, frozen=True):
 
     timeout: float = 5.0
     """Seconds until what was submitted is unknown, or turned away if no replica has taken it."""
-    query_timeout: float = 1.0
+    query_timeout: float = limits.QUESTION_SECONDS_MAX
     """Seconds that one replica has to answer a read, before another is asked."""
     pause: float = 0.05
     """Seconds before the replicas are tried again, when none of them leads."""
@@ -235,7 +236,8 @@ class BucketRouter:
         submission.peer = node
         submission.hops += 1
         self._live[number] = submission
-        self._send(node, Submit(number, submission.bucket, submission.data), submission)
+        left = _left_ms(submission.deadline - self._clock.monotonic())
+        self._send(node, Submit(number, submission.bucket, submission.data, left), submission)
 
     def _finish(self, submission: _Submission) -> None:
         self._live.pop(submission.number, None)
@@ -283,6 +285,8 @@ class BucketRouter:
         question = _Question(node, asyncio.get_running_loop().create_future())
         self._live[number] = question
         message = msgspec.structs.replace(request, request=number)
+        if isinstance(message, BucketRequest):
+            message = msgspec.structs.replace(message, left_ms=_left_ms(timeout))
         self._send(node, message, question)
         try:
             async with asyncio.timeout(timeout):
@@ -497,6 +501,11 @@ _Outgoing = tuple[bytes, int, _Submission | _Question]
 
 def _data_of(item: _Outgoing) -> bytes:
     return item[0]
+
+
+def _left_ms(seconds: float) -> int:
+    """As it travels, so that what nobody waits for any more isn't begun (rule 16); 0 would mean that nobody knows."""
+    return max(1, round(1000 * seconds))
 
 
 def _part(

@@ -10,12 +10,19 @@ does, and every replica applies alike (rule 16).
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import NoReturn
+import math
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import NoReturn, TypeVar
 
 import msgspec
 
-from mas.errors import DatabaseUnavailable, InvalidRequest, NotLeading, Overloaded
+from mas.errors import (
+    DatabaseUnavailable,
+    InvalidRequest,
+    MasError,
+    NotLeading,
+    Overloaded,
+)
 from mas.ledger import (
     Abort,
     Answer,
@@ -36,7 +43,7 @@ from mas.ledger import (
 )
 from mas.ledger.instructions import Decide, Prepare
 from mas.ledger.rows import Kept, Loaded
-from mas.limits import TURN_INSTRUCTIONS_MAX, shorten
+from mas.limits import QUESTION_SECONDS_MAX, TURN_INSTRUCTIONS_MAX, shorten
 from mas.multiraft.events import Committed, Leadership, ReadReady, Refused, Restored
 from mas.raft import Entry, EntryType
 from mas.resource.anchors import Anchors, Word
@@ -48,6 +55,7 @@ from mas.resource.reads import (
     Noted,
     Posted,
     Read,
+    Stored,
     missing_numbers,
     shown,
     view_accounts,
@@ -55,7 +63,7 @@ from mas.resource.reads import (
     view_nodes,
 )
 from mas.resource.routes import OWN, Proposed, Route
-from mas.resource.undecided import SetAside, Waiting, again
+from mas.resource.undecided import SetAside, Waiting, second_proposals
 from mas.runtime import Actor, Clock, Mailbox, Supervisor
 from mas.transaction.messages import (
     Answers,
@@ -68,6 +76,7 @@ from mas.transaction.messages import (
     ReadLevel,
     ReadNodes,
     ReadPostings,
+    ReadRequest,
     Reply,
     Submit,
     TurnedAway,
@@ -77,6 +86,8 @@ from mas.transaction.participant import Resolver, instruct, questions
 
 _log = logging.getLogger(__name__)
 
+Asked = TypeVar("Asked", Read, Stored)
+
 _INSTRUCTIONS_PER_PROPOSAL = 1_000
 _BYTES_PER_PROPOSAL = 256 * 1024
 _TURN_SECONDS = 0.010
@@ -85,8 +96,11 @@ _RESOLVE_SECONDS = 0.25
 _IDLE_SECONDS = 1.0
 _RELOAD_SECONDS = 0.5
 _INCARNATION_SILENT_SECONDS = 24 * 3600.0
+_CLOSE_AGAIN_SECONDS = 60.0
 _REQUESTS_WAITING = 65_536
 _FILTER_PAGE = 5_000
+_READS_OPEN_MAX = 16_384
+_SWEEP_SECONDS = 0.1
 _SETTLED = (Code.POSTED, Code.FREED)
 
 
@@ -141,26 +155,29 @@ class AccountService(Actor):
         self._group = ports.group
         self._database = ports.database
         self._buckets = ports.buckets
-        self._reply = ports.reply
+        self._send_reply = ports.reply
+        # When each read that isn't answered yet is given up by its asker, by peer and request.
+        self._reads_open: dict[tuple[int, int], float] = {}
+        self._reads_swept = 0.0
         self._proposer = ports.proposer
         self._clock = clock
         self._settings = settings
 
         self._leadership = Leadership(0, 0, leading=False)
         self._heard_leader = clock.monotonic()
-        self._proposals = Proposals(ports.group, ports.proposer)
+        self._proposals = Proposals(ports.group, ports.proposer, clock)
         self._reads: dict[int, list[Read]] = {}
         self._reads_waiting: list[tuple[int, list[Read]]] = []
-        self._reads_to_load: Mailbox[Read | tuple[int, ReadPostings | ReadBucket]] = Mailbox(
-            f"{self.name}.reads", _REQUESTS_WAITING
-        )
+        self._reads_to_load: Mailbox[Read] = Mailbox(f"{self.name}.reads", _REQUESTS_WAITING)
+        self._statements: Mailbox[Stored] = Mailbox(f"{self.name}.statements", _REQUESTS_WAITING)
         self._resolver = Resolver(settings.lock_timeout)
         self._anchors = Anchors(ports.buckets, settings.read_patience, self._settle)
         self._noted: dict[str, Noted] = {}
         self._noted_at = 0
         self._set_aside = SetAside(self._anchors, self._propose_again)
         self._settlements: list[Commit | Abort] = []
-        self._second_proposals: list[tuple[Waiting, Instruction]] = []
+        self._to_settle: dict[tuple[bytes, ...], None] = {}
+        self._second_proposals: list[tuple[list[Waiting], tuple[bytes, ...]]] = []
         self._filter_empty = asyncio.Event()
         self._heard: dict[bytes, float] = {}
         self._start_from(kept)
@@ -184,7 +201,8 @@ class AccountService(Actor):
             supervisor.spawn(f"{self.name}.commit", self._forever(self._commit_turn))
             supervisor.spawn(f"{self.name}.error", self._forever(self._error_turn))
             supervisor.spawn(f"{self.name}.flush", self._forever(self._flush_turn))
-            supervisor.spawn(f"{self.name}.read", self._forever(self._read_turn))
+            supervisor.spawn(f"{self.name}.load", self._forever(self._load_turn))
+            supervisor.spawn(f"{self.name}.statement", self._forever(self._statement_turn))
             supervisor.spawn(f"{self.name}.resolve", self._forever(self._resolve_turn))
             supervisor.spawn(f"{self.name}.filter", self._forever(self._filter_turn))
             await supervisor.wait()
@@ -202,9 +220,11 @@ class AccountService(Actor):
                 case Submit():
                     self._admit(peer, request)
                 case ReadAccounts() | ReadClaims() | ReadNodes() | ReadPostings():
-                    reads.append(Read(peer, request))
+                    if (gives_up := self._admit_read(peer, request)) is not None:
+                        reads.append(Read(peer, request, gives_up))
                 case ReadBucket():
-                    self._read_later(peer, request.request, (peer, request))
+                    if (gives_up := self._admit_read(peer, request)) is not None:
+                        self._read_later(Stored(peer, request, gives_up), self._statements)
         self._propose()
         self._take_reads(reads)
 
@@ -222,23 +242,61 @@ class AccountService(Actor):
             self._heard[chunk.incarnation] = self._clock.monotonic()
         if self._set_aside:
             self._end_set_aside(chunk)
-        refusal = self._overload()
-        if refusal is not None and any(map(begins, chunk.instructions)):
-            self._admit_what_ends(peer, request.request, chunk, *refusal)
-        else:
-            route = Route(peer, request.request)
-            self._proposals.add(Item(chunk, request.chunk, route))
-
-    def _admit_what_ends(
-        self, peer: int, request: int, chunk: Chunk, why: Why, detail: str
-    ) -> None:
+        deadline = _deadline(self._clock.monotonic(), request.left_ms)
         begun = tuple(i for i, each in enumerate(chunk.instructions) if begins(each))
-        self._reply(peer, TurnedAway(request, why, positions=begun, detail=detail))
-        kept = tuple(i for i, each in enumerate(chunk.instructions) if not begins(each))
-        if kept:
-            rest = tuple(chunk.instructions[i] for i in kept)
-            route = Route(peer, request, kept)
-            self._proposals.add(Item.of(Chunk(chunk.incarnation, chunk.low_water, rest), route))
+        if not begun:
+            self._proposals.add(Item(chunk, request.chunk, Route(peer, request.request)))
+            return
+        refusal = self._overload()
+        if refusal is not None:
+            why, detail = refusal
+            self._reply(peer, TurnedAway(request.request, why, positions=begun, detail=detail))
+        elif len(begun) == len(chunk.instructions):
+            item = Item(chunk, request.chunk, Route(peer, request.request), deadline)
+            self._proposals.add(item, begins=True)
+            return
+        else:
+            self._add_part(peer, request.request, chunk, begun, deadline)
+        ended = tuple(i for i, each in enumerate(chunk.instructions) if not begins(each))
+        if ended:
+            self._add_part(peer, request.request, chunk, ended)
+
+    def _admit_read(self, peer: int, request: ReadRequest) -> float | None:
+        """When its asker gives it up; until then, or until it is answered, it holds a place. None: there is none left."""
+        now = self._clock.monotonic()
+        if len(self._reads_open) >= _READS_OPEN_MAX and now - self._reads_swept > _SWEEP_SECONDS:
+            self._reads_swept = now
+            self._reads_open = {
+                read: gives_up for read, gives_up in self._reads_open.items() if gives_up > now
+            }
+        if len(self._reads_open) >= _READS_OPEN_MAX:
+            detail = f"bucket {self.bucket} has {_READS_OPEN_MAX} reads under way"
+            self._reply(peer, TurnedAway(request.request, Why.OVERLOADED, detail=detail))
+            return None
+        gives_up = min(_deadline(now, request.left_ms), now + QUESTION_SECONDS_MAX)
+        self._reads_open[peer, request.request] = gives_up
+        return gives_up
+
+    def _reply(self, peer: int, reply: Reply) -> None:
+        self._reads_open.pop((peer, reply.request), None)
+        self._send_reply(peer, reply)
+
+    def _add_part(
+        self,
+        peer: int,
+        request: int,
+        chunk: Chunk,
+        positions: tuple[int, ...],
+        deadline: float | None = None,
+    ) -> None:
+        """Some of a chunk's instructions: those that begin something have a deadline, and go behind those that end something."""
+        instructions = tuple([chunk.instructions[position] for position in positions])
+        part = Chunk(chunk.incarnation, chunk.low_water, instructions, chunk.left_out)
+        route = Route(peer, request, positions)
+        if deadline is None:
+            self._proposals.add(Item.of(part, route))
+        else:
+            self._proposals.add(Item.of(part, route, deadline), begins=True)
 
     def _overload(self) -> tuple[Why, str] | None:
         if self._flusher.failing_since is not None:
@@ -254,8 +312,7 @@ class AccountService(Actor):
 
     def _propose(self) -> None:
         for proposed, error in self._proposals.send():
-            why = Why.INVALID if isinstance(error, InvalidRequest) else Why.OVERLOADED
-            self._turn_away(proposed, why, str(error))
+            self._turn_away(proposed, _why_refused(error), str(error))
 
     def _submit_own(self, *instructions: Instruction) -> None:
         """This leader's own instructions; they end something and have room of their own (rule 16). Nobody is answered."""
@@ -276,6 +333,7 @@ class AccountService(Actor):
         for event in await self._group.commit_c.drain():
             match event:
                 case Committed():
+                    await self._wait_for_room()
                     await self._apply_all(event.entries)
                 case Leadership():
                     self._on_leadership(event)
@@ -283,6 +341,11 @@ class AccountService(Actor):
                     self._on_read_ready(event)
                 case Restored():
                     await self._on_restored(event)
+
+    async def _wait_for_room(self) -> None:
+        """A leader turns new work away; a follower stops where memory holds too much that its database doesn't."""
+        if not self._leadership.leading:
+            await self._flusher.wait_until_below(self._settings.unflushed)
 
     async def _apply_all(self, entries: tuple[Entry, ...]) -> None:
         """Load what the entries need in one query, then apply them, giving way to others every 10 ms."""
@@ -299,6 +362,7 @@ class AccountService(Actor):
                 await self._clock.sleep(0)
                 started = self._clock.monotonic()
         self._after_apply()
+        self._have_all_settled()
         if self._leadership.leading:
             self._set_aside.add(waiting, self._ledger.legs)
         else:
@@ -373,11 +437,16 @@ class AccountService(Actor):
                     waiting.append(Waiting(route, place, instruction, answer.xids))
                     continue
                 # Whoever asked asks again: proposed here a second time, it could come behind its own end.
-                self._have_settled(answer.xids)
+                self._to_settle[answer.xids] = None
                 answer = Answer(Code.PENDING_ON)
             answers.append((place, answer))
         if answers:
             self._reply(route.peer, Answers(route.request, tuple(answers)))
+
+    def _have_all_settled(self) -> None:
+        """What this turn's answers named, once, however many named it."""
+        wanted, self._to_settle = self._to_settle, {}
+        self._have_settled(dict.fromkeys(xid for xids in wanted for xid in xids))
 
     def _have_settled(self, xids: Iterable[bytes]) -> None:
         """Ask the anchors of these legs, for whoever comes to ask again."""
@@ -393,9 +462,9 @@ class AccountService(Actor):
         self._go_on_soon()
         self._settlements.append(outcome)
 
-    def _propose_again(self, items: list[Waiting], undecided: Mapping[bytes, None]) -> None:
+    def _propose_again(self, items: list[Waiting], left_out: tuple[bytes, ...]) -> None:
         self._go_on_soon()
-        self._second_proposals += [(item, again(item, undecided)) for item in items]
+        self._second_proposals.append((items, left_out))
 
     def _go_on_soon(self) -> None:
         if not self._settlements and not self._second_proposals:
@@ -406,14 +475,14 @@ class AccountService(Actor):
         settled, self._settlements = self._settlements, []
         second, self._second_proposals = self._second_proposals, []
         if not self._leadership.leading:
-            self._turn_back([item for item, _ in second])
+            self._turn_back([item for items, _ in second for item in items])
             return
         for start in range(0, len(settled), TURN_INSTRUCTIONS_MAX):
             chunk = Chunk(b"", 0, tuple(settled[start : start + TURN_INSTRUCTIONS_MAX]))
             self._proposals.add(Item.of(chunk, OWN))
-        for item, instruction in second:
-            route = Route(item.route.peer, item.route.request, (item.position,), second=True)
-            self._proposals.add(Item.of(Chunk(b"", 0, (instruction,)), route))
+        for items, left_out in second:
+            for chunk, route in second_proposals(items, left_out):
+                self._proposals.add(Item.of(chunk, route))
         self._propose()
 
     def _end_set_aside(self, chunk: Chunk) -> None:
@@ -523,20 +592,21 @@ class AccountService(Actor):
     def _answer_reads(self, reads: list[Read]) -> None:
         """Answer what memory can; what must be loaded waits for its rows, and for nobody else's."""
         for read in reads:
+            if self._clock.monotonic() > read.gives_up:
+                continue
             try:
                 if missing_numbers(self._ledger, read.request):
-                    self._read_later(read.peer, read.request.request, read)
+                    self._read_later(read, self._reads_to_load)
                 else:
                     self._answer_read(read)
             except Exception as error:  # noqa: BLE001 - it ends this read alone
-                self._fail_read(read.peer, read.request.request, error)
+                self._fail_read(read, error)
 
-    def _read_later(
-        self, peer: int, request: int, item: Read | tuple[int, ReadPostings | ReadBucket]
-    ) -> None:
-        if not self._reads_to_load.offer(item):
+    def _read_later(self, read: Asked, queue: Mailbox[Asked]) -> None:
+        if not queue.offer(read):
             detail = f"bucket {self.bucket} has too many reads waiting"
-            self._reply(peer, TurnedAway(request, Why.OVERLOADED, detail=detail))
+            reply = TurnedAway(read.request.request, Why.OVERLOADED, detail=detail)
+            self._reply(read.peer, reply)
 
     def _answer_read(self, read: Read) -> None:
         request = read.request
@@ -547,7 +617,7 @@ class AccountService(Actor):
             self._reply(read.peer, view_nodes(self._ledger, request))
             return
         if isinstance(request, ReadPostings):
-            self._answer_statement(read.peer, request)
+            self._answer_statement(read, request)
             return
         if request.level is ReadLevel.LINEARIZABLE:
             noted = [self._note(number) for number in request.numbers]
@@ -576,50 +646,63 @@ class AccountService(Actor):
             if legs.kind is Kind.CREATION:
                 self._have_settled((legs.xid,))
 
-    def _answer_statement(self, peer: int, request: ReadPostings) -> None:
+    def _answer_statement(self, read: Read, request: ReadPostings) -> None:
         """Once the payments that it has to show are posted."""
 
         def on_posted(in_time: bool) -> None:  # noqa: FBT001 - a result, not an option
             if in_time:
-                self._read_later(peer, request.request, (peer, request))
+                stored = Stored(read.peer, request, read.gives_up)
+                self._read_later(stored, self._statements)
             else:
                 detail = f"{shorten(request.number)} has a payment under way whose payer's bucket doesn't answer"
-                self._reply(peer, TurnedAway(request.request, Why.UNAVAILABLE, detail=detail))
+                self._reply(read.peer, TurnedAway(request.request, Why.UNAVAILABLE, detail=detail))
 
         if legs := shown(self._ledger, request):
             Posted(legs, self._anchors, on_posted)
         else:
             on_posted(True)  # noqa: FBT003 - its one argument
 
-    async def _read_turn(self) -> None:
-        for item in await self._reads_to_load.drain():
-            peer, request = (item.peer, item.request) if isinstance(item, Read) else item
+    async def _load_turn(self) -> None:
+        for read in await self._reads_to_load.drain():
             try:
-                if isinstance(item, Read):
-                    await self._answer_loaded(item)
-                else:
-                    await self._answer_stored(*item)
+                await self._answer_loaded(read)
             except Exception as error:  # noqa: BLE001 - it ends this read alone
-                self._fail_read(peer, request.request, error)
+                self._fail_read(read, error)
 
-    def _fail_read(self, peer: int, request: int, error: Exception) -> None:
+    async def _statement_turn(self) -> None:
+        """From the database, once it holds all that is applied now (rule 29, the simple way): one flush for a turn.
+
+        What has waited for too long is asked anew by then, and would be read for nobody.
+        """
+        statements = await self._statements.drain()
+        lag_ms = round(1000 * self._flusher.lag_seconds())
+        await self._flusher.wait_flushed()
+        for read in statements:
+            if self._clock.monotonic() > read.gives_up:
+                continue
+            try:
+                await self._answer_stored(read, lag_ms)
+            except Exception as error:  # noqa: BLE001 - it ends this read alone
+                self._fail_read(read, error)
+
+    def _fail_read(self, read: Read | Stored, error: Exception) -> None:
         """A read changes nothing: whatever raises in one ends that one, and nothing else."""
-        _log.error("bucket %d: a read of node %d failed", self.bucket, peer, exc_info=error)
+        _log.error("bucket %d: a read of node %d failed", self.bucket, read.peer, exc_info=error)
         detail = f"the read failed by a fault of the server ({type(error).__name__})"
-        self._reply(peer, TurnedAway(request, Why.FAILED, detail=detail))
+        self._reply(read.peer, TurnedAway(read.request.request, Why.FAILED, detail=detail))
 
     async def _answer_loaded(self, read: Read) -> None:
         while numbers := missing_numbers(self._ledger, read.request):
+            if self._clock.monotonic() > read.gives_up:
+                return
             is_claim = isinstance(read.request, ReadClaims)
             asked = Missing([], [], numbers) if is_claim else Missing(numbers, [], [])
             loaded = await self._read_rows(asked.accounts, asked.records, asked.claims)
             self._ledger.load(asked, loaded)
         self._answer_read(read)
 
-    async def _answer_stored(self, peer: int, request: ReadPostings | ReadBucket) -> None:
-        """From the database, once it holds all that is applied now (rule 29, the simple way)."""
-        lag_ms = round(1000 * self._flusher.lag_seconds())
-        await self._flusher.wait_flushed()
+    async def _answer_stored(self, read: Stored, lag_ms: int) -> None:
+        request = read.request
         reply: Reply
         try:
             reply = (
@@ -629,7 +712,7 @@ class AccountService(Actor):
             )
         except DatabaseUnavailable as error:
             reply = TurnedAway(request.request, Why.UNAVAILABLE, detail=str(error))
-        self._reply(peer, reply)
+        self._reply(read.peer, reply)
 
     async def _postings(self, request: ReadPostings) -> Postings:
         found = await self._database.load(self.bucket, (request.number,), (), ())
@@ -698,9 +781,14 @@ class AccountService(Actor):
             for incarnation, heard in self._heard.items()
             if now - heard > _INCARNATION_SILENT_SECONDS
         ]
+        still_open = set(self._ledger.incarnations()) if silent else ()
         for incarnation in silent:
-            del self._heard[incarnation]
-            self._submit_own(CloseIncarnation(incarnation))
+            if incarnation in still_open:
+                # Again a little later: nothing is done while a leg of it is prepared, or where the group has no room.
+                self._heard[incarnation] += _CLOSE_AGAIN_SECONDS
+                self._submit_own(CloseIncarnation(incarnation))
+            else:
+                del self._heard[incarnation]
 
     async def _filter_turn(self) -> None:
         """Until the filter holds every record's id it answers "maybe" (rule 24)."""
@@ -723,6 +811,17 @@ class AccountService(Actor):
 
 def _nobody(_: bytes, __: Word) -> None:
     """Whatever it is, it is settled here, and nobody waits for it."""
+
+
+def _deadline(now: float, left_ms: int) -> float:
+    """Counted from here: clocks needn't agree. A sender that doesn't say waits for ever."""
+    return now + left_ms / 1000 if left_ms else math.inf
+
+
+def _why_refused(error: MasError) -> Why:
+    if isinstance(error, InvalidRequest):
+        return Why.INVALID
+    return Why.OVERLOADED if isinstance(error, Overloaded) else Why.UNAVAILABLE
 
 
 def _why(refused: Refused) -> tuple[Why, int]:
