@@ -151,6 +151,8 @@ def _in_mark(i: Mark | Unmark, _: int) -> str:
 def _in_set_account(i: SetAccount, _: int) -> str:
     if i.overdraft_limit is not None and not 0 <= i.overdraft_limit <= BALANCE_MAX:
         return "overdraft_limit"
+    if i.change_id and len(i.change_id) != PAYMENT_ID_BYTES:
+        return "change_id"
     return _in_account(i.account) or _in_token(i.token)
 
 
