@@ -61,6 +61,8 @@ REQUEST_FIELDS_MAX = PAYMENTS_PER_BATCH_MAX + 8
 """Of the outermost message of a request, each item of a list one: decoded they take far more room than on the way."""
 FRAME_BYTES_MAX = 8 * 1024 * 1024
 """Of a frame between nodes: a full turn to a peer, with room for all groups' heartbeats."""
+QUESTION_SECONDS_MAX = 1.0
+"""That one replica has to answer a read, before whoever asks gives it up and asks another."""
 SNAPSHOT_CHUNK_BYTES = 256 * 1024
 
 # --- What one turn may do (rule 38) -------------------------------------------------------------
