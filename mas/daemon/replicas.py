@@ -46,7 +46,7 @@ _RETRY_SECONDS = 1.0
 _REMOVED = "removed from the bucket: what is left of it here is being erased"
 
 
-class Buckets(ServiceBuckets, MembershipBuckets, Protocol):
+class Buckets(MembershipBuckets, ServiceBuckets, Protocol):
     """Whichever node leads a bucket, or holds a replica: for the services' questions, and for this node's own."""
 
 
