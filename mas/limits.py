@@ -10,6 +10,7 @@ different scripts that look alike are different characters.
 
 import unicodedata
 
+from mas.addresses import split_address
 from mas.errors import InvalidRequest
 
 # --- What a request may say ---------------------------------------------------------------------
@@ -207,9 +208,10 @@ def check_node_address(value: str, field: str = "address") -> None:
         InvalidRequest: not "host:port", too long, or with characters that aren't printable ASCII.
     """
     _check_ascii(value, field, 1, NODE_ADDRESS_CHARACTERS_MAX)
-    host, _, port = value.rpartition(":")
-    if not host or " " in value or not port.isdecimal() or not 1 <= int(port) <= 65535:
-        raise _invalid(field, value, '"host:port"')
+    try:
+        split_address(value)
+    except ValueError as error:
+        raise _invalid(field, value, str(error)) from None
 
 
 def check_node_roles(value: tuple[str, ...], field: str = "roles") -> None:
