@@ -219,11 +219,6 @@ class Prepare(
     parties: Parties = ("", "")
     """Of the whole payment."""
     reference: str = ""
-    left_out: tuple[bytes, ...] = ()
-    """On a second proposal: the xids that the first one was pending on and that are still undecided (rule 15).
-
-    Never empty there: `NONE_LEFT_OUT` where all of them have been decided meanwhile.
-    """
 
 
 class Decide(
@@ -244,7 +239,6 @@ class Decide(
     """CREATION: the bucket of the new account, which is what is claimed."""
     tokens: tuple[Token | None, ...] = ()
     """One for each leg that `own` names, in its order, or none at all; so it is in `Prepare`, for its legs."""
-    left_out: tuple[bytes, ...] = ()
 
 
 class End(
@@ -415,6 +409,11 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     incarnation: bytes
     low_water: int
     instructions: tuple[Instruction, ...]
+    left_out: tuple[bytes, ...] = ()
+    """On second proposals: what the first ones were pending on and is still undecided, by xid (rule 15).
+
+    Never empty there: `NONE_LEFT_OUT` where all of it has been decided meanwhile.
+    """
 
 
 class Proposal(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mas.ledger.instructions import Body, Code, Kind, Legs, Parties, Reason, Token, payer
+from mas.ledger import instructions
+from mas.ledger.instructions import Body, Code, Kind, Legs, Parties, Reason, Token
 
 
 class Account(msgspec.Struct, array_like=True, gc=False):
@@ -63,12 +64,12 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """CREATION: the bucket of the account."""
     detail: str = ""
     payer: str = ""
-    """Where there is no body to say it, a cancellation's."""
+    """Whose it is, where there is no body that says so: of a cancellation. Empty also where only its attempts are dead."""
 
-    def is_of(self, number: str) -> bool:
-        """Whether this may be the payment of this payer: nobody says whose a payment is that only died."""
-        whose = self.payer if self.body is None else payer(self.body)
-        return not whose or whose == number
+    def is_of(self, payer: str) -> bool:
+        """Whether this payment is that account's; nobody's is everybody's."""
+        owner = self.payer if self.body is None else instructions.payer(self.body)
+        return owner in ("", payer)
 
 
 class Posting(msgspec.Struct, frozen=True, array_like=True, gc=False):
