@@ -11,7 +11,7 @@ The receiver pulls, so it sets the pace, resumes where a connection broke, and t
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import xxhash
@@ -21,6 +21,9 @@ from mas.errors import CorruptData, NetworkError
 from mas.limits import SNAPSHOT_CHUNK_BYTES
 from mas.raft import SnapshotMetadata
 
+_Bytes = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+"""A size or a place of a file: what a peer says must be one that a file can have."""
+
 
 class SnapshotReference(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One file, for ever: what a Raft snapshot's `data` holds instead of the state."""
@@ -29,8 +32,7 @@ class SnapshotReference(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Who has it."""
     name: str
     """Its identity; never a path on the receiver's side."""
-    size: int
-    """Bytes."""
+    size: _Bytes
     digest: bytes
     """XXH3-128 of the bytes."""
 
@@ -48,7 +50,7 @@ class Pull(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
 
     group: int
     name: str
-    offset: int
+    offset: _Bytes
 
 
 class Piece(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
@@ -56,8 +58,8 @@ class Piece(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
 
     group: int
     name: str
-    offset: int
-    data: bytes
+    offset: _Bytes
+    data: Annotated[bytes, msgspec.Meta(max_length=SNAPSHOT_CHUNK_BYTES)]
 
 
 class Done(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):

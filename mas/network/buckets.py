@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 
 from mas import limits
-from mas.errors import RequestFailed, Unavailable
+from mas.errors import NetworkError, RequestFailed, Unavailable
 from mas.ledger.instructions import Answer, Chunk, begins
 from mas.ledger.instructions import encode as encode_chunk
 from mas.network.channels import Channel
@@ -26,6 +26,7 @@ from mas.transaction.messages import (
     TurnedAway,
     Why,
     batches,
+    can_answer,
     decode_replies,
     encode,
     frame_of,
@@ -93,6 +94,14 @@ class _Submission:
         self.resume = 0.0
         self.trouble = "no replica is connected"
 
+    kind = Submit
+
+    def misanswered(self, position: int) -> NetworkError:
+        """An answer for what wasn't asked."""
+        return NetworkError(
+            f"node {self.peer} answers instruction {position} of {len(self.answered)}"
+        )
+
     def unanswered(self) -> list[int]:
         return [position for position, flag in enumerate(self.answered) if not flag]
 
@@ -107,10 +116,11 @@ class _Submission:
 class _Question:
     """A read under way at one replica."""
 
-    __slots__ = ("future", "peer")
+    __slots__ = ("future", "kind", "peer")
 
-    def __init__(self, peer: int, future: asyncio.Future[Reply]) -> None:
+    def __init__(self, peer: int, kind: type[Request], future: asyncio.Future[Reply]) -> None:
         self.peer = peer
+        self.kind = kind
         self.future = future
 
     def settle(self, reply: Reply) -> None:
@@ -262,7 +272,7 @@ class BucketRouter:
         if not self._peers.is_connected(node):
             return TurnedAway(0, Why.UNAVAILABLE, detail="not connected")
         number = self._next_number()
-        question = _Question(node, asyncio.get_running_loop().create_future())
+        question = _Question(node, type(request), asyncio.get_running_loop().create_future())
         self._live[number] = question
         message = msgspec.structs.replace(request, request=number)
         self._send(node, message, question)
@@ -318,13 +328,17 @@ class BucketRouter:
         """Take a frame of replies.
 
         Raises:
-            NetworkError: it can't be read; what it answered will be unknown.
+            NetworkError: it can't be read, or answers what wasn't asked; what it answered will be unknown.
         """
         live = self._live
         for reply in decode_replies(payload):
             asked = live.get(reply.request)
             if asked is None or asked.peer != peer:
                 continue  # given up meanwhile, or asked in this process's previous life
+            if not can_answer(asked.kind, reply):
+                raise NetworkError(
+                    f"node {peer} answers a {asked.kind.__name__} with {type(reply).__name__}"
+                )
             if type(asked) is _Question:
                 asked.settle(reply)
             elif type(asked) is _Submission:
@@ -336,6 +350,8 @@ class BucketRouter:
     def _on_answers(self, submission: _Submission, answers: tuple[tuple[int, Answer], ...]) -> None:
         answered, on_answer = submission.answered, submission.on_answer
         for position, answer in answers:
+            if not 0 <= position < len(answered):
+                raise submission.misanswered(position)
             if not answered[position]:
                 answered[position] = 1
                 submission.left -= 1
@@ -345,6 +361,9 @@ class BucketRouter:
 
     def _on_turned_away(self, submission: _Submission, reply: TurnedAway) -> None:
         positions = submission.unanswered()
+        for position in reply.positions:
+            if not 0 <= position < len(submission.answered):
+                raise submission.misanswered(position)
         if reply.positions:
             positions = [each for each in reply.positions if not submission.answered[each]]
         if reply.why in (Why.NOT_LEADING, Why.INVALID):
