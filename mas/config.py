@@ -202,6 +202,8 @@ class StorageConfig(msgspec.Struct, frozen=True, kw_only=True):
     log_reserve_mb: Annotated[int, msgspec.Meta(ge=0)] = 256
     """MiB of the disk that are the Raft log's alone: where less is left, flushes and snapshots wait, and new payments are
     refused, so that the log, which can't wait, never meets a full disk first."""
+    log_write_seconds: Seconds = 20.0
+    """A write of the Raft log that hasn't returned for so long ends the process, as one that has failed: the disk hangs."""
     log_margin_entries: Annotated[int, msgspec.Meta(ge=0)] = 10_000
     """Entries that the log keeps behind what the AccountDB has, so that a follower that was away needs no snapshot."""
     log_margin_seconds: Annotated[float, msgspec.Meta(ge=0)] = 60.0
@@ -270,8 +272,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     def host(self) -> str:
         """Where other nodes are told to find this one: a name or an IP address."""
-        own = next((peer.address for peer in self.peers if peer.id == self.node.id), None)
-        return bare_host((own or self.address()).rpartition(":")[0])
+        return bare_host(self._told_address().rpartition(":")[0])
+
+    def _told_address(self) -> str:
+        own = (peer.address for peer in self.peers if peer.id == self.node.id)
+        return next(own, self.address())
 
     def node_ids(self) -> tuple[int, ...]:
         """Every node of the cluster."""
@@ -302,7 +307,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         ]
         if is_loopback(self.listen.host) and not is_loopback(self.host()):
             even.append(
-                f"listen.host is {self.listen.host}, and the others are to find this node at {self.host()}: "
+                f"listen.host is {self.listen.host}, and the others are to find this node at {self._told_address()}: "
                 "they can't, name an address of this machine in listen.host"
             )
         return even

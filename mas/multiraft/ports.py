@@ -48,6 +48,9 @@ class LogBatch(Protocol):
     def set_note(self, group: int, note: bytes | None) -> None:
         """A snapshot being installed (rule 28)."""
 
+    def set_lost(self, group: int, proof: str) -> None:
+        """This log has lost what its node had acknowledged: no life of this node takes part by it any more."""
+
     def drop(self, group: int) -> None:
         """Forget the group, a damaged one too: it leaves this node, or is created anew, perhaps in the same batch.
 
@@ -86,6 +89,9 @@ class RaftLog(Protocol):
     def removed_at(self, group: int) -> int:
         """As the group's log was created. Raises `CorruptData`."""
 
+    def lost(self, group: int) -> str:
+        """As `LogBatch.set_lost` wrote it; empty where it didn't. Raises `CorruptData`."""
+
     def batch(self) -> LogBatch: ...
 
     def close(self) -> None: ...
@@ -103,8 +109,11 @@ class Peers(Protocol):
 class SnapshotFiles(Protocol):
     """Snapshots of the AccountDB as files (rule 28); they take as long as a file takes, off the loop.
 
-    Raises `DatabaseUnavailable` where it may be tried again.
+    Raises `DatabaseUnavailable` where it may be tried again, another `StorageError` where a file can't be read.
     """
+
+    def room_for(self, size: int) -> bool:
+        """Whether so many bytes of snapshots can be received and installed, and the Raft log keeps its reserve."""
 
     async def export(self, group: int, path: Path) -> SnapshotMetadata:
         """Write the rows of one read transaction, with the applied index, term and membership that it read."""

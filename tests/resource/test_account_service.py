@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from mas.errors import NotLeading, Overloaded
+from mas.errors import DatabaseUnavailable, NotLeading, Overloaded
 from mas.ids import make_xid
 from mas.ledger.instructions import (
     EXTERNAL,
@@ -32,7 +32,7 @@ from mas.ledger.instructions import (
     Unmark,
     encode,
 )
-from mas.ledger.rows import NodeRow
+from mas.ledger.rows import Kept, NodeRow
 from mas.multiraft.events import ReadReady, Refused, Restored
 from mas.raft import ConfState
 from mas.resource import AccountService, Ports, ResourceSettings
@@ -370,6 +370,67 @@ async def test_security_b1_a_read_that_raises_is_answered_and_ends_nothing_else(
 
 def _raise(*_: object) -> None:
     raise ValueError("a fault")
+
+
+@pytest.mark.asyncio
+async def test_security_b8_statements_of_a_turn_share_a_flush_and_keep_no_other_read_waiting(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each waited for a flush of its own, one behind the other, and whatever had to be loaded behind them all."""
+    monkeypatch.setattr(service_module, "QUESTION_SECONDS_MAX", 60.0)  # on the busiest machine
+    await open_accounts(world, alice=100, bob=0)
+    go, reading = asyncio.Event(), 0
+    read = world.database.postings
+
+    async def postings(bucket: int, number: str, before: int, limit: int) -> object:
+        nonlocal reading
+        reading += 1
+        await go.wait()
+        return await read(bucket, number, before, limit)
+
+    monkeypatch.setattr(world.database, "postings", postings)
+    waited, wait_flushed = 0, world.service._flusher.wait_flushed
+
+    async def count_waits() -> None:
+        nonlocal waited
+        waited += 1
+        await wait_flushed()
+
+    monkeypatch.setattr(world.service._flusher, "wait_flushed", count_waits)
+    first = world.ask(ReadPostings(0, 1, "alice", 0, 10))
+    await world.until(lambda: reading)
+    others = [world.ask(ReadPostings(0, 1, "alice", 0, 100)) for _ in range(50)]
+    views = await world.reply(world.read("not in memory"))
+    assert isinstance(views, AccountViews)
+    assert reading == 1
+    go.set()
+    for request in (first, *others):
+        assert isinstance(await world.reply(request), Postings)
+    assert reading == 51
+    assert waited <= 3
+
+
+@pytest.mark.asyncio
+async def test_security_b8_what_nobody_waits_for_any_more_is_not_read(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await open_accounts(world, alice=100)
+    asked: list[str] = []
+    read = world.database.postings
+
+    async def postings(bucket: int, number: str, before: int, limit: int) -> object:
+        asked.append(number)
+        return await read(bucket, number, before, limit)
+
+    monkeypatch.setattr(world.database, "postings", postings)
+    monkeypatch.setattr(service_module, "QUESTION_SECONDS_MAX", -1.0)
+    abandoned = [world.ask(ReadPostings(0, 1, "alice", 0, 10)) for _ in range(20)]
+    await world.until(lambda: world.group.reads and not world.service._reads)
+    monkeypatch.undo()
+    monkeypatch.setattr(world.database, "postings", postings)
+    assert isinstance(await world.reply(world.ask(ReadPostings(0, 1, "alice", 0, 10))), Postings)
+    assert asked == ["alice"]
+    assert not any(map(world.reply_to, abandoned))
 
 
 @pytest.mark.asyncio
@@ -795,6 +856,30 @@ async def test_flushes_go_on_after_a_snapshot_took_the_database_over(world: Worl
     assert isinstance(view, AccountViews)
     assert view.views[0] is not None
     assert view.views[0].balance == 30
+
+
+@pytest.mark.asyncio
+async def test_consensus_c4_a_database_that_refuses_behind_a_snapshot_is_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An installation may have used the disk up; opening the database writes, and ended the process."""
+    await open_accounts(world, alice=100, bob=0)
+    await world.until(
+        lambda: world.database.row and world.database.row.applied == world.group.index
+    )
+    open_, refusals = world.database.open, [DatabaseUnavailable("database or disk is full")] * 2
+
+    async def refuse(bucket: int, writer: bytes) -> Kept:
+        if refusals:
+            raise refusals.pop()
+        return await open_(bucket, writer)
+
+    monkeypatch.setattr(world.database, "open", refuse)
+    world.group.commit_c.put(Restored(world.group.index, 1, ConfState()))
+    world.group.lead(term=2)
+    await world.until(lambda: not refusals and world.service._leadership.leading)
+    await world.answer(world.submit(world.pay("alice", "bob", 30, "k")))
+    assert caplog.text.count("waits for the database behind a snapshot") == 2
 
 
 @pytest.mark.asyncio
