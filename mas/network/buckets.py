@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 
 from mas import limits
-from mas.errors import RequestFailed, Unavailable
+from mas.errors import NetworkError, RequestFailed, Unavailable
 from mas.ledger.instructions import Answer, Chunk, begins
 from mas.ledger.instructions import encode as encode_chunk
 from mas.network.channels import Channel
@@ -31,6 +31,7 @@ from mas.transaction.messages import (
     TurnedAway,
     Why,
     batches,
+    can_answer,
     decode_replies,
     encode,
     frame_of,
@@ -87,6 +88,7 @@ class _Submission:
         "sent",
         "trouble",
     )
+    kind: type[Request] = Submit
 
     def __init__(self, bucket: int, chunk: Chunk, on_answer: OnAnswer, deadline: float) -> None:
         self.bucket = bucket
@@ -104,6 +106,12 @@ class _Submission:
         self.sent = 0.0
         self.trouble = "no replica is connected"
 
+    def misanswered(self, position: int) -> NetworkError:
+        """An answer for what wasn't asked."""
+        return NetworkError(
+            f"node {self.peer} answers instruction {position} of {len(self.answered)}"
+        )
+
     def unanswered(self) -> list[int]:
         return [position for position, flag in enumerate(self.answered) if not flag]
 
@@ -118,13 +126,21 @@ class _Submission:
 class _Question:
     """A read under way at one replica."""
 
-    __slots__ = ("bucket", "future", "is_named", "peer", "sent")
+    __slots__ = ("bucket", "future", "is_named", "kind", "peer", "sent")
 
     def __init__(
-        self, bucket: int, peer: int, future: asyncio.Future[Reply], sent: float, *, is_named: bool
+        self,
+        bucket: int,
+        peer: int,
+        kind: type[Request],
+        future: asyncio.Future[Reply],
+        sent: float,
+        *,
+        is_named: bool,
     ) -> None:
         self.bucket = bucket
         self.peer = peer
+        self.kind = kind
         self.future = future
         self.sent = sent
         self.is_named = is_named
@@ -139,6 +155,7 @@ class _Look:
     """A replica is asked who leads a bucket, while `silent` doesn't answer."""
 
     __slots__ = ("bucket", "peer", "sent", "silent")
+    kind: type[Request] = ReadReplica
 
     def __init__(self, bucket: int, peer: int, silent: int, sent: float) -> None:
         self.bucket = bucket
@@ -304,7 +321,8 @@ class BucketRouter:
             return TurnedAway(0, Why.UNAVAILABLE, detail="not connected")
         number = self._next_number()
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        question = _Question(bucket, node, future, self._clock.monotonic(), is_named=is_named)
+        now = self._clock.monotonic()
+        question = _Question(bucket, node, type(request), future, now, is_named=is_named)
         self._live[number] = question
         message = msgspec.structs.replace(request, request=number)
         self._send(node, message if is_named else self._passed_on(bucket, message), question)
@@ -363,7 +381,7 @@ class BucketRouter:
         """Take a frame of replies.
 
         Raises:
-            NetworkError: it can't be read; what it answered will be unknown.
+            NetworkError: it can't be read, or answers what wasn't asked; what it answered will be unknown.
         """
         live = self._live
         self._heard[peer] = self._clock.monotonic()
@@ -372,6 +390,10 @@ class BucketRouter:
             asked = live.get(reply.request)
             if asked is None or asked.peer != peer:
                 continue  # given up meanwhile, or asked in this process's previous life
+            if not can_answer(asked.kind, reply):
+                raise NetworkError(
+                    f"node {peer} answers a {asked.kind.__name__} with {type(reply).__name__}"
+                )
             if type(asked) is _Question:
                 asked.settle(reply)
             elif type(asked) is _Look:
@@ -387,6 +409,8 @@ class BucketRouter:
     def _on_answers(self, submission: _Submission, answers: tuple[tuple[int, Answer], ...]) -> None:
         answered, on_answer = submission.answered, submission.on_answer
         for position, answer in answers:
+            if not 0 <= position < len(answered):
+                raise submission.misanswered(position)
             if not answered[position]:
                 answered[position] = 1
                 submission.left -= 1
@@ -396,6 +420,9 @@ class BucketRouter:
 
     def _on_turned_away(self, submission: _Submission, reply: TurnedAway) -> None:
         positions = submission.unanswered()
+        for position in reply.positions:
+            if not 0 <= position < len(submission.answered):
+                raise submission.misanswered(position)
         if reply.positions:
             positions = [each for each in reply.positions if not submission.answered[each]]
         if reply.why in (Why.NOT_LEADING, Why.INVALID):

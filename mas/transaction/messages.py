@@ -302,6 +302,23 @@ BucketRequest = ForLeader | ReadBucket | PassOn
 Request = BucketRequest | ReadReplica | ChangeMembers
 Reply = Answers | TurnedAway | AccountViews | Claims | Postings | BucketView | Nodes | ReplicaView
 
+_ANSWERS: dict[type[Request], type[Reply]] = {
+    Submit: Answers,
+    ReadAccounts: AccountViews,
+    ReadClaims: Claims,
+    ReadPostings: Postings,
+    ReadBucket: BucketView,
+    ReadNodes: Nodes,
+    ReadReplica: ReplicaView,
+    ChangeMembers: ReplicaView,
+}
+
+
+def can_answer(request: type[Request], reply: Reply) -> bool:
+    """Whether such a request is answered so: each has its kind of answer, and all can be turned away."""
+    return isinstance(reply, TurnedAway | _ANSWERS[request])
+
+
 encode = msgspec.msgpack.Encoder().encode
 
 
