@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 
 from mas import limits
-from mas.errors import RequestFailed, Unavailable
+from mas.errors import NetworkError, RequestFailed, Unavailable
 from mas.ledger.instructions import Answer, Chunk, begins
 from mas.ledger.instructions import encode as encode_chunk
 from mas.network.channels import Channel
@@ -33,6 +33,7 @@ from mas.transaction.messages import (
     TurnedAway,
     Why,
     batches,
+    can_answer,
     decode_replies,
     encode,
     frame_of,
@@ -91,6 +92,7 @@ class _Submission:
         "sent",
         "trouble",
     )
+    kind: type[Request] = Submit
 
     def __init__(self, bucket: int, chunk: Chunk, on_answer: OnAnswer, deadline: float) -> None:
         self.bucket = bucket
@@ -108,6 +110,12 @@ class _Submission:
         self.sent = 0.0
         self.trouble = "no replica is connected"
 
+    def misanswered(self, position: int) -> NetworkError:
+        """An answer for what wasn't asked."""
+        return NetworkError(
+            f"node {self.peer} answers instruction {position} of {len(self.answered)}"
+        )
+
     def unanswered(self) -> list[int]:
         return [position for position, flag in enumerate(self.answered) if not flag]
 
@@ -122,13 +130,21 @@ class _Submission:
 class _Question:
     """A read under way at one replica."""
 
-    __slots__ = ("bucket", "future", "is_named", "peer", "sent")
+    __slots__ = ("bucket", "future", "is_named", "kind", "peer", "sent")
 
     def __init__(
-        self, bucket: int, peer: int, future: asyncio.Future[Reply], sent: float, *, is_named: bool
+        self,
+        bucket: int,
+        peer: int,
+        kind: type[Request],
+        future: asyncio.Future[Reply],
+        sent: float,
+        *,
+        is_named: bool,
     ) -> None:
         self.bucket = bucket
         self.peer = peer
+        self.kind = kind
         self.future = future
         self.sent = sent
         self.is_named = is_named
@@ -143,6 +159,7 @@ class _Look:
     """A replica is asked who leads a bucket, while `silent` doesn't answer."""
 
     __slots__ = ("bucket", "peer", "sent", "silent")
+    kind: type[Request] = ReadReplica
 
     def __init__(self, bucket: int, peer: int, silent: int, sent: float) -> None:
         self.bucket = bucket
@@ -324,7 +341,8 @@ class BucketRouter:
             return TurnedAway(0, Why.UNAVAILABLE, detail="not connected")
         number = self._next_number()
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        question = _Question(bucket, node, future, self._clock.monotonic(), is_named=is_named)
+        now = self._clock.monotonic()
+        question = _Question(bucket, node, type(request), future, now, is_named=is_named)
         self._live[number] = question
         message = msgspec.structs.replace(request, request=number)
         if isinstance(message, ReadRequest):
@@ -385,7 +403,7 @@ class BucketRouter:
         """Take a frame of replies.
 
         Raises:
-            NetworkError: it can't be read; what it answered will be unknown.
+            NetworkError: it can't be read, or answers what wasn't asked; what it answered will be unknown.
         """
         live = self._live
         self._heard[peer] = self._clock.monotonic()
@@ -394,6 +412,10 @@ class BucketRouter:
             asked = live.get(reply.request)
             if asked is None or asked.peer != peer:
                 continue  # given up meanwhile, or asked in this process's previous life
+            if not can_answer(asked.kind, reply):
+                raise NetworkError(
+                    f"node {peer} answers a {asked.kind.__name__} with {type(reply).__name__}"
+                )
             if type(asked) is _Question:
                 asked.settle(reply)
             elif type(asked) is _Look:
@@ -409,6 +431,8 @@ class BucketRouter:
     def _on_answers(self, submission: _Submission, answers: tuple[tuple[int, Answer], ...]) -> None:
         answered, on_answer = submission.answered, submission.on_answer
         for position, answer in answers:
+            if not 0 <= position < len(answered):
+                raise submission.misanswered(position)
             if not answered[position]:
                 answered[position] = 1
                 submission.left -= 1
@@ -418,6 +442,9 @@ class BucketRouter:
 
     def _on_turned_away(self, submission: _Submission, reply: TurnedAway) -> None:
         positions = submission.unanswered()
+        for position in reply.positions:
+            if not 0 <= position < len(submission.answered):
+                raise submission.misanswered(position)
         if reply.positions:
             positions = [each for each in reply.positions if not submission.answered[each]]
         if reply.why in (Why.NOT_LEADING, Why.INVALID):
