@@ -28,6 +28,9 @@ from mas.wire.status import code_of, trailers_of
 REQUEST_SECONDS = 10.0
 """How long the request of a call may take to come."""
 
+_COUNTED_FROM_BYTES = 128 * 1024
+"""Below that, a request takes little room decoded, whatever is in it."""
+
 _log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -190,7 +193,7 @@ def _decoder(method: str, deserialize: Decode) -> Decode:
     """Bytes from outside become ours here, or an error that says what is wrong with them."""
 
     def decode(data: bytes) -> Any:  # noqa: ANN401 - any message
-        if has_more_fields(data, REQUEST_FIELDS_MAX):
+        if len(data) > _COUNTED_FROM_BYTES and has_more_fields(data, REQUEST_FIELDS_MAX):
             raise InvalidRequest(
                 f"the request has more than {REQUEST_FIELDS_MAX} fields: send several with less in each"
             )
