@@ -3,9 +3,11 @@
 # gRPC calls a method by its name in the .proto file.
 # ruff: noqa: N802
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import grpc
+import msgspec
 
 from mas.api import requests
 from mas.api.auth import Authenticator, Metadata
@@ -21,7 +23,7 @@ from mas.api.payment_stream import PaymentStream
 from mas.api.ports import Coordinator
 from mas.api.shares import Caller, Held, Share, Shares, caller_of
 from mas.api.tokens import Principal, TokenIssuer, account_subject
-from mas.errors import InvalidRequest, NotFound, Overloaded, Unavailable
+from mas.errors import InvalidRequest, MasError, NotFound, Overloaded, Unavailable
 from mas.ledger.instructions import Answer, Code, Kind, Reason
 from mas.limits import shorten
 from mas.runtime import Dice
@@ -96,7 +98,7 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
             check_may_read(principal, number)
         level = requests.to_read_level(request.level)
         answers = await self._coordinator.read_accounts(numbers, level, _timeout(context))
-        errors = [answer for answer in answers if isinstance(answer, Unavailable)]
+        errors = [answer for answer in answers if isinstance(answer, MasError)]
         if len(errors) == len(answers):
             raise errors[0]
         return pb.GetAccountReply(accounts=map(account_to_wire, numbers, answers))
@@ -134,10 +136,9 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
         check_may_end(principal, payer)
         share = self._shares.of(caller_of(principal))
         self._shares.check_refusals(share.caller)
-        with share.holding(Held.PAYMENTS):
-            if request.payment_id:
-                return await self._find_outcome(payment_id, kind, payer, context)
-            result = await self._coordinator.cancel(payment_id, kind, payer, _timeout(context))
+        if request.payment_id:
+            return await self._find_outcome(payment_id, kind, payer, context)
+        result = await self._coordinator.cancel(payment_id, kind, payer, _timeout(context))
         self._count_refusal(share, result)
         return result_to_wire(result)
 
@@ -158,14 +159,12 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
         principal = self._who(context)
         payment_id, kind, payer = requests.to_payment_name(request, principal)
         check_may_read(principal, payer)
-        with self._shares.of(caller_of(principal)).holding(Held.PAYMENTS):
-            result = await self._coordinator.read_payment(
-                payment_id, kind, payer, _timeout(context)
-            )
+        result = await self._coordinator.read_payment(payment_id, kind, payer, _timeout(context))
         if result is None:
             raise NotFound(
                 f"payment {payment_id.hex()} of account {shorten(payer)} has no outcome so far: "
-                "check the payer, the key and whose key it is, or ask again"
+                "check the payer, the key and whose key it is, or ask again; to be certain that it never happens, "
+                "cancel it"
             )
         return result_to_wire(result)
 
@@ -188,8 +187,9 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
         self, request: pb.SetAccountRequest, context: Context
     ) -> pb.SetAccountReply:
         """An administrator's change."""
-        check_may_operate(self._who(context), "change accounts")
-        change = requests.to_set_account(request)
+        principal = self._who(context)
+        check_may_operate(principal, "change accounts")
+        change = requests.to_set_account(request, principal)
         return _set_account_reply(await self._coordinator.set_account(change, _timeout(context)))
 
     async def CheckBucket(self, request: pb.CheckBucketRequest, context: Context) -> pb.BucketState:
@@ -227,6 +227,8 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
     async def _carry_out(self, request: PaymentRequest, principal: Principal) -> pb.PaymentResult:
         share = self._shares.of(caller_of(principal))
         self._shares.check_refusals(share.caller)
+        if not share.free(Held.PAYMENTS):
+            request = await _in_turn(request, share)
         result = await self._gathering.submit(request, share)
         _raise_if_turned_away(result)
         self._count_refusal(share, result)
@@ -235,6 +237,21 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
     def _count_refusal(self, share: Share, result: PaymentResult) -> None:
         if result.status is Status.REFUSED:
             self._shares.refused(share.caller)
+
+
+async def _in_turn(request: PaymentRequest, share: Share) -> PaymentRequest:
+    """Wait behind the payments that the same caller has under way, within its own time."""
+    now = asyncio.get_running_loop().time
+    began = now()
+    try:
+        async with asyncio.timeout(request.timeout):
+            await share.room(Held.PAYMENTS)
+    except TimeoutError:
+        raise Overloaded(
+            f"all {share.held(Held.PAYMENTS)} payments of {shorten(share.caller.name)}'s share are under way, and none has "
+            "ended in time: try again later"
+        ) from None
+    return msgspec.structs.replace(request, timeout=request.timeout - (now() - began))
 
 
 def _timeout(context: Context) -> float:
@@ -264,6 +281,8 @@ def _set_account_reply(answer: Answer) -> pb.SetAccountReply:
             )
         case Code.REFUSED:
             outcome = pb.OUTCOME_REFUSED
+        case Code.KEY_REUSED:
+            outcome = pb.OUTCOME_KEY_REUSED
         case _:
             outcome = pb.OUTCOME_ABORTED
     detail = answer.detail or answer.code.name

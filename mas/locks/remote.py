@@ -10,12 +10,15 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from enum import IntEnum
+from functools import partial
+from typing import Annotated
 
 import msgspec
 
 from mas.decoding import Buffer, msgpack_decoder
 from mas.errors import MasError, NetworkError, NotFound, Overloaded, Unavailable
 from mas.ledger.instructions import LockMode, Token
+from mas.limits import PAGE_ITEMS_MAX
 from mas.locks.actor import GlobalLockService, LockRequest
 from mas.locks.leases import Leases
 from mas.locks.ports import Peers
@@ -23,10 +26,15 @@ from mas.locks.table import Grant
 from mas.runtime import Clock, Dice
 
 _log = logging.getLogger(__name__)
+_SECONDS_MAX = 86_400.0
 
 LOCKS_CHANNEL = 5
 _GRACE_SECONDS = 0.5
 """Beyond the caller's own, before a frame is taken for lost."""
+
+
+_Seconds = Annotated[float, msgspec.Meta(ge=-_SECONDS_MAX, le=_SECONDS_MAX)]
+"""No number that isn't one gets through either: a deadline made of it would never pass."""
 
 
 class Denial(IntEnum):
@@ -42,12 +50,12 @@ class Acquire(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
     request: int
     owner: bytes
-    lock_ids: tuple[str, ...]
+    lock_ids: Annotated[tuple[str, ...], msgspec.Meta(max_length=PAGE_ITEMS_MAX)]
     mode: LockMode
-    wait: float
+    wait: _Seconds
     marked: bool
     kept: bool
-    lease: float
+    lease: _Seconds
 
 
 class Withdraw(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -57,9 +65,11 @@ class Withdraw(msgspec.Struct, frozen=True, array_like=True, tag=2):
 
 
 class Release(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """See `Leases.release`."""
+    """See `Leases.release` and `release_owner`."""
 
     owner: bytes
+    request: int = 0
+    """0: nobody waits for a reply."""
 
 
 class ReleaseLock(msgspec.Struct, frozen=True, array_like=True, tag=4):
@@ -77,7 +87,7 @@ class Granted(msgspec.Struct, frozen=True, array_like=True, tag=5):
     request: int
     locks: tuple[str, ...]
     token: Token
-    left: float
+    left: _Seconds
 
 
 class Denied(msgspec.Struct, frozen=True, array_like=True, tag=6):
@@ -121,10 +131,13 @@ class LockDoor:
             case Withdraw(number):
                 if (request := self._waiting.pop((peer, number), None)) is not None:
                     self._service.withdraw(request)
-            case Release(owner):
+            case Release(owner, 0):
                 self._service.release(owner)
-            case ReleaseLock():
-                self._release_lock(peer, question)
+            case Release(owner, request):
+                self._service.ask_release_owner(owner, partial(self._on_released, peer, request))
+            case ReleaseLock(request, lock_id, owner, token):
+                on_released = partial(self._on_released, peer, request)
+                self._service.ask_release(lock_id, owner, token, on_released)
 
     def _acquire(self, peer: int, question: Acquire) -> None:
         key = (peer, question.request)
@@ -150,16 +163,11 @@ class LockDoor:
         else:
             self._waiting[key] = request
 
-    def _release_lock(self, peer: int, question: ReleaseLock) -> None:
-        def on_result(result: bool | MasError) -> None:  # noqa: FBT001 - a result, not an option
-            reply: Reply
-            if isinstance(result, MasError):
-                reply = _denied(question.request, result)
-            else:
-                reply = Released(question.request, result)
-            self._reply(peer, reply)
-
-        self._service.ask_release(question.lock_id, question.owner, question.token, on_result)
+    def _on_released(self, peer: int, request: int, result: bool | MasError) -> None:  # noqa: FBT001 - a result, not an option
+        if isinstance(result, MasError):
+            self._reply(peer, _denied(request, result))
+        else:
+            self._reply(peer, Released(request, result))
 
     def _to_reply(self, request: int, result: Grant | MasError) -> Reply:
         if isinstance(result, MasError):
@@ -172,6 +180,12 @@ class LockDoor:
             _log.warning("a reply about locks to node %d is lost: not connected, or too slow", peer)
 
 
+class _Asked(msgspec.Struct, frozen=True, eq=False):
+    node: int
+    answer: type[Granted | Released]
+    future: asyncio.Future[Reply]
+
+
 class RemoteLocks(Leases):
     """The way to the lock service, wherever it is at work."""
 
@@ -181,7 +195,7 @@ class RemoteLocks(Leases):
         self._clock = clock
         # A reply to this process's previous life must find nobody.
         self._last_request = dice.randrange(1 << 62)
-        self._waiting: dict[int, tuple[int, asyncio.Future[Reply]]] = {}
+        self._waiting: dict[int, _Asked] = {}
 
     async def acquire_locks(
         self,
@@ -206,6 +220,13 @@ class RemoteLocks(Leases):
         """See `Leases`."""
         self._peers.send(self._where(), LOCKS_CHANNEL, _encode(Release(owner)))
 
+    async def release_owner(self, owner: bytes) -> bool:
+        """See `Leases`."""
+        request = self._next_request()
+        reply = await self._ask(request, Release(owner, request), 1.0 + _GRACE_SECONDS)
+        assert isinstance(reply, Released)
+        return reply.was_held
+
     async def release_lock(self, lock_id: str, owner: bytes, token: Token) -> bool:
         """See `Leases`."""
         request = self._next_request()
@@ -215,19 +236,26 @@ class RemoteLocks(Leases):
         return reply.was_held
 
     def on_reply(self, peer: int, reply: Reply) -> None:
-        """Give it to whoever asked, if it still waits."""
-        node, future = self._waiting.get(reply.request, (0, None))
-        if future is not None and node == peer and not future.done():
-            future.set_result(reply)
+        """Give it to whoever asked, if it still waits.
+
+        Raises:
+            NetworkError: it isn't an answer to what was asked.
+        """
+        asked = self._waiting.get(reply.request)
+        if asked is None or asked.node != peer or asked.future.done():
+            return
+        if not isinstance(reply, asked.answer | Denied):
+            raise NetworkError(f"node {peer} answers with {type(reply).__name__}")
+        asked.future.set_result(reply)
 
     def on_peer(self, peer: int, up: bool) -> None:  # noqa: FBT001 - the transport calls it so
         """A peer came or went: what was asked of one that went isn't had."""
         if up:
             return
-        for request, (node, future) in list(self._waiting.items()):
-            if node == peer and not future.done():
+        for request, asked in list(self._waiting.items()):
+            if asked.node == peer and not asked.future.done():
                 detail = f"the connection with node {peer}, where the lock service is, broke"
-                future.set_result(Denied(request, Denial.UNAVAILABLE, detail))
+                asked.future.set_result(Denied(request, Denial.UNAVAILABLE, detail))
 
     async def _ask(self, request: int, question: Question, timeout: float) -> Granted | Released:
         node = self._where()
@@ -236,7 +264,8 @@ class RemoteLocks(Leases):
                 f"node {node}, where the lock service is, can't be reached: try again"
             )
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._waiting[request] = (node, future)
+        answer = Granted if isinstance(question, Acquire) else Released
+        self._waiting[request] = _Asked(node, answer, future)
         try:
             async with asyncio.timeout(timeout):
                 reply = await future

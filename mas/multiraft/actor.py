@@ -105,7 +105,7 @@ class RaftHost(Actor):
         self._balance = Balance(config, self._groups, self._resting, dice)
         self._to_compact: list[int] = []
         self._outbox = Outbox(peers)
-        self._writer = LogWriter(log, log_thread)
+        self._writer = LogWriter(log, log_thread, config.log_write_seconds)
         self._sender = SnapshotSender(
             config, self._groups, snapshots, file_thread, peers, clock, self._spawn
         )
@@ -126,11 +126,7 @@ class RaftHost(Actor):
     # -- the start -----------------------------------------------------------------------------
 
     async def finish_snapshots(self) -> None:
-        """Finish the installations that the last run was stopped in (rule 28); before the databases are opened.
-
-        Raises:
-            DatabaseUnavailable: start again once the database is there.
-        """
+        """Finish the installations that the last run was stopped in (rule 28); before the databases are opened."""
         folder = self._config.snapshot_folder
         folder.mkdir(parents=True, exist_ok=True)
         for path in sorted(folder.glob("*.outgoing*")):  # those that were being written too
@@ -197,6 +193,17 @@ class RaftHost(Actor):
             return is_member_behind(self._log.storage(group_id), index, self._config.node)
         except CorruptData:
             return False
+
+    def holds_log(self, group_id: int) -> bool:
+        """Whether the log holds more of the group than the term and vote that its erasure leaves behind."""
+        if group_id not in self._log.groups():
+            return False
+        try:
+            return (
+                not self._log.removed_at(group_id) or self._log.storage(group_id).last_index() > 0
+            )
+        except CorruptData:
+            return True
 
     def leave_group(self, group_id: int) -> None:
         """Take part in a group no more: whatever it has under way is dropped, and nothing more is said for it.
@@ -323,10 +330,11 @@ class RaftHost(Actor):
         """Drive the groups until cancelled.
 
         Raises:
-            StorageError: the log failed; the process must stop.
+            StorageError: the log failed; the process must stop. `WriteHangs`: and not wait for the log's thread.
         """
         async with self._tasks as tasks:
             tasks.spawn("raft.writes", self._writer.run())
+            tasks.spawn("raft.writes.watch", self._writer.watch())
             tasks.spawn("raft.turns", self._run_turns())
             tasks.spawn("raft.ticks", self._run_ticks())
             tasks.spawn("raft.snapshots.out", self._sender.run())
@@ -433,7 +441,7 @@ class RaftHost(Actor):
             ready = group.take()
             if ready is None:
                 return
-            if ready.must_sync:
+            if group.must_write(ready):
                 self._write(group, ready)
                 return
             self._finish(group, ready, sent_appends=False)

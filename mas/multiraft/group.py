@@ -72,6 +72,8 @@ _READS = 65_536
 _EVENTS = 64
 _COMMITTED_BYTES = 1 << 20
 _INFLIGHT_APPENDS = 64
+_MESSAGES_WAITING = 256
+"""What the core may have to say while a write is in flight: behind a disk that hangs, nothing more is taken in."""
 _COMPLAINT_SECONDS = 60.0
 """Between two lines of the log about one peer."""
 _OF_ELECTIONS = frozenset({MessageType.VOTE, MessageType.PRE_VOTE, MessageType.TIMEOUT_NOW})
@@ -356,6 +358,8 @@ class RaftGroup:
         have voted otherwise. But not where it abstains: what its life before had acknowledged may be said of it late, and
         is heard without that.
         """
+        if self._is_full:
+            return  # it comes again
         try:
             self._check_sender(peer, message)
             if not self.abstains or message.type not in _OF_ELECTIONS:
@@ -394,7 +398,7 @@ class RaftGroup:
     @_isolates
     def tick(self, count: int) -> None:
         """So much time has passed."""
-        for _ in range(0 if self.abstains else count):
+        for _ in range(0 if self.abstains or self._is_full else count):
             self._core.tick()
         if self.role is Role.LEADER:
             if self.behind:
@@ -518,7 +522,7 @@ class RaftGroup:
             )
         if ready.hard_state is not None:
             self.hard_state = ready.hard_state
-            self._unwritten = None if ready.must_sync else ready.hard_state
+            self._unwritten = None if self.must_write(ready) else ready.hard_state
         if ready.soft_state is not None:
             self.role, self.leader = ready.soft_state.role, ready.soft_state.leader
         if ready.committed_entries:
@@ -529,6 +533,14 @@ class RaftGroup:
             if numbers:
                 self.delivery.push(ReadReady(numbers, state.index))
         self._core.advance(ready)
+
+    def must_write(self, ready: Ready) -> bool:
+        """Whether something is to be synced before the Ready is done: entries, term or vote, and the commit of a change of
+        the membership. Others rest on this node's having applied it (`membership.removal`), also after a restart.
+        """
+        return ready.must_sync or any(
+            entry.type is EntryType.CONF_CHANGE for entry in ready.committed_entries
+        )
 
     def hard_state_to_write(self, ready: Ready) -> HardState | None:
         """With a write that is due anyway: a commit index alone isn't worth one (rule 27)."""
@@ -593,6 +605,12 @@ class RaftGroup:
 
     # -- inside --------------------------------------------------------------------------------
 
+    @property
+    def _is_full(self) -> bool:
+        """Whether nothing can be said, and too much waits to be said already."""
+        held = self.in_flight or self.is_frozen
+        return held and self._core.messages_waiting >= _MESSAGES_WAITING
+
     def _release_flush_waiters(self) -> None:
         for index, waiter in self._flush_waiters:
             if (self.flushed >= index or self.error is not None) and not waiter.done():
@@ -645,8 +663,7 @@ class RaftGroup:
             self.members.changed(entry.index, conf_state)
             if self.role is not Role.LEADER or conf_state.voters == (self._world.config.node,):
                 self._world.members_changed(self)
-            # Else the followers tell, a tick later. Who is removed leaves once it is told: had the leader died before
-            # another knew the change to be committed, the others would be too few without the vote of the one that left.
+            # Else the followers tell, a tick later: by then more than one knows.
 
     def _announce(self) -> None:
         """Say who leads, where it has changed; `leading` behind the first entry of the leader's own term."""
