@@ -6,6 +6,7 @@ messages of one turn of the loop to one peer are one frame, and answers come bac
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -24,6 +25,7 @@ from mas.transaction.messages import (
     ForLeader,
     PassOn,
     ReadReplica,
+    ReadRequest,
     ReplicaView,
     Reply,
     Request,
@@ -36,6 +38,8 @@ from mas.transaction.messages import (
     encode,
     frame_of,
 )
+
+_log = logging.getLogger(__name__)
 
 OnAnswer = Callable[[int, Answer | TurnedAway], None]
 
@@ -224,8 +228,10 @@ class BucketRouter:
         Calls back once for each position, in any order, on a later turn of the loop. `TurnedAway.why` UNKNOWN: it
         was sent and lost sight of; anything else: it has done nothing and never will.
         """
-        assert bucket in self._leaders, f"unknown bucket {bucket}"
         if not chunk.instructions:
+            return
+        if bucket not in self._leaders:
+            self._refuse_unknown(bucket, chunk, on_answer)
             return
         deadline = self._clock.monotonic() + self._settings.timeout
         beginning = sum(map(begins, chunk.instructions))
@@ -253,6 +259,18 @@ class BucketRouter:
         if kept:
             self._start(_part(bucket, chunk, kept, on_answer, deadline), 0)
 
+    def _refuse_unknown(self, bucket: int, chunk: Chunk, on_answer: OnAnswer) -> None:
+        """Somebody has named a bucket that isn't there: whoever waits for it waits on, and this process lives on."""
+        _log.error(
+            "%s for bucket %d, which this node doesn't know: nothing was sent. A coordinator has named a bucket that the "
+            "cluster doesn't have",
+            type(chunk.instructions[0]).__name__,
+            bucket,
+        )
+        turned_away = TurnedAway(0, Why.UNAVAILABLE, detail=f"bucket {bucket} is not known here")
+        for position in range(len(chunk.instructions)):
+            asyncio.get_running_loop().call_soon(on_answer, position, turned_away)
+
     def _dispatch(self, submission: _Submission) -> None:
         """Towards the leader as far as it is known; or wait, where there is nobody to send to."""
         node = self._leaders.next_hop(submission.bucket)
@@ -266,7 +284,8 @@ class BucketRouter:
         submission.hops += 1
         submission.sent = self._clock.monotonic()
         self._live[number] = submission
-        message = Submit(number, submission.bucket, submission.data)
+        left = _left_ms(submission.deadline - submission.sent)
+        message = Submit(number, submission.bucket, submission.data, left)
         self._send(node, self._passed_on(submission.bucket, message), submission)
 
     def _passed_on(self, bucket: int, message: Request) -> Request:
@@ -291,7 +310,8 @@ class BucketRouter:
             Unavailable: nobody answered in time; the last reason is named.
             RequestFailed: the read raised where it was answered.
         """
-        assert bucket in self._leaders, f"unknown bucket {bucket}"
+        if bucket not in self._leaders:
+            raise Unavailable(f"bucket {bucket} is not known here: check its number")
         deadline = self._clock.monotonic() + timeout
         hops = 0
         why = "no replica is connected"
@@ -325,6 +345,8 @@ class BucketRouter:
         question = _Question(bucket, node, type(request), future, now, is_named=is_named)
         self._live[number] = question
         message = msgspec.structs.replace(request, request=number)
+        if isinstance(message, ReadRequest):
+            message = msgspec.structs.replace(message, left_ms=_left_ms(timeout))
         self._send(node, message if is_named else self._passed_on(bucket, message), question)
         self._ensure_timer()
         try:
@@ -581,6 +603,11 @@ _Outgoing = tuple[bytes, int, _Asked]
 
 def _data_of(item: _Outgoing) -> bytes:
     return item[0]
+
+
+def _left_ms(seconds: float) -> int:
+    """As it travels, so that what nobody waits for any more isn't begun (rule 16); 0 would mean that nobody knows."""
+    return max(1, round(1000 * seconds))
 
 
 def _part(
