@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
+from mas.cli.output import complain, show
 from mas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -54,10 +55,7 @@ class Desk:
         try:
             return asyncio.run(talk())
         except KeyboardInterrupt:
-            click.echo(
-                "What has begun goes on in the cluster; the same command goes on from there.",
-                err=True,
-            )
+            complain("What has begun goes on in the cluster; the same command goes on from there.")
             raise
 
     def say(self, text: str) -> None:
@@ -67,7 +65,7 @@ class Desk:
 
     def show(self, tree: object, text: str) -> None:
         """The answer."""
-        click.echo(msgspec.json.encode(tree).decode() if self.as_json else text)
+        show(tree, text, as_json=self.as_json)
 
 
 def at_desk(command: Command) -> Command:
