@@ -128,6 +128,61 @@ class JwtConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The `aud` that a token must have."""
 
 
+class ShareConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What one account may hold of a process at a time by its own token; what is above waits for its own turn, or is
+    RESOURCE_EXHAUSTED. `[shares.account]`"""
+
+    calls: Count = 256
+    """Calls under way."""
+    streams: Count = 16
+    """Streams open."""
+    receiving: Count = 16
+    """Calls whose request is on its way in: each may need 4 MiB. More wait."""
+    payments: Count = 2_048
+    """Payments begun whose results the caller hasn't been sent. More wait on a stream."""
+    statements: Count = 4
+    """Statements, and checks of buckets, being read. More wait."""
+    refusals_a_day: Count = 10_000
+    """Payments refused or cancelled: each leaves a record for ever. They are earned back evenly over a day."""
+
+
+class OperatorShareConfig(ShareConfig, frozen=True, kw_only=True):
+    """The same for each operator, gateway and auditor, and for whoever shows the cluster's secret. `[shares.operator]`"""
+
+    calls: Count = 1_024
+    """Calls under way: a front end makes those of many people."""
+    payments: Count = 8_192
+    """Payments begun whose results it hasn't been sent."""
+    statements: Count = 16
+    """Statements, and checks of buckets, being read."""
+    refusals_a_day: Count = 1_000_000
+    """Payments refused or cancelled."""
+
+
+class StrangerShareConfig(ShareConfig, frozen=True, kw_only=True):
+    """The same for each address that shows no token; it can ask for nothing but the server's health and the names of its
+    methods. `[shares.stranger]`"""
+
+    calls: Count = 16
+    """Calls under way."""
+    streams: Count = 8
+    """Streams open, watches of the server's health among them."""
+    receiving: Count = 4
+    """Calls whose request is on its way in."""
+
+
+class SharesConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of a process that serves clients is whose. `[shares]`"""
+
+    strangers: Count = 64
+    """Calls and streams of all addresses without a token together."""
+    stranger_seconds: Seconds = 30.0
+    """How long a call or a stream without a token may last: a watch of the server's health is begun again."""
+    stranger: StrangerShareConfig = StrangerShareConfig()
+    account: ShareConfig = ShareConfig()
+    operator: OperatorShareConfig = OperatorShareConfig()
+
+
 class StorageConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Where accounts, records and transactions are kept, and how much of them in memory. `[storage]`"""
 
@@ -161,6 +216,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """`exclusive` has payments of one account wait for each other; `escrow` lets the ledger's reservations do it."""
     lock_timeout_seconds: Seconds = 10.0
     """The lease of a lock, and the age at which a prepared leg's bucket asks for its outcome (rule 11)."""
+    read_patience_seconds: Seconds = 0.25
+    """How long a payment under way may keep a linearizable read waiting, before its try is ended (rule 30)."""
     node: NodeConfig = NodeConfig()
     listen: ListenConfig = ListenConfig()
     peers: tuple[PeerConfig, ...] = ()
@@ -173,6 +230,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     tls: TlsConfig = TlsConfig()
     jwt: JwtConfig = JwtConfig()
     storage: StorageConfig = StorageConfig()
+    shares: SharesConfig = SharesConfig()
 
     def __post_init__(self) -> None:
         """Refuse what no single field can see is wrong.
@@ -332,11 +390,20 @@ def format_config(config: Config) -> str:
     lists = {name: value for name, value in tree.items() if isinstance(value, list | tuple)}
     lines = _format_pairs({k: v for k, v in tree.items() if k not in tables and k not in lists})
     for name, table in tables.items():
-        lines += ["", f"[{name}]", *_format_pairs(table)]
+        lines += _format_table(name, table)
     for name, items in lists.items():
         for item in items:
             lines += ["", f"[[{name}]]", *_format_pairs(item)]
     return "\n".join(lines) + "\n"
+
+
+def _format_table(name: str, table: dict[str, Any]) -> list[str]:
+    inner = {key: value for key, value in table.items() if isinstance(value, dict)}
+    pairs = {key: value for key, value in table.items() if key not in inner}
+    lines = ["", f"[{name}]", *_format_pairs(pairs)]
+    for key, value in inner.items():
+        lines += _format_table(f"{name}.{key}", value)
+    return lines
 
 
 def _format_pairs(table: dict[str, Any]) -> list[str]:

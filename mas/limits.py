@@ -51,6 +51,10 @@ NODE_STORE_BYTES = 16
 
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 """Of a gRPC message, both ways."""
+PAYMENTS_PER_BATCH_MAX = 8_192
+"""In one message of a stream of payments."""
+REQUEST_FIELDS_MAX = PAYMENTS_PER_BATCH_MAX + 8
+"""Of the outermost message of a request, each item of a list one: decoded they take far more room than on the way."""
 FRAME_BYTES_MAX = 8 * 1024 * 1024
 """Of a frame between nodes: a full turn to a peer, with room for all groups' heartbeats."""
 SNAPSHOT_CHUNK_BYTES = 256 * 1024
@@ -67,10 +71,13 @@ MAILBOX_ITEMS_MAX = 65_536
 """Of an actor that serves clients; whoever finds it full is answered at once."""
 PEER_QUEUE_BYTES_MAX = 32 * 1024 * 1024
 """Frames that wait for one slow peer; what is over is dropped, and Raft sends it again."""
-REQUESTS_IN_FLIGHT_MAX = 16_384
+PEER_BULK_BYTES_MAX = 16 * 1024 * 1024
+"""Pieces of snapshots that wait for one slow peer, beside these."""
+REQUESTS_IN_FLIGHT_MAX = 32_768
 """Payments that one coordinator carries at a time."""
 
 _SHOWN_CHARACTERS_MAX = 40
+_CLIPPED_CHARACTERS_MAX = 300
 
 _UNSEEN = frozenset(
     chr(code)
@@ -255,6 +262,13 @@ def shorten(value: object) -> str:
 def _check_number(value: object, field: str, least: int, most: int, unit: str = "") -> None:
     if type(value) is not int or not least <= value <= most:
         raise _invalid(field, value, f"from {least} to {most}{unit}")
+
+
+def clip(text: str) -> str:
+    """A text of somebody else's, such as a library's or a peer's error, as a log line may hold it: never long."""
+    if len(text) <= _CLIPPED_CHARACTERS_MAX:
+        return text
+    return f"{text[:_CLIPPED_CHARACTERS_MAX]}... ({len(text)} characters)"
 
 
 def _check_text(value: object, field: str, least: int, most: int) -> str:

@@ -8,6 +8,7 @@ A record's fields come from `extra`: `log.info("serving", extra={"role": role})`
 import logging
 import re
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -18,6 +19,8 @@ _STANDARD_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {
     "asctime",
     "taskName",
 }
+_KINDS_MAX = 256
+"""Of lines that one `Seldom` tells apart."""
 _PLAIN_VALUE = re.compile(r"[^\s\"=]+")
 
 _SECRETS = (
@@ -81,3 +84,60 @@ class _JsonFormatter(_FieldsFormatter):
 def _quoted(value: object) -> str:
     text = str(value)
     return text if _PLAIN_VALUE.fullmatch(text) else msgspec.json.encode(text).decode()
+
+
+class Seldom:
+    """A log for what strangers can cause: at most a line a minute for each kind, so that nobody can fill the disk.
+
+    The next line of a kind says how many were left out meanwhile.
+    """
+
+    def __init__(
+        self, log: logging.Logger, monotonic: Callable[[], float], seconds: float = 60.0
+    ) -> None:
+        """`monotonic` is a clock's; `seconds` lie between two lines of a kind."""
+        self._log = log
+        self._monotonic = monotonic
+        self._seconds = seconds
+        self._kinds: dict[str, _Said] = {}
+
+    def info(self, kind: str, message: str, *arguments: object) -> None:
+        """As a logger's `info`."""
+        self._say(logging.INFO, kind, message, arguments)
+
+    def warning(self, kind: str, message: str, *arguments: object) -> None:
+        """As a logger's `warning`."""
+        self._say(logging.WARNING, kind, message, arguments)
+
+    def exception(self, kind: str, message: str, *arguments: object) -> None:
+        """As a logger's `exception`: with the traceback of the one that is being handled."""
+        self._say(logging.ERROR, kind, message, arguments, with_traceback=True)
+
+    def _say(
+        self,
+        level: int,
+        kind: str,
+        message: str,
+        arguments: tuple[object, ...],
+        *,
+        with_traceback: bool = False,
+    ) -> None:
+        now = self._monotonic()
+        said = self._kinds.get(kind)
+        if said is not None and now < said.until:
+            said.left_out += 1
+            return
+        if said is None and len(self._kinds) >= _KINDS_MAX:
+            self._kinds = {each: that for each, that in self._kinds.items() if now < that.until}
+            if len(self._kinds) >= _KINDS_MAX:
+                return
+        if said is not None and said.left_out:
+            message, arguments = message + " (%d more were left out)", (*arguments, said.left_out)
+        self._kinds[kind] = _Said(now + self._seconds)
+        self._log.log(level, message, *arguments, exc_info=with_traceback)
+
+
+class _Said(msgspec.Struct):
+    until: float
+    """No second line before then."""
+    left_out: int = 0

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mas.telemetry import redact, setup_logging
+from mas.telemetry import Seldom, redact, setup_logging
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJl"
 
@@ -78,3 +78,35 @@ def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_unknown_level_is_refused() -> None:
     with pytest.raises(ValueError, match="LOUD"):
         setup_logging("loud")
+
+
+def test_security_b11_what_happens_often_is_said_seldom(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    now = 0.0
+    seldom = Seldom(logging.getLogger("mas.test"), lambda: now)
+    for _ in range(1_000):
+        seldom.warning("one", "a caller from %s was refused", "10.0.0.1")
+        seldom.info("two", "a caller went away")
+    assert len(caplog.records) == 2
+    now = 59.9
+    seldom.warning("one", "a caller from %s was refused", "10.0.0.2")
+    now = 60.0
+    seldom.warning("one", "a caller from %s was refused", "10.0.0.3")
+    assert [each.getMessage() for each in caplog.records][2:] == [
+        "a caller from 10.0.0.3 was refused (1000 more were left out)"
+    ]
+
+
+def test_security_b11_kinds_that_strangers_name_take_no_memory(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    now = 0.0
+    seldom = Seldom(logging.getLogger("mas.test"), lambda: now)
+    for i in range(10_000):
+        seldom.warning(str(i), "a kind of its own")
+    said = len(caplog.records)
+    assert said == len(seldom._kinds) < 1_000
+    now = 60.0
+    seldom.warning("a new one", "there is room again")
+    assert len(caplog.records) == said + 1
+    assert len(seldom._kinds) == 1

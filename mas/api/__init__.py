@@ -6,6 +6,7 @@ from mas.api.locks import LockServicer
 from mas.api.node import NodeServicer
 from mas.api.ports import NodeView
 from mas.api.server import ApiServer, ServerTls
+from mas.api.shares import Shares
 from mas.api.tokens import Role, TokenIssuer
 from mas.api.transactions import TransactionServicer
 
@@ -19,6 +20,7 @@ __all__ = [
     "NodeView",
     "Role",
     "ServerTls",
+    "Shares",
     "TokenIssuer",
     "TransactionServicer",
 ]

@@ -8,17 +8,18 @@ from collections.abc import AsyncIterator
 import grpc
 
 from mas.api import requests
-from mas.api.answering import Context, answering, metadata_of
-from mas.api.auth import Authenticator
+from mas.api.auth import Authenticator, Metadata
 from mas.api.authorise import (
     check_may_end,
     check_may_operate,
     check_may_read,
     check_may_read_all,
 )
+from mas.api.door import Context, metadata_of
 from mas.api.gathering import Gathering
 from mas.api.payment_stream import PaymentStream
 from mas.api.ports import Coordinator
+from mas.api.shares import Caller, Held, Share, Shares, caller_of
 from mas.api.tokens import Principal, TokenIssuer, account_subject
 from mas.errors import NotFound, Overloaded, Unavailable
 from mas.ledger.instructions import Answer, Code, Reason
@@ -39,17 +40,20 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
     """
 
     name = "mas.v1.AccountService"
+    public = True
 
     def __init__(
         self,
         coordinator: Coordinator,
         authenticator: Authenticator,
         token_issuer: TokenIssuer | None,
+        shares: Shares,
         dice: Dice,
     ) -> None:
         self._coordinator = coordinator
         self._authenticator = authenticator
         self._token_issuer = token_issuer
+        self._shares = shares
         self._dice = dice
         self._gathering = Gathering(coordinator)
         self._streams: dict[PaymentStream, None] = {}
@@ -58,12 +62,15 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
         """Serve on this server."""
         pb_grpc.add_AccountServiceServicer_to_server(self, server)
 
+    def identify(self, metadata: Metadata) -> Caller:
+        """Whose share a call counts in."""
+        return caller_of(self._authenticator.authenticate(metadata))
+
     def drain(self) -> None:
         """Begin nothing more on the streams; each ends once all it has begun is answered."""
         for stream in self._streams:
             stream.finish()
 
-    @answering
     async def CreateAccount(
         self, request: pb.CreateAccountRequest, context: Context
     ) -> pb.CreateAccountReply:
@@ -71,7 +78,7 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
         principal = self._who(context)
         key = request.idempotency_key or self._make_key()
         creation = requests.to_creation(request, principal, key, _timeout(context))
-        result = await self._carry_out(creation)
+        result = await self._carry_out(creation, principal)
         token = ""
         if result.outcome == pb.OUTCOME_COMMITTED and self._token_issuer is not None:
             token = self._token_issuer.issue(account_subject(request.account_number))
@@ -79,7 +86,6 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
             result.idempotency_key = key
         return pb.CreateAccountReply(result=result, token=token)
 
-    @answering
     async def GetAccount(
         self, request: pb.GetAccountRequest, context: Context
     ) -> pb.GetAccountReply:
@@ -89,51 +95,59 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
         for number in numbers:
             check_may_read(principal, number)
         level = requests.to_read_level(request.level)
-        views = await self._coordinator.read_accounts(numbers, level, _timeout(context))
-        return pb.GetAccountReply(accounts=map(account_to_wire, numbers, views))
+        answers = await self._coordinator.read_accounts(numbers, level, _timeout(context))
+        errors = [answer for answer in answers if isinstance(answer, Unavailable)]
+        if len(errors) == len(answers):
+            raise errors[0]
+        return pb.GetAccountReply(accounts=map(account_to_wire, numbers, answers))
 
-    @answering
     async def CreatePayment(self, request: pb.Payment, context: Context) -> pb.PaymentResult:
         """Carry out one payment."""
         principal = self._who(context)
         given = request.idempotency_key
         if not given:
             request.idempotency_key = self._make_key()
-        result = await self._carry_out(requests.to_payment(request, principal, _timeout(context)))
+        payment = requests.to_payment(request, principal, _timeout(context))
+        result = await self._carry_out(payment, principal)
         if not given:
             result.idempotency_key = request.idempotency_key
         return result
 
     # gRPC takes a coroutine that writes by itself too, and cancels it with its call, which leaves
     # no generator half-way.
-    @answering
     async def CreatePayments(  # type: ignore[override]
         self, request_iterator: AsyncIterator[pb.PaymentBatch], context: Context
     ) -> None:
         """Carry out batches of payments."""
-        stream = PaymentStream(self._coordinator, self._authenticator, self._who(context))
+        principal = self._who(context)
+        stream = PaymentStream(self._coordinator, self._authenticator, principal, self._shares)
         self._streams[stream] = None
         try:
             await stream.run(request_iterator, context)
         finally:
             del self._streams[stream]
 
-    @answering
     async def CancelPayment(self, request: pb.PaymentName, context: Context) -> pb.PaymentResult:
         """End a key for good (rule 9)."""
         principal = self._who(context)
         payment_id, kind, payer = requests.to_payment_name(request, principal)
         check_may_end(principal, payer)
-        result = await self._coordinator.cancel(payment_id, kind, payer, _timeout(context))
+        share = self._shares.of(caller_of(principal))
+        self._shares.check_refusals(share.caller)
+        with share.holding(Held.PAYMENTS):
+            result = await self._coordinator.cancel(payment_id, kind, payer, _timeout(context))
+        self._count_refusal(share, result)
         return result_to_wire(result)
 
-    @answering
     async def GetPayment(self, request: pb.PaymentName, context: Context) -> pb.PaymentResult:
         """What has become of a payment."""
         principal = self._who(context)
         payment_id, kind, payer = requests.to_payment_name(request, principal)
         check_may_read(principal, payer)
-        result = await self._coordinator.read_payment(payment_id, kind, payer, _timeout(context))
+        with self._shares.of(caller_of(principal)).holding(Held.PAYMENTS):
+            result = await self._coordinator.read_payment(
+                payment_id, kind, payer, _timeout(context)
+            )
         if result is None:
             raise NotFound(
                 f"payment {payment_id.hex()} of account {shorten(payer)} has no outcome so far: "
@@ -141,7 +155,6 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
             )
         return result_to_wire(result)
 
-    @answering
     async def ListPostings(
         self, request: pb.ListPostingsRequest, context: Context
     ) -> pb.ListPostingsReply:
@@ -149,12 +162,14 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
         principal = self._who(context)
         number, before, limit = requests.to_page(request)
         check_may_read(principal, number)
-        postings = await self._coordinator.read_postings(number, before, limit, _timeout(context))
+        async with self._shares.of(caller_of(principal)).turn(Held.STATEMENTS):
+            postings = await self._coordinator.read_postings(
+                number, before, limit, _timeout(context)
+            )
         if postings is None:
             raise NotFound(f"account {shorten(number)} doesn't exist")
         return pb.ListPostingsReply(postings=map(posting_to_wire, postings))
 
-    @answering
     async def SetAccount(
         self, request: pb.SetAccountRequest, context: Context
     ) -> pb.SetAccountReply:
@@ -163,21 +178,20 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
         change = requests.to_set_account(request)
         return _set_account_reply(await self._coordinator.set_account(change, _timeout(context)))
 
-    @answering
     async def CheckBucket(self, request: pb.CheckBucketRequest, context: Context) -> pb.BucketState:
         """A replica's own state."""
-        check_may_read_all(self._who(context), "the state of buckets")
+        principal = self._who(context)
+        check_may_read_all(principal, "the state of buckets")
         bucket, replica = requests.to_replica(request)
         if replica not in self._coordinator.buckets().get(bucket, ()):
             raise NotFound(
                 f"bucket {bucket} has no replica on node {replica}: "
                 "expected one that ListBuckets names"
             )
-        return bucket_to_wire(
-            await self._coordinator.read_bucket(bucket, replica, _timeout(context))
-        )
+        async with self._shares.of(caller_of(principal)).turn(Held.STATEMENTS):
+            view = await self._coordinator.read_bucket(bucket, replica, _timeout(context))
+        return bucket_to_wire(view)
 
-    @answering
     async def ListBuckets(
         self, request: pb.ListBucketsRequest, context: Context
     ) -> pb.ListBucketsReply:
@@ -196,10 +210,17 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
     def _make_key(self) -> str:
         return self._dice.randbytes(_KEY_BYTES).hex()
 
-    async def _carry_out(self, request: PaymentRequest) -> pb.PaymentResult:
-        result = await self._gathering.submit(request)
+    async def _carry_out(self, request: PaymentRequest, principal: Principal) -> pb.PaymentResult:
+        share = self._shares.of(caller_of(principal))
+        self._shares.check_refusals(share.caller)
+        result = await self._gathering.submit(request, share)
         _raise_if_turned_away(result)
+        self._count_refusal(share, result)
         return result_to_wire(result)
+
+    def _count_refusal(self, share: Share, result: PaymentResult) -> None:
+        if result.status is Status.REFUSED:
+            self._shares.refused(share.caller)
 
 
 def _timeout(context: Context) -> float:

@@ -7,11 +7,12 @@ from hashlib import blake2b
 
 import grpc
 
-from mas.api.answering import Context, answering, metadata_of
-from mas.api.auth import Authenticator
+from mas.api.auth import Authenticator, Metadata
 from mas.api.authorise import check_may_operate
+from mas.api.door import Context, metadata_of
 from mas.api.ports import Locks
 from mas.api.requests import to_lock_mode, to_timeout
+from mas.api.shares import Caller, caller_of
 from mas.api.tokens import Principal
 from mas.errors import InvalidRequest
 from mas.ids import XID_BYTES
@@ -24,6 +25,7 @@ class LockServicer(pb_grpc.LockServiceServicer):
     """The methods of `mas.v1.LockService`."""
 
     name = "mas.v1.LockService"
+    public = True
 
     def __init__(self, locks: Locks, authenticator: Authenticator) -> None:
         self._locks = locks
@@ -33,10 +35,13 @@ class LockServicer(pb_grpc.LockServiceServicer):
         """Serve on this server."""
         pb_grpc.add_LockServiceServicer_to_server(self, server)
 
+    def identify(self, metadata: Metadata) -> Caller:
+        """Whose share a call counts in."""
+        return caller_of(self._authenticator.authenticate(metadata))
+
     def drain(self) -> None:
         """Waiters keep their turn until the server's grace is over."""
 
-    @answering
     async def AcquireLock(
         self, request: pb.AcquireLockRequest, context: Context
     ) -> pb.AcquireLockReply:
@@ -56,7 +61,6 @@ class LockServicer(pb_grpc.LockServiceServicer):
             ]
         )
 
-    @answering
     async def ReleaseLock(
         self, request: pb.ReleaseLockRequest, context: Context
     ) -> pb.ReleaseLockReply:

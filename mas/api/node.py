@@ -6,10 +6,11 @@
 import grpc
 import msgspec
 
-from mas.api.answering import Context, answering, metadata_of
-from mas.api.auth import ClusterSecret
+from mas.api.auth import ClusterSecret, Metadata
+from mas.api.door import Context, metadata_of
 from mas.api.ports import Node
 from mas.api.requests import to_timeout
+from mas.api.shares import INSIDER, Caller
 from mas.errors import InvalidRequest
 from mas.ledger.rows import NodeRow
 from mas.limits import (
@@ -32,6 +33,7 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
     """The methods of `mas.v1.NodeService`."""
 
     name = "mas.v1.NodeService"
+    public = False
 
     def __init__(self, node: Node, operations: Operations, cluster_secret: ClusterSecret) -> None:
         self._node = node
@@ -42,10 +44,14 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
         """Serve on this server."""
         pb_grpc.add_NodeServiceServicer_to_server(self, server)
 
+    def identify(self, metadata: Metadata) -> Caller:
+        """Whose share a call counts in: the cluster's own."""
+        self._cluster_secret.check(metadata)
+        return INSIDER
+
     def drain(self) -> None:
         """What is under way ends by itself."""
 
-    @answering
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.NodeStatus:
         """The node's view of itself."""
         self._check(context)
@@ -59,13 +65,11 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
             leads=view.leads,
         )
 
-    @answering
     async def GetCluster(self, request: pb.GetClusterRequest, context: Context) -> pb.Cluster:
         """The node's view of the cluster."""
         self._check(context)
         return self._cluster(self._operations.roster)
 
-    @answering
     async def AddNode(self, request: pb.AddNodeRequest, context: Context) -> pb.Cluster:
         """Register a node, and make it a learner of the buckets that it names."""
         self._check(context)
@@ -75,28 +79,24 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
         )
         return self._cluster(roster)
 
-    @answering
     async def RetireNode(self, request: pb.RetireNodeRequest, context: Context) -> pb.Cluster:
         """Let a node go for good."""
         self._check(context)
         check_node_id(request.node)
         return self._cluster(await self._operations.retire_node(request.node, _timeout(context)))
 
-    @answering
     async def GetReplicas(self, request: pb.GetReplicasRequest, context: Context) -> pb.Replicas:
         """All replicas of a bucket that answer."""
         self._check(context)
         check_bucket_id(request.bucket)
         return await self._replicas(request.bucket)
 
-    @answering
     async def GetReplica(self, request: pb.ReplicaRequest, context: Context) -> pb.Replica:
         """One node's replica."""
         self._check(context)
         bucket, node = _to_replica(request)
         return replica_to_wire(await self._operations.replica(bucket, node))
 
-    @answering
     async def AddReplica(self, request: pb.ReplicaRequest, context: Context) -> pb.Replicas:
         """Make a node a learner of a bucket."""
         self._check(context)
@@ -104,7 +104,6 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
         await self._operations.add_replica(bucket, node, _timeout(context))
         return await self._replicas(bucket)
 
-    @answering
     async def RemoveReplica(self, request: pb.ReplicaRequest, context: Context) -> pb.Replicas:
         """Take a bucket away from a node."""
         self._check(context)
@@ -112,7 +111,6 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
         await self._operations.remove_replica(bucket, node, _timeout(context))
         return await self._replicas(bucket)
 
-    @answering
     async def TransferLeader(self, request: pb.ReplicaRequest, context: Context) -> pb.Replicas:
         """Have a node lead a bucket."""
         self._check(context)

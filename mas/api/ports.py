@@ -5,13 +5,14 @@ from typing import Protocol
 
 import msgspec
 
+from mas.errors import Unavailable
 from mas.ledger.instructions import Answer, Chunk, Kind, LockMode, SetAccount, Token
 from mas.transaction.messages import AccountView, BucketView, PostingView, ReadLevel, TurnedAway
 from mas.transaction.outcome import PaymentRequest, PaymentResult
 
 
 class Coordinator(Protocol):
-    """The transaction coordinator. Its reads raise `Unavailable`."""
+    """The transaction coordinator. What it is asked one at a time raises `Unavailable`."""
 
     def submit(
         self, requests: Sequence[PaymentRequest], on_result: Callable[[int, PaymentResult], None]
@@ -23,8 +24,8 @@ class Coordinator(Protocol):
 
     async def read_accounts(
         self, numbers: Sequence[str], level: ReadLevel, timeout: float
-    ) -> list[AccountView | None]:
-        """One view for each number, None where there is no such account."""
+    ) -> list[AccountView | Unavailable | None]:
+        """One answer for each number: None where there is no such account, an error where it can't be read now."""
 
     async def read_payment(
         self, payment_id: bytes, kind: Kind, payer: str, timeout: float

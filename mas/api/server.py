@@ -8,10 +8,14 @@ import msgspec
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from mas.api.door import Door, Known
+from mas.api.shares import Shares
 from mas.errors import ConfigError
 from mas.limits import MESSAGE_BYTES_MAX
+from mas.runtime import Clock
 
 CONCURRENT_CALLS_MAX = 4_096
+"""Of all callers: far above what one may hold (`mas.api.shares`)."""
 CONCURRENT_STREAMS_PER_CONNECTION_MAX = 1_024
 
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
@@ -38,11 +42,11 @@ class ServerTls(msgspec.Struct, frozen=True):
     """Set: clients show a certificate too, signed by this one."""
 
 
-class Service(Protocol):
+class Service(Known, Protocol):
     """What a server serves."""
 
-    name: str
-    """As the .proto files name it."""
+    public: bool
+    """It is for clients: anybody may ask which methods there are."""
 
     def register(self, server: grpc.aio.Server) -> None:
         """Serve on this server."""
@@ -52,10 +56,19 @@ class Service(Protocol):
 
 
 class ApiServer:
-    """Serves some services on one address. `tls` None is plaintext, for a loopback alone."""
+    """Serves some services on one address. `tls` None is plaintext, for a loopback alone.
+
+    `shares` may be those of other servers of the same process too.
+    """
 
     def __init__(
-        self, host: str, port: int, services: Sequence[Service], tls: ServerTls | None
+        self,
+        host: str,
+        port: int,
+        services: Sequence[Service],
+        tls: ServerTls | None,
+        shares: Shares,
+        clock: Clock,
     ) -> None:
         self._host = host
         self._port = port
@@ -63,15 +76,18 @@ class ApiServer:
         self._tls = tls
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # unknown to the published types
         self._server = grpc.aio.server(
-            options=SERVER_OPTIONS, maximum_concurrent_rpcs=CONCURRENT_CALLS_MAX
+            interceptors=[Door(services, shares, clock)],
+            options=SERVER_OPTIONS,
+            maximum_concurrent_rpcs=CONCURRENT_CALLS_MAX,
         )
         for service in services:
             service.register(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = [service.name for service in services]
-        reflection.enable_server_reflection(
-            (*names, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
-        )
+        if all(service.public for service in services):
+            names = [service.name for service in services]
+            reflection.enable_server_reflection(
+                (*names, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+            )
 
     @property
     def port(self) -> int:

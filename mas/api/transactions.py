@@ -12,10 +12,11 @@ import asyncio
 import grpc
 import msgspec
 
-from mas.api.answering import Context, answering, metadata_of
-from mas.api.auth import ClusterSecret
+from mas.api.auth import ClusterSecret, Metadata
+from mas.api.door import Context, metadata_of
 from mas.api.ports import Buckets
 from mas.api.requests import to_timeout
+from mas.api.shares import INSIDER, Caller
 from mas.errors import DeadlineExceeded, InvalidRequest, NotFound
 from mas.ledger.instructions import (
     Abort,
@@ -41,6 +42,7 @@ class TransactionServicer(pb_grpc.TransactionServiceServicer):
     """The methods of `mas.v1.TransactionService`."""
 
     name = "mas.v1.TransactionService"
+    public = False
 
     def __init__(self, buckets: Buckets, cluster_secret: ClusterSecret) -> None:
         self._buckets = buckets
@@ -50,25 +52,26 @@ class TransactionServicer(pb_grpc.TransactionServiceServicer):
         """Serve on this server."""
         pb_grpc.add_TransactionServiceServicer_to_server(self, server)
 
+    def identify(self, metadata: Metadata) -> Caller:
+        """Whose share a call counts in: the cluster's own."""
+        self._cluster_secret.check(metadata)
+        return INSIDER
+
     def drain(self) -> None:
         """What is under way ends by itself."""
 
-    @answering
     async def ProcessPhase1(self, request: pb.Phase, context: Context) -> pb.PhaseReply:
         """Prepare legs (rule 4)."""
         return await self._process(request, context, (Prepare,))
 
-    @answering
     async def ProcessPhase2Commit(self, request: pb.Phase, context: Context) -> pb.PhaseReply:
         """Decide at the anchor, commit elsewhere (rules 5, 10)."""
         return await self._process(request, context, (Decide, Commit))
 
-    @answering
     async def ProcessPhase2Rollback(self, request: pb.Phase, context: Context) -> pb.PhaseReply:
         """Free what is prepared (rule 10)."""
         return await self._process(request, context, (Abort,))
 
-    @answering
     async def Resolve(self, request: pb.Phase, context: Context) -> pb.PhaseReply:
         """Ask an anchor (rules 8, 11, 15)."""
         return await self._process(request, context, (Ask, Look))

@@ -82,15 +82,18 @@ def _keep(session: Session, number: str, token: str, again: str) -> tuple[str, s
 @talking
 def get(session: Session, numbers: tuple[str, ...], level: str) -> None:
     """Read accounts."""
-    from mas.errors import NotFound
-    from mas.transaction.messages import ReadLevel
+    from mas.errors import MasError, NotFound
+    from mas.transaction.messages import AccountView, ReadLevel
 
     asked = ReadLevel[level.upper()]
     views = session.ask(lambda client: client.accounts(numbers, level=asked))
-    found = [view for view in views if view is not None]
+    found = [view for view in views if isinstance(view, AccountView)]
     if found or session.as_json:
         trees = [_account_tree(view) for view in found]
         session.show(trees, "\n\n".join(_account_text(view) for view in found))
+    for error in views:
+        if isinstance(error, MasError):
+            raise error
     missing = [repr(number) for number, view in zip(numbers, views, strict=True) if view is None]
     if missing:
         raise NotFound(f"there is no account {', '.join(missing)}: check the number")

@@ -315,6 +315,8 @@ class Client:
         [view] = await self.accounts([number], level=level, timeout=timeout)
         if view is None:
             raise NotFound(f"account {number!r} doesn't exist")
+        if isinstance(view, MasError):
+            raise view
         return view
 
     async def accounts(
@@ -323,8 +325,10 @@ class Client:
         *,
         level: ReadLevel = ReadLevel.LINEARIZABLE,
         timeout: float | None = None,
-    ) -> list[AccountView | None]:
-        """Read accounts; None where there is no such account."""
+    ) -> list[AccountView | MasError | None]:
+        """Read accounts, each with an answer of its own: None where there is no such account, an error where it can't be read
+        now. Raised is only what concerns them all.
+        """
         request = requests.to_reads(numbers, level)
         reply = await self._read(
             lambda seconds: self._stub.GetAccount(

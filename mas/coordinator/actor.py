@@ -26,6 +26,7 @@ from mas.coordinator.notes import Notes
 from mas.coordinator.places import Places
 from mas.coordinator.ports import Buckets, Locks, PendingEntry, TxnCoordinatorDAO
 from mas.coordinator.questions import Questions
+from mas.coordinator.reads import AccountAnswer, Reads
 from mas.errors import DatabaseUnavailable, Overloaded, Unavailable
 from mas.ids import home_bucket, make_incarnation
 from mas.ledger.instructions import (
@@ -67,7 +68,7 @@ from mas.transaction.machine import (
     Send,
     Settled,
 )
-from mas.transaction.messages import AccountView, BucketView, PostingView, ReadLevel, TurnedAway
+from mas.transaction.messages import BucketView, PostingView, ReadLevel, TurnedAway
 from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, hash_body, name
 from mas.transaction.placement import place, place_creation
 
@@ -184,7 +185,8 @@ class TransactionCoordinator(Actor):
         self._directory = Directory(
             ports.buckets, ports.store, self._notes, clock, settings.buckets
         )
-        self._questions = Questions(self._directory, ports.buckets, clock, dice)
+        self._questions = Questions(self._directory, ports.buckets, clock)
+        self._reads = Reads(self._directory, ports.buckets, clock, dice)
 
         self._in_flight = 0
         self._is_awake = False
@@ -216,9 +218,9 @@ class TransactionCoordinator(Actor):
 
     async def read_accounts(
         self, numbers: Sequence[str], level: ReadLevel, timeout: float
-    ) -> list[AccountView | None]:
-        """One view for each number, None where there is no such account. Raises `Unavailable`."""
-        return await self._questions.read_accounts(numbers, level, timeout)
+    ) -> list[AccountAnswer]:
+        """One answer for each number: None where there is no such account, an error where it can't be read now."""
+        return await self._reads.accounts(numbers, level, timeout)
 
     async def read_payment(
         self, payment_id: bytes, kind: Kind, payer: str, timeout: float
@@ -236,11 +238,11 @@ class TransactionCoordinator(Actor):
         self, number: str, before: int, limit: int, timeout: float
     ) -> list[PostingView] | None:
         """A page of a statement, newest first; None where there is no such account. Raises `Unavailable`."""
-        return await self._questions.read_postings(number, before, limit, timeout)
+        return await self._reads.postings(number, before, limit, timeout)
 
     async def read_bucket(self, bucket: int, replica: int, timeout: float) -> BucketView:
         """A named replica's own state. Raises `Unavailable`."""
-        return await self._questions.read_bucket(bucket, replica, timeout)
+        return await self._reads.bucket(bucket, replica, timeout)
 
     async def set_account(self, change: SetAccount, timeout: float) -> Answer:
         """An administrator's change. Raises `Unavailable`."""

@@ -23,6 +23,7 @@ from mas.api import (
     NodeView,
     Role,
     ServerTls,
+    Shares,
     TokenIssuer,
     TransactionServicer,
 )
@@ -84,6 +85,7 @@ class Process:
         self._dice = dice
         self._clock: Clock = SystemClock()
         self._servers: list[ApiServer] = []
+        self._shares = Shares(config.shares, self._clock)
         self._closers: list[Callable[[], Awaitable[None]]] = []
         self._host: RaftHost | None = None
         self._coordinator: TransactionCoordinator | None = None
@@ -259,6 +261,7 @@ class Process:
             cluster=config.node.cluster_id,
             buckets=len(self._membership.roster.buckets),
             lock_timeout=config.lock_timeout_seconds,
+            read_patience=config.read_patience_seconds,
             cached_rows=config.storage.cache_accounts,
             unflushed=config.storage.flush_backlog_rows_max,
         )
@@ -303,7 +306,9 @@ class Process:
             issuer = None
             if config.jwt.algorithm == "HS256":
                 issuer = TokenIssuer(key, config.jwt.issuer, config.jwt.audience, self._clock)
-            accounts = AccountServicer(self._coordinator, authenticator, issuer, self._dice)
+            accounts = AccountServicer(
+                self._coordinator, authenticator, issuer, self._shares, self._dice
+            )
             api = self._serve(config.listen.api, accounts)
             operators = self._serve(
                 config.listen.node_service, NodeServicer(self, self._operations, secret)
@@ -387,7 +392,7 @@ class Process:
         tls = None
         if self._tls is not None:
             tls = ServerTls(read_file(self._tls.certificate), read_file(self._tls.key))
-        server = ApiServer(self._config.listen.host, port, services, tls)
+        server = ApiServer(self._config.listen.host, port, services, tls, self._shares, self._clock)
         self._servers.append(server)
         return server
 

@@ -35,11 +35,16 @@ class Kind(IntEnum):
 
 
 class LockMode(IntEnum):
-    """How a lock is held; which modes exclude each other stands in `mas.locks.table`."""
+    """How a lock is held; `compatible` says which modes exclude each other."""
 
     EXCLUSIVE = 1
     ESCROW = 2
     SHARED = 3
+
+
+def compatible(one: LockMode, other: LockMode) -> bool:
+    """Whether two holders may have one lock at a time: ESCROW with ESCROW, SHARED with SHARED."""
+    return one is other and one is not LockMode.EXCLUSIVE
 
 
 class Token(
@@ -284,7 +289,7 @@ class Look(
 class Mark(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag=8
 ):
-    """Set a lock's token in an account (rule 33). PENDING_ON names the legs prepared there before it."""
+    """Set a lock's token in an account (rule 33). PENDING_ON: it is set, and names the legs prepared there before it."""
 
     account: str
     token: Token

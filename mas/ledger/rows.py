@@ -35,7 +35,8 @@ class Account(msgspec.Struct, array_like=True, gc=False):
     fence: Token | None = None
     """The newest EXCLUSIVE token seen here: older ones are LOCK_CONFLICT (rule 35)."""
     passed: Token | None = None
-    """The newest token with which a leg took marks away: a mark no newer isn't set again (rule 34)."""
+    """A mark no newer than this one isn't set again: of marks that were taken away, and of the legs that took some, the newest
+    token (rule 34)."""
     chunk: int = 0
     """The chunk that holds its last posting. Where chunks are cut is each replica's own: not part of the state hash."""
     chunk64: int = 0

@@ -10,7 +10,7 @@ or asks anybody: the same entries give every replica the same rows and the same 
 A leg reserves: a debit its funds (`held`), a credit its headroom. What is reserved can always be posted (rule 13).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -46,6 +46,7 @@ from mas.ledger.instructions import (
     SetAccount,
     Token,
     Unmark,
+    compatible,
     parties,
 )
 from mas.ledger.memory import UNKNOWN, Memory, Missing, NotLoaded
@@ -391,7 +392,7 @@ class Ledger(Memory):
         if record is not None and record.outcome is not Code.ABORTED:
             return _tell(record, i.body, i.body_hash)
         if i.kind is not Kind.CREATION and self._account(i.payer) is None:
-            return _WRONG_BUCKET
+            return self._absent(i.payer)
         # A cancellation belongs to no attempt: dead ones don't stop it.
         if i.attempt and record is not None and record.attempt >= i.attempt:
             return _say(record)
@@ -416,8 +417,13 @@ class Ledger(Memory):
         if record is not None:
             return _say(record)
         if i.payer and i.kind is not Kind.CREATION and self._account(i.payer) is None:
-            return _WRONG_BUCKET
+            return self._absent(i.payer)
         return _NO_RECORD
+
+    def _absent(self, number: str) -> Answer:
+        """Of an account that isn't here: it may be about to be, where its creation is prepared (rule 3)."""
+        xids = self._prepared_on.get(number)
+        return _pending_on(xids) if xids else _WRONG_BUCKET
 
     def _record(self, payment_id: bytes) -> Record | None:
         record = self._records.get(payment_id)
@@ -636,38 +642,47 @@ class Ledger(Memory):
     # -- Locks' marks, and an administrator's changes (rules 13, 33, 34) -----------------------------------
 
     def _mark(self, i: Mark) -> Answer:
-        """Keep new legs out; PENDING_ON names those that were here before."""
+        """Keep new legs out; PENDING_ON names those that were here before. Older marks that it excludes go (rule 34)."""
         account, token = self._account(i.account), i.token
         if account is None:
-            return _WRONG_BUCKET
+            return self._absent(i.account)
         if token not in account.marks:
-            if account.passed is not None and token <= account.passed:
+            if _is_overtaken(account, token):
                 return _LOCK_CONFLICT
-            if account.fence is not None and token < account.fence:
-                return _LOCK_CONFLICT
-            self._put_marks(account, (*account.marks, token))
+            gone = [mark for mark in account.marks if not compatible(mark.mode, token.mode)]
+            self._put_marks(account, gone, token)
         xids = self._prepared_on.get(i.account)
         return _pending_on(xids) if xids else _DONE
 
     def _unmark(self, i: Unmark) -> Answer:
-        account = self._account(i.account)
+        """Take a mark away. One that isn't there may still be on its way, and is set no more (rule 34)."""
+        account, token = self._account(i.account), i.token
         if account is None:
             return _WRONG_BUCKET
-        if i.token not in account.marks:
-            return _UNCHANGED
-        self._put_marks(account, tuple(mark for mark in account.marks if mark != i.token))
-        return _DONE
+        if token in account.marks:
+            self._put_marks(account, [token])
+            return _DONE
+        if account.passed is None or account.passed < token:
+            row = account.__copy__()
+            row.passed = token
+            self._put_accounts({row.number: row})
+        return _UNCHANGED
 
-    def _put_marks(self, account: Account, marks: tuple[Token, ...]) -> None:
+    def _put_marks(self, account: Account, gone: Sequence[Token], new: Token | None = None) -> None:
         """Without a new version: readers' locks would otherwise spoil each other's second looks (rule 31)."""
         row = account.__copy__()
-        row.marks = marks
+        row.marks = tuple(mark for mark in account.marks if mark not in gone)
+        if new is not None:
+            row.marks += (new,)
+        for mark in gone:
+            if mark.mode is LockMode.EXCLUSIVE:
+                row.passed = _newest(row.passed, mark)
         self._put_accounts({row.number: row})
 
     def _set_account(self, i: SetAccount) -> Answer:
         account = self._account(i.account)
         if account is None:
-            return _WRONG_BUCKET
+            return self._absent(i.account)
         if i.token is not None:
             if i.token not in account.marks:
                 return _LOCK_CONFLICT
@@ -794,11 +809,24 @@ def _as_prepared(i: Decide, legs: Legs) -> PreparedLegs:
     )
 
 
+def _is_overtaken(account: Account, token: Token) -> bool:
+    """Whether a newer token has been there before this mark, or is there and excludes it (rules 34, 35)."""
+    if account.passed is not None and token <= account.passed:
+        return True
+    if account.fence is not None and token < account.fence:
+        return True
+    return any(mark > token and not compatible(mark.mode, token.mode) for mark in account.marks)
+
+
+def _newest(one: Token | None, other: Token) -> Token:
+    return other if one is None else max(one, other)
+
+
 def _pass_marks(row: Account, token: Token) -> None:
     """A newer token passes older marks and takes them away; an EXCLUSIVE one fences what is older (rules 34, 35)."""
     older = [mark for mark in row.marks if mark < token]
     if older:
         row.marks = tuple(mark for mark in row.marks if mark >= token)
-        row.passed = token
+        row.passed = _newest(row.passed, token)
     if token.mode is LockMode.EXCLUSIVE:
         row.fence = token

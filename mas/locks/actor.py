@@ -296,6 +296,8 @@ class GlobalLockService(Leases, Actor):
     def _restore(self, table: LockTable, entry: LockEntry, epoch: int) -> None:
         """What is left of a lease that an earlier service has granted to an outsider."""
         placed = [(entry.lock_id.removeprefix(ACCOUNT), entry.bucket)] if entry.bucket else []
+        for each in placed:
+            self._marks.lose_sight(each, entry.token)
         left = (entry.expires_us - self._clock.now_us()) / 1e6
         if left <= 0 or entry.token.epoch >= epoch:
             self._take_away([entry.lock_id], placed, entry.token, kept=True)

@@ -1,8 +1,10 @@
 """Sets the marks of a lease in its accounts, and takes them away (rule 33).
 
 A mark is an entry of the account's bucket: it holds though this service or its store is lost. Setting is tried again
-until it is done or its request has ended; taking away is tried again until it is done. What is never taken away,
-because this service died, is passed by the next payment that has queued here.
+until it is done or its request has ended; taking away is tried again until it is done. Where a copy of a mark was lost
+sight of, it may still be set behind that: so taking away goes on until the bucket says that the mark isn't there, from
+when on it isn't set any more (rule 34). What is never taken away, because this service died, is passed by the next
+payment that has queued here.
 """
 
 import asyncio
@@ -16,7 +18,7 @@ from mas.ledger.instructions import Answer, Chunk, Code, LockMode, Mark, Token, 
 from mas.limits import MAILBOX_ITEMS_MAX, TURN_INSTRUCTIONS_MAX
 from mas.locks.ports import Buckets
 from mas.runtime import Clock
-from mas.transaction.messages import Claims, ReadClaims, TurnedAway
+from mas.transaction.messages import Claims, ReadClaims, TurnedAway, Why
 
 _RETRY_SECONDS = 0.1
 _LEAVING_MAX = MAILBOX_ITEMS_MAX
@@ -40,6 +42,8 @@ class Marks:
         self._leaving: dict[int, dict[_Mark, Callable[[], None] | None]] = {}
         # The EXCLUSIVE ones among them.
         self._exclusive: dict[Placed, dict[Token, None]] = {}
+        # Of which a copy was lost sight of.
+        self._lost: dict[tuple[Placed, Token], None] = {}
         self._asked: dict[int, None] = {}
         self._wake = asyncio.Event()
         self._is_refused = False
@@ -104,6 +108,8 @@ class Marks:
             marked = there[position]
             if marked is not None:
                 answers[marked] = answer
+                if isinstance(answer, TurnedAway) and answer.why is Why.UNKNOWN:
+                    self.lose_sight(marked, token)
             if len(answers) == len(placed) and not all_in.done():
                 all_in.set_result(None)
 
@@ -119,6 +125,10 @@ class Marks:
 
     # -- taking away ------------------------------------------------------------------------------
 
+    def lose_sight(self, placed: Placed, token: Token) -> None:
+        """A copy of this mark may still be on its way: remember that until it is taken away."""
+        self._lost[placed, token] = None
+
     def remove(
         self, placed: Placed, token: Token, on_removed: Callable[[], None] | None = None
     ) -> None:
@@ -127,6 +137,7 @@ class Marks:
         leaving = self._leaving.setdefault(bucket, {})
         if len(leaving) >= _LEAVING_MAX:
             _log.warning("bucket %d is away: the mark of %s waits for a payment", bucket, account)
+            self._lost.pop((placed, token), None)
             return
         leaving[account, token] = on_removed
         if token.mode is LockMode.EXCLUSIVE:
@@ -155,7 +166,7 @@ class Marks:
             if isinstance(answer, TurnedAway):
                 self._is_refused = True
             else:
-                self._on_removed(bucket, marks[position])
+                self._on_removed(bucket, marks[position], answer)
             if not left:
                 del self._asked[bucket]
                 self._wake.set()
@@ -163,8 +174,11 @@ class Marks:
         chunk = Chunk(b"", 0, tuple([Unmark(*mark) for mark in marks]))
         self._buckets.submit(bucket, chunk, on_answer)
 
-    def _on_removed(self, bucket: int, mark: _Mark) -> None:
+    def _on_removed(self, bucket: int, mark: _Mark, answer: Answer) -> None:
         account, token = mark
+        if answer.code is Code.DONE and ((account, bucket), token) in self._lost:
+            return  # once more: what is still on its way must not be set behind this
+        self._lost.pop(((account, bucket), token), None)
         on_removed = self._leaving[bucket].pop(mark)
         if token.mode is LockMode.EXCLUSIVE:
             tokens = self._exclusive[account, bucket]

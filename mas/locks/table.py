@@ -18,8 +18,8 @@ from collections.abc import Container, Iterable, Sequence
 
 import msgspec
 
-from mas.ledger.instructions import LockMode, Token
-from mas.locks.waits import Waiter, WaitQueues, compatible
+from mas.ledger.instructions import LockMode, Token, compatible
+from mas.locks.waits import Waiter, WaitQueues
 
 
 class Grant(msgspec.Struct, frozen=True, gc=False):

@@ -13,12 +13,7 @@ from collections.abc import Container, Iterator, Sequence
 
 import msgspec
 
-from mas.ledger.instructions import LockMode
-
-
-def compatible(one: LockMode, other: LockMode) -> bool:
-    """Whether two holders may have one lock at a time: ESCROW with ESCROW, SHARED with SHARED."""
-    return one is other and one is not LockMode.EXCLUSIVE
+from mas.ledger.instructions import LockMode, compatible
 
 
 class Waiter(msgspec.Struct, frozen=True, gc=False):

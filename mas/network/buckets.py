@@ -18,22 +18,22 @@ from mas.ledger.instructions import encode as encode_chunk
 from mas.network.channels import Channel
 from mas.runtime import Clock, Dice
 from mas.transaction.messages import (
+    MESSAGE_BYTES_MAX,
     Answers,
     Reply,
     Request,
     Submit,
     TurnedAway,
     Why,
+    batches,
     decode_replies,
     encode,
+    frame_of,
 )
 
 OnAnswer = Callable[[int, Answer | TurnedAway], None]
 
 _SCAN_SECONDS = 0.05
-_REQUEST_OVERHEAD_BYTES = 16
-_QUERY_BYTES = 256
-"""A guess: queries are small, and a frame's bound isn't sharp."""
 _NOWHERE = 0
 """No node has this id."""
 
@@ -144,7 +144,7 @@ class BucketRouter:
         self._last_number = dice.randrange(1 << 62)
         self._live: dict[int, _Submission | _Question] = {}
         self._parked: list[_Submission] = []
-        self._outgoing: dict[int, list[tuple[Request, int, _Submission | _Question]]] = {}
+        self._outgoing: dict[int, list[_Outgoing]] = {}
         self._beginning = 0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -218,8 +218,7 @@ class BucketRouter:
         submission.peer = node
         submission.hops += 1
         self._live[number] = submission
-        message = Submit(number, submission.bucket, submission.data)
-        self._send(node, message, len(submission.data), submission)
+        self._send(node, Submit(number, submission.bucket, submission.data), submission)
 
     def _finish(self, submission: _Submission) -> None:
         self._live.pop(submission.number, None)
@@ -266,7 +265,7 @@ class BucketRouter:
         question = _Question(node, asyncio.get_running_loop().create_future())
         self._live[number] = question
         message = msgspec.structs.replace(request, request=number)
-        self._send(node, message, _QUERY_BYTES, question)
+        self._send(node, message, question)
         try:
             async with asyncio.timeout(timeout):
                 return await question.future
@@ -277,36 +276,38 @@ class BucketRouter:
 
     # -- frames -----------------------------------------------------------------------------------
 
-    def _send(
-        self, node: int, message: Request, size: int, sender: _Submission | _Question
-    ) -> None:
+    def _send(self, node: int, message: Request, sender: _Submission | _Question) -> None:
         """With all else of this turn to the same node."""
         if not self._outgoing:
             asyncio.get_running_loop().call_soon(self._flush)
-        self._outgoing.setdefault(node, []).append((message, size, sender))
+        self._outgoing.setdefault(node, []).append((encode(message), message.request, sender))
 
     def _flush(self) -> None:
         outgoing, self._outgoing = self._outgoing, {}
         for node, items in outgoing.items():
-            start = size = 0
-            for end, (_, item_size, _) in enumerate(items):
-                if size and size + item_size > limits.TURN_BYTES_MAX:
-                    self._send_frame(node, items[start:end])
-                    start, size = end, 0
-                size += item_size + _REQUEST_OVERHEAD_BYTES
-            self._send_frame(node, items[start:])
+            for batch in batches(items, _data_of):
+                self._send_frame(node, batch)
 
-    def _send_frame(
-        self, node: int, items: Sequence[tuple[Request, int, _Submission | _Question]]
-    ) -> None:
-        frame = encode(tuple([message for message, _, _ in items]))
-        if self._peers.send(node, Channel.REQUEST, frame):
+    def _send_frame(self, node: int, items: Sequence["_Outgoing"]) -> None:
+        if self._peers.send(node, Channel.REQUEST, frame_of([data for data, _, _ in items])):
             return
-        for message, _, sender in items:
-            if isinstance(sender, _Question):
-                sender.settle(TurnedAway(message.request, Why.UNAVAILABLE, detail="not connected"))
-            elif self._live.pop(message.request, None) is not None:
+        for data, number, sender in items:
+            if len(data) > MESSAGE_BYTES_MAX:
+                self._on_too_large(sender, number, len(data))
+            elif isinstance(sender, _Question):
+                sender.settle(TurnedAway(number, Why.UNAVAILABLE, detail="not connected"))
+            elif self._live.pop(number, None) is not None:
                 self._on_unsent(sender, node)
+
+    def _on_too_large(self, sender: _Submission | _Question, number: int, size: int) -> None:
+        """No replica would get it, ever."""
+        detail = f"a message of {size} bytes can't be sent: at most {MESSAGE_BYTES_MAX} can"
+        if isinstance(sender, _Question):
+            sender.settle(TurnedAway(number, Why.FAILED, detail=detail))
+        elif self._live.get(number) is sender:
+            self._finish(sender)
+            turned_away = TurnedAway(number, Why.INVALID, detail=detail)
+            sender.answer(range(len(sender.answered)), turned_away)
 
     def _on_unsent(self, submission: _Submission, node: int) -> None:
         submission.peer = _NOWHERE
@@ -390,6 +391,8 @@ class BucketRouter:
 
     def _mend_guess(self, bucket: int, reply: TurnedAway, node: int) -> bool:
         """Believe a hint, or else look at the next replica; False where a pause is better."""
+        if reply.request and reply.why in (Why.OVERLOADED, Why.UNAVAILABLE):
+            return False  # the leader's own word, most likely: nobody else knows better
         if (
             reply.why is Why.NOT_LEADING
             and reply.leader != node
@@ -398,7 +401,7 @@ class BucketRouter:
             self._guess[bucket] = reply.leader
         else:
             self._move_guess(bucket, node)
-        return reply.why is not Why.OVERLOADED and self._peers.is_connected(self._guess[bucket])
+        return self._peers.is_connected(self._guess[bucket])
 
     def _move_guess(self, bucket: int, node: int) -> None:
         """It wasn't this one. Somebody may have found that out before."""
@@ -468,6 +471,14 @@ class BucketRouter:
     def _next_number(self) -> int:
         self._last_number += 1
         return self._last_number
+
+
+_Outgoing = tuple[bytes, int, _Submission | _Question]
+"""A message's bytes, its number, and what it is of."""
+
+
+def _data_of(item: _Outgoing) -> bytes:
+    return item[0]
 
 
 def _part(

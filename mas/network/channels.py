@@ -15,3 +15,7 @@ class Channel(IntEnum):
     LOCKS = 5
     ROSTER = 6
     """What nodes tell each other of the cluster's members."""
+
+
+BULK = frozenset({Channel.SNAPSHOT})
+"""Those that wait until no other frame does."""

@@ -1,12 +1,17 @@
-"""One connection with a peer after its handshake: a bounded queue out, frames in."""
+"""One connection with a peer after its handshake: bounded lanes out, frames in.
 
-from collections.abc import Callable, Iterator
+What goes out has two lanes. Snapshots have one of their own, and go only while the other is empty: beats and appends,
+without which a follower stands for election, never wait behind a file.
+"""
 
-import aiohttp
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
 import msgspec
-from aiohttp import WSCloseCode, WSMsgType, web
 
 from mas import limits
+from mas.network.channels import BULK
 from mas.network.frames import (
     FRAME_OVERHEAD_BYTES,
     MESSAGE_FRAMES_BYTES,
@@ -14,13 +19,9 @@ from mas.network.frames import (
     Packer,
     Unpacker,
 )
-from mas.runtime import Mailbox
-
-Socket = web.WebSocketResponse | aiohttp.ClientWebSocketResponse[bool]
+from mas.network.message_socket import ConnectionEnded, MessageSocket
 
 _FRAMES_WAITING_MAX = 65_536
-_REASON_BYTES_MAX = 120
-"""A WebSocket's close frame has room for 123."""
 
 
 class ConnectionStatistics(msgspec.Struct, frozen=True):
@@ -29,49 +30,56 @@ class ConnectionStatistics(msgspec.Struct, frozen=True):
     frames_sent: int
     frames_received: int
     frames_refused: int
-    """Found the queue full."""
+    """Found their lane full."""
     frames_waiting: int
     bytes_waiting: int
 
 
 class Connection:
-    """Frames to and from one peer; each is delivered once and in order, or never."""
+    """Frames to and from one peer; each is delivered once and in order of its lane, or never."""
 
     def __init__(
-        self, peer: int, socket: Socket, numbers: tuple[int, int], *, dialled: bool
+        self, peer: int, socket: MessageSocket, keys: tuple[bytes, bytes], *, dialled: bool
     ) -> None:
         self.peer = peer
         self.dialled = dialled
-        self._socket = socket
-        ours, theirs = numbers if dialled else reversed(numbers)
+        self.socket = socket
+        ours, theirs = keys if dialled else reversed(keys)
         self._packer = Packer(ours)
         self._unpacker = Unpacker(theirs)
-        self._frames: Mailbox[Frame] = Mailbox(f"peer-{peer}.frames", _FRAMES_WAITING_MAX)
-        self._bytes_waiting = 0
+        self._urgent = _Lane(limits.PEER_QUEUE_BYTES_MAX)
+        self._bulk = _Lane(limits.PEER_BULK_BYTES_MAX)
+        self._wake = asyncio.Event()
         self._sent = 0
         self._received = 0
         self._refused = 0
 
     def offer(self, channel: int, payload: bytes) -> bool:
-        """Queue a frame, without waiting. False, and not taken, where the queue is full."""
-        size = len(payload) + FRAME_OVERHEAD_BYTES
-        if self._bytes_waiting + size > limits.PEER_QUEUE_BYTES_MAX or not self._frames.offer(
-            (channel, payload)
-        ):
+        """Queue a frame, without waiting. False, and not taken, where its lane is full."""
+        lane = self._bulk if channel in BULK else self._urgent
+        if not lane.offer((channel, payload)):
             self._refused += 1
             return False
-        self._bytes_waiting += size
+        self._wake.set()
         return True
 
     async def write(self) -> None:
         """Send what is queued, until cancelled or until the connection is gone."""
         try:
             while True:
-                for batch, size in _cut(await self._frames.drain()):
-                    await self._socket.send_bytes(self._packer.pack(batch))
-                    self._bytes_waiting -= size
-                    self._sent += len(batch)
-        except OSError:
+                # Either way this task goes on in a later turn, so that all that this one has to say goes along.
+                if self._wake.is_set():
+                    await asyncio.sleep(0)
+                else:
+                    await self._wake.wait()
+                lane = self._urgent if self._urgent.frames else self._bulk
+                batch, size = lane.take()
+                if not self._urgent.frames and not self._bulk.frames:
+                    self._wake.clear()
+                await self.socket.send(self._packer.pack(batch))
+                lane.bytes_waiting -= size
+                self._sent += len(batch)
+        except ConnectionEnded:
             return  # `read` is told too, and says why
 
     async def read(self, take: Callable[[int, list[Frame]], None]) -> str:
@@ -81,17 +89,13 @@ class Connection:
             NetworkError: what came can't be taken; close the connection.
         """
         while True:
-            message = await self._socket.receive()
-            if message.type is not WSMsgType.BINARY:
-                return _why_ended(message.type, message.data, message.extra)
-            frames = self._unpacker.unpack(message.data)
+            try:
+                message = await self.socket.receive()
+            except ConnectionEnded as end:
+                return str(end)
+            frames = self._unpacker.unpack(message)
             self._received += len(frames)
             take(self.peer, frames)
-
-    async def close(self, reason: str, code: int = WSCloseCode.OK) -> None:
-        """End the connection, telling the peer why; idempotent."""
-        text = reason.encode()[:_REASON_BYTES_MAX].decode(errors="ignore").encode()
-        await self._socket.close(code=code, message=text)
 
     def statistics(self) -> ConnectionStatistics:
         """What has gone over it so far."""
@@ -99,32 +103,36 @@ class Connection:
             frames_sent=self._sent,
             frames_received=self._received,
             frames_refused=self._refused,
-            frames_waiting=len(self._frames),
-            bytes_waiting=self._bytes_waiting,
+            frames_waiting=len(self._urgent.frames) + len(self._bulk.frames),
+            bytes_waiting=self._urgent.bytes_waiting + self._bulk.bytes_waiting,
         )
 
 
-def _cut(frames: list[Frame]) -> Iterator[tuple[list[Frame], int]]:
-    """As few messages as their bound allows, each with its bytes."""
-    batch: list[Frame] = []
-    size = 0
-    for frame in frames:
-        frame_size = len(frame[1]) + FRAME_OVERHEAD_BYTES
-        if batch and size + frame_size > MESSAGE_FRAMES_BYTES:
-            yield batch, size
-            batch, size = [], 0
-        batch.append(frame)
-        size += frame_size
-    yield batch, size
+class _Lane:
+    """Frames that wait, in order, within a bound."""
 
+    def __init__(self, bytes_max: int) -> None:
+        self.frames: deque[Frame] = deque()
+        self.bytes_waiting = 0
+        """Those of the message that is being sent among them."""
+        self._bytes_max = bytes_max
 
-def _why_ended(kind: WSMsgType, data: object, extra: str | None) -> str:
-    match kind:
-        case WSMsgType.CLOSE:
-            return f"closed by the peer ({data}{f', {extra}' if extra else ''})"
-        case WSMsgType.ERROR:
-            return f"broken: {data}"
-        case WSMsgType.CLOSED | WSMsgType.CLOSING:
-            return "closed"
-        case _:
-            return f"not a binary message but {kind.name}"
+    def offer(self, frame: Frame) -> bool:
+        size = len(frame[1]) + FRAME_OVERHEAD_BYTES
+        if self.bytes_waiting + size > self._bytes_max or len(self.frames) >= _FRAMES_WAITING_MAX:
+            return False
+        self.frames.append(frame)
+        self.bytes_waiting += size
+        return True
+
+    def take(self) -> tuple[list[Frame], int]:
+        """The frames of the next message, at least one, and their bytes."""
+        batch: list[Frame] = []
+        total = 0
+        while self.frames:
+            size = len(self.frames[0][1]) + FRAME_OVERHEAD_BYTES
+            if batch and total + size > MESSAGE_FRAMES_BYTES:
+                break
+            batch.append(self.frames.popleft())
+            total += size
+        return batch, total

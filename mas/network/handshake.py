@@ -7,7 +7,8 @@
 
 A proof is an HMAC over everything that both have said, nonces included, under a label of its side: it can't be used
 twice, reflected, or carried to another connection, cluster or node. The secret itself never travels. What both end
-with are the connection's *numbers*, one a direction, which neither chose alone and with which its frames are sealed.
+with are the connection's *keys*, one a direction, which follow from the secret and both nonces and with which its frames
+are encrypted: whoever passes the handshake on, between the two, can neither read nor say anything afterwards.
 
 Each side also names its *store*, drawn once for its data directory: a node that comes back under its id with another has
 lost what it promised, and whoever knew it refuses it.
@@ -25,9 +26,12 @@ import msgspec
 
 from mas.decoding import Buffer, msgpack_decoder
 from mas.errors import PeerRefused
+from mas.limits import clip, shorten
 
 PROTOCOL_VERSION = 1
 NONCE_BYTES = 32
+MESSAGE_BYTES_MAX = 4 * 1024
+"""Of any message here: nobody has proved anything yet."""
 
 
 class Refusal(StrEnum):
@@ -133,11 +137,11 @@ class Dialler:
         self._recognise(self._hello.to, challenge.store)
         return encode(Proof(self._seal.proof("dialler")))
 
-    def on_welcome(self, data: bytes) -> tuple[int, int]:
-        """The connection's numbers: of what the dialler sends, and of what the listener sends."""
+    def on_welcome(self, data: bytes) -> tuple[bytes, bytes]:
+        """The connection's keys: of what the dialler sends, and of what the listener sends."""
         _expect(Welcome, data)
         assert self._seal is not None
-        return self._seal.numbers()
+        return self._seal.keys()
 
 
 class Listener:
@@ -183,16 +187,16 @@ class Listener:
         self._recognise(self.peer, self._store)
         return encode(Welcome())
 
-    def numbers(self) -> tuple[int, int]:
-        """The connection's numbers: of what the dialler sends, and of what the listener sends."""
+    def keys(self) -> tuple[bytes, bytes]:
+        """The connection's keys: of what the dialler sends, and of what the listener sends."""
         assert self._seal is not None
-        return self._seal.numbers()
+        return self._seal.keys()
 
     def _check(self, hello: Hello) -> None:
         mine = self._identity
         if hello.cluster != mine.cluster:
             raise PeerRefused(
-                f"node {hello.node} belongs to cluster {hello.cluster!r}, this node to {mine.cluster!r}",
+                f"node {hello.node} belongs to cluster {shorten(hello.cluster)}, this node to {mine.cluster!r}",
                 Refusal.CLUSTER,
             )
         if hello.node == mine.node:
@@ -230,15 +234,15 @@ class _Seal:
     def proof(self, side: str) -> bytes:
         return hmac.digest(self._secret, b"mas " + side.encode() + self._transcript, hashlib.sha256)
 
-    def numbers(self) -> tuple[int, int]:
-        numbers = self.proof("numbers")
-        return int.from_bytes(numbers[:8], "big"), int.from_bytes(numbers[8:16], "big")
+    def keys(self) -> tuple[bytes, bytes]:
+        return self.proof("frames of the dialler"), self.proof("frames of the listener")
 
 
 def _expect(kind: type[T], data: bytes) -> T:
+    _check_size(data)
     message = _decode(data)
     if isinstance(message, Refused):
-        raise PeerRefused(message.detail, message.reason)
+        raise PeerRefused(clip(message.detail), message.reason)
     if not isinstance(message, kind):
         raise _malformed(f"{type(message).__name__} where {kind.__name__} was due")
     return message
@@ -246,6 +250,7 @@ def _expect(kind: type[T], data: bytes) -> T:
 
 def _check_version(data: bytes) -> None:
     """Before anything else of a Hello is read: another version's other fields may be anything."""
+    _check_size(data)
     fields = _decode_fields(data)
     if len(fields) < 2:
         raise _malformed(f"no handshake, but {len(fields)} fields")
@@ -255,6 +260,11 @@ def _check_version(data: bytes) -> None:
             f"the caller speaks version {version} of the peer protocol, this node {PROTOCOL_VERSION}",
             Refusal.VERSION,
         )
+
+
+def _check_size(data: bytes) -> None:
+    if len(data) > MESSAGE_BYTES_MAX:
+        raise _malformed(f"{len(data)} bytes where at most {MESSAGE_BYTES_MAX} were due")
 
 
 def _malformed(what: str) -> PeerRefused:

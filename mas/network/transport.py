@@ -1,8 +1,8 @@
 """Frames between the nodes of a cluster, over WebSockets.
 
 Every node listens on its peer port and dials every peer whose address it knows; it sends on the connection that it
-dialled, and on the one that the peer dialled where it has no other. A frame is delivered once, in order, or never:
-what a broken connection had queued is gone, and is never carried over to the next one. Whoever sends is told at once
+dialled, and on the one that the peer dialled where it has no other. A frame is delivered once, in the order of its lane
+(`mas.network.connection`), or never: what a broken connection had queued is gone, and is never carried over to the next one. Whoever sends is told at once
 when a frame isn't taken, and whoever waits for an answer is told when a connection broke (`on_peer`).
 """
 
@@ -10,19 +10,24 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 
 import aiohttp
 import msgspec
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import WSCloseCode, web
 
 from mas import limits
-from mas.errors import ConfigError, NetworkError, PeerRefused, Unavailable
+from mas.errors import NetworkError, PeerRefused, Unavailable
+from mas.limits import clip
 from mas.network import handshake
 from mas.network.channels import Channel
-from mas.network.connection import Connection, ConnectionStatistics, Socket
+from mas.network.connection import Connection, ConnectionStatistics
+from mas.network.door import Door, DoorSettings
 from mas.network.frames import MESSAGE_BYTES_MAX, Frame
 from mas.network.handshake import NONCE_BYTES, Identity
+from mas.network.message_socket import MessageSocket
 from mas.runtime import Actor, Clock, Dice, Supervisor
+from mas.telemetry import Seldom
 
 _log = logging.getLogger(__name__)
 
@@ -30,16 +35,15 @@ FrameHandler = Callable[[int, bytes], None]
 PeerHandler = Callable[[int, bool], None]
 
 _CHANNELS = frozenset(int(channel) for channel in Channel)
-_STRANGERS_MAX = 64
-"""Connections that may be in their handshake at a time."""
-_REFUSALS_LOGGED_MAX = 64
 
 
 class TransportSettings(msgspec.Struct, frozen=True):
     """How long things take, in seconds."""
 
     connect: float = 5.0
-    """Until a connection stands and its handshake is done."""
+    """Until a peer that is dialled stands and has shaken hands."""
+    door: DoorSettings = DoorSettings()
+    """The same for callers, and how many there may be."""
     heartbeat: float = 5.0
     """Of silence, until a peer is pinged; it is taken for dead when half as much later it hasn't answered."""
     close: float = 1.0
@@ -139,12 +143,11 @@ class PeerTransport(Actor):
         self._frame_handlers: dict[int, FrameHandler] = {}
         self._peer_handlers: list[PeerHandler] = []
         self._loopback: list[Frame] = []
-        self._strangers = 0
-        self._refusals_logged: dict[tuple[int, str], None] = {}
+        self._seldom = Seldom(_log, clock.monotonic)
         self._supervisor = Supervisor()
         self._session: aiohttp.ClientSession | None = None
         self._server: web.Server | None = None
-        self._listener: asyncio.Server | None = None
+        self._door: Door | None = None
 
     # -- setting up -------------------------------------------------------------------------------
 
@@ -190,15 +193,11 @@ class PeerTransport(Actor):
         Raises:
             ConfigError: the port can't be listened on.
         """
-        self._server = web.Server(self._on_request, access_log=None)
-        try:
-            self._listener = await asyncio.get_running_loop().create_server(
-                self._server, self._host, self._port, ssl=self._server_tls
-            )
-        except OSError as error:
-            raise ConfigError(
-                f"the peer port {self._host}:{self._port} can't be listened on: {error.strerror}"
-            ) from error
+        self._server = web.Server(self._on_request, access_log=None, logger=_HttpLog(self._seldom))
+        self._door = Door(
+            self._server, tls=self._server_tls, clock=self._clock, settings=self._settings.door
+        )
+        await self._door.open(self._host, self._port)
         self._session = aiohttp.ClientSession(trust_env=False)
         for peer in self._peers.values():
             self._start_dialling(peer)
@@ -212,8 +211,8 @@ class PeerTransport(Actor):
 
     async def stop(self) -> None:
         """Hang up everywhere. Idempotent."""
-        if self._listener is not None:
-            self._listener.close()
+        if self._door is not None:
+            await self._door.close()
         await self._supervisor.stop()
         if self._session is not None:
             await self._session.close()
@@ -225,9 +224,8 @@ class PeerTransport(Actor):
     @property
     def port(self) -> int:
         """Where it listens, once started."""
-        assert self._listener is not None
-        port: int = self._listener.sockets[0].getsockname()[1]
-        return port
+        assert self._door is not None
+        return self._door.port
 
     def send(self, peer: int, channel: int, payload: bytes) -> bool:
         """Send a frame, without waiting. False: not connected, the bounded queue is full, or too large.
@@ -285,12 +283,12 @@ class PeerTransport(Actor):
         """Use a connection for as long as it lasts."""
         peer = self._peers.get(connection.peer)
         if peer is None:
-            await connection.close("removed from the cluster")
+            await connection.socket.close("removed from the cluster")
             return
         try:
             writer = self._supervisor.spawn(f"peer-{peer.node}.write", connection.write())
         except Unavailable:
-            await connection.close("stopping", WSCloseCode.GOING_AWAY)
+            await connection.socket.close("stopping", WSCloseCode.GOING_AWAY)
             return
         self._attach(peer, connection)
         reason, code = "stopping", WSCloseCode.GOING_AWAY
@@ -301,7 +299,7 @@ class PeerTransport(Actor):
         finally:
             writer.cancel()
             self._detach(peer, connection, reason)
-            await connection.close(reason, code)
+            await connection.socket.close(reason, code)
 
     def _attach(self, peer: _Peer, connection: Connection) -> None:
         was_up = peer.route() is not None
@@ -326,7 +324,7 @@ class PeerTransport(Actor):
             handler(node, up)
 
     def _hang_up(self, connection: Connection, reason: str) -> None:
-        self._supervisor.spawn(f"peer-{connection.peer}.close", connection.close(reason))
+        self._supervisor.spawn(f"peer-{connection.peer}.close", connection.socket.close(reason))
 
     # -- dialling ---------------------------------------------------------------------------------
 
@@ -346,7 +344,7 @@ class PeerTransport(Actor):
             except PeerRefused as error:
                 pause = self._settings.backoff_refused
                 self._on_trouble(peer, error.reason, f"refused: {error}")
-            except (aiohttp.ClientError, OSError, NetworkError) as error:
+            except (NetworkError, TimeoutError) as error:
                 self._on_trouble(peer, "unreachable", _describe(error))
             else:
                 peer.trouble = ""
@@ -357,25 +355,33 @@ class PeerTransport(Actor):
             failures += 1
 
     async def _connect(self, peer: _Peer) -> Connection:
-        assert self._session is not None
-        scheme = "https" if self._client_tls else "http"
-        socket = await self._session.ws_connect(
-            f"{scheme}://{peer.address}/peer",
-            ssl=self._client_tls or True,
-            timeout=aiohttp.ClientWSTimeout(ws_close=self._settings.close),
-            heartbeat=self._settings.heartbeat,
-            max_msg_size=MESSAGE_BYTES_MAX,
-            compress=0,
-        )
+        socket = await self._call(peer.address)
         try:
             dialler = handshake.Dialler(self._identity, peer.node, self._nonce(), self._recognise)
-            await socket.send_bytes(dialler.hello())
-            await socket.send_bytes(dialler.on_challenge(await _receive(socket)))
-            numbers = dialler.on_welcome(await _receive(socket))
+            await socket.send(dialler.hello())
+            await socket.send(dialler.on_challenge(await socket.receive()))
+            keys = dialler.on_welcome(await socket.receive())
         except BaseException:
-            await socket.close()
+            await socket.close("handshake")
             raise
-        return Connection(peer.node, socket, numbers, dialled=True)
+        return Connection(peer.node, socket, keys, dialled=True)
+
+    async def _call(self, address: str) -> MessageSocket:
+        """A WebSocket to this address; raises NetworkError, whatever aiohttp raised."""
+        assert self._session is not None
+        scheme = "https" if self._client_tls else "http"
+        try:
+            socket = await self._session.ws_connect(
+                f"{scheme}://{address}/peer",
+                ssl=self._client_tls or True,
+                timeout=aiohttp.ClientWSTimeout(ws_close=self._settings.close),
+                heartbeat=self._settings.heartbeat,
+                max_msg_size=MESSAGE_BYTES_MAX,
+                compress=0,
+            )
+        except Exception as error:
+            raise NetworkError(_describe(error)) from error
+        return MessageSocket(socket, self._settings.close)
 
     def _on_trouble(self, peer: _Peer, trouble: str, detail: str) -> None:
         """Logged once for each kind of trouble, not for each try."""
@@ -392,21 +398,24 @@ class PeerTransport(Actor):
     # -- listening --------------------------------------------------------------------------------
 
     async def _on_request(self, request: web.BaseRequest) -> web.StreamResponse:
-        socket = web.WebSocketResponse(
+        response = web.WebSocketResponse(
             timeout=self._settings.close,
             heartbeat=self._settings.heartbeat,
             max_msg_size=MESSAGE_BYTES_MAX,
             compress=False,
         )
-        if not socket.can_prepare(request):
+        if not response.can_prepare(request):
             return web.Response(status=426, text="nodes of MAS meet here, over WebSocket\n")
-        if self._strangers >= _STRANGERS_MAX:
-            return web.Response(status=503, text="too many handshakes at a time\n")
-        await socket.prepare(request)
-        connection = await self._accept(socket)
+        try:
+            await response.prepare(request)
+        except Exception as error:  # noqa: BLE001 - the caller's connection has ended, and nothing else
+            self._seldom.info("gone", "a caller went away before its handshake: %s", error)
+            return response
+        socket = MessageSocket(response, self._settings.close)
+        connection = await self._accept(socket, request.protocol)
         if connection is not None:
             await self._serve_accepted(connection)
-        return socket
+        return response
 
     async def _serve_accepted(self, connection: Connection) -> None:
         """In a task of ours: aiohttp would swallow what a frame's handler raises."""
@@ -415,56 +424,55 @@ class PeerTransport(Actor):
                 f"peer-{connection.peer}.accepted", self._serve(connection)
             )
         except Unavailable:
-            await connection.close("stopping", WSCloseCode.GOING_AWAY)
+            await connection.socket.close("stopping", WSCloseCode.GOING_AWAY)
         else:
             await asyncio.wait([task])
 
-    async def _accept(self, socket: web.WebSocketResponse) -> Connection | None:
+    async def _accept(self, socket: MessageSocket, protocol: asyncio.Protocol) -> Connection | None:
+        """Shake hands; the door has a deadline for it."""
+        assert self._door is not None
         listener = handshake.Listener(
             self._identity, self._peers.__contains__, self._nonce(), self._recognise
         )
-        self._strangers += 1
         try:
-            async with asyncio.timeout(self._settings.connect):
-                await socket.send_bytes(listener.on_hello(await _receive(socket)))
-                await socket.send_bytes(listener.on_proof(await _receive(socket)))
+            await socket.send(listener.on_hello(await socket.receive()))
+            welcome = listener.on_proof(await socket.receive())
+            if not self._door.welcome(protocol):
+                return None
+            await socket.send(welcome)
         except PeerRefused as error:
-            self._log_refusal(listener.peer, error)
+            # For each reason, so that a crowd of one kind doesn't hide a node that needs help.
+            self._seldom.warning(error.reason, "a caller was refused: %s", error)
             await _refuse(socket, error)
             return None
-        except (OSError, NetworkError) as error:
-            _log.info("a caller went away in its handshake: %s", _describe(error))
-            await socket.close(code=WSCloseCode.POLICY_VIOLATION, message=b"handshake")
+        except NetworkError as error:
+            self._seldom.info("gone", "a caller went away in its handshake: %s", error)
+            await socket.close("handshake", WSCloseCode.POLICY_VIOLATION)
             return None
-        finally:
-            self._strangers -= 1
-        return Connection(listener.peer, socket, listener.numbers(), dialled=False)
-
-    def _log_refusal(self, node: int, error: PeerRefused) -> None:
-        """Once for each caller and reason; callers can't fill the log, or memory."""
-        key = (node, error.reason)
-        if key not in self._refusals_logged and len(self._refusals_logged) < _REFUSALS_LOGGED_MAX:
-            self._refusals_logged[key] = None
-            _log.warning("a caller was refused: %s", error)
+        return Connection(listener.peer, socket, listener.keys(), dialled=False)
 
     def _nonce(self) -> bytes:
         return self._dice.randbytes(NONCE_BYTES)
 
 
-async def _receive(socket: Socket) -> bytes:
-    message = await socket.receive()
-    if message.type is WSMsgType.BINARY:
-        data: bytes = message.data
-        return data
-    raise NetworkError(f"the connection ended in the handshake ({message.type.name})")
+async def _refuse(socket: MessageSocket, error: PeerRefused) -> None:
+    with suppress(NetworkError):  # gone already
+        await socket.send(handshake.refusal(error))
+    await socket.close(error.reason, WSCloseCode.POLICY_VIOLATION)
 
 
-async def _refuse(socket: web.WebSocketResponse, error: PeerRefused) -> None:
-    try:
-        await socket.send_bytes(handshake.refusal(error))
-        await socket.close(code=WSCloseCode.POLICY_VIOLATION, message=error.reason.encode())
-    except OSError:
-        return  # gone already
+class _HttpLog(logging.Logger):
+    """What aiohttp says of callers that don't speak HTTP: a line a minute, and not a traceback for each."""
+
+    def __init__(self, seldom: Seldom) -> None:
+        super().__init__("aiohttp")
+        self._seldom = seldom
+
+    def handle(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        self._seldom.info(
+            "http", "a caller sent no HTTP: %s", clip(str(error or record.getMessage()))
+        )
 
 
 def _describe(error: Exception) -> str:

@@ -10,13 +10,14 @@ does, and every replica applies alike (rule 16).
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import NoReturn
 
 import msgspec
 
 from mas.errors import DatabaseUnavailable, InvalidRequest, NotLeading, Overloaded
 from mas.ledger import (
+    Abort,
     Answer,
     Ask,
     Chunk,
@@ -25,22 +26,36 @@ from mas.ledger import (
     Commit,
     Genesis,
     Instruction,
+    Kind,
     Ledger,
     Missing,
     Proposal,
+    Reason,
     begins,
     decode_chunk,
 )
-from mas.ledger.instructions import Decide, Mark, Prepare
+from mas.ledger.instructions import Decide, Prepare
 from mas.ledger.rows import Kept, Loaded
+from mas.limits import TURN_INSTRUCTIONS_MAX, shorten
 from mas.multiraft.events import Committed, Leadership, ReadReady, Refused, Restored
 from mas.raft import Entry, EntryType
+from mas.resource.anchors import Anchors, Word
 from mas.resource.flusher import Flusher
 from mas.resource.ports import AccountDB, Buckets, Group
 from mas.resource.proposals import Item, Proposals
-from mas.resource.reads import Firm, Read, missing_numbers, view_accounts, view_claims, view_nodes
+from mas.resource.reads import (
+    Firm,
+    Noted,
+    Posted,
+    Read,
+    missing_numbers,
+    shown,
+    view_accounts,
+    view_claims,
+    view_nodes,
+)
 from mas.resource.routes import OWN, Proposed, Route
-from mas.resource.undecided import Round, Waiting
+from mas.resource.undecided import SetAside, Waiting, again
 from mas.runtime import Actor, Clock, Mailbox, Supervisor
 from mas.transaction.messages import (
     Answers,
@@ -72,6 +87,7 @@ _RELOAD_SECONDS = 0.5
 _INCARNATION_SILENT_SECONDS = 24 * 3600.0
 _REQUESTS_WAITING = 65_536
 _FILTER_PAGE = 5_000
+_SETTLED = (Code.POSTED, Code.FREED)
 
 
 class ResourceSettings(msgspec.Struct, frozen=True):
@@ -82,6 +98,8 @@ class ResourceSettings(msgspec.Struct, frozen=True):
     """The bucket count at the cluster's creation."""
     lock_timeout: float = 5.0
     """Seconds after which a prepared leg's anchor is asked (rule 11)."""
+    read_patience: float = 0.25
+    """Seconds that an undecided leg may keep a reader waiting before its attempt is declared dead (rule 30)."""
     flush_pause: float = 0.2
     """Seconds between two flushes: what changes meanwhile is written once."""
     cached_rows: int = 200_000
@@ -137,12 +155,19 @@ class AccountService(Actor):
             f"{self.name}.reads", _REQUESTS_WAITING
         )
         self._resolver = Resolver(settings.lock_timeout)
+        self._anchors = Anchors(ports.buckets, settings.read_patience, self._settle)
+        self._noted: dict[str, Noted] = {}
+        self._noted_at = 0
+        self._set_aside = SetAside(self._anchors, self._propose_again)
+        self._settlements: list[Commit | Abort] = []
+        self._second_proposals: list[tuple[Waiting, Instruction]] = []
         self._filter_empty = asyncio.Event()
         self._heard: dict[bytes, float] = {}
         self._start_from(kept)
 
     def _start_from(self, kept: Kept) -> None:
         self._ledger = Ledger(kept)
+        self._noted.clear()
         self._flusher = Flusher(
             self._ledger,
             self._database,
@@ -176,9 +201,9 @@ class AccountService(Actor):
             match request:
                 case Submit():
                     self._admit(peer, request)
-                case ReadAccounts() | ReadClaims() | ReadNodes():
+                case ReadAccounts() | ReadClaims() | ReadNodes() | ReadPostings():
                     reads.append(Read(peer, request))
-                case ReadPostings() | ReadBucket():
+                case ReadBucket():
                     self._read_later(peer, request.request, (peer, request))
         self._propose()
         self._take_reads(reads)
@@ -195,6 +220,8 @@ class AccountService(Actor):
             return
         if chunk.incarnation:
             self._heard[chunk.incarnation] = self._clock.monotonic()
+        if self._set_aside:
+            self._end_set_aside(chunk)
         refusal = self._overload()
         if refusal is not None and any(map(begins, chunk.instructions)):
             self._admit_what_ends(peer, request.request, chunk, *refusal)
@@ -272,8 +299,8 @@ class AccountService(Actor):
                 await self._clock.sleep(0)
                 started = self._clock.monotonic()
         self._after_apply()
-        if waiting and self._leadership.leading:
-            Round(waiting, self._ledger.legs, self._propose_again).ask(self._buckets)
+        if self._leadership.leading:
+            self._set_aside.add(waiting, self._ledger.legs)
         else:
             self._turn_back(waiting)
 
@@ -314,6 +341,8 @@ class AccountService(Actor):
     def _apply(self, entry: Entry, proposal: Proposal) -> list[Waiting]:
         answers = self._ledger.apply(entry.index, entry.term, proposal)
         self._flusher.behind += sum(map(len, answers))
+        if self._anchors.is_asked:
+            self._tell_anchors(proposal, answers)
         proposed = self._proposals.applied(proposal)
         if proposed is None:
             return []
@@ -323,6 +352,13 @@ class AccountService(Actor):
                 self._answer(chunk, route, given, waiting)
         return waiting
 
+    def _tell_anchors(self, proposal: Proposal, answers: list[list[Answer]]) -> None:
+        """Whoever waits for legs that this entry has settled waits no longer."""
+        for chunk, given in zip(proposal.chunks, answers, strict=True):
+            for instruction, answer in zip(chunk.instructions, given, strict=True):
+                if isinstance(instruction, Commit | Abort) and answer.code in _SETTLED:
+                    self._anchors.on_settled(instruction)
+
     def _answer(
         self, chunk: Chunk, route: Route, given: list[Answer], waiting: list[Waiting]
     ) -> None:
@@ -331,26 +367,62 @@ class AccountService(Actor):
             place = route.place(position)
             if place < 0:
                 continue
-            if answer.code is Code.PENDING_ON and not route.second:
+            if answer.code is Code.PENDING_ON:
                 instruction = chunk.instructions[position]
-                assert isinstance(instruction, Prepare | Decide | Mark)
-                waiting.append(Waiting(route, place, instruction, answer.xids))
-            else:
-                answers.append((place, answer))
+                if isinstance(instruction, Prepare | Decide):
+                    waiting.append(Waiting(route, place, instruction, answer.xids))
+                    continue
+                # Whoever asked asks again: proposed here a second time, it could come behind its own end.
+                self._have_settled(answer.xids)
+                answer = Answer(Code.PENDING_ON)
+            answers.append((place, answer))
         if answers:
             self._reply(route.peer, Answers(route.request, tuple(answers)))
 
-    def _propose_again(self, round_: Round) -> None:
-        """The second proposals of rule 15, behind what the anchors' answers settle."""
+    def _have_settled(self, xids: Iterable[bytes]) -> None:
+        """Ask the anchors of these legs, for whoever comes to ask again."""
+        if self._leadership.leading:
+            for xid in xids:
+                if (legs := self._ledger.legs.get(xid)) is not None:
+                    self._anchors.ask(legs, _nobody)
+
+    # -- rule 15: what waits for other payments' anchors -------------------------------------------------
+
+    def _settle(self, outcome: Commit | Abort) -> None:
+        """An anchor has told what became of legs that are prepared here."""
+        self._go_on_soon()
+        self._settlements.append(outcome)
+
+    def _propose_again(self, items: list[Waiting], undecided: Mapping[bytes, None]) -> None:
+        self._go_on_soon()
+        self._second_proposals += [(item, again(item, undecided)) for item in items]
+
+    def _go_on_soon(self) -> None:
+        if not self._settlements and not self._second_proposals:
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """What the anchors have said in this turn, and behind it the second proposals."""
+        settled, self._settlements = self._settlements, []
+        second, self._second_proposals = self._second_proposals, []
         if not self._leadership.leading:
-            self._turn_back(round_.waiting)
+            self._turn_back([item for item, _ in second])
             return
-        if settled := round_.settled():
-            self._proposals.add(Item.of(Chunk(b"", 0, settled), OWN))
-        for item in round_.waiting:
+        for start in range(0, len(settled), TURN_INSTRUCTIONS_MAX):
+            chunk = Chunk(b"", 0, tuple(settled[start : start + TURN_INSTRUCTIONS_MAX]))
+            self._proposals.add(Item.of(chunk, OWN))
+        for item, instruction in second:
             route = Route(item.route.peer, item.route.request, (item.position,), second=True)
-            self._proposals.add(Item.of(Chunk(b"", 0, (round_.again(item),)), route))
+            self._proposals.add(Item.of(Chunk(b"", 0, (instruction,)), route))
         self._propose()
+
+    def _end_set_aside(self, chunk: Chunk) -> None:
+        """What waits for others' anchors ends with its attempt: prepared behind that, it would hold funds for nobody."""
+        for instruction in chunk.instructions:
+            if isinstance(instruction, Abort) and (item := self._set_aside.end(instruction.xid)):
+                answer = Answer(Code.CONTENDED, Reason.CONTENDED, detail="its attempt has ended")
+                reply = Answers(item.route.request, ((item.position, answer),))
+                self._reply(item.route.peer, reply)
 
     def _turn_back(self, waiting: list[Waiting]) -> None:
         """Naming the positions: what else the request brought may be done, and its answer lost on the way."""
@@ -380,6 +452,7 @@ class AccountService(Actor):
             self._turn_away(proposed, Why.UNKNOWN, "leadership was lost", leadership.leader)
         for proposed in waited:
             self._turn_away(proposed, Why.NOT_LEADING, "", leadership.leader)
+        self._turn_back(self._set_aside.give_up())
         if leadership.leading:
             now = self._clock.monotonic()
             self._resolver.lead(now, self._ledger.legs)
@@ -473,26 +546,50 @@ class AccountService(Actor):
         if isinstance(request, ReadNodes):
             self._reply(read.peer, view_nodes(self._ledger, request))
             return
-        age_ms = round(1000 * (self._clock.monotonic() - self._heard_leader))
-        views = view_accounts(self._ledger, request, self.bucket, age_ms)
-        legs = self._ledger.prepared_on(request.numbers)
-        if request.level is not ReadLevel.LINEARIZABLE or not legs:
-            self._reply(read.peer, views)
+        if isinstance(request, ReadPostings):
+            self._answer_statement(read.peer, request)
             return
-        Firm(
-            views,
-            legs,
-            lambda reply: self._reply(read.peer, reply),
-            lambda commits: self._read_again(read, commits),
-        ).ask(self._buckets)
+        if request.level is ReadLevel.LINEARIZABLE:
+            noted = [self._note(number) for number in request.numbers]
+            if not all(each.is_decided for each in noted):
+                Firm(request, noted, lambda reply: self._reply(read.peer, reply))
+                return
+        elif request.level is not ReadLevel.STALE:
+            self._have_opened(request.numbers)
+        age_ms = round(1000 * (self._clock.monotonic() - self._heard_leader))
+        self._reply(read.peer, view_accounts(self._ledger, request, self.bucket, age_ms))
 
-    def _read_again(self, read: Read, commits: tuple[Commit, ...]) -> None:
-        """Behind the creations that this read must see: its client may have been told of them."""
-        if self._leadership.leading:
-            self._submit_own(*commits)
-        if not self.requests.offer((read.peer, read.request)):
-            detail = f"bucket {self.bucket} has too many requests waiting"
-            self._reply(read.peer, TurnedAway(read.request.request, Why.OVERLOADED, detail=detail))
+    def _note(self, number: str) -> Noted:
+        """Reads that note an account at the same index wait for the same legs."""
+        if self._noted_at != self._ledger.bucket.applied:
+            self._noted_at = self._ledger.bucket.applied
+            self._noted.clear()
+        noted = self._noted.get(number)
+        if noted is None:
+            noted = Noted(self._ledger, self.bucket, number, self._anchors)
+            self._noted[number] = noted
+        return noted
+
+    def _have_opened(self, numbers: Sequence[str]) -> None:
+        """Whoever reads an account that isn't here yet may have been told of its creation, and asks again."""
+        for legs in self._ledger.prepared_on(numbers):
+            if legs.kind is Kind.CREATION:
+                self._have_settled((legs.xid,))
+
+    def _answer_statement(self, peer: int, request: ReadPostings) -> None:
+        """Once the payments that it has to show are posted."""
+
+        def on_posted(in_time: bool) -> None:  # noqa: FBT001 - a result, not an option
+            if in_time:
+                self._read_later(peer, request.request, (peer, request))
+            else:
+                detail = f"{shorten(request.number)} has a payment under way whose payer's bucket doesn't answer"
+                self._reply(peer, TurnedAway(request.request, Why.UNAVAILABLE, detail=detail))
+
+        if legs := shown(self._ledger, request):
+            Posted(legs, self._anchors, on_posted)
+        else:
+            on_posted(True)  # noqa: FBT003 - its one argument
 
     async def _read_turn(self) -> None:
         for item in await self._reads_to_load.drain():
@@ -523,6 +620,7 @@ class AccountService(Actor):
         """From the database, once it holds all that is applied now (rule 29, the simple way)."""
         lag_ms = round(1000 * self._flusher.lag_seconds())
         await self._flusher.wait_flushed()
+        reply: Reply
         try:
             reply = (
                 await self._postings(request)
@@ -533,9 +631,7 @@ class AccountService(Actor):
             reply = TurnedAway(request.request, Why.UNAVAILABLE, detail=str(error))
         self._reply(peer, reply)
 
-    async def _postings(self, request: ReadPostings) -> Reply:
-        if not self._leadership.leading:
-            return self._not_leading(request.request)
+    async def _postings(self, request: ReadPostings) -> Postings:
         found = await self._database.load(self.bucket, (request.number,), (), ())
         _, postings = await self._database.postings(
             self.bucket, request.number, request.before, request.limit
@@ -623,6 +719,10 @@ class AccountService(Actor):
             except DatabaseUnavailable as error:
                 _log.error("bucket %d's filter waits for records: %s", self.bucket, error)
                 await self._clock.sleep(_RELOAD_SECONDS)
+
+
+def _nobody(_: bytes, __: Word) -> None:
+    """Whatever it is, it is settled here, and nobody waits for it."""
 
 
 def _why(refused: Refused) -> tuple[Why, int]:

@@ -12,20 +12,23 @@ from mas.resource.actor import AccountService
 from mas.resource.members import MembersDoor
 from mas.resource.ports import Peers
 from mas.transaction.messages import (
+    MESSAGE_BYTES_MAX,
+    Answers,
     ChangeMembers,
     ReadReplica,
     Reply,
     Request,
     TurnedAway,
     Why,
+    batches,
     decode_requests,
     encode,
+    frame_of,
 )
 
 _log = logging.getLogger(__name__)
 
 REPLY_CHANNEL = 3
-_REPLIES_PER_FRAME = 256
 
 
 class ResourceManager:
@@ -35,7 +38,7 @@ class ResourceManager:
         self._peers = peers
         self._members = members
         self._services: dict[int, AccountService] = {}
-        self._replies: dict[int, list[Reply]] = {}
+        self._replies: dict[int, list[bytes]] = {}
 
     def add(self, service: AccountService) -> None:
         """Serve one more bucket."""
@@ -78,14 +81,21 @@ class ResourceManager:
 
     def reply(self, peer: int, reply: Reply) -> None:
         """Send a reply with all others of this turn. One that can't be sent is lost: its asker doesn't know, and asks."""
+        data = encode(reply)
+        if len(data) > MESSAGE_BYTES_MAX:
+            detail = (
+                f"the answer has {len(data)} bytes, and at most {MESSAGE_BYTES_MAX} can be sent"
+            )
+            _log.error("to node %d: %s", peer, detail)
+            why = Why.UNKNOWN if isinstance(reply, Answers) else Why.FAILED
+            data = encode(TurnedAway(reply.request, why, detail=detail))
         if not self._replies:
             asyncio.get_running_loop().call_soon(self._send_replies)
-        self._replies.setdefault(peer, []).append(reply)
+        self._replies.setdefault(peer, []).append(data)
 
     def _send_replies(self) -> None:
         gathered, self._replies = self._replies, {}
         for peer, replies in gathered.items():
-            for start in range(0, len(replies), _REPLIES_PER_FRAME):
-                frame = encode(tuple(replies[start : start + _REPLIES_PER_FRAME]))
-                if not self._peers.send(peer, REPLY_CHANNEL, frame):
+            for batch in batches(replies, bytes):
+                if not self._peers.send(peer, REPLY_CHANNEL, frame_of(batch)):
                     _log.warning("replies to node %d are lost: not connected, or too slow", peer)

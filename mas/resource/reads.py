@@ -1,26 +1,18 @@
 """Reads of a bucket: what an account looks like, to whom (design, section 8; rules 29, 30).
 
-A linearizable read waits for its read index to be applied and then fixes its answer: the balance at that moment, and of
-the legs then prepared on the account those that turn out to be committed. Their anchors are asked; whatever is still
-undecided when its anchor answers was told to nobody before this read began, and is left out.
+A linearizable read waits for its read index to be applied and then notes each account: its state, and the legs that are
+prepared on it. Once each of these is decided, it answers the noted state and the noted legs that are committed,
+and nothing later. So reads and payments stand in the order of the account's own log. A statement waits for the same
+legs, until they are posted.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 import msgspec
 
-from mas.ledger import (
-    UNKNOWN,
-    Account,
-    Answer,
-    Chunk,
-    Commit,
-    Kind,
-    Ledger,
-    Look,
-    PreparedLegs,
-)
-from mas.resource.ports import Buckets
+from mas.ledger import UNKNOWN, Abort, Account, Commit, Kind, Ledger, PreparedLegs
+from mas.resource.anchors import Anchors
 from mas.transaction.messages import (
     AccountView,
     AccountViews,
@@ -30,26 +22,33 @@ from mas.transaction.messages import (
     ReadClaims,
     ReadLevel,
     ReadNodes,
-    Reply,
-    TurnedAway,
-    Why,
+    ReadPostings,
 )
-from mas.transaction.participant import settle
+
+_PATIENCE_SECONDS = 0.75
+"""Below the time after which a router asks another replica: whoever reads hears why it has no answer."""
+
+RowsRequest = ReadAccounts | ReadClaims | ReadNodes | ReadPostings
 
 
 class Read(msgspec.Struct, gc=False):
     """One read and where its answer goes."""
 
     peer: int
-    request: ReadAccounts | ReadClaims | ReadNodes
+    request: RowsRequest
 
 
-def missing_numbers(ledger: Ledger, request: ReadAccounts | ReadClaims | ReadNodes) -> list[str]:
+def missing_numbers(ledger: Ledger, request: RowsRequest) -> list[str]:
     """Which of the rows that this read needs aren't in memory."""
-    if isinstance(request, ReadNodes):
-        return []
-    find = ledger.claim if isinstance(request, ReadClaims) else ledger.account
-    return [number for number in request.numbers if find(number) is UNKNOWN]
+    match request:
+        case ReadNodes():
+            return []
+        case ReadClaims(numbers=numbers):
+            return [number for number in numbers if ledger.claim(number) is UNKNOWN]
+        case ReadAccounts(numbers=numbers):
+            return [number for number in numbers if ledger.account(number) is UNKNOWN]
+        case ReadPostings(number=number):
+            return [number] if ledger.account(number) is UNKNOWN else []
 
 
 def view_claims(ledger: Ledger, request: ReadClaims) -> Claims:
@@ -69,14 +68,17 @@ def view_nodes(ledger: Ledger, request: ReadNodes) -> Nodes:
 def view_accounts(ledger: Ledger, request: ReadAccounts, bucket: int, age_ms: int) -> AccountViews:
     """The accounts asked for as they stand now, all in memory; a READ_UNCOMMITTED one with prepared legs counted in."""
     accounts = [_visible(ledger, number) for number in request.numbers]
+    uncommitted = request.level is ReadLevel.READ_UNCOMMITTED
     return AccountViews(
         request.request,
         tuple(
-            None if account is None else _view(account, bucket, request.level)
+            None if account is None else _view(account, bucket, uncommitted=uncommitted)
             for account in accounts
         ),
-        any(account is not None and (account.held or account.headroom) for account in accounts),
-        age_ms if request.level is ReadLevel.STALE else 0,
+        prepared=any(
+            account is not None and (account.held or account.headroom) for account in accounts
+        ),
+        age_ms=age_ms if request.level is ReadLevel.STALE else 0,
     )
 
 
@@ -86,8 +88,7 @@ def _visible(ledger: Ledger, number: str) -> Account | None:
     return account
 
 
-def _view(account: Account, bucket: int, level: ReadLevel) -> AccountView:
-    uncommitted = level is ReadLevel.READ_UNCOMMITTED
+def _view(account: Account, bucket: int, *, uncommitted: bool = False) -> AccountView:
     in_flight = account.headroom - account.held if uncommitted else 0
     return AccountView(
         number=account.number,
@@ -104,68 +105,120 @@ def _view(account: Account, bucket: int, level: ReadLevel) -> AccountView:
     )
 
 
-class Firm:
-    """A linearizable answer in the making: the views are fixed, the legs prepared at that moment are asked about.
+class Noted:
+    """An account as linearizable reads have noted it at one index, and the legs on which its balance depends."""
 
-    An account whose creation turns out to be committed has no row yet to be looked at: then `later` gets what creates it,
-    and the read has to begin again.
-    """
+    def __init__(self, ledger: Ledger, bucket: int, number: str, anchors: Anchors) -> None:
+        self._ledger = ledger
+        self._bucket = bucket
+        self._number = number
+        self._anchors = anchors
+        self._readers: dict[Callable[[], None], None] = {}
+        self._note()
+
+    def _note(self) -> None:
+        account = _visible(self._ledger, self._number)
+        self.index = self._ledger.bucket.applied
+        self.view = None if account is None else _view(account, self._bucket)
+        self._legs = {legs.xid: legs for legs in self._ledger.prepared_on((self._number,))}
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether `view` is the answer."""
+        return not self._legs
+
+    def join(self, reader: Callable[[], None]) -> None:
+        """Call this reader once it is decided, unless it leaves before."""
+        if not self._readers:
+            self._wait()
+        self._readers[reader] = None
+
+    def leave(self, reader: Callable[[], None]) -> None:
+        """This reader waits no longer."""
+        self._readers.pop(reader, None)
+        if not self._readers:
+            self._anchors.leave(self._legs, self._on_outcome)
+
+    def _wait(self) -> None:
+        # Before it is posted here, there is no row of an account whose creation is committed.
+        opening = [legs for legs in self._legs.values() if legs.kind is Kind.CREATION]
+        if opening:
+            self._anchors.wait(opening, self._on_outcome, settled=True)
+        else:
+            self._anchors.wait(self._legs.values(), self._on_outcome)
+
+    def _on_outcome(self, xid: bytes, outcome: Commit | Abort) -> None:
+        legs = self._legs.pop(xid)
+        if legs.kind is Kind.CREATION:
+            self._note()
+            if self._legs:
+                self._wait()
+        elif self.view is not None and isinstance(outcome, Commit):
+            change = sum(amount for number, amount in legs.legs if number == self._number)
+            self.view = msgspec.structs.replace(self.view, balance=self.view.balance + change)
+        if not self._legs:
+            readers, self._readers = self._readers, {}
+            for reader in readers:
+                reader()
+
+
+class Firm:
+    """A linearizable answer in the making. Its accounts wait for themselves alone, and all of them for so long."""
 
     def __init__(
-        self,
-        views: AccountViews,
-        legs: Sequence[PreparedLegs],
-        done: Callable[[Reply], None],
-        later: Callable[[tuple[Commit, ...]], None],
+        self, request: ReadAccounts, noted: list[Noted], done: Callable[[AccountViews], None]
     ) -> None:
-        self._views = views
+        self._request = request
+        self._noted = noted
         self._done = done
-        self._later = later
-        self._opened: list[Commit] = []
-        self._outstanding = len(legs)
-        self._committed: list[PreparedLegs] = []
-        self._unanswered = False
-        self._legs = legs
+        self._open = {each: None for each in noted if not each.is_decided}
+        self._left = len(self._open)
+        for each in self._open:
+            each.join(self._on_decided)
+        loop = asyncio.get_running_loop()
+        patience = _PATIENCE_SECONDS if self._open else 0.0
+        self._patience = loop.call_later(patience, self._conclude)
 
-    def ask(self, buckets: Buckets) -> None:
-        """Ask every leg's anchor, one message an anchor."""
-        by_anchor: dict[int, list[PreparedLegs]] = {}
-        for prepared in self._legs:
-            by_anchor.setdefault(prepared.anchor, []).append(prepared)
-        for anchor, asked in by_anchor.items():
-            looks = tuple(Look(prepared.payment_id) for prepared in asked)
-            buckets.submit(anchor, Chunk(b"", 0, looks), self._hear(asked))
-
-    def _hear(self, asked: list[PreparedLegs]) -> Callable[[int, Answer | TurnedAway], None]:
-        def on_answer(position: int, answer: Answer | TurnedAway) -> None:
-            self._outstanding -= 1
-            if isinstance(answer, TurnedAway):
-                self._unanswered = True
-            elif isinstance(decided := settle(asked[position], answer), Commit):
-                if asked[position].kind is Kind.CREATION:
-                    self._opened.append(decided)
-                else:
-                    self._committed.append(asked[position])
-            if not self._outstanding:
-                self._conclude()
-
-        return on_answer
+    def _on_decided(self) -> None:
+        self._left -= 1
+        if not self._left:
+            self._patience.cancel()
+            self._conclude()
 
     def _conclude(self) -> None:
-        if self._unanswered:
-            detail = "a payment under way on the account can't be looked up: its payer's bucket doesn't answer"
-            self._done(TurnedAway(self._views.request, Why.UNAVAILABLE, detail=detail))
-            return
-        if self._opened:
-            self._later(tuple(self._opened))
-            return
-        views = self._views.views
-        for prepared in self._committed:
-            for number, amount in prepared.legs:
-                views = tuple(
-                    msgspec.structs.replace(view, balance=view.balance + amount)
-                    if view is not None and view.number == number
-                    else view
-                    for view in views
-                )
-        self._done(msgspec.structs.replace(self._views, views=views))
+        for each in self._open:
+            each.leave(self._on_decided)
+        undecided = tuple([i for i, each in enumerate(self._noted) if not each.is_decided])
+        views = tuple([each.view if each.is_decided else None for each in self._noted])
+        self._done(AccountViews(self._request.request, views, undecided))
+
+
+class Posted:
+    """Waits until legs are settled here, for a statement that has to show them; `done` says whether they were in time."""
+
+    def __init__(
+        self, legs: Sequence[PreparedLegs], anchors: Anchors, done: Callable[[bool], None]
+    ) -> None:
+        self._anchors = anchors
+        self._done = done
+        self._open = {one.xid: None for one in legs}
+        anchors.wait(legs, self._on_outcome, settled=True)
+        self._patience = asyncio.get_running_loop().call_later(_PATIENCE_SECONDS, self._give_up)
+
+    def _on_outcome(self, xid: bytes, _: Commit | Abort) -> None:
+        self._open.pop(xid, None)
+        if not self._open:
+            self._patience.cancel()
+            self._done(True)  # noqa: FBT003 - its one argument
+
+    def _give_up(self) -> None:
+        self._anchors.leave(self._open, self._on_outcome)
+        self._done(False)  # noqa: FBT003 - its one argument
+
+
+def shown(ledger: Ledger, request: ReadPostings) -> list[PreparedLegs]:
+    """The legs that a statement begun now has to show once they are committed."""
+    account = _visible(ledger, request.number)
+    if account is not None and 0 < request.before <= account.sequence + 1:
+        return []  # a page that is full of what is posted: nothing comes in between
+    return ledger.prepared_on((request.number,))

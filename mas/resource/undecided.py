@@ -1,31 +1,22 @@
 """Rule 15: what would be refused only because of a leg still undecided isn't refused at once.
 
-The bucket's leader asks the anchors of those legs, all questions of a turn to one anchor in one message and an xid
-once, then proposes again, one time, behind what it has learned. What is still undecided then has been answered to
-nobody, so the second proposal names it and the ledger leaves it out.
+The bucket's leader asks the anchors of those legs, then proposes again, one time, behind what it has learned. What is
+still undecided then has been answered to nobody, so the second proposal names it and the ledger leaves it out. Each
+instruction goes on when its own questions are answered, or an anchor has kept it waiting for too long: the
+leg counts then as it stands, and the attempt ends if it depends on it.
 """
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
-from mas.ledger import (
-    NONE_LEFT_OUT,
-    Abort,
-    Answer,
-    Chunk,
-    Commit,
-    Decide,
-    Instruction,
-    Look,
-    Mark,
-    Prepare,
-    PreparedLegs,
-)
-from mas.resource.ports import Buckets
+from mas.ledger import NONE_LEFT_OUT, Decide, Instruction, Prepare, PreparedLegs
+from mas.resource.anchors import Anchors, Open, Word
 from mas.resource.routes import Route
-from mas.transaction.messages import TurnedAway
-from mas.transaction.participant import settle
+
+_PATIENCE_SECONDS = 1.0
+"""Well below the time after which whoever asked gives the bucket up."""
 
 
 class Waiting(msgspec.Struct, gc=False):
@@ -33,61 +24,94 @@ class Waiting(msgspec.Struct, gc=False):
 
     route: Route
     position: int
-    instruction: Prepare | Decide | Mark
+    instruction: Prepare | Decide
     xids: tuple[bytes, ...]
 
 
-class Round:
-    """The questions of one turn. Calls `conclude` once, when every anchor has answered or can't."""
+class _Group(msgspec.Struct, eq=False):
+    """Instructions that wait for the same legs."""
+
+    items: dict[bytes, Waiting]
+    """By their own xids."""
+    open: dict[bytes, None]
+    """Legs without a word."""
+    undecided: dict[bytes, None]
+    """By the word of their anchors. Where an anchor is out of reach, its legs are not among them."""
+    patience: asyncio.TimerHandle | None = None
+
+
+class SetAside:
+    """What waits for the anchors of other payments' legs."""
 
     def __init__(
-        self,
-        waiting: list[Waiting],
-        legs: dict[bytes, PreparedLegs],
-        conclude: Callable[["Round"], None],
+        self, anchors: Anchors, again: Callable[[list[Waiting], Mapping[bytes, None]], None]
     ) -> None:
-        self.waiting = waiting
-        self._conclude = conclude
-        self._asked: dict[int, list[PreparedLegs]] = {}
-        self._settled: dict[bytes, Commit | Abort] = {}
-        self._undecided: dict[bytes, None] = {}
-        """Undecided by the word of their anchors. Where an anchor is out of reach, its legs are not among them."""
-        for xid in dict.fromkeys(xid for item in waiting for xid in item.xids):
-            if prepared := legs.get(xid):
-                self._asked.setdefault(prepared.anchor, []).append(prepared)
-        self._outstanding = sum(map(len, self._asked.values()))
+        """`again` takes what is to be proposed a second time, and the legs that are undecided."""
+        self._anchors = anchors
+        self._again = again
+        self._groups: dict[bytes, _Group] = {}
 
-    def ask(self, buckets: Buckets) -> None:
-        """Send one message to each anchor; without a question open, conclude at once."""
-        if not self._outstanding:
-            self._conclude(self)
-            return
-        for anchor, asked in self._asked.items():
-            looks = tuple(Look(prepared.payment_id) for prepared in asked)
-            buckets.submit(anchor, Chunk(b"", 0, looks), self._hear(asked))
+    def __len__(self) -> int:
+        return len(self._groups)
 
-    def _hear(self, asked: list[PreparedLegs]) -> Callable[[int, Answer | TurnedAway], None]:
-        def on_answer(position: int, answer: Answer | TurnedAway) -> None:
-            prepared = asked[position]
-            if isinstance(answer, Answer):
-                decided = settle(prepared, answer)
-                if decided is None:
-                    self._undecided[prepared.xid] = None
-                else:
-                    self._settled[prepared.xid] = decided
-            self._outstanding -= 1
-            if not self._outstanding:
-                self._conclude(self)
+    def add(self, waiting: Iterable[Waiting], legs: Mapping[bytes, PreparedLegs]) -> None:
+        """Set these aside until the legs that they name have a word, or time is up."""
+        groups: dict[tuple[bytes, ...], _Group] = {}
+        for item in waiting:
+            # Of an earlier copy whoever sent it has lost sight, before it sent this one.
+            self.end(item.instruction.xid)
+            group = groups.get(item.xids)
+            if group is None:
+                group = groups[item.xids] = _Group({}, {}, {})
+            group.items[item.instruction.xid] = item
+            self._groups[item.instruction.xid] = group
+        for xids, group in groups.items():
+            self._ask(group, [legs[xid] for xid in xids if xid in legs])
 
-        return on_answer
+    def _ask(self, group: _Group, legs: list[PreparedLegs]) -> None:
+        def hear(xid: bytes, word: Word) -> None:
+            if xid not in group.open:
+                return
+            del group.open[xid]
+            if word is Open.UNDECIDED:
+                group.undecided[xid] = None
+            if not group.open:
+                self._conclude(group)
 
-    def settled(self) -> tuple[Instruction, ...]:
-        """What the anchors' answers mean for this bucket; goes before what waited."""
-        return tuple(self._settled.values())
+        group.open = {one.xid: None for one in legs}
+        loop = asyncio.get_running_loop()
+        for one in legs:
+            self._anchors.ask(one, hear)
+        pause = _PATIENCE_SECONDS if legs else 0.0
+        group.patience = loop.call_later(pause, self._conclude, group)
 
-    def again(self, item: Waiting) -> Instruction:
-        """The second proposal of what waited. A mark has no ledger's no to be spared, and stays as it is."""
-        if isinstance(item.instruction, Mark):
-            return item.instruction
-        left_out = tuple(xid for xid in item.xids if xid in self._undecided)
-        return msgspec.structs.replace(item.instruction, left_out=left_out or NONE_LEFT_OUT)
+    def _conclude(self, group: _Group) -> None:
+        group.open.clear()
+        if group.patience is not None:
+            group.patience.cancel()
+        items = [item for xid, item in group.items.items() if self._groups.get(xid) is group]
+        for item in items:
+            del self._groups[item.instruction.xid]
+        if items:
+            self._again(items, group.undecided)
+
+    def end(self, xid: bytes) -> Waiting | None:
+        """The attempt that brought this instruction has ended: it isn't proposed again (rule 10)."""
+        group = self._groups.pop(xid, None)
+        return None if group is None else group.items.pop(xid)
+
+    def give_up(self) -> list[Waiting]:
+        """All that is set aside, which has done nothing."""
+        items = [group.items[xid] for xid, group in self._groups.items()]
+        for group in dict.fromkeys(self._groups.values()):
+            group.open.clear()
+            if group.patience is not None:
+                group.patience.cancel()
+        self._groups.clear()
+        return items
+
+
+def again(item: Waiting, undecided: Mapping[bytes, None]) -> Instruction:
+    """The second proposal of what waited."""
+    left_out = tuple(xid for xid in item.xids if xid in undecided)
+    return msgspec.structs.replace(item.instruction, left_out=left_out or NONE_LEFT_OUT)

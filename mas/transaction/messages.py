@@ -4,8 +4,9 @@ A request names a bucket and is numbered by its sender; it is answered position 
 (rule 37). A request that a node turns away has done nothing there; one that was lost sight of is unknown (rule 39).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import IntEnum
+from typing import TypeVar
 
 import msgspec
 
@@ -13,6 +14,9 @@ from mas.decoding import Buffer, msgpack_decoder
 from mas.errors import NetworkError
 from mas.ledger.instructions import Answer
 from mas.ledger.rows import NodeRow
+from mas.limits import FRAME_BYTES_MAX, TURN_BYTES_MAX, TURN_INSTRUCTIONS_MAX
+
+T = TypeVar("T")
 
 
 class Why(IntEnum):
@@ -96,6 +100,8 @@ class AccountViews(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5
 
     request: int
     views: tuple[AccountView | None, ...]
+    undecided: tuple[int, ...] = ()
+    """LINEARIZABLE: the positions that have no answer, since the anchors of payments under way there don't answer."""
     prepared: bool = False
     """A leg is prepared on one of them: a SERIALIZABLE read starts over (rule 31)."""
     age_ms: int = 0
@@ -284,6 +290,34 @@ Request = BucketRequest | ReadReplica | ChangeMembers
 Reply = Answers | TurnedAway | AccountViews | Claims | Postings | BucketView | Nodes | ReplicaView
 
 encode = msgspec.msgpack.Encoder().encode
+
+
+def batches(items: Iterable[T], data_of: Callable[[T], bytes]) -> Iterator[list[T]]:
+    """Items in order, put together as far as the bounds of a turn allow: bytes as well as number (rule 38).
+
+    An item that is larger by itself travels alone.
+    """
+    batch: list[T] = []
+    total = 0
+    for item in items:
+        size = len(data_of(item))
+        if batch and (total + size > TURN_BYTES_MAX or len(batch) >= TURN_INSTRUCTIONS_MAX):
+            yield batch
+            batch, total = [], 0
+        batch.append(item)
+        total += size
+    if batch:
+        yield batch
+
+
+def frame_of(messages: Sequence[bytes]) -> bytes:
+    """A frame of messages that were encoded one by one; `decode_requests` and `decode_replies` read it."""
+    return b"\xdd" + len(messages).to_bytes(4, "big") + b"".join(messages)  # MessagePack's array
+
+
+MESSAGE_BYTES_MAX = FRAME_BYTES_MAX - 5
+"""Of one message, so that a frame has room for it."""
+
 decode_requests: Callable[[Buffer], tuple[Request, ...]] = msgpack_decoder(
     tuple[Request, ...], "a frame of requests", NetworkError
 )

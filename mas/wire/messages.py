@@ -8,7 +8,7 @@ from mas.ledger.instructions import Reason
 from mas.transaction.messages import AccountView, BucketView, PostingView
 from mas.transaction.outcome import PaymentResult, Status
 from mas.wire.gen.mas.v1 import account_pb2 as pb
-from mas.wire.status import detail_of
+from mas.wire.status import detail_of, error_from_detail
 
 _OUTCOMES = {status: pb.Outcome.ValueType(status) for status in Status}
 _REASONS = {reason: pb.Reason.ValueType(reason) for reason in Reason}
@@ -73,10 +73,12 @@ def reason_from_wire(value: int) -> Reason:
         return Reason.NONE
 
 
-def account_to_wire(number: str, view: AccountView | None) -> pb.Account:
-    """An account as a reader sees it, or that there is none."""
+def account_to_wire(number: str, view: AccountView | MasError | None) -> pb.Account:
+    """An account as a reader sees it, that there is none, or why it can't be read now."""
     if view is None:
         return pb.Account(number=number)
+    if isinstance(view, MasError):
+        return pb.Account(number=number, error=detail_of(view))
     return pb.Account(
         number=view.number,
         found=True,
@@ -93,8 +95,10 @@ def account_to_wire(number: str, view: AccountView | None) -> pb.Account:
     )
 
 
-def account_from_wire(message: pb.Account) -> AccountView | None:
+def account_from_wire(message: pb.Account) -> AccountView | MasError | None:
     """What `account_to_wire` was given."""
+    if message.HasField("error"):
+        return error_from_detail(message.error)
     if not message.found:
         return None
     return AccountView(

@@ -13,9 +13,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from mas.api import AccountServicer, ApiServer, Authenticator, Role, ServerTls, TokenIssuer
+from mas.api import AccountServicer, ApiServer, Authenticator, Role, ServerTls, Shares, TokenIssuer
+from mas.api.server import Service
+from mas.config import SharesConfig
 from mas.ledger.instructions import AccountState, Answer, Code, Kind, Reason, SetAccount
-from mas.runtime import SystemDice
+from mas.runtime import SystemClock, SystemDice
 from mas.transaction.messages import AccountView, BucketView, PostingView, ReadLevel
 from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, name
 
@@ -168,13 +170,22 @@ def server_tls() -> ServerTls:
 class Edge:
     """A running AccountService, and what is needed to talk to it."""
 
-    def __init__(self, coordinator: FakeCoordinator, clock: HandClock, port: int = 0) -> None:
+    def __init__(
+        self,
+        coordinator: FakeCoordinator,
+        clock: HandClock,
+        port: int = 0,
+        shares: SharesConfig | None = None,
+    ) -> None:
         self.coordinator = coordinator
         self.clock = clock
         self.issuer = TokenIssuer(SECRET, clock=clock)
         self.authenticator = Authenticator(SECRET, clock)
-        self.service = AccountServicer(coordinator, self.authenticator, self.issuer, SystemDice())
-        self.server = ApiServer("127.0.0.1", port, [self.service], server_tls())
+        self.shares = Shares(shares or SharesConfig(), clock)
+        self.service = AccountServicer(
+            coordinator, self.authenticator, self.issuer, self.shares, SystemDice()
+        )
+        self.server = ApiServer("127.0.0.1", port, [self.service], server_tls(), self.shares, clock)
 
     @property
     def address(self) -> str:
@@ -191,9 +202,20 @@ def secure_channel(address: str) -> grpc.aio.Channel:
     return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(certificate()[0]))
 
 
+def api_server(service: Service, shares: SharesConfig | None = None) -> ApiServer:
+    """A server of one service on a free port."""
+    clock = SystemClock()
+    counted = Shares(shares or SharesConfig(), clock)
+    return ApiServer("127.0.0.1", 0, [service], server_tls(), counted, clock)
+
+
 @asynccontextmanager
-async def serving(coordinator: FakeCoordinator | None = None, port: int = 0) -> AsyncIterator[Edge]:
-    edge = Edge(coordinator or FakeCoordinator(), HandClock(), port)
+async def serving(
+    coordinator: FakeCoordinator | None = None,
+    port: int = 0,
+    shares: SharesConfig | None = None,
+) -> AsyncIterator[Edge]:
+    edge = Edge(coordinator or FakeCoordinator(), HandClock(), port, shares)
     await edge.server.start()
     try:
         yield edge

@@ -5,7 +5,9 @@ import asyncio
 import pytest
 
 from mas.api.gathering import Gathering
-from mas.errors import MailboxClosed, MailboxFull, Unavailable
+from mas.api.shares import Caller, Held, Rank, Share
+from mas.config import ShareConfig
+from mas.errors import MailboxClosed, MailboxFull, Overloaded, Unavailable
 from mas.ledger.instructions import Body, Kind
 from mas.transaction.outcome import PaymentRequest, name
 from tests.api.edge import FakeCoordinator
@@ -15,33 +17,57 @@ def request(key: str) -> PaymentRequest:
     return PaymentRequest("account:a", key, Body(Kind.PAYMENT, "USD", (("a", -1), ("b", 1))))
 
 
+@pytest.fixture
+def share() -> Share:
+    return Share(Caller("account:a", Rank.ACCOUNT), ShareConfig(payments=3))
+
+
 @pytest.mark.asyncio
-async def test_one_turn_is_one_batch() -> None:
+async def test_one_turn_is_one_batch(share: Share) -> None:
     coordinator = FakeCoordinator()
     gathering = Gathering(coordinator)
     requests = [request(f"k{number}") for number in range(3)]
-    results = await asyncio.gather(*map(gathering.submit, requests))
+    results = await asyncio.gather(*(gathering.submit(each, share) for each in requests))
     assert [result.payment_id for result in results] == [name(each) for each in requests]
-    await gathering.submit(request("later"))
+    await gathering.submit(request("later"), share)
     assert [len(batch) for batch in coordinator.batches] == [3, 1]
 
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("error", [MailboxFull("full"), MailboxClosed("stopping")])
-async def test_what_was_not_begun_is_told_to_every_caller_of_the_turn(error: Unavailable) -> None:
+async def test_what_was_not_begun_is_told_to_every_caller_of_the_turn(
+    error: Unavailable, share: Share
+) -> None:
     coordinator = FakeCoordinator()
     coordinator.overloaded = error
     gathering = Gathering(coordinator)
-    futures = [gathering.submit(request(key)) for key in ("a", "b", "c")]
+    futures = [gathering.submit(request(key), share) for key in ("a", "b", "c")]
     futures[1].cancel()
     for future in (futures[0], futures[2]):
         with pytest.raises(type(error)):
             await future
+    assert share.held(Held.PAYMENTS) == 0
 
 
 @pytest.mark.asyncio
-async def test_a_caller_that_has_gone_harms_nobody() -> None:
+async def test_a_caller_that_has_gone_harms_nobody(share: Share) -> None:
     gathering = Gathering(FakeCoordinator())
-    gone, there = gathering.submit(request("a")), gathering.submit(request("b"))
+    gone, there = (gathering.submit(request(key), share) for key in "ab")
     gone.cancel()
     assert (await there).payment_id == name(request("b"))
+
+
+@pytest.mark.asyncio
+async def test_security_b4_a_caller_has_a_share_of_payments_whether_it_waits_for_them_or_not(
+    share: Share,
+) -> None:
+    coordinator = FakeCoordinator(lambda _: None)
+    gathering = Gathering(coordinator)
+    for key in "abc":
+        gathering.submit(request(key), share).cancel()
+    with pytest.raises(Overloaded, match="3 payments under way"):
+        gathering.submit(request("d"), share)
+    await asyncio.sleep(0.01)
+    assert len(coordinator.waiting) == 3
+    coordinator.settle()
+    assert share.held(Held.PAYMENTS) == 0

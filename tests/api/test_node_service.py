@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from mas import errors
-from mas.api import ApiServer, ClusterSecret, NodeServicer, NodeView, TokenIssuer
+from mas.api import ClusterSecret, NodeServicer, NodeView, TokenIssuer
 from mas.api.auth import CLUSTER_SECRET_KEY
 from mas.client.operator import BucketView, OperatorClient
 from mas.ledger.rows import NodeRow
@@ -17,7 +17,7 @@ from mas.transaction.messages import FollowerView, ReplicaState, ReplicaView
 from mas.wire.gen.mas.v1 import node_pb2 as pb
 from mas.wire.gen.mas.v1 import node_pb2_grpc
 from mas.wire.status import error_from_rpc
-from tests.api.edge import SECRET, certificate, secure_channel, server_tls
+from tests.api.edge import SECRET, api_server, certificate, secure_channel
 
 pytestmark = pytest.mark.asyncio
 
@@ -112,7 +112,7 @@ class Node:
 @asynccontextmanager
 async def serving(operations: Operations) -> AsyncIterator[str]:
     servicer = NodeServicer(Node(), operations, ClusterSecret(SECRET))  # type: ignore[arg-type]
-    server = ApiServer("127.0.0.1", 0, [servicer], server_tls())
+    server = api_server(servicer)
     await server.start()
     yield f"127.0.0.1:{server.port}"
     await server.stop(0)

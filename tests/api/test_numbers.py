@@ -16,11 +16,13 @@ from mas.api import (
     ClusterSecret,
     LockServicer,
     NodeServicer,
+    Shares,
     TokenIssuer,
     TransactionServicer,
 )
 from mas.api.auth import CLUSTER_SECRET_KEY
 from mas.api.tokens import Role
+from mas.config import SharesConfig
 from mas.ledger.instructions import Abort, Chunk, encode
 from mas.membership import Operations
 from mas.runtime import SystemDice
@@ -117,7 +119,11 @@ async def _server(name: str) -> AsyncIterator[grpc.aio.Channel]:
     secret = ClusterSecret(SECRET)
     services: dict[str, Any] = {
         "mas.v1.AccountService": AccountServicer(
-            _Nobody(), authenticator, TokenIssuer(SECRET, clock=clock), SystemDice()
+            _Nobody(),
+            authenticator,
+            TokenIssuer(SECRET, clock=clock),
+            Shares(SharesConfig(), clock),
+            SystemDice(),
         ),
         "mas.v1.LockService": LockServicer(_NoLocks(), authenticator),
         "mas.v1.NodeService": NodeServicer(FakeNode(), cast(Operations, _NoOperations()), secret),

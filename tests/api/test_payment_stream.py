@@ -2,32 +2,81 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import grpc
 import pytest
 import pytest_asyncio
 
 from mas import errors
-from mas.api import payment_stream
+from mas.api import Role
+from mas.api.payment_stream import PaymentStream
+from mas.api.shares import Caller, Held, Rank, caller_of
+from mas.api.tokens import Principal
+from mas.config import ShareConfig, SharesConfig
 from mas.ledger.instructions import Reason
 from mas.transaction.outcome import PaymentRequest, PaymentResult, Status
 from mas.wire.gen.mas.v1 import account_pb2 as pb
 from mas.wire.gen.mas.v1.account_pb2_grpc import AccountServiceStub
 from mas.wire.status import error_from_rpc
-from tests.api.edge import Edge, commit, serving
+from tests.api.edge import START_US, Edge, FakeCoordinator, commit, serving
 
 
 @pytest_asyncio.fixture
 async def edge() -> AsyncIterator[Edge]:
-    async with serving() as edge:
+    share = ShareConfig(payments=3_000)
+    async with serving(shares=SharesConfig(account=share)) as edge:
         yield edge
 
 
 @pytest_asyncio.fixture
 async def stream(edge: Edge) -> AsyncIterator["Stream"]:
+    async with open_stream(edge) as stream:
+        yield stream
+        stream.call.cancel()
+        await until(lambda: not edge.service._streams)
+        edge.coordinator.settle()
+        alice = edge.shares.of(Caller("account:alice", Rank.ACCOUNT))
+        assert not any(map(alice.held, Held)), "whatever became of the stream, nothing is held"
+
+
+ALICE = Principal("account:alice", Role.ACCOUNT, "alice", 2 * START_US, "account:alice")
+
+
+class Stalled:
+    """A client that reads nothing until it is let."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+
+    async def write(self, message: pb.PaymentResults) -> None:
+        await asyncio.sleep(0)
+        await self.go.wait()
+
+
+class Endless:
+    """Batches, as many as are read."""
+
+    PAYMENTS = 40
+
+    def __init__(self, payment: pb.Payment) -> None:
+        self.sent = 0
+        self._payments = [payment] * self.PAYMENTS
+
+    def __aiter__(self) -> "Endless":
+        return self
+
+    async def __anext__(self) -> pb.PaymentBatch:
+        await asyncio.sleep(0)
+        self.sent += 1
+        return pb.PaymentBatch(batch=self.sent, payments=self._payments)
+
+
+@asynccontextmanager
+async def open_stream(edge: Edge, subject: str = "account:alice") -> AsyncIterator["Stream"]:
     async with edge.channel() as channel:
         call = AccountServiceStub(channel).CreatePayments(
-            metadata=(("authorization", edge.token("account:alice")),)
+            metadata=(("authorization", edge.token(subject)),)
         )
         yield Stream(call)
         call.cancel()
@@ -143,20 +192,67 @@ async def test_overload_is_told_for_each(edge: Edge, stream: Stream) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_client_that_floods_is_not_read(
-    edge: Edge, stream: Stream, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(payment_stream, "IN_FLIGHT_MAX", 2)
-    edge.coordinator.decide = lambda request: None
-    for batch in range(4):
-        await stream.send(batch, payment(f"a{batch}"), payment(f"b{batch}"))
-    await until(lambda: len(edge.coordinator.waiting) == 2)
-    # The next batch is read only once those before it are answered.
-    for answered in range(4):
-        await until(lambda: len(edge.coordinator.waiting) == 2)
-        assert len(edge.coordinator.requests) == 2 * answered + 2
-        edge.coordinator.settle()
-        await stream.receive(2)
+async def test_a_client_that_floods_is_not_read() -> None:
+    shares = SharesConfig(account=ShareConfig(payments=2))
+    coordinator = FakeCoordinator(lambda request: None)
+    async with serving(coordinator, shares=shares) as edge, open_stream(edge) as stream:
+        for batch in range(4):
+            await stream.send(batch, payment(f"a{batch}"), payment(f"b{batch}"))
+        await until(lambda: len(coordinator.waiting) == 2)
+        # The next batch is read only once those before it are answered.
+        for answered in range(4):
+            await until(lambda: len(coordinator.waiting) == 2)
+            assert len(coordinator.requests) == 2 * answered + 2
+            coordinator.settle()
+            await stream.receive(2)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("valid", [True, False])
+async def test_security_b6_a_client_that_does_not_read_is_not_read(valid: bool) -> None:
+    """Results that wait for their client count, those that were never begun too: once they were without a bound."""
+    shares = SharesConfig(account=ShareConfig(payments=100))
+    async with serving(shares=shares) as edge, open_stream(edge) as stream:
+        writer = Stalled()
+        held = PaymentStream(edge.coordinator, edge.authenticator, ALICE, edge.shares)
+        share = edge.shares.of(caller_of(ALICE))
+        batches = Endless(payment("k", amount=1 if valid else -1))
+        running = asyncio.create_task(held.run(batches, writer))
+        await until(lambda: share.free(Held.PAYMENTS) == 0)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert batches.sent * Endless.PAYMENTS <= 100 + 2 * Endless.PAYMENTS
+        assert share.held(Held.PAYMENTS) == 100
+        # Another stream of the same caller has no more room; anybody else's has.
+        await stream.send(1, payment("k"))
+        async with open_stream(edge, "account:bob") as other:
+            await other.send(1, payment("k", payer="bob2"))
+            await other.receive(1)
+        writer.go.set()
+        await stream.receive(1)
+        running.cancel()
+        await asyncio.wait([running])
+    assert share.held(Held.PAYMENTS) == 0
+
+
+@pytest.mark.asyncio
+async def test_security_b6_a_batch_of_too_many_is_refused_as_a_whole(edge: Edge) -> None:
+    """Two million empty payments are four million bytes: they are counted before they are decoded."""
+    batch = pb.PaymentBatch(batch=2, linked=True)
+    giant = batch.SerializeToString() + b"\x12\x00" * 2_000_000
+    async with edge.channel() as channel:
+        call = channel.stream_stream("/mas.v1.AccountService/CreatePayments")(
+            metadata=(("authorization", edge.token("account:alice")),)
+        )
+        await call.write(pb.PaymentBatch(batch=1, payments=[payment("k")]).SerializeToString())
+        await call.write(giant)
+        first = pb.PaymentResults.FromString(await call.read())
+        assert [result.batch for result in first.results] == [1]
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
+    error = error_from_rpc(caught.value)
+    assert type(error) is errors.InvalidRequest
+    assert "fields" in str(error)
 
 
 @pytest.mark.asyncio

@@ -13,7 +13,6 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from mas import errors
 from mas.api import (
-    ApiServer,
     Authenticator,
     ClusterSecret,
     LockServicer,
@@ -37,12 +36,12 @@ from mas.wire.gen.mas.v1 import (
     transaction_pb2_grpc,
 )
 from mas.wire.status import error_from_rpc
-from tests.api.edge import SECRET, HandClock, secure_channel, server_tls, serving
+from tests.api.edge import SECRET, HandClock, api_server, secure_channel, serving
 
 
 @asynccontextmanager
 async def on_a_port(service) -> AsyncIterator[grpc.aio.Channel]:  # noqa: ANN001 - any servicer
-    server = ApiServer("127.0.0.1", 0, [service], server_tls())
+    server = api_server(service)
     await server.start()
     async with secure_channel(f"127.0.0.1:{server.port}") as channel:
         yield channel
@@ -94,8 +93,9 @@ async def test_health_and_reflection() -> None:
 async def test_a_message_has_a_bound() -> None:
     async with serving() as edge, edge.channel() as channel:
         stub = account_pb2_grpc.AccountServiceStub(channel)
+        token = (("authorization", edge.token()),)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.CreatePayment(pb.Payment(reference="r" * 5_000_000))
+            await stub.CreatePayment(pb.Payment(reference="r" * 5_000_000), metadata=token)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert edge.coordinator.requests == []
 

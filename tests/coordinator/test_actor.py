@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from mas.coordinator import CoordinatorSettings, PendingEntry, Ports, TransactionCoordinator
-from mas.errors import Overloaded
+from mas.errors import Overloaded, Unavailable
 from mas.ids import xid_counter, xid_incarnation
 from mas.ledger import (
     EXTERNAL,
@@ -34,7 +34,7 @@ from mas.ledger import (
 )
 from mas.limits import TURN_INSTRUCTIONS_MAX
 from mas.runtime import Supervisor, SystemClock, SystemDice
-from mas.transaction.messages import ReadLevel, Why
+from mas.transaction.messages import AccountView, ReadLevel, Why
 from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, hash_body, name
 from tests.coordinator.cluster import Buckets, Locks, Store, number_at
 
@@ -786,6 +786,53 @@ async def test_a_read_led_astray_by_the_directory_finds_the_account(world: World
     assert view.bucket == ELSEWHERE
     assert postings == []
     assert await world.coordinator.read_postings("nobody", 0, 10, 5.0) is None
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("level", [ReadLevel.READ_COMMITTED, ReadLevel.STALE])
+async def test_twopc_c4_an_account_whose_creation_was_answered_is_not_said_to_be_missing(
+    world: World, level: ReadLevel
+) -> None:
+    """Its bucket hears of it behind its client: whoever asks meanwhile waits, or is told to try again."""
+    number = number_at(1, BUCKETS)
+    world.buckets.fault = lambda _, each: "silent" if isinstance(each, Commit) else None
+    world.start()
+    (result,) = await world.pay(create(number, 5))
+    assert result.status is Status.COMMITTED
+    assert result.bucket != SOMEWHERE, "it lives elsewhere than its claim"
+    assert world.buckets.account(result.bucket, number) is None
+
+    (answer,) = await world.coordinator.read_accounts([number], level, 0.3)
+    assert isinstance(answer, Unavailable)
+    with pytest.raises(Unavailable, match="has been created"):
+        await world.coordinator.read_postings(number, 0, 10, 0.3)
+    statement = asyncio.create_task(world.coordinator.read_postings(number, 0, 10, 5.0))
+    reading = asyncio.create_task(world.coordinator.read_accounts([number], level, 5.0))
+    await asyncio.sleep(0.05)
+    asked = len(world.buckets.queries)
+    assert asked < 100, "with a pause"
+    prepared = world.buckets.sent(Prepare)[-1][1]
+    assert isinstance(prepared, Prepare)
+    world.buckets.apply(result.bucket, Commit(prepared.xid, 1))
+
+    assert await statement == []
+    (view,) = await reading
+    assert isinstance(view, AccountView)
+
+
+@pytest.mark.asyncio
+async def test_twopc_b2_one_account_out_of_reach_fails_no_other(world: World) -> None:
+    world.buckets.unreachable = {ELSEWHERE}
+    world.store.directory = {PAYER: SOMEWHERE, PAYEE: ELSEWHERE}
+    world.start()
+
+    answers = await world.coordinator.read_accounts(
+        [PAYER, PAYEE, number_at(3, BUCKETS)], ReadLevel.LINEARIZABLE, 1.0
+    )
+
+    assert isinstance(answers[0], AccountView)
+    assert isinstance(answers[1], Unavailable)
+    assert answers[2] is None
 
 
 @pytest.mark.asyncio

@@ -74,6 +74,8 @@ class LedgerMachine(RuleBasedStateMachine):
     def open(self) -> None:
         self.evicting, self.keeping = Bank(keep=0), Bank()
         self.reference = Reference(dict(LIMITS))
+        self.marks = 0
+        self.tokens: dict[str, Token] = {}
         for number, balance in OPENING.items():
             for bank in (self.evicting, self.keeping):
                 bank.open((number, balance), overdraft_limit=LIMITS[number])
@@ -179,7 +181,12 @@ class LedgerMachine(RuleBasedStateMachine):
         if marked != (number in self.reference.marked):
             change = self.reference.marked.append if marked else self.reference.marked.remove
             change(number)
-        self.tell((Mark if marked else Unmark)(number, Token(1, 1)), None)
+        self.marks += marked
+        # One that was taken away isn't set again (rule 34): each has a token of its own.
+        token = self.tokens[number] = (
+            Token(1, self.marks) if marked else self.tokens.get(number, Token(1, 0))
+        )
+        self.tell((Mark if marked else Unmark)(number, token), None)
 
     @rule(i=registrations)
     def register(self, i: RegisterNode) -> None:

@@ -219,7 +219,7 @@ CHANGES = [
     (SetAccount("poor", overdraft_limit=1), Code.DONE, Reason.NONE),
     (SetAccount("poor", overdraft_limit=-1), Code.FAILED, Reason.NONE),
     (SetAccount("nobody", frozen=True), Code.WRONG_BUCKET, Reason.WRONG_BUCKET),
-    (SetAccount("making", frozen=True), Code.WRONG_BUCKET, Reason.WRONG_BUCKET),
+    (SetAccount("making", frozen=True), Code.PENDING_ON, Reason.NONE),
     (SetAccount("waiting", frozen=True), Code.DONE, Reason.NONE),
     (SetAccount("waiting", closed=True), Code.REFUSED, Reason.LEGS_PREPARED),
     # Closed is for good, and nothing of it changes any more.

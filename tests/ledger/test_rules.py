@@ -736,6 +736,54 @@ def test_rule_34_the_anchors_own_leg_passes_too(bank: Bank) -> None:
     assert bank.account("b").marks == ()
 
 
+def test_twopc_a2_marks_exclude_each_other_whatever_two_lock_services_grant(bank: Bank) -> None:
+    """A service that was taken for dead still marks behind the new one; one EXCLUSIVE mark stands at the most."""
+    late, newer = Token(1, 5), Token(2, 1)
+    bank.do(Mark("a", late))
+    assert codes(bank.do(Mark("a", newer), Mark("a", late))) == [Code.DONE, Code.LOCK_CONFLICT]
+    assert bank.account("a").marks == (newer,)
+    bank.do(Unmark("a", newer))
+    answers = bank.do(Mark("a", late), Mark("a", newer), Mark("a", Token(2, 2)))
+    assert codes(answers) == [Code.LOCK_CONFLICT, Code.LOCK_CONFLICT, Code.DONE]
+
+
+def test_rule_34_readers_marks_stand_together_and_an_older_exclusive_one_goes(bank: Bank) -> None:
+    one, two = Token(1, 2, LockMode.SHARED), Token(1, 3, LockMode.SHARED)
+    answers = bank.do(Mark("a", OLD), Mark("a", two), Mark("a", one), Mark("a", OLD))
+    assert codes(answers) == [Code.DONE, Code.DONE, Code.DONE, Code.LOCK_CONFLICT]
+    assert bank.account("a").marks == (two, one)
+    assert codes(bank.do(Unmark("a", two), Mark("a", two))) == [Code.DONE] * 2
+    bank.do(Mark("a", NEWER))
+    assert bank.account("a").marks == (NEWER,)
+
+
+@pytest.mark.parametrize("mode", [LockMode.EXCLUSIVE, LockMode.SHARED])
+def test_twopc_a2_a_mark_that_comes_behind_its_unmark_is_not_set(
+    bank: Bank, mode: LockMode
+) -> None:
+    token = Token(1, 4, mode)
+    assert codes(bank.do(Unmark("a", token), Mark("a", token))) == [
+        Code.UNCHANGED,
+        Code.LOCK_CONFLICT,
+    ]
+    assert bank.account("a").marks == ()
+
+
+def test_twopc_b3_an_account_being_created_is_not_in_a_wrong_bucket(bank: Bank) -> None:
+    """Its creation may be committed: whoever asks waits for it, and doesn't look for the account elsewhere."""
+    bank.do(prepare(1, ("new", 5), kind=Kind.CREATION))
+    pending = Answer(Code.PENDING_ON, xids=(xid(1),))
+    answers = bank.do(
+        Look(pid(2), "new"),
+        End(pid(2), Kind.PAYMENT, "new", 0, Reason.CANCELLED),
+        Mark("new", OLD),
+        SetAccount("new", frozen=True),
+    )
+    assert answers == [pending] * 4
+    bank.do(Abort(xid(1)))
+    assert bank.one(Look(pid(2), "new")).code is Code.WRONG_BUCKET
+
+
 def test_rule_34_what_is_done_under_a_mark_needs_it_to_stand(bank: Bank) -> None:
     bank.do(Mark("a", OLD), prepare(1, ("a", -1), **carry(NEW)))
     freeze = SetAccount("a", frozen=True, token=OLD)

@@ -3,9 +3,8 @@
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from mas.ledger.instructions import LockMode, Token
+from mas.ledger.instructions import LockMode, Token, compatible
 from mas.locks.table import Ended, Event, Expired, Grant, Granted, LockTable, TimedOut, Withdrawn
-from mas.locks.waits import compatible
 
 X, E, S = LockMode.EXCLUSIVE, LockMode.ESCROW, LockMode.SHARED
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from mas.ledger.instructions import LockMode
-from mas.locks.waits import Waiter, WaitQueues, compatible
+from mas.ledger.instructions import LockMode, compatible
+from mas.locks.waits import Waiter, WaitQueues
 
 X, E, S = LockMode.EXCLUSIVE, LockMode.ESCROW, LockMode.SHARED
 

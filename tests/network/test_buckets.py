@@ -52,7 +52,8 @@ class FakePeers:
 
     def send(self, peer: int, channel: int, payload: bytes) -> bool:
         assert channel == Channel.REQUEST
-        if peer not in self.connected or peer in self.full:
+        too_large = len(payload) > limits.FRAME_BYTES_MAX
+        if peer not in self.connected or peer in self.full or too_large:
             return False
         self.frames.append((peer, payload))
         self.arrived.set()
@@ -437,3 +438,37 @@ async def test_the_buckets_and_their_nodes() -> None:
     caller.router.set_replicas(1, [4, 5])
     assert caller.router.replicas() == {1: [4, 5], 2: [2, 3, 1], 3: [7]}
     assert caller.router.leader(1) == 4
+
+
+@pytest.mark.asyncio
+async def test_consensus_f3_frames_of_questions_are_cut_by_bytes() -> None:
+    caller = Caller()
+    numbers = tuple(f"{i:064d}" for i in range(1_000))
+    asked = [
+        asyncio.create_task(
+            caller.router.query(1, ReadAccounts(0, 1, ReadLevel.LINEARIZABLE, numbers), 0.2)
+        )
+        for _ in range(50)
+    ]
+    await until(lambda: sum(len(decode_requests(frame)) for _, frame in caller.peers.frames) >= 50)
+    sizes = [len(frame) for _, frame in caller.peers.frames]
+    assert max(sizes) <= limits.TURN_BYTES_MAX + 5
+    assert len(sizes) >= 50 * 66_000 // limits.TURN_BYTES_MAX
+    for each in asked:
+        each.cancel()
+    await asyncio.wait(asked)
+
+
+@pytest.mark.asyncio
+async def test_consensus_f3_what_no_frame_holds_is_an_error_to_whoever_sent_it() -> None:
+    caller = Caller()
+    caller.submit(Abort(bytes(limits.FRAME_BYTES_MAX)), *commits(1))
+    caller.submit(*commits(1))
+    await until(lambda: len(caller.answers) == 2)
+    assert caller.whys() == {0: Why.INVALID, 1: Why.INVALID}
+    _, request = await caller.next_submit()  # what was asked beside it
+    assert decode_chunk(request.chunk).instructions == tuple(commits(1))
+    with pytest.raises(Exception, match="can't be sent"):
+        await caller.router.query(
+            1, ReadAccounts(0, 1, ReadLevel.LINEARIZABLE, ("x" * limits.FRAME_BYTES_MAX,)), 5.0
+        )

@@ -12,6 +12,7 @@ from mas.network.handshake import (
     Identity,
     Listener,
     Refusal,
+    Refused,
     encode,
     refusal,
 )
@@ -29,7 +30,7 @@ def knows_all(_node: int) -> bool:
 def meet(dialler: Dialler, listener: Listener) -> None:
     challenge = listener.on_hello(dialler.hello())
     welcome = listener.on_proof(dialler.on_challenge(challenge))
-    assert dialler.on_welcome(welcome) == listener.numbers()
+    assert dialler.on_welcome(welcome) == listener.keys()
 
 
 def refused(dialler: Dialler, listener: Listener) -> str:
@@ -38,20 +39,20 @@ def refused(dialler: Dialler, listener: Listener) -> str:
     return caught.value.reason
 
 
-def test_two_nodes_of_one_cluster_agree_on_their_numbers() -> None:
+def test_two_nodes_of_one_cluster_agree_on_their_keys() -> None:
     listener = Listener(TWO, knows_all, NONCE_B)
     meet(Dialler(ONE, 2, NONCE_A), listener)
     assert listener.peer == 1
-    there, back = listener.numbers()
+    there, back = listener.keys()
     assert there != back
 
 
-def test_each_connection_has_its_own_numbers() -> None:
+def test_each_connection_has_its_own_keys() -> None:
     first = Listener(TWO, knows_all, NONCE_B)
     meet(Dialler(ONE, 2, NONCE_A), first)
     second = Listener(TWO, knows_all, NONCE_A)
     meet(Dialler(ONE, 2, NONCE_A), second)
-    assert not set(first.numbers()) & set(second.numbers())
+    assert not set(first.keys()) & set(second.keys())
 
 
 def test_another_secret_is_found_by_the_dialler() -> None:
@@ -136,3 +137,20 @@ def test_the_dialler_hears_the_listeners_reason() -> None:
             refusal(PeerRefused("node 1 isn't a member: add it first", Refusal.UNKNOWN_ID))
         )
     assert caught.value.reason == Refusal.UNKNOWN_ID
+
+
+def test_security_b12_a_long_message_is_refused_unread() -> None:
+    hello = Hello(1, "x" * 5_000, 1, 2, NONCE_A)
+    with pytest.raises(PeerRefused, match="at most 4096") as caught:
+        Listener(TWO, knows_all, NONCE_B).on_hello(encode(hello))
+    assert caught.value.reason == Refusal.MALFORMED
+
+
+def test_security_b11_what_a_stranger_says_is_told_shortened() -> None:
+    hello = Hello(1, "x" * 3_000, 1, 2, NONCE_A)
+    with pytest.raises(PeerRefused) as caught:
+        Listener(TWO, knows_all, NONCE_B).on_hello(encode(hello))
+    assert len(str(caught.value)) < 200
+    with pytest.raises(PeerRefused) as told:
+        Dialler(ONE, 2, NONCE_A).on_challenge(encode(Refused(Refusal.CLUSTER, "y" * 3_000)))
+    assert len(str(told.value)) < 400

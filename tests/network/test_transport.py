@@ -14,6 +14,7 @@ from mas import limits
 from mas.network import handshake
 from mas.network.channels import Channel
 from mas.network.connection import Connection
+from mas.network.door import DoorSettings
 from mas.network.frames import Packer
 from mas.network.handshake import Identity, Refusal
 from mas.network.transport import PeerStatistics, PeerTransport, TransportSettings
@@ -229,7 +230,7 @@ async def test_who_calls_the_wrong_node_is_refused() -> None:
 @pytest.mark.asyncio
 async def test_a_broken_connection_is_told_and_made_again() -> None:
     async with a_pair() as (one, two):
-        connection(one, 2)._socket._conn.transport.abort()
+        connection(one, 2).socket._socket._conn.transport.abort()
         await until(lambda: one.peer(2).connections == 3)
         assert (2, False) in one.peers
         assert (1, False) in two.peers
@@ -319,8 +320,8 @@ async def shaken(
         dialler = handshake.Dialler(Identity("bank", peer, b"secret"), node.id, bytes(32))
         await socket.send_bytes(dialler.hello())
         await socket.send_bytes(dialler.on_challenge((await socket.receive()).data))
-        numbers = dialler.on_welcome((await socket.receive()).data)
-        yield socket, Packer(numbers[0])
+        keys = dialler.on_welcome((await socket.receive()).data)
+        yield socket, Packer(keys[0])
         await socket.close()
 
 
@@ -426,3 +427,180 @@ async def test_a_later_connection_takes_an_earlier_ones_place() -> None:
                 await until(lambda: one.frames)
                 assert one.transport.is_connected(2)
         assert one.peers[:3] == [(2, True), (2, False), (2, True)]
+
+
+@pytest.mark.asyncio
+async def test_consensus_f1_silent_callers_keep_no_peer_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "mas.network")
+    one, two = Node(1), Node(2)
+    async with running(one, two), aiohttp.ClientSession() as session:
+        crowd = [await session.ws_connect(f"http://{one.address}/peer") for _ in range(80)]
+        door = one.transport._door
+        assert door is not None
+        assert door.strangers() == DoorSettings().per_address
+        one.transport.add_peer(2)
+        two.transport.add_peer(1, one.address)
+        async with asyncio.timeout(
+            QUICK.door.seconds / 2
+        ):  # before any of them is hung up on for its silence
+            await until(lambda: one.transport.is_connected(2))
+        for caller in crowd:
+            await caller.close()
+    said = [each for each in caplog.records if each.name == "mas.network.door"]
+    assert len(said) == 1
+
+
+@pytest.mark.asyncio
+async def test_security_b12_a_stranger_cannot_have_a_long_message_kept() -> None:
+    one = Node(1)
+    async with running(one), aiohttp.ClientSession() as session:
+        one.transport.add_peer(2)
+        stranger = await session.ws_connect(f"http://{one.address}/peer")
+        unfinished = b"\x82\xff" + (8 << 20).to_bytes(8, "big") + b"mask" + bytes(1 << 20)
+        transport = stranger._conn.transport
+        transport.write(unfinished)
+        assert (await stranger.receive()).type in (
+            aiohttp.WSMsgType.CLOSED,
+            aiohttp.WSMsgType.CLOSE,
+            aiohttp.WSMsgType.ERROR,
+        )
+        async with shaken(one, 2) as (
+            socket,
+            packer,
+        ):  # whoever has proved itself sends what it likes
+            await socket.send_bytes(packer.pack([(Channel.RAFT, bytes(1 << 20))]))
+            await until(lambda: one.frames)
+
+
+@pytest.mark.asyncio
+async def test_security_b11_what_strangers_say_is_logged_short_and_seldom(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    one = Node(1)
+    async with running(one), aiohttp.ClientSession() as session:
+        for _ in range(5):
+            stranger = await session.ws_connect(f"http://{one.address}/peer")
+            hello = handshake.Hello(1, "x" * 3_900, 2, 1, bytes(32))
+            await stranger.send_bytes(handshake.encode(hello))
+            answer = await stranger.receive()
+            assert len(answer.data) < 300
+            await stranger.close()
+        for _ in range(5):
+            reader, writer = await asyncio.open_connection("127.0.0.1", one.transport.port)
+            writer.write(b"\x16\x03\x01 no HTTP at all\r\n\r\n")
+            await reader.read()
+            writer.close()
+        for _ in range(5):  # gone in the middle of the handshake
+            stranger = await session.ws_connect(f"http://{one.address}/peer")
+            stranger._conn.transport.abort()
+            await asyncio.sleep(0.01)
+    lines = [each for each in caplog.records if each.name.startswith(("mas", "aiohttp"))]
+    assert len([each for each in lines if "belongs to cluster" in each.getMessage()]) == 1
+    assert len([each for each in lines if "no HTTP" in each.getMessage()]) == 1
+    assert len([each for each in lines if "went away" in each.getMessage()]) == 1
+    assert all(len(each.getMessage()) < 400 and not each.exc_info for each in lines)
+
+
+WHAT_LIBRARIES_RAISE = [
+    aiohttp.ClientConnectionResetError("Cannot write to closing transport"),
+    RuntimeError("WebSocket connection is closed."),
+    TimeoutError(),
+    ConnectionResetError(104, "Connection reset by peer"),
+    ValueError("a length that isn't one"),
+]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("error", WHAT_LIBRARIES_RAISE, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("method", ["receive", "send_bytes", "close"])
+async def test_bank_2_what_a_connection_raises_ends_that_connection_only(
+    error: Exception, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raised = 0
+
+    async def fail(*_arguments: object, **_options: object) -> None:
+        nonlocal raised
+        raised += 1
+        raise error
+
+    async with a_pair() as (one, two):
+        for broken in (one.transport._peers[2].dialled, two.transport._peers[1].accepted):
+            assert broken is not None
+            monkeypatch.setattr(broken.socket._socket, method, fail)
+        one.transport.send(2, Channel.RAFT, b"over the broken one")
+        two.transport.send(1, Channel.RAFT, b"back")
+        dialled = two.transport._peers[1].dialled
+        assert dialled is not None
+        if method != "send_bytes":  # a read goes on with the message that it is waiting for
+            await dialled.socket.close("to be dialled anew")
+            abort(connection(one, 2))
+        await until(lambda: raised)
+        if method == "send_bytes":
+            abort(connection(one, 2))
+        await until(lambda: one.peer(2).connections > 2)
+        await until(lambda: one.transport.is_connected(2) and two.transport.is_connected(1))
+        two.frames.clear()
+        while not two.frames:
+            one.transport.send(2, Channel.RAFT, b"again")
+            await asyncio.sleep(0.01)
+
+
+def abort(one: Connection) -> None:
+    one.socket._socket._conn.transport.abort()  # type: ignore[union-attr]
+
+
+@pytest.mark.asyncio
+async def test_bank_2_a_ping_read_from_a_closing_connection_ends_that_connection_only() -> None:
+    """So it is where a peer stood still: it is hung up on, and its last ping is still to be read."""
+    one = Node(1)
+    async with running(one):
+        one.transport.add_peer(2)
+        async with shaken(one, 2):
+            await until(lambda: one.peer(2).accepted)
+            accepted = one.transport._peers[2].accepted
+            assert accepted is not None
+            response = accepted.socket._socket
+            assert isinstance(response, aiohttp.web.WebSocketResponse)
+            assert response._req is not None
+            assert response._req.transport is not None
+            raised = asyncio.Event()
+            pong = response.pong
+
+            async def seen(message: bytes = b"") -> None:
+                try:
+                    await pong(message)
+                except aiohttp.ClientConnectionResetError:
+                    raised.set()
+                    raise
+
+            response.pong = seen  # type: ignore[method-assign]
+            response._reader.feed_data(aiohttp.WSMessage(aiohttp.WSMsgType.PING, b"", None), 0)
+            response._req.transport.close()
+            await raised.wait()
+            await until(lambda: one.peers[-1] == (2, False))
+        async with shaken(one, 2) as (socket, packer):
+            await socket.send_bytes(packer.pack([(Channel.RAFT, b"back")]))
+            await until(lambda: one.frames)
+
+
+@pytest.mark.asyncio
+async def test_consensus_f4_beats_go_before_snapshots() -> None:
+    async with a_pair() as (one, two):
+        order: list[int] = []
+        for channel in (Channel.SNAPSHOT, Channel.RAFT):
+            two.transport._frame_handlers[channel] = lambda _, payload: order.append(payload[0])
+        piece = bytes([Channel.SNAPSHOT]) + bytes(limits.SNAPSHOT_CHUNK_BYTES)
+        pieces = 0
+        while one.transport.send(2, Channel.SNAPSHOT, piece):
+            pieces += 1
+        assert limits.PEER_BULK_BYTES_MAX * 0.9 < pieces * len(piece) <= limits.PEER_BULK_BYTES_MAX
+        assert one.transport.send(2, Channel.RAFT, bytes([Channel.RAFT]))
+        append = bytes([Channel.RAFT]) + bytes(4 << 20)
+        assert one.transport.send(
+            2, Channel.RAFT, append
+        )  # there is room, however much waits there
+        await until(lambda: len(order) == pieces + 2)
+        assert order[:2] == [Channel.RAFT, Channel.RAFT]

@@ -1,6 +1,7 @@
 """The AccountService against a group of one, a database of dicts and other buckets that the test speaks for."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 
 import msgspec
@@ -22,10 +23,13 @@ from mas.ledger.instructions import (
     Instruction,
     Kind,
     Look,
+    Mark,
     Prepare,
     Reason,
     RegisterNode,
     RetireNode,
+    Token,
+    Unmark,
     encode,
 )
 from mas.ledger.rows import NodeRow
@@ -38,6 +42,7 @@ from mas.transaction.messages import (
     AccountViews,
     Answers,
     Nodes,
+    Postings,
     ReadAccounts,
     ReadLevel,
     ReadNodes,
@@ -410,34 +415,309 @@ async def test_a_follower_knows_of_no_register_that_it_would_vouch_for(world: Wo
     assert turned == TurnedAway(turned.request, Why.NOT_LEADING, leader=2)
 
 
-@pytest.mark.asyncio
-@pytest.mark.parametrize(
-    ("answer", "balance"),
-    [(Answer(Code.COMMITTED, xid=b"its own"), 150), (Answer(Code.NONE), 100), (None, 0)],
-)
-async def test_a_firm_read_counts_in_the_legs_that_turn_out_committed(
-    world: World, answer: Answer | None, balance: int
-) -> None:
-    """Rule 30."""
+async def two_incoming(world: World) -> tuple[Prepare, Prepare]:
+    """Alice has 100, and two payments to her are prepared, of the anchors 2 and 3."""
     world.service._resolver = type(world.service._resolver)(1000.0)
     await open_accounts(world, alice=100)
+    legs = (
+        world.prepare((("alice", 50),), "a", anchor=2),
+        world.prepare((("alice", 7),), "b", anchor=3),
+    )
+    for each in legs:
+        assert (await world.answer(world.submit(each))).code is Code.PREPARED
+    return legs
+
+
+async def balance(world: World, request: int) -> int:
+    reply = await world.reply(request)
+    assert isinstance(reply, AccountViews)
+    (view,) = reply.views
+    assert view is not None
+    return view.balance
+
+
+def committed(prepared: Prepare) -> Answer:
+    return Answer(Code.COMMITTED, xid=prepared.xid, time=9)
+
+
+@pytest.mark.asyncio
+async def test_bank_1_a_read_waits_until_every_leg_it_noted_is_decided(world: World) -> None:
+    """Two payments to one account, and two anchors: answered half and half, no order would explain two reads."""
+    one, two = await two_incoming(world)
+    first = world.read("alice")
+    await world.until(lambda: len(world.buckets.asked) == 2)
+    (_, _, hear_one), (_, asked_two, hear_two) = world.buckets.asked
+    assert asked_two.instructions == (Look(two.payment_id),)
+    hear_one(0, committed(one))
+    hear_two(0, Answer(Code.NONE))  # judged before it was committed
+    second = world.read("alice")
+    await world.until(lambda: len(world.buckets.asked) == 3)
+    assert world.reply_to(first) is None, "undecided isn't 'not there'"
+    anchor, again, hear_again = world.buckets.asked[2]
+    assert (anchor, again.instructions) == (3, (Look(two.payment_id),)), (
+        "asked again, once for both"
+    )
+    hear_again(0, committed(two))
+    assert (await balance(world, first), await balance(world, second)) == (157, 157)
+
+
+@pytest.mark.asyncio
+async def test_bank_1_later_payments_do_not_count(world: World) -> None:
+    """A busy account delays no read, and shows no payment without one that was answered before it began."""
+    _, two = await two_incoming(world)
+    request = world.read("alice")
+    await world.until(lambda: len(world.buckets.asked) == 2)
+    late = world.prepare((("alice", 1_000),), "late")
+    await world.answer(world.submit(late))
+    await world.answer(world.submit(Commit(late.xid, 9)))
+    assert world.reply_to(request) is None
+    world.buckets.asked[0][2](0, Answer(Code.ABORTED, attempt=1))
+    world.buckets.asked[1][2](0, committed(two))
+    assert await balance(world, request) == 107
+
+
+@pytest.mark.asyncio
+async def test_bank_1_what_is_settled_here_meanwhile_answers_too(world: World) -> None:
+    one, two = await two_incoming(world)
+    request = world.read("alice")
+    await world.until(lambda: len(world.buckets.asked) == 2)
+    world.submit(Commit(one.xid, 9), Abort(two.xid))
+    assert await balance(world, request) == 150
+
+
+@pytest.mark.asyncio
+async def test_bank_1_an_attempt_that_keeps_a_read_waiting_is_declared_dead(world: World) -> None:
+    one, _ = await two_incoming(world)
+    request = world.read("alice")
+    asks = []
+    while not asks:
+        await asyncio.sleep(0.001)
+        for anchor, chunk, hear in world.buckets.asked:
+            asks += [each for each in chunk.instructions if isinstance(each, Ask)]
+            hear(0, Answer(Code.COMMITTED, xid=b"another's") if anchor == 3 else Answer(Code.NONE))
+        world.buckets.asked.clear()
+    assert asks == [Ask(one.payment_id, 1, one.xid, b"h")]
+    assert world.reply_to(request) is None
+    await world.until(lambda: world.buckets.asked)
+    world.buckets.asked[0][2](0, Answer(Code.ABORTED, attempt=1))
+    assert await balance(world, request) == 100
+
+
+@pytest.mark.asyncio
+async def test_bank_1_reads_of_a_hot_account_ask_about_each_leg_once_and_in_bounded_messages(
+    world: World,
+) -> None:
+    """Rules 15 and 38: twenty reads of 1,500 legs are 1,500 questions, not 30,000, and in messages of 1,000."""
+    world.service._resolver = type(world.service._resolver)(1000.0)
+    await open_accounts(world, alice=0)
+    for start in range(0, 1_500, 500):
+        legs = [world.prepare((("alice", 1),), f"k{start + i}") for i in range(500)]
+        request = world.submit(*legs)
+        await world.until(lambda request=request: world.reply_to(request))  # type: ignore[misc]
+    reads = [world.read("alice") for _ in range(20)]
+    await world.until(lambda: world.buckets.asked)
+    sizes = [len(chunk.instructions) for _, chunk, _ in world.buckets.asked]
+    assert sizes == [1_000, 500]
+    for _, chunk, hear in world.buckets.asked:
+        for position in range(len(chunk.instructions)):
+            hear(position, Answer(Code.REFUSED))
+    assert [await balance(world, each) for each in reads] == [0] * 20
+
+
+def statement(world: World, number: str, before: int = 0) -> int:
+    world.requests += 1
+    request = ReadPostings(world.requests, 1, number, before, 10)
+    world.service.requests.put((CALLER, request))
+    return world.requests
+
+
+async def amounts(world: World, request: int) -> list[int]:
+    reply = await world.reply(request)
+    assert isinstance(reply, Postings)
+    return [posting.amount for posting in reply.postings]
+
+
+@pytest.mark.asyncio
+async def test_bank_3_a_statement_shows_what_was_answered_before_it_began(world: World) -> None:
+    """The payee's bucket hears of it last: the statement asks, has it posted, and shows it, as a read would."""
+    one, two = await two_incoming(world)
+    request = statement(world, "alice")
+    await world.until(lambda: len(world.buckets.asked) == 2)
+    world.buckets.asked[0][2](0, committed(one))
+    await world.until(lambda: one.xid not in world.service._ledger.legs)
+    assert world.reply_to(request) is None
+    world.buckets.asked[1][2](0, committed(two))
+    assert await amounts(world, request) == [7, 50, 100]
+    assert await amounts(world, statement(world, "alice", before=3)) == [50, 100]
+
+
+@pytest.mark.asyncio
+async def test_bank_3_a_statement_takes_a_read_index(world: World) -> None:
+    """A leader that was deposed meanwhile would show a statement of yesterday."""
+    await open_accounts(world, alice=100)
+    world.group.read_indexes_held = True
+    request = statement(world, "alice")
+    await world.until(lambda: world.group.reads)
+    assert world.reply_to(request) is None
+    world.group.commit_c.put(ReadReady((world.group.reads[0],), world.group.index))
+    assert await amounts(world, request) == [100]
+
+
+@pytest.mark.asyncio
+async def test_bank_3_a_page_of_old_postings_waits_for_nobody(world: World) -> None:
+    await two_incoming(world)
+    assert await amounts(world, statement(world, "alice", before=2)) == [100]
+    assert not world.buckets.asked
+
+
+@pytest.mark.asyncio
+async def test_twopc_c4_a_statement_of_an_account_whose_creation_was_answered(world: World) -> None:
+    world.service._resolver = type(world.service._resolver)(1000.0)
+    creation = Prepare(
+        world.xid(), b"c".ljust(16), 1, b"h", 2, (1,), Kind.CREATION, "USD", (("carol", 70),)
+    )
+    assert (await world.answer(world.submit(creation))).code is Code.PREPARED
+    request = statement(world, "carol")
+    await world.until(lambda: world.buckets.asked)
+    world.buckets.asked[0][2](0, committed(creation))
+    assert await amounts(world, request) == [70]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("level", [ReadLevel.READ_COMMITTED, ReadLevel.READ_UNCOMMITTED])
+async def test_twopc_c4_a_read_of_an_account_to_be_has_its_creation_settled(
+    world: World, level: ReadLevel
+) -> None:
+    """It says "not here" without waiting; whoever knows of the creation asks again, and finds it."""
+    world.service._resolver = type(world.service._resolver)(1000.0)
+    creation = Prepare(
+        world.xid(), b"c".ljust(16), 1, b"h", 2, (1,), Kind.CREATION, "USD", (("carol", 70),)
+    )
+    await world.answer(world.submit(creation))
+    reply = await world.reply(world.read("carol", level=level))
+    assert isinstance(reply, AccountViews)
+    assert reply.views == (None,)
+    await world.until(lambda: world.buckets.asked)
+    world.buckets.asked[0][2](0, committed(creation))
+    await world.until(lambda: creation.xid not in world.service._ledger.legs)
+    assert await balance(world, world.read("carol", level=level)) == 70
+
+
+async def two_that_wait(world: World) -> tuple[Prepare, Prepare, int, int]:
+    """Two payments of one turn, each of which wants money on its way to its payer, by the anchors 2 and 3."""
+    world.service._resolver = type(world.service._resolver)(1000.0)
+    await open_accounts(world, alice=0, carol=0, bob=0)
+    a = world.prepare((("alice", 50),), "a", anchor=2)
+    c = world.prepare((("carol", 50),), "c", anchor=3)
+    request = world.submit(a, c)
+    await world.until(lambda: world.reply_to(request))
+    world.group.held = []
+    r1 = world.submit(world.pay("alice", "bob", 50, "r1"))
+    r2 = world.submit(world.pay("carol", "bob", 50, "r2"))
+    await world.until(lambda: world.group.held)
+    world.group.release()
+    await world.until(lambda: len(world.buckets.asked) == 2)
+    return a, c, r1, r2
+
+
+@pytest.mark.asyncio
+async def test_twopc_b2_each_instruction_goes_on_when_its_own_questions_are_answered(
+    world: World,
+) -> None:
+    """Rule 37: no answer waits for the slowest bucket of its turn."""
+    a, c, r1, r2 = await two_that_wait(world)
+    world.buckets.asked[0][2](0, committed(a))
+    assert (await world.answer(r1)).code is Code.COMMITTED
+    assert world.reply_to(r2) is None
+    assert list(world.service._ledger.legs) == [c.xid], "and what was learned is settled at once"
+    world.buckets.asked[1][2](0, committed(c))
+    assert (await world.answer(r2)).code is Code.COMMITTED
+
+
+@pytest.mark.asyncio
+async def test_twopc_b2_an_anchor_that_is_silent_ends_an_attempt_soon(world: World) -> None:
+    """Before whoever asked takes it for lost, and sends it again to somebody else."""
+    _, _, _, r2 = await two_that_wait(world)
+    before = time.monotonic()
+    answer = await world.answer(r2)
+    assert (answer.code, answer.reason) == (Code.ABORTED, Reason.CONTENDED)
+    assert time.monotonic() - before < 3
+
+
+@pytest.mark.asyncio
+async def test_twopc_b2_who_comes_later_is_not_content_with_an_older_no(world: World) -> None:
+    """Rule 15: the leg was undecided when its anchor was asked, and may have been committed and told before this came."""
+    a, _, r1, _ = await two_that_wait(world)
+    late = world.submit(world.pay("alice", "bob", 49, "late"))
+    await world.until(lambda: len(world.service._set_aside) == 3)
+    world.buckets.asked[0][2](0, Answer(Code.NONE))
+    assert (await world.answer(r1)).code is Code.REFUSED
+    await world.until(lambda: len(world.buckets.asked) == 3)
+    assert world.reply_to(late) is None
+    world.buckets.asked[2][2](0, committed(a))
+    assert (await world.answer(late)).code is Code.COMMITTED
+
+
+@pytest.mark.asyncio
+async def test_twopc_a2_a_mark_is_not_proposed_again(world: World) -> None:
+    """Its service may have taken it away meanwhile: it is told at once that legs are in the way, and asks again."""
+    one, two = await two_incoming(world)
+    token = Token(1, 1)
+    answer = await world.answer(world.submit(Mark("alice", token)))
+    assert answer.code is Code.PENDING_ON
+    await world.until(lambda: len(world.buckets.asked) == 2)
+    assert (await world.answer(world.submit(Unmark("alice", token)))).code is Code.DONE
+    world.buckets.asked[0][2](0, committed(one))
+    world.buckets.asked[1][2](0, committed(two))
+    await world.until(lambda: not world.service._ledger.legs)
+    account = world.service._ledger.account("alice")
+    assert account.marks == ()  # type: ignore[union-attr]
+
+
+@pytest.mark.asyncio
+async def test_twopc_a2_what_was_set_aside_ends_with_its_attempt(world: World) -> None:
+    """Prepared behind its own Abort, it would hold funds for nobody."""
+    world.service._resolver = type(world.service._resolver)(1000.0)
+    await open_accounts(world, alice=0)
     incoming = world.prepare((("alice", 50),), "in")
     await world.answer(world.submit(incoming))
-    request = world.read("alice")
+    outgoing = world.prepare((("alice", -50),), "out")
+    request = world.submit(outgoing)
     await world.until(lambda: world.buckets.asked)
-    _, chunk, on_answer = world.buckets.asked[0]
-    assert chunk.instructions == (Look(incoming.payment_id),)
-    if answer is None:
-        on_answer(0, TurnedAway(1, Why.UNAVAILABLE))
-        assert isinstance(await world.reply(request), TurnedAway)
-        return
-    if answer.xid:
-        answer = msgspec.structs.replace(answer, xid=incoming.xid)
-    on_answer(0, answer)
+    assert (await world.answer(world.submit(Abort(outgoing.xid)))).code is Code.FREED
+    assert (await world.answer(request)).code is Code.CONTENDED
+    world.buckets.asked[0][2](0, committed(incoming))
+    await world.until(lambda: not world.service._ledger.legs)
+    assert await balance(world, world.read("alice")) == 50
+
+
+@pytest.mark.asyncio
+async def test_twopc_b3_a_question_about_an_account_to_be_has_its_creation_settled(
+    world: World,
+) -> None:
+    world.service._resolver = type(world.service._resolver)(1000.0)
+    creation = Prepare(
+        world.xid(), b"c".ljust(16), 1, b"h", 2, (1,), Kind.CREATION, "USD", (("carol", 70),)
+    )
+    await world.answer(world.submit(creation))
+    look = Look(b"p".ljust(16), "carol")
+    assert (await world.answer(world.submit(look))).code is Code.PENDING_ON
+    await world.until(lambda: world.buckets.asked)
+    world.buckets.asked[0][2](0, committed(creation))
+    await world.until(lambda: not world.service._ledger.legs)
+    assert (await world.answer(world.submit(look))).code is Code.NONE
+
+
+@pytest.mark.asyncio
+async def test_twopc_b2_each_account_of_a_read_has_its_own_answer(world: World) -> None:
+    """One account waits for an anchor that is away; the others are told."""
+    await open_accounts(world, bob=5)
+    await two_incoming(world)
+    request = world.read("bob", "alice", "nobody")
     reply = await world.reply(request)
     assert isinstance(reply, AccountViews)
     assert reply.views[0] is not None
-    assert reply.views[0].balance == balance
+    assert (reply.views[0].balance, reply.views[1:], reply.undecided) == (5, (None, None), (1,))
 
 
 @pytest.mark.asyncio

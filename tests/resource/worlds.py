@@ -5,11 +5,11 @@ from copy import deepcopy
 
 from mas.errors import DatabaseUnavailable, MasError
 from mas.ledger.instructions import Answer, Chunk
-from mas.ledger.rows import BucketRow, Kept, Loaded, WriteSet
+from mas.ledger.rows import BucketRow, Kept, Loaded, Posting, WriteSet
 from mas.multiraft.events import CommitEvent, Committed, Leadership, ReadReady, Refused
 from mas.raft import Entry
 from mas.runtime import Mailbox
-from mas.transaction.messages import Reply, TurnedAway
+from mas.transaction.messages import PostingView, Reply, TurnedAway
 
 
 class FakeGroup:
@@ -75,6 +75,7 @@ class FakeDatabase:
         self.claims: dict[str, int] = {}
         self.legs: dict[bytes, object] = {}
         self.incarnations: dict[bytes, object] = {}
+        self.lines: list[Posting] = []
         self.down = False
         self.loads = 0
         self.flushes = 0
@@ -111,12 +112,24 @@ class FakeDatabase:
         self.records |= writes.records
         self.claims |= writes.claims
         self.incarnations |= writes.incarnations
+        self.lines += writes.postings
         for xid, legs in writes.legs.items():
             if legs is None:
                 self.legs.pop(xid, None)
             else:
                 self.legs[xid] = legs
         return True
+
+    async def postings(
+        self, bucket: int, number: str, before: int, limit: int
+    ) -> tuple[int, list[PostingView]]:
+        assert self.row is not None
+        found = [
+            PostingView(each.sequence, each.payment_id, each.amount, each.balance, each.time)
+            for each in reversed(self.lines)
+            if each.account == number and (not before or each.sequence < before)
+        ]
+        return self.row.applied, found[:limit]
 
     async def payment_ids(self, bucket: int, after: bytes, limit: int) -> list[bytes]:
         return [each for each in sorted(self.records) if each > after][:limit]

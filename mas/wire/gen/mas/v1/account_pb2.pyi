@@ -483,6 +483,7 @@ class Account(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     BUCKET_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
     number: _builtins.str
     found: _builtins.bool
     """False: there is no such account, and nothing else is set."""
@@ -500,6 +501,10 @@ class Account(_message.Message):
     sequence: _builtins.int
     """The number of its last posting."""
     bucket: _builtins.int
+    @_builtins.property
+    def error(self) -> _errors_pb2.ErrorDetail:
+        """It can't be read now, though others of the call can: nothing else is set."""
+
     def __init__(
         self,
         *,
@@ -515,10 +520,11 @@ class Account(_message.Message):
         version: _builtins.int = ...,
         sequence: _builtins.int = ...,
         bucket: _builtins.int = ...,
+        error: _errors_pb2.ErrorDetail | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "bucket", b"bucket", "closed", b"closed", "currency", b"currency", "found", b"found", "frozen", b"frozen", "held", b"held", "id", b"id", "number", b"number", "overdraft_limit", b"overdraft_limit", "sequence", b"sequence", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "bucket", b"bucket", "closed", b"closed", "currency", b"currency", "error", b"error", "found", b"found", "frozen", b"frozen", "held", b"held", "id", b"id", "number", b"number", "overdraft_limit", b"overdraft_limit", "sequence", b"sequence", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -97,7 +97,7 @@ class AccountServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetAccount(self, request, context):
-        """Reads one account or several.
+        """Reads one account or several, each with an answer of its own. Fails where none of them can be read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

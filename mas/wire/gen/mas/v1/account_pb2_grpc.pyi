@@ -38,7 +38,7 @@ class AccountServiceStub:
     CreateAccount: _grpc.UnaryUnaryMultiCallable[_account_pb2.CreateAccountRequest, _account_pb2.CreateAccountReply]
     """Operators: opens an account, with its opening balance. Replies with the account's own token."""
     GetAccount: _grpc.UnaryUnaryMultiCallable[_account_pb2.GetAccountRequest, _account_pb2.GetAccountReply]
-    """Reads one account or several."""
+    """Reads one account or several, each with an answer of its own. Fails where none of them can be read."""
     CreatePayment: _grpc.UnaryUnaryMultiCallable[_account_pb2.Payment, _account_pb2.PaymentResult]
     """Carries out one payment and waits for what becomes of it."""
     CreatePayments: _grpc.StreamStreamMultiCallable[_account_pb2.PaymentBatch, _account_pb2.PaymentResults]
@@ -68,7 +68,7 @@ class AccountServiceAsyncStub(AccountServiceStub):
     CreateAccount: _aio.UnaryUnaryMultiCallable[_account_pb2.CreateAccountRequest, _account_pb2.CreateAccountReply]  # type: ignore[assignment]
     """Operators: opens an account, with its opening balance. Replies with the account's own token."""
     GetAccount: _aio.UnaryUnaryMultiCallable[_account_pb2.GetAccountRequest, _account_pb2.GetAccountReply]  # type: ignore[assignment]
-    """Reads one account or several."""
+    """Reads one account or several, each with an answer of its own. Fails where none of them can be read."""
     CreatePayment: _aio.UnaryUnaryMultiCallable[_account_pb2.Payment, _account_pb2.PaymentResult]  # type: ignore[assignment]
     """Carries out one payment and waits for what becomes of it."""
     CreatePayments: _aio.StreamStreamMultiCallable[_account_pb2.PaymentBatch, _account_pb2.PaymentResults]  # type: ignore[assignment]
@@ -107,7 +107,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_pb2.GetAccountRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_pb2.GetAccountReply, _abc.Awaitable[_account_pb2.GetAccountReply]]:
-        """Reads one account or several."""
+        """Reads one account or several, each with an answer of its own. Fails where none of them can be read."""
 
     @_abc_1.abstractmethod
     def CreatePayment(

@@ -1,0 +1,64 @@
+"""Waiting for the buckets on behalf of one caller: no longer than the caller does, and with pauses that grow."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import TypeVar
+
+from mas.coordinator.directory import Directory
+from mas.errors import Unavailable
+from mas.runtime import Clock
+
+Waited = TypeVar("Waited")
+
+_PAUSE_SHORTEST_SECONDS = 0.02
+_PAUSE_LONGEST_SECONDS = 1.0
+
+
+class Wait:
+    """One caller's time, in monotonic seconds, and how often it was tried."""
+
+    def __init__(self, clock: Clock, timeout: float) -> None:
+        self._clock = clock
+        self.deadline = clock.monotonic() + timeout
+        self._tries = 0
+
+    def left(self) -> float:
+        """Seconds that are left. Raises `Unavailable` where there are none."""
+        left = self.deadline - self._clock.monotonic()
+        if left <= 0:
+            raise Unavailable("no bucket has answered in time: try again")
+        return left
+
+    def part(self, seconds: float) -> "Wait":
+        """So many seconds of what is left, which may be none."""
+        return Wait(self._clock, min(self.deadline - self._clock.monotonic(), seconds))
+
+    async def result(self, future: asyncio.Future[Waited]) -> Waited:
+        """What it brings. Raises `Unavailable` when time is up."""
+        try:
+            async with asyncio.timeout(self.left()):
+                return await future
+        except TimeoutError:
+            raise Unavailable("no bucket has answered in time: try again") from None
+
+    async def pause(self) -> None:
+        """Between two tries: not at all the first time, and then twice as long each time. Raises `Unavailable`."""
+        if self._tries:
+            pause = _PAUSE_SHORTEST_SECONDS * 2 ** min(self._tries - 1, 16)
+            await self._clock.sleep(min(pause, _PAUSE_LONGEST_SECONDS, self.left()))
+        self._tries += 1
+        self.left()
+
+
+async def find(
+    directory: Directory, numbers: Sequence[str], wait: Wait, *, fresh: bool
+) -> dict[str, int]:
+    """The bucket of each number, 0 where its home says that nobody has claimed it. Raises `Unavailable`."""
+    future: asyncio.Future[dict[str, int]] = asyncio.get_running_loop().create_future()
+
+    def on_found(found: dict[str, int]) -> None:
+        if not future.done():
+            future.set_result(found)
+
+    directory.find(numbers, on_found, lambda: not future.done(), fresh=fresh)
+    return await wait.result(future)
