@@ -24,6 +24,7 @@ from mas.sim.machine import State
 from mas.storage.group_log import (
     Change,
     ChangeBatch,
+    Drop,
     GroupLog,
     GroupStorage,
     SetNote,
@@ -44,7 +45,7 @@ class DiskWatcher(Protocol):
     def on_write(
         self, disk: "Disk", group: int, before: GroupLog | None, after: GroupLog, change: Change
     ) -> None:
-        """A batch changes a group's log; its changes come one by one, before any is stored."""
+        """A batch changes a group's log; its changes come one by one, before any is stored. Of a log that goes none comes."""
 
     def on_stored(self, disk: "Disk") -> None:
         """Log or databases hold something else now."""
@@ -85,7 +86,8 @@ class Disk:
         for group, change in changes:
             before = groups.get(group)
             change_groups(groups, [(group, change)])
-            self.watcher.on_write(self, group, before, groups[group], change)
+            if not isinstance(change, Drop):
+                self.watcher.on_write(self, group, before, groups[group], change)
         self._unsynced.append(groups)
         if sync and self.fails_next_sync:
             raise StorageError("fsync failed (injected): the process must stop")
@@ -167,8 +169,14 @@ class SimLog:
     def write(self, changes: list[tuple[int, Change]], *, sync: bool) -> None:
         """A batch's commit."""
         self._disk.write(changes, sync=sync)
+        for group, change in changes:
+            if isinstance(change, Drop):
+                self._storages.pop(group, None)
         for group, _ in changes:
-            self._tails[group] = _tail(self._disk.written[group])
+            if group in self._disk.written:
+                self._tails[group] = _tail(self._disk.written[group])
+            else:
+                self._tails.pop(group, None)
 
     def _storage(self, group: int) -> GroupStorage:
         storage = self._storages.get(group)

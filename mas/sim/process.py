@@ -28,6 +28,8 @@ class Process:
         self.context = contextvars.copy_context()
         self.context.run(PROCESS.set, self)
         self.is_dead = False
+        self.frozen_since = 0.0
+        """When it was frozen last, by the loop's time."""
         self._loop = loop
         self._outside = contextvars.copy_context()
         self._on_death = on_death
@@ -62,6 +64,12 @@ class Process:
         """Run nothing until `thaw`."""
         if self._held is None:
             self._held = []
+            self.frozen_since = self._loop.time()
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether it stands still, or is dead."""
+        return self._held is not None
 
     def thaw(self) -> None:
         """Go on where it stood, if it isn't dead."""

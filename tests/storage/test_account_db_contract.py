@@ -24,44 +24,51 @@ from mas.ledger.rows import (
     Record,
 )
 from mas.raft import ConfState, SnapshotMetadata
+from mas.resource.ports import AccountDB
+from mas.sim.disk import SimWorker
+from mas.sim.system.account_db import DatabaseDisk, SimAccountDB
 from mas.storage.account_db_sqlite import SqliteAccountDB
 from tests.storage.account_rows import INCARNATION, Book, everything, payment_id, prepared, record
 
-ENGINES: dict[str, Callable[[Path], SqliteAccountDB]] = {
+ENGINES: dict[str, Callable[[Path], AccountDB]] = {
     "sqlite": lambda folder: SqliteAccountDB.connect(folder / "mas1.sqlite3", "test", 1),
+    "simulated": lambda _: SimAccountDB(DatabaseDisk(), SimWorker(lambda: 0.0)),
 }
 
 
-@pytest_asyncio.fixture(params=ENGINES)
-async def database(
-    request: pytest.FixtureRequest, tmp_path: Path
-) -> AsyncIterator[SqliteAccountDB]:
-    database = ENGINES[request.param](tmp_path)
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest_asyncio.fixture
+async def database(engine: str, tmp_path: Path) -> AsyncIterator[AccountDB]:
+    database = ENGINES[engine](tmp_path)
     yield database
     await database.close()
 
 
-@pytest_asyncio.fixture(params=ENGINES)
-async def other(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SqliteAccountDB]:
+@pytest_asyncio.fixture
+async def other(engine: str, tmp_path: Path) -> AsyncIterator[AccountDB]:
     """Another node's database, to carry snapshots to."""
-    database = ENGINES[request.param](tmp_path / "other")
+    database = ENGINES[engine](tmp_path / "other")
     yield database
     await database.close()
 
 
-async def flush(database: SqliteAccountDB, book: Book, writer: bytes = b"me") -> None:
+async def flush(database: AccountDB, book: Book, writer: bytes = b"me") -> None:
     before = book.row.applied
     assert await database.flush(book.take(), before=before, writer=writer)
 
 
-async def opened(database: SqliteAccountDB, book: Book) -> Book:
+async def opened(database: AccountDB, book: Book) -> Book:
     await database.open(book.row.bucket, b"me")
     await flush(database, book)
     return book
 
 
 @pytest.mark.asyncio
-async def test_a_new_bucket_is_made_empty(database: SqliteAccountDB) -> None:
+async def test_a_new_bucket_is_made_empty(database: AccountDB) -> None:
     assert await database.bucket_row(5) is None
 
     kept = await database.open(5, b"me")
@@ -73,7 +80,7 @@ async def test_a_new_bucket_is_made_empty(database: SqliteAccountDB) -> None:
 
 
 @pytest.mark.asyncio
-async def test_rows_come_back_as_they_were(database: SqliteAccountDB) -> None:
+async def test_rows_come_back_as_they_were(database: AccountDB) -> None:
     book = await opened(database, everything())
     ids = [payment_id(number) for number in (1, 2, 3, 4, 5, 90)]
 
@@ -98,7 +105,7 @@ async def test_rows_come_back_as_they_were(database: SqliteAccountDB) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_flush_replaces_rows_and_deletes_settled_legs(database: SqliteAccountDB) -> None:
+async def test_a_flush_replaces_rows_and_deletes_settled_legs(database: AccountDB) -> None:
     book = await opened(database, everything())
     book.settle(prepared(50).xid)
     book.account("bob", held=77)
@@ -120,7 +127,7 @@ async def test_a_flush_replaces_rows_and_deletes_settled_legs(database: SqliteAc
 
 
 @pytest.mark.asyncio
-async def test_buckets_dont_see_each_other(database: SqliteAccountDB) -> None:
+async def test_buckets_dont_see_each_other(database: AccountDB) -> None:
     await opened(database, everything(1))
     await opened(database, Book(2))
     assert await database.load(2, ["alice"], [payment_id(1)], ["alice"]) == Loaded(1, {}, {}, {})
@@ -131,7 +138,7 @@ async def test_buckets_dont_see_each_other(database: SqliteAccountDB) -> None:
 
 @pytest.mark.asyncio
 async def test_rule_25_a_flush_from_another_index_or_writer_changes_nothing(
-    database: SqliteAccountDB,
+    database: AccountDB,
 ) -> None:
     book = await opened(database, everything())
     before = await database.load(1, ["alice"], [], [])
@@ -144,7 +151,7 @@ async def test_rule_25_a_flush_from_another_index_or_writer_changes_nothing(
 
 
 @pytest.mark.asyncio
-async def test_rule_25_a_bucket_has_one_writer_at_a_time(database: SqliteAccountDB) -> None:
+async def test_rule_25_a_bucket_has_one_writer_at_a_time(database: AccountDB) -> None:
     book = await opened(database, Book())
     await database.open(1, b"another")
     assert not await database.flush(book.take(), before=1, writer=b"me")
@@ -152,7 +159,7 @@ async def test_rule_25_a_bucket_has_one_writer_at_a_time(database: SqliteAccount
 
 @pytest.mark.asyncio
 async def test_s2_a_flush_whose_answer_was_lost_is_not_done_twice(
-    database: SqliteAccountDB,
+    database: AccountDB,
 ) -> None:
     book = await opened(database, Book())
     book.pay(1)
@@ -168,7 +175,7 @@ async def test_s2_a_flush_whose_answer_was_lost_is_not_done_twice(
 
 
 @pytest.mark.asyncio
-async def test_totals_are_of_the_rows(database: SqliteAccountDB) -> None:
+async def test_totals_are_of_the_rows(database: AccountDB) -> None:
     book = everything()
     for number in range(3):
         book.account(f"rich{number}", balance=2**62, currency="XAU")
@@ -187,7 +194,7 @@ async def test_totals_are_of_the_rows(database: SqliteAccountDB) -> None:
 
 
 @pytest.mark.asyncio
-async def test_payment_ids_come_in_pages(database: SqliteAccountDB) -> None:
+async def test_payment_ids_come_in_pages(database: AccountDB) -> None:
     book = Book()
     for number in range(1, 24):
         book.record(record(number))
@@ -206,9 +213,7 @@ async def test_payment_ids_come_in_pages(database: SqliteAccountDB) -> None:
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("size", [1, 3, 64, 700])
-async def test_postings_come_newest_first_from_any_place(
-    database: SqliteAccountDB, size: int
-) -> None:
+async def test_postings_come_newest_first_from_any_place(database: AccountDB, size: int) -> None:
     """Flushes of so many payments each; between alice's postings lie others'."""
     book = Book()
     await database.open(1, b"me")
@@ -235,7 +240,7 @@ async def test_postings_come_newest_first_from_any_place(
 
 @pytest.mark.asyncio
 async def test_f5_a_snapshot_carries_everything(
-    database: SqliteAccountDB, other: SqliteAccountDB, tmp_path: Path
+    database: AccountDB, other: AccountDB, tmp_path: Path
 ) -> None:
     book = everything()
     book.row.members = msgspec.msgpack.encode(ConfState(voters=(1, 2), learners=(3,)))
@@ -304,7 +309,7 @@ def test_everything_has_a_value_in_every_field() -> None:
 
 @pytest.mark.asyncio
 async def test_rule_25_after_an_installation_nobody_is_the_writer(
-    database: SqliteAccountDB, other: SqliteAccountDB, tmp_path: Path
+    database: AccountDB, other: AccountDB, tmp_path: Path
 ) -> None:
     await opened(database, everything())
     await database.export(1, tmp_path / "snapshot")
@@ -319,7 +324,7 @@ async def test_rule_25_after_an_installation_nobody_is_the_writer(
 
 
 @pytest.mark.asyncio
-async def test_a_snapshot_is_of_one_moment(database: SqliteAccountDB, tmp_path: Path) -> None:
+async def test_a_snapshot_is_of_one_moment(database: AccountDB, tmp_path: Path) -> None:
     """Rule 28: flushes go on while it is written."""
     book = await opened(database, everything())
     for number in range(1_000, 4_000):
@@ -336,7 +341,7 @@ async def test_a_snapshot_is_of_one_moment(database: SqliteAccountDB, tmp_path: 
 
 
 @pytest.mark.asyncio
-async def test_a_damaged_snapshot_is_refused(database: SqliteAccountDB, tmp_path: Path) -> None:
+async def test_a_damaged_snapshot_is_refused(database: AccountDB, tmp_path: Path) -> None:
     await opened(database, everything())
     path = tmp_path / "snapshot"
     await database.export(1, path)
@@ -361,7 +366,7 @@ async def test_a_damaged_snapshot_is_refused(database: SqliteAccountDB, tmp_path
 
 @pytest.mark.asyncio
 async def test_a_snapshot_whose_rows_arent_its_hash_is_refused(
-    database: SqliteAccountDB, tmp_path: Path
+    database: AccountDB, tmp_path: Path
 ) -> None:
     """A sender whose state has diverged doesn't spread it."""
     book = everything()
@@ -377,7 +382,7 @@ async def test_a_snapshot_whose_rows_arent_its_hash_is_refused(
     ("nodes", "index"), [((), 2**40), ((NodeRow(3, "mallory:1"),), 2**40), (None, 1)]
 )
 async def test_a_snapshot_whose_register_isnt_its_hash_is_refused(
-    database: SqliteAccountDB, tmp_path: Path, nodes: tuple[NodeRow, ...] | None, index: int
+    database: AccountDB, tmp_path: Path, nodes: tuple[NodeRow, ...] | None, index: int
 ) -> None:
     book = everything()
     book.row.nodes_index = index
@@ -390,7 +395,7 @@ async def test_a_snapshot_whose_register_isnt_its_hash_is_refused(
 
 @pytest.mark.asyncio
 async def test_the_state_hash_doesnt_depend_on_where_chunks_are_cut(
-    database: SqliteAccountDB, other: SqliteAccountDB, tmp_path: Path
+    database: AccountDB, other: AccountDB, tmp_path: Path
 ) -> None:
     one, many = Book(), Book()
     await database.open(1, b"me")
@@ -416,7 +421,7 @@ async def test_the_state_hash_doesnt_depend_on_where_chunks_are_cut(
 
 @pytest.mark.asyncio
 async def test_t11_a_load_beside_flushes_has_the_index_of_its_rows(
-    database: SqliteAccountDB,
+    database: AccountDB,
 ) -> None:
     """Rule 23: `held` grows with the applied index; a load that mixed two moments would tell."""
     book = Book()

@@ -1,0 +1,1 @@
+"""The whole system in the simulator: clients, coordinators, lock services, resource managers and ledgers over the Raft host."""

@@ -1,0 +1,358 @@
+"""A process of the cluster: what survives its death, and its present life, wired as the daemon wires it."""
+
+import asyncio
+import traceback
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from random import Random
+from typing import Any, Literal, Protocol
+
+from mas.coordinator import CoordinatorSettings, TransactionCoordinator
+from mas.coordinator import Ports as CoordinatorPorts
+from mas.daemon.lock_shelf import LockShelf
+from mas.daemon.replicas import Parts, Replicas
+from mas.errors import DatabaseUnavailable, StorageError
+from mas.ledger import BucketRow
+from mas.locks import GlobalLockService, Leases, LockDoor, LockSettings, RemoteLocks, join
+from mas.membership import Membership, Roster
+from mas.multiraft import HostConfig, RaftGroup, RaftHost
+from mas.network.buckets import BucketRouter
+from mas.network.channels import Channel
+from mas.resource import MembersDoor, ResourceManager, ResourceSettings
+from mas.runtime import Supervisor
+from mas.sim.clock import VirtualClock
+from mas.sim.disk import Disk, DiskWatcher, SimLog, SimWorker
+from mas.sim.process import Process
+from mas.sim.system.account_db import DatabaseDisk, SimAccountDB
+from mas.sim.system.plan import Plan
+from mas.sim.system.tm_store import SimTmStore, StoreDisk
+from mas.sim.system.wires import Transport, Wires
+from mas.sim.trace import Trace
+from mas.storage.group_log import Change, GroupLog
+
+TICK_MS = 100
+CLUSTER = "simulated"
+_SPEED = 50
+
+
+class _Nobody:
+    """Watches no disk: `mas sim --world raft` does."""
+
+    def on_write(
+        self, disk: Disk, group: int, before: GroupLog | None, after: GroupLog, change: Change
+    ) -> None:
+        """A log changes."""
+
+    def on_stored(self, disk: Disk) -> None:
+        """A log has changed."""
+
+
+_NOBODY: DiskWatcher = _Nobody()
+
+
+class RosterFile:
+    """A node's roster on its disk. Fits the membership's shelf."""
+
+    def __init__(self, roster: Roster) -> None:
+        self.roster = roster
+
+    def write(self, roster: Roster) -> None:
+        """Keep it, synced."""
+        self.roster = roster
+
+
+class Around(Protocol):
+    """What a process needs of its world."""
+
+    plan: Plan
+    trace: Trace
+    wires: Wires
+    seed: int
+    lock_node: int
+    processes: list[Process]
+
+    @property
+    def buckets(self) -> tuple[int, ...]: ...
+
+    def on_group(self, group: RaftGroup) -> None:
+        """A replica takes part in a group."""
+
+    def on_flushed(self, node: int, bucket: BucketRow) -> None:
+        """A replica's state is durable."""
+
+    def on_note(self, node: "Node") -> None:
+        """The installation of a snapshot begins or ends."""
+
+    def on_death(self, node: "Node") -> None:
+        """It is dead, and may be started again."""
+
+
+class Node:
+    """One process of the cluster, dead or alive."""
+
+    def __init__(
+        self, around: Around, node: int, roster: Roster, *, has_buckets: bool, coordinates: bool
+    ) -> None:
+        self.id = node
+        self.has_buckets = has_buckets
+        self.coordinates = coordinates
+        self.life = 0
+        self.crashes = 0
+        self.dice = Random(f"{around.seed} node {node}")  # noqa: S311  (nobody's secret)
+        speed = 1 + (self.dice.randrange(2 * _SPEED + 1) - _SPEED) / 1000
+        self.clock = VirtualClock(
+            asyncio.get_running_loop(), speed=speed if "clock" in around.plan.classes else 1
+        )
+        self.database = DatabaseDisk()
+        self.store = StoreDisk()
+        self.store_backup = b""
+        self.database_backup: dict[int, bytes] = {}
+        self.expects_rollback = False
+        """Its databases were put back under it: it has to notice, and stop."""
+        self.process: Process
+        self.callers: dict[asyncio.Future[Any], None] = {}
+        """Whoever waits for this process outside."""
+        self.coordinator: TransactionCoordinator | None = None
+        self.locks: Leases | None = None
+        self.members: MembersDoor | None = None
+        self.disk: Disk
+        self._host: RaftHost | None = None
+        self._roster_file = RosterFile(roster)
+        self._around = around
+        self._workers: list[SimWorker] = []
+
+    def make_disk(self, folder: Path) -> None:
+        """Give it the disk that its logs are on."""
+        self.disk = Disk(
+            self.id, folder, self.dice, _NOBODY, on_note=lambda: self._around.on_note(self)
+        )
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it lives; what stands still lives too."""
+        return self.life > 0 and not self.process.is_dead
+
+    @property
+    def groups(self) -> dict[int, RaftGroup]:
+        """The buckets that it holds replicas of, and serves."""
+        return {} if self._host is None else self._host.groups
+
+    def leads(self, bucket: int) -> bool:
+        """Whether it believes to lead this bucket."""
+        group = self.groups.get(bucket)
+        return self.is_up and group is not None and group.status().leading
+
+    def start(self) -> None:
+        """Begin another life, with what the disks hold."""
+        self.life += 1
+        self._around.trace.add(self.id, f"starts, life {self.life}")
+        self.process = Process(asyncio.get_running_loop(), self.id, self._on_death)
+        self._around.processes.append(self.process)
+        self.process.spawn(f"node {self.id}", self._run())
+
+    def kill(self) -> None:
+        """Let the power fail."""
+        self.process.kill()
+        self._on_death()
+
+    # -- inside its process --------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        trace = self._around.trace
+        try:
+            await self._serve()
+        except DatabaseUnavailable as error:
+            trace.add(self.id, "can't start:", str(error))
+        except StorageError as error:
+            expected = self.disk.fails_next_sync or self.expects_rollback
+            trace.require(self.id, expected, "stops: {}", error)
+        except Exception as error:  # noqa: BLE001  (whatever it is, it is what the simulation looks for)
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            trace.violate(self.id, f"fails in {where.name}, {Path(where.filename).name}: {error!r}")
+        self.process.burn_fuse(1)
+        await asyncio.sleep(0)
+
+    async def _serve(self) -> None:
+        around = self._around
+        self.expects_rollback = False
+        transport = Transport(around.wires, self.id, self.process)
+        membership = Membership(self.id, self._roster_file.roster, transport, self._roster_file)
+        router = BucketRouter(
+            transport,
+            {members.bucket: members.voters for members in membership.roster.buckets},
+            clock=self.clock,
+            dice=self.dice,
+        )
+
+        def route() -> None:
+            for members in membership.roster.buckets:
+                router.set_replicas(members.bucket, members.voters)
+
+        membership.start()
+        membership.on_change(route)
+        transport.on_frame(Channel.ROSTER, membership.on_frame)
+        transport.on_frame(Channel.REPLY, router.on_reply)
+        transport.on_peer(membership.on_peer)
+        transport.on_peer(router.on_peer)
+        async with Supervisor() as supervisor:
+            supervisor.spawn(membership.name, membership.run())
+            if self.has_buckets:
+                await self._serve_buckets(supervisor, transport, membership, router)
+            if self.coordinates:
+                self._coordinate(supervisor, transport, router)
+            around.wires.attach(transport)
+            await supervisor.wait()
+
+    async def _serve_buckets(
+        self,
+        supervisor: Supervisor,
+        transport: Transport,
+        membership: Membership,
+        router: BucketRouter,
+    ) -> None:
+        around, plan = self._around, self._around.plan
+        database = SimAccountDB(
+            self.database, self._worker(plan.flush_seconds / 4), self.id, around
+        )
+        host = RaftHost(
+            HostConfig(
+                node=self.id,
+                snapshot_folder=self.disk.folder,
+                tick_ms=TICK_MS,
+                election_tick=plan.election_tick,
+                log_margin_entries=plan.log_margin_entries,
+                log_margin_seconds=0.0,
+                snapshot_idle_seconds=2.0,
+            ),
+            log=SimLog(self.disk),
+            log_thread=self._worker(plan.log_seconds),
+            peers=transport,
+            snapshots=database,
+            file_thread=self._worker(0.02),
+            clock=self.clock,
+            dice=self.dice,
+        )
+        host.on_members(around.on_group)
+        await host.finish_snapshots()
+        members = MembersDoor(self.id, host)
+        manager = ResourceManager(transport, members)
+        parts = Parts(
+            membership,
+            host,
+            database,
+            manager,
+            members,
+            router,
+            proposer=int.from_bytes(self.dice.randbytes(7), "big"),
+        )
+        settings = ResourceSettings(
+            cluster=CLUSTER,
+            buckets=len(around.buckets),
+            lock_timeout=plan.lock_timeout,
+            cached_rows=plan.cached_rows,
+        )
+        replicas = Replicas(self.id, parts, self.clock, settings, supervisor)
+        await replicas.open_all()
+        transport.on_frame(Channel.RAFT, host.on_frame)
+        transport.on_frame(Channel.SNAPSHOT, host.on_snapshot_frame)
+        transport.on_frame(Channel.REQUEST, manager.on_frame)
+        transport.on_peer(host.on_peer)
+        supervisor.spawn("host", host.run())
+        supervisor.spawn(replicas.name, replicas.run())
+        self.members = members
+        self._host = host
+
+    def _coordinate(
+        self, supervisor: Supervisor, transport: Transport, router: BucketRouter
+    ) -> None:
+        around = self._around
+        store = SimTmStore(self.store, self._worker(0.005))
+        locks: Leases
+        if self.id == around.lock_node:
+            service = GlobalLockService(
+                f"node {self.id}",
+                buckets=router,
+                store=LockShelf(store),
+                clock=self.clock,
+                settings=LockSettings(len(around.buckets), lease=5.0),
+            )
+            transport.on_frame(Channel.LOCKS, join(LockDoor(service, transport, self.clock), None))
+            supervisor.spawn(service.name, service.run())
+            locks = service
+        else:
+            remote = RemoteLocks(
+                transport, lambda: around.lock_node, clock=self.clock, dice=self.dice
+            )
+            transport.on_frame(Channel.LOCKS, join(None, remote))
+            transport.on_peer(remote.on_peer)
+            locks = remote
+        locking: Literal["escrow", "exclusive"] = (
+            "exclusive" if around.plan.locking == "exclusive" else "escrow"
+        )
+        coordinator = TransactionCoordinator(
+            CoordinatorPorts(router, store, locks),
+            CoordinatorSettings(len(around.buckets), locking),
+            self.clock,
+            self.dice,
+        )
+        supervisor.spawn(coordinator.name, coordinator.run())
+        self.locks = locks
+        self.coordinator = coordinator
+
+    def _worker(self, seconds: float) -> SimWorker:
+        worker = SimWorker(lambda: seconds * (1 + self.dice.randrange(1000)) / 1000)
+        self._workers.append(worker)
+        return worker
+
+    # -- outside -------------------------------------------------------------------------------
+
+    def call(self, start: Callable[[Callable[[Any], None]], None]) -> "asyncio.Future[Any]":
+        """Have something asked of this process; the result is None where it has died."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def answer(result: Any) -> None:  # noqa: ANN401  (a caller knows what it has asked for)
+            self.callers.pop(future, None)
+            if not future.done():
+                future.set_result(result)
+
+        self.callers[future] = None
+        self.process.post(start, answer)
+        return future
+
+    def call_task(
+        self, name: str, make: Callable[[], Coroutine[Any, Any, Any]]
+    ) -> "asyncio.Future[Any]":
+        """Like `call`, for what takes a task; an error is the result."""
+
+        def start(answer: Callable[[Any], None]) -> None:
+            async def run() -> None:
+                try:
+                    result = await make()
+                except Exception as error:  # noqa: BLE001  (whoever called has to judge it)
+                    result = error
+                answer(result)
+
+            self.process.spawn(name, run())
+
+        return self.call(start)
+
+    def _on_death(self) -> None:
+        around = self._around
+        self.crashes += 1
+        around.trace.add(self.id, "dies")
+        self.coordinator, self.locks, self.members = None, None, None
+        self._host = None
+        for worker in self._workers:
+            worker.die(self.dice)
+        self._workers = []
+        if self.has_buckets:
+            self.disk.cut_power()
+        self.database.is_away = self.store.is_away = False
+        if self.dice.randrange(2):
+            self.store.cut_power()
+        around.wires.on_death(self.id)
+        callers, self.callers = self.callers, {}
+        for future in callers:
+            if not future.done():
+                future.set_result(None)
+        around.on_death(self)

@@ -1,0 +1,88 @@
+"""What the whole system has to bear in one seed's life."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from mas.runtime import Dice
+from mas.sim.plan import pick
+from mas.sim.system.wires import Weather
+
+FAULTS = {
+    "drop": "frames are lost",
+    "delay": "frames, writes and flushes take long",
+    "duplicate": "frames of consensus come again",
+    "reorder": "frames of consensus overtake one another",
+    "partition": "lines are silent in one direction or both, or connections break and don't come back for a while",
+    "crash": "processes die between any two awaits, lose what isn't synced, and come back",
+    "fsync": "a sync of the log fails",
+    "database": "AccountDBs are away for a while",
+    "rollback": "AccountDBs go back to what they held some time ago",
+    "store": "TM stores are away, or go back, or are lost",
+    "clock": "clocks run at different speeds, and calendars jump",
+    "pause": "processes stand still for a while",
+    "transfer": "leadership is handed over",
+    "compact": "logs are cut close behind what is flushed, so that who was away needs a snapshot",
+    "members": "replicas are removed and erased, and added again",
+    "quorum": "one bucket has no majority for a while, and the others have one",
+}
+"""The classes, for `mas sim --faults`."""
+
+_ALWAYS_DRAWN = frozenset({"clock", "compact"})
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """How hard one seed's life is."""
+
+    classes: tuple[str, ...]
+    """The faults that strike in it."""
+    weather: Weather
+    election_tick: int
+    log_margin_entries: int
+    log_seconds: float
+    """A write of the log takes up to so long."""
+    flush_seconds: float
+    """A piece of a database's work takes up to a quarter of that."""
+    pause_between: float
+    """Seconds between two strikes, on average."""
+    restart_seconds: float
+    cached_rows: int
+    lock_timeout: float
+    locking: str
+    managers_apart: bool
+    """Whether coordinators have processes of their own, or live with resource managers."""
+    clients: int
+    pause_client: float
+    """Seconds between two calls of a client, on average."""
+
+
+def draw(dice: Dice, allowed: Sequence[str]) -> Plan:
+    """A life, with faults of these classes; a single one always strikes."""
+    classes = tuple(
+        name
+        for name in FAULTS
+        if name in allowed
+        and (len(allowed) == 1 or name in _ALWAYS_DRAWN or dice.randrange(3) == 0)
+    )
+    slow = "delay" in classes
+    return Plan(
+        classes=classes,
+        weather=Weather(
+            drop=pick(dice, (1, 3)) if "drop" in classes else 0,
+            duplicate=pick(dice, (1, 10)) if "duplicate" in classes else 0,
+            reorder=pick(dice, (1, 10)) if "reorder" in classes else 0,
+            delay_seconds=pick(dice, (0.01, 0.05)) if slow else 0.002,
+        ),
+        election_tick=pick(dice, (5, 7, 10)),
+        log_margin_entries=pick(dice, (1, 10)) if "compact" in classes else 100,
+        log_seconds=pick(dice, (0.005, 0.02)) if slow else 0.002,
+        flush_seconds=pick(dice, (0.1, 1.0)) if slow else 0.02,
+        pause_between=pick(dice, (0.5, 1.5, 3.0)),
+        restart_seconds=pick(dice, (0.2, 1.0, 3.0)),
+        cached_rows=pick(dice, (2, 10, 1_000)),
+        lock_timeout=pick(dice, (0.5, 2.0)),
+        locking=pick(dice, ("escrow", "escrow", "escrow", "exclusive")),
+        managers_apart=bool(dice.randrange(2)),
+        clients=pick(dice, (4, 8)),
+        pause_client=pick(dice, (0.05, 0.2)),
+    )

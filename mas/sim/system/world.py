@@ -1,0 +1,308 @@
+"""The whole system on virtual time: production coordinators, lock services, resource managers, ledgers and Raft hosts.
+
+Simulated is what they stand on: connections, disks, databases, stores, clocks and dice; and the clients that use them. A run is
+hardship, then calm, in which everything must come to its end; then the judge.
+"""
+
+import asyncio
+import contextvars
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+
+import msgspec
+
+from mas.ledger import BucketRow
+from mas.ledger.rows import NodeRow
+from mas.membership.roster import founding_roster
+from mas.multiraft import RaftGroup
+from mas.sim.process import Process
+from mas.sim.system.books import Posted
+from mas.sim.system.clients import Clients
+from mas.sim.system.faults import Nemesis
+from mas.sim.system.history import Facts, judge
+from mas.sim.system.node import TICK_MS, Node
+from mas.sim.system.plan import Plan, draw
+from mas.sim.system.shadow import Shadows
+from mas.sim.system.wires import Weather, Wires
+from mas.sim.trace import WORLD, Trace
+
+BUCKETS = 3
+_CALM_SECONDS = 90.0
+"""From the end of all faults until nothing is under way any more: resolvers ask each 30 s at the latest."""
+_LOOK_SECONDS = 0.25
+_SHOWN = 5
+"""Of the judge's findings."""
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What is simulated."""
+
+    nodes: int = 5
+    """Resource managers. Five hold three replicas of each bucket, spread; three hold all."""
+    ticks: int = 150
+    """Of hardship, at 100 ms; what follows is as long as the cluster needs to recover."""
+    faults: tuple[str, ...] = ()
+    """The classes that may strike."""
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How a run went."""
+
+    violation: str
+    """The promise that was broken; empty where all held."""
+    digest: str
+    lines: tuple[str, ...]
+    """The last events."""
+    seconds: float
+    events: int
+    calls: int
+    committed: int
+    """Payments."""
+    refused: int
+    crashes: int
+    reads: int
+    statements: int
+    holds: int
+    unknown: int
+    """Tries of payments that nobody answered, or that were answered UNKNOWN."""
+
+
+class World:
+    """One seed's cluster, from its start to its last check."""
+
+    def __init__(self, seed: int, options: Options, folder: Path, kept: int | None) -> None:
+        loop = asyncio.get_running_loop()
+        self.seed = seed
+        self.plan: Plan = draw(self._dice("plan"), options.faults)
+        self.trace = Trace(loop, kept)
+        self.processes: list[Process] = []
+        self.wires = Wires(loop, self._dice("wires"), self.trace)
+        self.placement = _place(options.nodes)
+        self._options = options
+        self._folder = folder
+        self._loop = loop
+        self._outside = contextvars.copy_context()
+        self._is_calm = False
+        first = options.nodes + 1 if self.plan.managers_apart else 1
+        manager_ids = (first, first + 1)
+        self.lock_node = first
+        self.nodes: list[Node] = self._make_nodes(manager_ids)
+        self._shadows = Shadows(self.buckets, self.trace)
+        self._clients = Clients(self, self._dice("clients"))
+        self._nemesis = Nemesis(self, self._dice("nemesis"))
+
+    # -- the life of a cluster -----------------------------------------------------------------
+
+    async def run(self) -> Outcome:
+        """Hardship, calm, and the verdict."""
+        self._loop.set_exception_handler(self._on_error)
+        with self.trace.hear_logs(hide=str(self._folder)):
+            self.trace.add(WORLD, f"begins: faults: {', '.join(self.plan.classes) or 'none'}")
+            for node in self.nodes:
+                node.start()
+            tasks = [self._loop.create_task(self.wires.run())]
+            await self._clients.open_accounts()
+            self.wires.weather = self.plan.weather
+            tasks += [
+                self._loop.create_task(self._clients.run(client))
+                for client in range(1, self.plan.clients + 1)
+            ]
+            nemesis = self._loop.create_task(self._nemesis.run())
+            await self._wait(self._options.ticks * TICK_MS / 1000)
+            nemesis.cancel()
+            if not self.trace.violation:
+                await self._recover()
+            for task in tasks:
+                task.cancel()
+            if not self.trace.violation:
+                self._judge()
+            outcome = self._outcome()
+            await self._bury()
+        return outcome
+
+    async def _wait(self, seconds: float) -> None:
+        """For so long, or until a promise is broken."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.trace.ended.wait()
+        except TimeoutError:
+            return
+
+    async def _recover(self) -> None:
+        """All faults end; then everybody is served, and everything that was begun ends, within the bound."""
+        self.trace.add(WORLD, "calms down")
+        self._is_calm = True
+        self._clients.is_closing = True
+        self.wires.heal()
+        self.wires.weather = Weather()
+        for node in self.nodes:
+            node.database.is_away = node.store.is_away = False
+            if node.has_buckets:
+                node.disk.fails_next_sync = False
+            if node.is_up and node.expects_rollback:
+                node.kill()  # it would notice with its next flush, and may have nothing to flush
+            if node.is_up:
+                node.process.thaw()
+            else:
+                node.start()
+        began = self._loop.time()
+        while not self.trace.violation:
+            await self._wait(_LOOK_SECONDS)
+            left = [*self._unsettled(), *self._nemesis.give_back()]
+            if not left:
+                break
+            if self._loop.time() - began > _CALM_SECONDS:
+                self.trace.violate(
+                    WORLD, f"{_CALM_SECONDS:.0f} s after the last fault: {'; '.join(left[:_SHOWN])}"
+                )
+        if not self.trace.violation:
+            await self._ask_last()
+
+    async def _ask_last(self) -> None:
+        """Whoever asks now is answered."""
+        numbers = list(self._clients.numbers)
+        for number in self._clients.frozen:
+            await self._clients.set_frozen(0, number, frozen=False)
+        looks = [self._clients.look_at(0, request) for request in self._clients.requests.values()]
+        answered = await asyncio.gather(*looks)
+        was_read = await self._clients.read_all(0, numbers)
+        if not was_read or not all(look.is_known for look in answered):
+            self.trace.violate(WORLD, "a client isn't answered though all is well")
+
+    def _unsettled(self) -> list[str]:
+        """What of all that was begun hasn't ended."""
+        left: list[str] = []
+        for bucket, shadow in self._shadows.by_bucket.items():
+            books = self._shadows.books.buckets.get(bucket)
+            if books is None:
+                left.append(f"bucket {bucket} has committed nothing")
+                continue
+            if books.legs:
+                left.append(f"bucket {bucket} has {len(books.legs)} legs prepared")
+            left += [
+                f"{number} is marked with {account.marks}"
+                for number, account in books.accounts.items()
+                if account.marks
+            ]
+            for node in self.nodes:
+                rows = node.database.rows.get(bucket)
+                if bucket in node.groups and (rows is None or rows.bucket.applied < shadow.applied):
+                    left.append(f"node {node.id} is behind in bucket {bucket}")
+        return left
+
+    def _judge(self) -> None:
+        books = self._shadows.books
+        postings: dict[str, list[Posted]] = {}
+        for each in books.buckets.values():
+            for number, lines in each.postings.items():
+                key = f"{number} of bucket {each.bucket}" if number.startswith("@") else number
+                postings.setdefault(key, []).extend(lines)
+        for node in self.nodes:
+            for bucket, rows in node.database.rows.items():
+                self.trace.require(
+                    node.id,
+                    rows.state_hash() == rows.bucket.state_hash,
+                    "the rows of bucket {} in its database aren't those of their hash",
+                    bucket,
+                )
+        found = judge(self._clients.history, Facts(books.records, postings))
+        for fault in found[:_SHOWN]:
+            self.trace.violate(WORLD, fault)
+
+    async def _bury(self) -> None:
+        """Cancel everything that is left, dead or alive: what it does now, nobody sees."""
+        for process in self.processes:
+            process.is_dead = True
+            process.bury()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # -- what others ask of it -----------------------------------------------------------------
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """All of them."""
+        return tuple(self.placement)
+
+    @property
+    def managers(self) -> Sequence[Node]:
+        """The processes that coordinate."""
+        return [node for node in self.nodes if node.coordinates]
+
+    def on_group(self, group: RaftGroup) -> None:
+        """A replica takes part in a group."""
+        self._shadows.listen(group)
+
+    def on_flushed(self, node: int, bucket: BucketRow) -> None:
+        """A replica's state is durable."""
+        self._shadows.on_flushed(node, bucket)
+
+    def on_note(self, node: Node) -> None:
+        """The installation of a snapshot begins or ends."""
+        self._nemesis.on_note(node)
+
+    def on_death(self, node: Node) -> None:
+        """It comes back after a while."""
+        seconds = self.plan.restart_seconds * (1 + node.dice.randrange(1000)) / 1000
+        self._loop.call_later(seconds, self._restart, node, context=self._outside)
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _restart(self, node: Node) -> None:
+        if not node.is_up:
+            node.start()
+
+    def _make_nodes(self, managers: tuple[int, ...]) -> list[Node]:
+        holders = range(1, self._options.nodes + 1)
+        ids = sorted({*holders, *managers})
+        rows = tuple(
+            NodeRow(node, f"node{node}:1", ("rm",) if node in holders else ("tm",)) for node in ids
+        )
+        roster = founding_roster(rows, self.placement)
+        nodes = []
+        for node_id in ids:
+            node = Node(
+                self,
+                node_id,
+                roster,
+                has_buckets=node_id in holders,
+                coordinates=node_id in managers,
+            )
+            node.make_disk(self._folder / str(node_id))
+            nodes.append(node)
+        return nodes
+
+    def _dice(self, stream: str) -> Random:
+        return Random(f"{self.seed} {stream}")  # noqa: S311  (nobody's secret)
+
+    def _on_error(self, _loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        error = context.get("exception")
+        self.trace.violate(WORLD, f"{context.get('message')}: {error!r}")
+
+    def _outcome(self) -> Outcome:
+        history, records = self._clients.history, self._shadows.books.records.values()
+        return Outcome(
+            violation=self.trace.violation,
+            digest=self.trace.digest(),
+            lines=tuple(self.trace.lines()),
+            seconds=self._loop.time(),
+            events=self.trace.count,
+            calls=sum(len(getattr(history, name)) for name in history.__struct_fields__),
+            committed=sum(record.outcome.name == "COMMITTED" for record in records),
+            refused=sum(record.outcome.name == "REFUSED" for record in records),
+            crashes=sum(node.crashes for node in self.nodes),
+            reads=sum(read.is_known for read in history.reads),
+            statements=sum(one.is_known for one in history.statements),
+            holds=len(history.holds),
+            unknown=sum(not one.is_answered for one in history.tries),
+        )
+
+
+def _place(nodes: int) -> dict[int, tuple[int, ...]]:
+    """Three replicas of each bucket, so that of five nodes two may be missed by one bucket alone."""
+    if nodes < 5:
+        return dict.fromkeys(range(1, BUCKETS + 1), (1, 2, 3))
+    return {1: (1, 2, 3), 2: (3, 4, 5), 3: (1, 2, 5)}

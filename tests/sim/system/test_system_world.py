@@ -1,0 +1,65 @@
+"""The whole system under seeded hardship: every promise holds, the lives are hard, and a seed is a run."""
+
+import functools
+
+import pytest
+
+from mas.sim.system.plan import FAULTS
+from mas.sim.system.run import simulate
+from mas.sim.system.world import Options, Outcome
+
+pytestmark = pytest.mark.sim
+
+ALL = tuple(FAULTS)
+SEEDS = 16
+TICKS = 60
+_AT_ONCE = 4
+
+
+@functools.cache
+def run(seed: int, faults: tuple[str, ...] = ALL, nodes: int = 5) -> Outcome:
+    outcome = simulate(seed, Options(nodes=nodes, ticks=TICKS, faults=faults))
+    assert not outcome.violation, "\n".join([f"seed {seed}", *outcome.lines, outcome.violation])
+    return outcome
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("first", range(1, SEEDS + 1, _AT_ONCE))
+def test_the_system_keeps_its_promises_and_recovers(first: int) -> None:
+    for seed in range(first, first + _AT_ONCE):
+        run(seed)
+
+
+@pytest.mark.timeout(120)
+def test_three_nodes_do_as_well() -> None:
+    for seed in (1, 2):
+        run(seed, nodes=3)
+
+
+@pytest.mark.timeout(120)
+def test_the_lives_are_hard() -> None:
+    """What the default run goes through: a simulation in which nothing happens finds nothing."""
+    lives = [run(seed) for seed in range(1, SEEDS + 1)]
+    assert sum(life.crashes for life in lives) > 10
+    assert sum(life.committed for life in lives) > 500
+    assert sum(life.refused for life in lives) > 100
+    assert sum(life.reads for life in lives) > 500
+    assert sum(life.statements for life in lives) > 100
+    assert sum(life.holds for life in lives) > 5
+    assert sum(life.unknown for life in lives) > 100
+
+
+@pytest.mark.timeout(120)
+def test_without_faults_nobody_dies() -> None:
+    outcome = run(1, faults=())
+    assert outcome.crashes == 0
+    assert outcome.committed > 40
+    assert outcome.reads > 20
+
+
+@pytest.mark.timeout(120)
+def test_one_seed_is_one_run() -> None:
+    for seed in (2, 9):
+        first = run(seed)
+        assert first.events > 300
+        assert simulate(seed, Options(ticks=TICKS, faults=ALL)).digest == first.digest
