@@ -37,6 +37,10 @@ TIMEOUT_SECONDS_MAX = 7 * 24 * 3600.0
 # --- What a node may say of itself --------------------------------------------------------------
 
 BUCKET_ID_MAX = 2**16
+COUNTER_MAX = 2**62
+"""Terms, indexes and all else that is counted between nodes: databases hold signed 64-bit integers."""
+TERM_REACH = 2**32
+"""How far a peer's term may be ahead of one's own: two elections a second, for seventy years."""
 NODES_MAX = 1_000
 """In the cluster's register, retired ones among them: an id is used once for all time."""
 NODE_ID_MAX = 2**32 - 1
@@ -57,6 +61,8 @@ REQUEST_FIELDS_MAX = PAYMENTS_PER_BATCH_MAX + 8
 """Of the outermost message of a request, each item of a list one: decoded they take far more room than on the way."""
 FRAME_BYTES_MAX = 8 * 1024 * 1024
 """Of a frame between nodes: a full turn to a peer, with room for all groups' heartbeats."""
+QUESTION_SECONDS_MAX = 1.0
+"""That one replica has to answer a read, before whoever asks gives it up and asks another."""
 SNAPSHOT_CHUNK_BYTES = 256 * 1024
 
 # --- What one turn may do (rule 38) -------------------------------------------------------------

@@ -21,8 +21,8 @@ from mas.api.payment_stream import PaymentStream
 from mas.api.ports import Coordinator
 from mas.api.shares import Caller, Held, Share, Shares, caller_of
 from mas.api.tokens import Principal, TokenIssuer, account_subject
-from mas.errors import NotFound, Overloaded, Unavailable
-from mas.ledger.instructions import Answer, Code, Reason
+from mas.errors import InvalidRequest, NotFound, Overloaded, Unavailable
+from mas.ledger.instructions import Answer, Code, Kind, Reason
 from mas.limits import shorten
 from mas.runtime import Dice
 from mas.transaction.outcome import PaymentRequest, PaymentResult, Status
@@ -135,8 +135,22 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
         share = self._shares.of(caller_of(principal))
         self._shares.check_refusals(share.caller)
         with share.holding(Held.PAYMENTS):
+            if request.payment_id:
+                return await self._find_outcome(payment_id, kind, payer, context)
             result = await self._coordinator.cancel(payment_id, kind, payer, _timeout(context))
         self._count_refusal(share, result)
+        return result_to_wire(result)
+
+    async def _find_outcome(
+        self, payment_id: bytes, kind: Kind, payer: str, context: Context
+    ) -> pb.PaymentResult:
+        """An id alone doesn't show whose it is: it finds what has an outcome, and ends nothing."""
+        result = await self._coordinator.read_payment(payment_id, kind, payer, _timeout(context))
+        if result is None:
+            raise InvalidRequest(
+                f"payment {payment_id.hex()} of account {shorten(payer)} has no outcome so far, and only its "
+                "idempotency_key shows whose it is: cancel it by that"
+            )
         return result_to_wire(result)
 
     async def GetPayment(self, request: pb.PaymentName, context: Context) -> pb.PaymentResult:

@@ -258,7 +258,11 @@ class Client:
         kind: Kind = Kind.PAYMENT,
         timeout: float | None = None,
     ) -> Receipt:
-        """End a key for good: REFUSED with the reason CANCELLED, or the outcome that was there before."""
+        """End a key for good: REFUSED with the reason CANCELLED, or the outcome that was there before.
+
+        Raises:
+            InvalidRequest: named by its id, and it has no outcome so far: an id doesn't show whose it is.
+        """
         name = requests.to_payment_name(payer, key, payment_id, kind)
         return await self._change(
             lambda seconds: self._stub.CancelPayment(

@@ -108,6 +108,7 @@ class Replicas(Actor):
             if bucket in self._leaving:
                 await self._erase(bucket)
             members = self._membership.roster.holders()[bucket]
+            self._host.introduce(bucket, members.holders)
             if self._node in members.holders:
                 if bucket not in self._served and self._stopped.get(bucket, _REMOVED) == _REMOVED:
                     await self._open(members, host_runs=True)
@@ -133,6 +134,7 @@ class Replicas(Actor):
             _log.critical("bucket %d is not served on this node: %s", bucket, error)
             self._stopped[bucket] = str(error)
             return
+        group.introduce(members.holders)
         ports = Ports(group, self._database, self._buckets, self._manager.reply, self._proposer)
         service = AccountService(bucket, kept, ports, self._clock, self._settings)
         self._manager.add(service)

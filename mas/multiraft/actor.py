@@ -12,7 +12,7 @@ don't wait for those that have. Quiet groups rest (`resting`): a tick costs what
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -25,7 +25,7 @@ from mas.multiraft.clocks import PeerClocks
 from mas.multiraft.config import HostConfig
 from mas.multiraft.frames import Beat, Outbox, decode_frame
 from mas.multiraft.group import RaftGroup, World
-from mas.multiraft.group_log import check_database, lost_log
+from mas.multiraft.group_log import check_database, lost_acknowledged, lost_log
 from mas.multiraft.members import is_member_behind, read_members
 from mas.multiraft.ports import Peers, RaftLog, SnapshotFiles, Worker
 from mas.multiraft.resting import Resting
@@ -120,6 +120,7 @@ class RaftHost(Actor):
             wake=self._mark,
             newest_snapshot=self._sender.newest,
             members_changed=self._tell_members,
+            write_lost=self._write_lost,
         )
 
     # -- the start -----------------------------------------------------------------------------
@@ -147,13 +148,17 @@ class RaftHost(Actor):
 
         Raises:
             LostLog: the database is ahead of the log.
-            CorruptData: database and log don't belong together, or the log is damaged.
+            CorruptData: database and log don't belong together, the log is damaged, or is known to have lost what this
+                node had acknowledged.
             CorruptState: what the log holds can't be a state of Raft.
         """
         if group_id not in self._log.groups():
             if applied:
                 raise lost_log(group_id, applied, 0)
             self._create(group_id, voters)
+        proof = self._log.lost(group_id)
+        if proof:
+            raise lost_acknowledged(group_id, self._config.node, proof)
         settle_note(self._log, group_id, applied)
         storage = self._log.storage(group_id)
         check_database(group_id, storage, applied, applied_term)
@@ -234,6 +239,15 @@ class RaftHost(Actor):
             batch.set_hard_state(group_id, HardState(hard_state.term, hard_state.vote))
 
         await self._writer.write(erase)
+
+    def introduce(self, group_id: int, holders: Iterable[int]) -> None:
+        """These nodes hold the group too, as the cluster says: what they say for it is heard, besides its own members.
+
+        A log that is far behind knows the members of long ago, who may all have left.
+        """
+        group = self._groups.get(group_id)
+        if group is not None:
+            group.introduce(holders)
 
     def receiving(self, group_id: int) -> tuple[int, int] | None:
         """Bytes that have come of a snapshot on its way here, and its size; None where there is none."""
@@ -445,8 +459,8 @@ class RaftHost(Actor):
 
     def _finish(self, group: RaftGroup, ready: Ready, *, sent_appends: bool) -> None:
         """What had to be durable is: everything else may be said, and done."""
-        if self._groups.get(group.id) is not group:
-            return  # it has left meanwhile
+        if self._groups.get(group.id) is not group or group.error is not None:
+            return  # it has left meanwhile, or takes no part any more
         for message in ready.messages:
             if message.type is MessageType.SNAPSHOT:
                 self._sender.offer(group.id, message.to)
@@ -462,6 +476,10 @@ class RaftHost(Actor):
                 group.report_unreachable(message.to)
 
     # -- small things --------------------------------------------------------------------------
+
+    def _write_lost(self, group: RaftGroup, proof: str) -> None:
+        self._writer.batch.set_lost(group.id, proof)
+        self._writer.submit(sync=True)
 
     def _tell_members(self, group: RaftGroup) -> None:
         for handler in self._members_handlers:

@@ -63,6 +63,13 @@ class Delivery:
                 return
             self._waiting.popleft()
 
+    def end(self) -> list[CommitEvent]:
+        """Hand out no more entries: they stay in the log. The events that waited, for whoever hopes for them."""
+        events = [item for item in self._waiting if not isinstance(item, _Range)]
+        self._waiting.clear()
+        self.paused = False
+        return events
+
     def restart(self, restored: Restored) -> None:
         """The state is another one now: what waited is part of it or comes again."""
         self._waiting.clear()

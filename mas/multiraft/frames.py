@@ -5,19 +5,23 @@ tick a beat for the groups that rest.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from mas.decoding import msgpack_decoder
 from mas.errors import NetworkError
-from mas.limits import TURN_BYTES_MAX, TURN_INSTRUCTIONS_MAX
+from mas.limits import BUCKET_ID_MAX, TURN_BYTES_MAX, TURN_INSTRUCTIONS_MAX
 from mas.multiraft.ports import RAFT_CHANNEL, Peers
 from mas.raft import Message, MessageType
+from mas.raft.messages import Counter
 
 # What a message and an entry take beside their data, roughly: enough to bound a frame by.
 _MESSAGE_BYTES = 64
 _ENTRY_BYTES = 16
+
+
+_Groups = Annotated[bytes, msgspec.Meta(max_length=BUCKET_ID_MAX // 8 + 1)]
 
 
 class Beat(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -26,11 +30,11 @@ class Beat(msgspec.Struct, frozen=True, array_like=True, gc=False):
     `quiet` and `resting` are sets of groups: bit n, counted from the first byte's lowest, stands for group n.
     """
 
-    quiet: bytes
+    quiet: _Groups
     """The sender leads these, and has nothing for the receiver."""
-    resting: bytes
+    resting: _Groups
     """These rest at the sender, under the receiver's lead."""
-    leads: int
+    leads: Annotated[int, msgspec.Meta(ge=0, le=BUCKET_ID_MAX)]
     """How many groups the sender leads."""
     drains: bool
     """The sender is about to stop, and is to lead no more."""
@@ -40,7 +44,7 @@ class RaftFrame(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One frame of the RAFT channel; `messages` name the group each is for, and come before the beat."""
 
     version: Literal[1]
-    clock_us: int
+    clock_us: Counter
     messages: tuple[tuple[int, Message], ...]
     beat: Beat | None = None
 

@@ -11,7 +11,7 @@ Methods of the first part are its users'; the rest is the host's, and runs only 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -32,8 +32,8 @@ from mas.multiraft.compaction import LogMargin
 from mas.multiraft.config import HostConfig
 from mas.multiraft.delivery import Delivery
 from mas.multiraft.events import CommitEvent, Leadership, ReadReady, Refused, Restored
-from mas.multiraft.group_log import GroupLog
-from mas.multiraft.members import Members, adds, is_member_behind
+from mas.multiraft.group_log import GroupLog, lost_acknowledged
+from mas.multiraft.members import Members, adds, is_member_behind, members_of
 from mas.raft import (
     ConfChange,
     ConfChangeSingle,
@@ -44,6 +44,7 @@ from mas.raft import (
     EntryType,
     HardState,
     IllegalMessage,
+    LostAcknowledged,
     Message,
     MessageType,
     NotLeader,
@@ -71,6 +72,8 @@ _READS = 65_536
 _EVENTS = 64
 _COMMITTED_BYTES = 1 << 20
 _INFLIGHT_APPENDS = 64
+_COMPLAINT_SECONDS = 60.0
+"""Between two lines of the log about one peer."""
 _OF_ELECTIONS = frozenset({MessageType.VOTE, MessageType.PRE_VOTE, MessageType.TIMEOUT_NOW})
 
 
@@ -111,6 +114,8 @@ class World(msgspec.Struct, frozen=True):
     newest_snapshot: Callable[[int], Snapshot | None]
     members_changed: Callable[["RaftGroup"], None]
     """`members` has another newest membership, and not only this node knows."""
+    write_lost: Callable[["RaftGroup", str], None]
+    """The group's log has lost what this node had acknowledged: have that on the disk."""
 
 
 def _isolates(
@@ -173,6 +178,8 @@ class RaftGroup:
         self.members = members
         self._announced = Leadership(0, 0, leading=False)
         self._committed_a_tick_ago: int | None = None
+        self._introduced: frozenset[int] = frozenset()
+        self._complained: dict[int, float] = {}
         self._start_core(start)
 
     def _start_core(self, applied: int) -> None:
@@ -190,6 +197,7 @@ class RaftGroup:
                 max_size_per_msg=TURN_BYTES_MAX,
                 max_committed_size_per_ready=_COMMITTED_BYTES,
                 max_inflight_msgs=_INFLIGHT_APPENDS,
+                life=self._removed_at,
             ),
             log,
         )
@@ -225,9 +233,7 @@ class RaftGroup:
     def set_applied(self, applied: int, flushed: int) -> None:
         """How far the state is applied in memory, and durably (rule 26): the log is cut behind the latter."""
         self.applied, self.flushed = applied, flushed
-        for index, waiter in self._flush_waiters:
-            if flushed >= index and not waiter.done():
-                waiter.set_result(None)
+        self._release_flush_waiters()
         if self.delivery.is_waiting or self._refusals:
             self._world.wake(self)
 
@@ -344,12 +350,45 @@ class RaftGroup:
 
     @_isolates
     def step(self, peer: int, message: Message) -> None:
-        """A peer's message; one that no correct peer sends is logged and dropped."""
+        """A peer's message; one of a stranger, or that no correct peer sends, is dropped.
+
+        One that proves that this replica has lost what it had acknowledged stops it, for good: with what it lost it would
+        have voted otherwise. But not where it abstains: what its life before had acknowledged may be said of it late, and
+        is heard without that.
+        """
         try:
-            _check_sender(peer, message)
+            self._check_sender(peer, message)
             if not self.abstains or message.type not in _OF_ELECTIONS:
                 self._core.step(message)
+        except LostAcknowledged as error:
+            if self.abstains:
+                self._core.step(msgspec.structs.replace(message, commit=0))
+                return
+            proof = f"node {peer} proves it: {error}"
+            self._world.write_lost(self, proof)
+            raise lost_acknowledged(self.id, self._world.config.node, proof) from error
         except IllegalMessage as error:
+            self._complain(peer, error)
+
+    def introduce(self, holders: Iterable[int]) -> None:
+        """These nodes hold the group too, by the cluster's word: a log that is far behind doesn't know them all."""
+        self._introduced = frozenset(holders)
+
+    def _check_sender(self, peer: int, message: Message) -> None:
+        """Raises `IllegalMessage` for what comes from nobody who has a say in this group."""
+        if peer not in self._introduced and peer not in members_of(self.members.newest):
+            raise IllegalMessage(f"{message.type.name} of a node that isn't a member")
+        if message.from_ != peer and message.type is not MessageType.READ_INDEX:
+            raise IllegalMessage(f"a message of node {message.from_}")
+        if message.type is MessageType.SNAPSHOT:
+            raise IllegalMessage("a SNAPSHOT that wasn't offered as a file first")
+
+    def _complain(self, peer: int, error: IllegalMessage) -> None:
+        """Not at the peer's rate."""
+        now = self._world.clock.monotonic()
+        last = self._complained.get(peer)
+        if last is None or now - last >= _COMPLAINT_SECONDS:
+            self._complained[peer] = now
             _log.warning("bucket %d: from node %d: %s; dropped", self.id, peer, error)
 
     @_isolates
@@ -368,11 +407,13 @@ class RaftGroup:
     def _promote_learner(self) -> None:
         """Whoever leads makes a voter of a learner that holds all that was committed a tick ago (dissertation, 4.2.1).
 
-        So a replica that was added becomes a voter whatever dies meanwhile, he who asked for it included.
+        So a replica that was added becomes a voter whatever dies meanwhile, he who asked for it included. It holds the
+        change that added it, too: what it acknowledged before that may be of an earlier life, and be gone.
         """
-        learners, promised = self.members.newest.learners, self._committed_a_tick_ago
-        if not learners or promised is None:
+        learners, committed = self.members.newest.learners, self._committed_a_tick_ago
+        if not learners or committed is None:
             return
+        promised = max(committed, self.members.changed_at)
         progress = self._core.status().progress
         for node in learners:
             one = progress.get(node)
@@ -449,6 +490,7 @@ class RaftGroup:
         """The next Ready, with what was proposed and asked by now; None where there is none."""
         self._send_refusals()
         if self.error is not None:
+            self.delivery.resume()
             self._refuse_waiting(f"bucket {self.id} is stopped on this node: {self.error}")
             return None
         return None if self.in_flight or self.is_frozen else self._take()
@@ -512,8 +554,8 @@ class RaftGroup:
     # -- the host's: snapshots and stops -------------------------------------------------------
 
     async def wait_flushed(self) -> None:
-        """Return once the database durably holds all that was handed out."""
-        if self.behind or self.flushed >= self.delivery.pushed:
+        """Return once the database durably holds all that was handed out, or the group has stopped."""
+        if self.behind or self.error is not None or self.flushed >= self.delivery.pushed:
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._flush_waiters.append((self.delivery.pushed, waiter))
@@ -536,14 +578,25 @@ class RaftGroup:
         self._world.wake(self)
 
     def isolate(self, error: BaseException) -> None:
-        """Stop this replica, and say so."""
+        """Stop this replica, and say so. Whoever keeps its state hears that it leads no more, and nothing else."""
+        if self.error is not None:
+            return
         self.error = error
         _log.critical("bucket %d is stopped on this node: %s", self.id, error, exc_info=error)
         self.role, self.leader = Role.FOLLOWER, 0
+        for event in self.delivery.end():
+            if isinstance(event, ReadReady):
+                self._refuse_reads(event.numbers)
         self._announce()
+        self._release_flush_waiters()
         self._world.wake(self)
 
     # -- inside --------------------------------------------------------------------------------
+
+    def _release_flush_waiters(self) -> None:
+        for index, waiter in self._flush_waiters:
+            if (self.flushed >= index or self.error is not None) and not waiter.done():
+                waiter.set_result(None)
 
     def _wake_to_take(self) -> None:
         """Nothing is taken while a Ready is in flight, and its end wakes the host: a turn before that is for nothing."""
@@ -636,10 +689,3 @@ class RaftGroup:
                 self._refusals.popleft()
         except MailboxClosed:
             self._refusals.clear()
-
-
-def _check_sender(peer: int, message: Message) -> None:
-    if message.from_ != peer and message.type is not MessageType.READ_INDEX:
-        raise IllegalMessage(f"a message of node {message.from_}")
-    if message.type is MessageType.SNAPSHOT:
-        raise IllegalMessage("a SNAPSHOT that wasn't offered as a file first")

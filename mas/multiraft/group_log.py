@@ -15,6 +15,14 @@ def lost_log(group: int, applied: int, last: int) -> LostLog:
     )
 
 
+def lost_acknowledged(group: int, node: int, proof: str) -> CorruptData:
+    """The log ends before what this node has acknowledged: the directory, or a part of it, is an older copy."""
+    return CorruptData(
+        f"bucket {group}: this replica has lost entries that it had acknowledged, and takes no part any more ({proof}). "
+        f"Build it anew from the others: `mas admin replica rebuild {group} {node}`"
+    )
+
+
 def check_database(group: int, storage: Storage, applied: int, applied_term: int) -> None:
     """Whether the log can be the one that the AccountDB's state came from (rule 28).
 

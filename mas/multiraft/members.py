@@ -16,6 +16,11 @@ from mas.raft import (
 )
 
 
+def members_of(conf_state: ConfState) -> tuple[int, ...]:
+    """All of a membership: voters, of both halves where it is joint, and learners."""
+    return conf_state.voters + conf_state.voters_outgoing + conf_state.learners
+
+
 class Members:
     """A group's memberships since some index."""
 
@@ -75,7 +80,7 @@ def is_member_behind(storage: Storage, index: int, node: int) -> bool:
     first = storage.first_index()
     if first - 1 > index:
         base = storage.initial_state()[1]
-        if node in base.voters + base.voters_outgoing + base.learners:
+        if node in members_of(base):
             return True
     first, last = max(first, index + 1), storage.last_index()
     while first <= last:

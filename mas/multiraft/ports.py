@@ -48,6 +48,9 @@ class LogBatch(Protocol):
     def set_note(self, group: int, note: bytes | None) -> None:
         """A snapshot being installed (rule 28)."""
 
+    def set_lost(self, group: int, proof: str) -> None:
+        """This log has lost what its node had acknowledged: no life of this node takes part by it any more."""
+
     def drop(self, group: int) -> None:
         """Forget the group, a damaged one too: it leaves this node, or is created anew, perhaps in the same batch.
 
@@ -85,6 +88,9 @@ class RaftLog(Protocol):
 
     def removed_at(self, group: int) -> int:
         """As the group's log was created. Raises `CorruptData`."""
+
+    def lost(self, group: int) -> str:
+        """As `LogBatch.set_lost` wrote it; empty where it didn't. Raises `CorruptData`."""
 
     def batch(self) -> LogBatch: ...
 

@@ -238,6 +238,9 @@ class SnapshotReceiver:
         # From here on nothing more is handed out, so that no flush of older state meets the new rows.
         group.delivery.paused = True
         await group.wait_flushed()
+        if group.error is not None:
+            self._drop(transfer, ok=False)
+            return
         metadata = transfer.offer.metadata
         if group.behind or metadata.index > group.delivery.committed:
             await self._install(group, transfer.offer)

@@ -20,6 +20,7 @@ from mas.decoding import msgpack_decoder
 from mas.errors import CorruptData, NetworkError
 from mas.limits import SNAPSHOT_CHUNK_BYTES
 from mas.raft import SnapshotMetadata
+from mas.raft.messages import Counter
 
 
 class SnapshotReference(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -29,7 +30,7 @@ class SnapshotReference(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Who has it."""
     name: str
     """Its identity; never a path on the receiver's side."""
-    size: int
+    size: Counter
     """Bytes."""
     digest: bytes
     """XXH3-128 of the bytes."""
@@ -48,7 +49,7 @@ class Pull(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
 
     group: int
     name: str
-    offset: int
+    offset: Counter
 
 
 class Piece(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
@@ -56,7 +57,7 @@ class Piece(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
 
     group: int
     name: str
-    offset: int
+    offset: Counter
     data: bytes
 
 
@@ -79,7 +80,7 @@ class Request(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
     """Offer me a snapshot of the group, of `least_index` or later."""
 
     group: int
-    least_index: int
+    least_index: Counter
 
 
 SnapshotMessage = Offer | Pull | Piece | Done | Gone | Request

@@ -51,7 +51,7 @@ class RouterSettings(msgspec.Struct, frozen=True):
 
     timeout: float = 5.0
     """Seconds until what was submitted is unknown, or turned away if no replica has taken it."""
-    query_timeout: float = 1.0
+    query_timeout: float = limits.QUESTION_SECONDS_MAX
     """Seconds that one replica has to answer a read, before another is asked."""
     pause: float = 0.05
     """Seconds before the replicas are tried again, when none of them leads."""

@@ -35,7 +35,8 @@ class Config(msgspec.Struct, kw_only=True):
     no sync, commit is raised to it (rule 27). Sizes are bytes of entry data: `max_size_per_msg` of one
     APPEND (0: one entry), `max_committed_size_per_ready` of what one Ready hands out,
     `max_uncommitted_size` of what a leader holds uncommitted (0: no limit). Each of the three
-    admits one entry whatever its size.
+    admits one entry whatever its size. `life` tells the answers of a replica that was erased and begins
+    anew from those of its lives before: it grows with each, and is 0 in the first.
     """
 
     id: int
@@ -43,6 +44,7 @@ class Config(msgspec.Struct, kw_only=True):
     election_tick: int = 10
     heartbeat_tick: int = 1
     applied: int = 0
+    life: int = 0
     max_size_per_msg: int = 1 << 20
     max_committed_size_per_ready: int = 1 << 22
     max_uncommitted_size: int = 1 << 26
@@ -59,6 +61,7 @@ class Config(msgspec.Struct, kw_only=True):
             "election_tick": self.heartbeat_tick + 1,
             "max_inflight_msgs": 1,
             "applied": 0,
+            "life": 0,
             "max_size_per_msg": 0,
             "max_committed_size_per_ready": 0,
             "max_uncommitted_size": 0,

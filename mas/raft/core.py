@@ -20,6 +20,7 @@ from mas.raft.errors import (
     Compacted,
     ConfigError,
     IllegalMessage,
+    LostAcknowledged,
     NotLeader,
     ProposalDropped,
     Unavailable,
@@ -188,15 +189,19 @@ class Raft:
 
     def check(self, message: Message) -> None:
         """Raises IllegalMessage for what no correct peer would send."""
-        check_message(message, self.id, self._log.last_index)
+        check_message(message, self.id, self.term, self._log.last_index)
+        if self.role is not Role.LEADER or message.term != self.term:
+            return
+        if message.type in _FROM_A_LEADER and message.from_ != self.id:
+            raise IllegalMessage(
+                f"node {message.from_} leads term {self.term} too: a voter has forgotten its vote"
+            )
         if (
             message.type == MessageType.APPEND_RESPONSE
             and not message.reject
-            and self.role is Role.LEADER
-            and message.term in (0, self.term)
             and message.index > self._log.last_index
         ):
-            raise IllegalMessage(
+            raise LostAcknowledged(
                 f"node {message.from_} acknowledges {message.index} of this leader's log, "
                 f"which ends at {self._log.last_index}"
             )
@@ -565,9 +570,11 @@ class Raft:
         self._first_of_term = log.last_index + 1
         self._append_own(EntryType.NORMAL, b"")
 
-    def _new_progress(self, node: int, next_index: int) -> Progress:
+    def _new_progress(self, node: int, next_index: int, *, life: int = 0) -> Progress:
         is_learner = node not in self._electors
-        return Progress(next_index, self._config.max_inflight_msgs, is_learner=is_learner)
+        return Progress(
+            next_index, self._config.max_inflight_msgs, is_learner=is_learner, life=life
+        )
 
     def _on_timeout_now(self, message: Message) -> None:
         """The leader hands over: no pre-vote, since it wants to be disturbed (dissertation, 3.10)."""
@@ -736,13 +743,21 @@ class Raft:
 
     def _on_append_response(self, message: Message) -> None:
         progress = self._progress.get(message.from_)
-        if progress is None:
+        if progress is None or message.life < progress.life:
             return
+        if message.life > progress.life:
+            progress = self._begin_anew(message.from_, message.life)
         progress.recent_active = True
         if message.reject:
             self._step_back(message, progress)
         else:
             self._count_acknowledgement(message.from_, message.index, progress)
+
+    def _begin_anew(self, node: int, life: int) -> Progress:
+        """The peer was erased and added again: what it acknowledged before, it holds no more."""
+        progress = self._new_progress(node, max(self._log.last_index, 1), life=life)
+        self._progress[node] = progress
+        return progress
 
     def _step_back(self, message: Message, progress: Progress) -> None:
         """A peer's log doesn't match: go back to where it may, skipping what can't (end of 5.3).
@@ -840,7 +855,16 @@ class Raft:
             self._reject(message)
 
     def _acknowledge(self, leader: int, index: int) -> None:
-        self._send(Message(MessageType.APPEND_RESPONSE, leader, self.id, self.term, index=index))
+        self._send(
+            Message(
+                MessageType.APPEND_RESPONSE,
+                leader,
+                self.id,
+                self.term,
+                index=index,
+                life=self._config.life,
+            )
+        )
 
     def _reject(self, message: Message) -> None:
         """Refuse what doesn't follow the log, and say where the logs may agree (end of 5.3)."""
@@ -856,6 +880,7 @@ class Raft:
                 index=message.index,
                 reject=True,
                 reject_hint=hint,
+                life=self._config.life,
             )
         )
 
@@ -1004,7 +1029,7 @@ class Raft:
     def _forwarded_reads(self) -> ForwardedReads:
         """The reads sent to a leader, numbered from 0 on in a node's first life, anywhere in others."""
         if self._forwarded is None:
-            first_number = 0 if self._first_life else self._config.rng.randrange(1 << 62)
+            first_number = 0 if self._first_life else self._config.rng.randrange(1 << 61)
             self._forwarded = ForwardedReads(first_number)
         return self._forwarded
 

@@ -47,5 +47,11 @@ class IllegalMessage(RaftError):
     """A message that no correct peer sends."""
 
 
+class LostAcknowledged(IllegalMessage):
+    """A message of this node's own term or a later one that proves, if its sender is a member, that what this node had
+    acknowledged is gone from its log: it must not vote any more.
+    """
+
+
 class CorruptState(RaftError):
     """What was persisted can't be a state of Raft."""

@@ -5,10 +5,12 @@ behind its back, and encodes as a short array. Indexes and terms start at 1; 0 m
 """
 
 from enum import IntEnum
+from typing import Annotated
 
 import msgspec
 
 from mas.decoding import msgpack_decoder
+from mas.limits import COUNTER_MAX
 from mas.raft.errors import CorruptState
 
 
@@ -26,6 +28,10 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     term: int
     type: EntryType = EntryType.NORMAL
     data: bytes = b""
+
+
+Counter = Annotated[int, msgspec.Meta(ge=0, le=COUNTER_MAX)]
+"""As another process may count. Of a message's own numbers see `validation`."""
 
 
 class HardState(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -53,8 +59,8 @@ class ConfState(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class SnapshotMetadata(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The last entry that a snapshot stands for, and the configuration as of that entry."""
 
-    index: int
-    term: int
+    index: Counter
+    term: Counter
     conf_state: ConfState
 
 
@@ -147,7 +153,8 @@ class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
     sender's `commit`; a refusal does too, `log_term` being that entry's. READ_INDEX and its response:
     `reject_hint` is the reader's own number of the read, so that no answer is taken for a later
     read of the same context. `context` is a read's, and of heartbeats the round that confirms
-    reads; of a VOTE (never of a PRE_VOTE) it is set where leadership is being transferred.
+    reads; of a VOTE (never of a PRE_VOTE) it is set where leadership is being transferred. `life` is
+    of APPEND_RESPONSE alone (`Config.life`): what an earlier life acknowledged is gone.
     """
 
     type: MessageType
@@ -162,6 +169,7 @@ class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
     reject_hint: int = 0
     snapshot: Snapshot | None = None
     context: bytes = b""
+    life: int = 0
 
 
 class Role(IntEnum):

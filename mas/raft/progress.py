@@ -14,13 +14,15 @@ class Progress:
     """One peer's replication, or the leader's own.
 
     `match` is the highest index known to be equal and persisted there, `next` the one to send next,
-    `sent_commit` the highest commit index told, `read_round` the last round of reads confirmed.
+    `sent_commit` the highest commit index told, `read_round` the last round of reads confirmed, `life`
+    the newest life of the peer that was heard of: all else is of that one.
     """
 
     __slots__ = (
         "flow_paused",
         "inflight",
         "is_learner",
+        "life",
         "match",
         "max_inflight",
         "next",
@@ -31,7 +33,10 @@ class Progress:
         "state",
     )
 
-    def __init__(self, next_index: int, max_inflight: int, *, is_learner: bool) -> None:
+    def __init__(
+        self, next_index: int, max_inflight: int, *, is_learner: bool, life: int = 0
+    ) -> None:
+        self.life = life
         self.match = 0
         self.next = next_index
         self.state = ProgressState.PROBE

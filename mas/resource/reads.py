@@ -19,6 +19,7 @@ from mas.transaction.messages import (
     Claims,
     Nodes,
     ReadAccounts,
+    ReadBucket,
     ReadClaims,
     ReadLevel,
     ReadNodes,
@@ -36,6 +37,16 @@ class Read(msgspec.Struct, gc=False):
 
     peer: int
     request: RowsRequest
+    gives_up: float
+    """When whoever asks has given it up, and asks anew: monotonic seconds."""
+
+
+class Stored(msgspec.Struct, gc=False):
+    """One read that the database answers."""
+
+    peer: int
+    request: ReadPostings | ReadBucket
+    gives_up: float
 
 
 def missing_numbers(ledger: Ledger, request: RowsRequest) -> list[str]:

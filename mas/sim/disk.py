@@ -155,6 +155,11 @@ class SimLog:
         self._storage(group)
         return self._disk.written[group].removed_at
 
+    def lost(self, group: int) -> str:
+        """The proof that this log has lost what its node had acknowledged, if there is one. Raises `CorruptData`."""
+        self._storage(group)
+        return self._disk.written[group].lost
+
     def batch(self) -> "SimBatch":
         """Writes to come."""
         return SimBatch(self)

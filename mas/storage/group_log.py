@@ -66,11 +66,19 @@ class SetNote(msgspec.Struct, frozen=True):
     note: bytes | None
 
 
+class SetLost(msgspec.Struct, frozen=True):
+    """This log has lost what its node had acknowledged."""
+
+    proof: str
+
+
 class Drop(msgspec.Struct, frozen=True):
     """The group leaves this node, or its replica is built anew."""
 
 
-Change = Create | Append | SetHardState | SetConfState | Restore | Compact | SetNote | Drop
+Change = (
+    Create | Append | SetHardState | SetConfState | Restore | Compact | SetNote | SetLost | Drop
+)
 
 
 class GroupLog(msgspec.Struct, frozen=True):
@@ -89,6 +97,8 @@ class GroupLog(msgspec.Struct, frozen=True):
     tail_bytes: int = 0
     removed_at: int = 0
     """Of a log that begins anew: the index of the change that had removed this node; else 0."""
+    lost: str = ""
+    """The proof that this log has lost what its node had acknowledged; empty where there is none."""
 
     @property
     def tail_start(self) -> int:
@@ -124,6 +134,8 @@ class GroupLog(msgspec.Struct, frozen=True):
                 return self.compact(change.index)
             case SetNote():
                 return replace(self, note=change.note)
+            case SetLost():
+                return replace(self, lost=change.proof)
             case Create() | Drop():
                 raise AssertionError(f"{change} makes or ends a group")
 
@@ -174,6 +186,7 @@ class GroupLog(msgspec.Struct, frozen=True):
             start_term=metadata.term,
             last=metadata.index,
             removed_at=self.removed_at,
+            lost=self.lost,
         )
 
     def trim(self, entries: int, size: int) -> "GroupLog":
@@ -291,6 +304,10 @@ class ChangeBatch(ABC):
     def set_note(self, group: int, note: bytes | None) -> None:
         """A snapshot being installed (rule 28)."""
         self.changes.append((group, SetNote(note)))
+
+    def set_lost(self, group: int, proof: str) -> None:
+        """This log has lost what its node had acknowledged: no life of this node takes part by it any more."""
+        self.changes.append((group, SetLost(proof)))
 
     def drop(self, group: int) -> None:
         """Forget the group, a damaged one too: it leaves this node, or its replica is built anew."""

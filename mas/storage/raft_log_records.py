@@ -21,12 +21,13 @@ from mas.storage.group_log import (
     Restore,
     SetConfState,
     SetHardState,
+    SetLost,
     SetNote,
 )
 from mas.storage.rocksdb import seal, unseal
 
 _KEY = Struct(">QBQ")
-_REMOVED_AT, _START, _HARD_STATE, _CONF_STATE, _NOTE, _ENTRY = range(6)
+_REMOVED_AT, _START, _HARD_STATE, _CONF_STATE, _NOTE, _LOST, _ENTRY = range(7)
 _HEADER = Struct(">QB")
 """Of an entry's payload: term and type, before its data."""
 _PLACE = Struct(">QQ")
@@ -164,6 +165,8 @@ def _put_change(records: WriteBatch, group: int, change: Change, after: GroupLog
             _put(records, group, _CONF_STATE, _encode(after.conf_state))
         case Compact():
             _put_start(records, group, after)
+        case SetLost():
+            _put(records, group, _LOST, change.proof.encode())
         case SetNote(note=None):
             records.delete(_KEY.pack(group, _NOTE, 0))
         case SetNote(note=bytes() as note):
@@ -204,4 +207,5 @@ def _decode_fields(fields: dict[int, bytes]) -> GroupLog:
         start_term=start_term,
         last=start,
         removed_at=removed_at,
+        lost=fields.get(_LOST, b"").decode(),
     )

@@ -123,6 +123,10 @@ class RocksRaftLog:
         """Where this node was removed, before the log began anew; 0: it was not. Raises `CorruptData`."""
         return self._view(group).removed_at
 
+    def lost(self, group: int) -> str:
+        """The proof that this log has lost what its node had acknowledged, if there is one. Raises `CorruptData`."""
+        return self._view(group).lost
+
     def batch(self) -> "RocksBatch":
         """Writes to come."""
         return RocksBatch(self)

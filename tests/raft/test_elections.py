@@ -8,6 +8,7 @@ from mas.raft import (
     ConfState,
     Entry,
     HardState,
+    IllegalMessage,
     MemoryStorage,
     Message,
     MessageType,
@@ -202,9 +203,11 @@ def test_who_stands_follows_the_leader_of_its_own_term(role: Role, kind: Message
 
 @pytest.mark.parametrize("kind", [MessageType.APPEND, MessageType.HEARTBEAT, MessageType.SNAPSHOT])
 def test_a_leader_follows_nobody_in_its_own_term(kind: MessageType) -> None:
+    """Two leaders of one term are a voter's broken promise: it is said, and changes nothing."""
     leader = in_role(Role.LEADER)
     snapshot = snapshot_of(9, 1, THREE) if kind == MessageType.SNAPSHOT else None
-    assert leader.hear(kind, 3, term=2, snapshot=snapshot) == []
+    with pytest.raises(IllegalMessage, match="forgotten its vote"):
+        leader.hear(kind, 3, term=2, snapshot=snapshot)
     assert (leader.status.role, leader.status.leader) == (Role.LEADER, 1)
 
 

@@ -476,3 +476,36 @@ def test_a_snapshot_makes_of_a_node_what_it_says(before: ConfState, conf: ConfSt
     (again,) = member.hear(MessageType.SNAPSHOT, 1, term=11, snapshot=snapshot)
     assert again.index == 11
     assert member.readies[-1].snapshot is None
+
+
+# -- lives
+
+
+def test_consensus_b2_a_peer_that_was_erased_begins_anew_at_its_first_word() -> None:
+    """What its earlier lives acknowledged, and what comes late of them, counts for nothing."""
+    leader = replicating()
+    for data in (b"a", b"b", b"c"):
+        leader.node.propose(data)
+    leader.take()
+    leader.hear(ACK, 2, term=1, index=4)
+    assert progress(leader)[:2] == (ProgressState.REPLICATE, 4)
+
+    refusal = {"term": 1, "index": 4, "reject": True, "life": 7}
+    assert appends(leader.hear(ACK, 2, **refusal)) == [], "that was of the life before"
+    assert progress(leader)[:2] == (ProgressState.PROBE, 0)
+    (again,) = leader.hear(MessageType.HEARTBEAT_RESPONSE, 2, term=1)
+    refusal["index"] = again.index
+    assert appends(leader.hear(ACK, 2, **refusal)) == [(0, 4)]
+
+    leader.hear(ACK, 2, term=1, index=4)
+    leader.hear(ACK, 2, term=1, index=4, life=6)
+    assert progress(leader)[:2] == (ProgressState.PROBE, 0)
+    leader.hear(ACK, 2, term=1, index=4, life=7)
+    assert progress(leader)[:2] == (ProgressState.REPLICATE, 4)
+
+
+def test_consensus_b2_every_answer_to_an_append_tells_the_life() -> None:
+    follower = Member(2, stored([1], TWO, HardState(1)), life=7)
+    (taken,) = follower.hear(APPEND, 1, term=1, index=1, log_term=1)
+    (refused,) = follower.hear(APPEND, 1, term=1, index=9, log_term=1)
+    assert (taken.life, refused.life, refused.reject) == (7, 7, True)

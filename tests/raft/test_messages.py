@@ -44,7 +44,7 @@ def test_the_room_exports_what_it_names() -> None:
     assert all(hasattr(mas.raft, name) for name in names)
     errors = [getattr(mas.raft, name) for name in names]
     errors = [one for one in errors if isinstance(one, type) and issubclass(one, Exception)]
-    assert len(errors) == 8
+    assert len(errors) == 9
     assert all(issubclass(one, RaftError) and issubclass(one, MasError) for one in errors)
 
 

@@ -12,6 +12,7 @@ from mas.raft import (
     Entry,
     HardState,
     IllegalMessage,
+    LostAcknowledged,
     MemoryStorage,
     Message,
     MessageType,
@@ -39,6 +40,16 @@ ILLEGAL = {
     ),
     "a term above the message's": message(MessageType.APPEND, entries=(Entry(1, 4),)),
     "a commit that isn't there": message(MessageType.HEARTBEAT, commit=3),
+    "a term out of reach": message(MessageType.HEARTBEAT, term=2**32 + 3),
+    "a term beyond all": message(MessageType.VOTE, term=2**63 - 1),
+    "a negative term": message(MessageType.HEARTBEAT, term=-1),
+    "a negative commit": message(MessageType.VOTE, commit=-1),
+    "an index beyond all": message(MessageType.APPEND_RESPONSE, index=2**62 + 1),
+    "a hint beyond all": message(MessageType.APPEND_RESPONSE, reject=True, reject_hint=2**63),
+    "a life beyond all": message(MessageType.APPEND_RESPONSE, life=2**63),
+    "a snapshot beyond all": message(
+        MessageType.SNAPSHOT, snapshot=snapshot_of(2**63, 3, ConfState((1, 2)))
+    ),
     "no snapshot": message(MessageType.SNAPSHOT),
     "a snapshot with a broken configuration": message(
         MessageType.SNAPSHOT, snapshot=snapshot_of(9, 3, ConfState((1, 2), learners=(2,)))
@@ -56,6 +67,25 @@ def test_an_illegal_message_changes_nothing(illegal: Message) -> None:
     assert not member.node.has_ready()
 
 
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_consensus_a3_a_commit_of_what_is_not_there_is_proof_of_a_loss(ahead: int) -> None:
+    """A leader commits by a heartbeat what this node has acknowledged in that term, and no more."""
+    member = Member(1, stored([1, 2], CONF, HardState(term=3)))
+    with pytest.raises(LostAcknowledged, match="had acknowledged is lost"):
+        member.hear(MessageType.HEARTBEAT, 2, term=3 + ahead, commit=3)
+    with pytest.raises(IllegalMessage) as late:
+        member.hear(MessageType.HEARTBEAT, 2, term=2, commit=3)
+    assert not isinstance(late.value, LostAcknowledged), "of an earlier term it proves nothing"
+
+
+def test_security_b9_a_term_in_reach_is_taken_and_persisted_ones_are_bounded() -> None:
+    member = Member(1, stored([1, 2], CONF, HardState(term=3)))
+    member.hear(MessageType.HEARTBEAT, 2, term=3 + 2**32)
+    assert member.status.term == 3 + 2**32
+    with pytest.raises(CorruptState, match="beyond"):
+        Member(1, stored([1, 2], CONF, HardState(term=2**62 + 1)))
+
+
 def test_an_appends_commit_above_its_last_entry_is_legal() -> None:
     member = Member(1, stored([1, 2], CONF))
     member.hear(MessageType.APPEND, 2, term=3, index=2, log_term=2, commit=9)
@@ -65,7 +95,7 @@ def test_an_appends_commit_above_its_last_entry_is_legal() -> None:
 def test_nobody_acknowledges_more_than_the_leader_has() -> None:
     group = Group(1, 2, 3)
     leader = group.elect(1)
-    with pytest.raises(IllegalMessage):
+    with pytest.raises(LostAcknowledged):
         leader.node.step(Message(MessageType.APPEND_RESPONSE, 1, 2, term=1, index=2))
     assert leader.status.progress[2].match == 1
 

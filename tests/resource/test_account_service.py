@@ -373,6 +373,67 @@ def _raise(*_: object) -> None:
 
 
 @pytest.mark.asyncio
+async def test_security_b8_statements_of_a_turn_share_a_flush_and_keep_no_other_read_waiting(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each waited for a flush of its own, one behind the other, and whatever had to be loaded behind them all."""
+    monkeypatch.setattr(service_module, "QUESTION_SECONDS_MAX", 60.0)  # on the busiest machine
+    await open_accounts(world, alice=100, bob=0)
+    go, reading = asyncio.Event(), 0
+    read = world.database.postings
+
+    async def postings(bucket: int, number: str, before: int, limit: int) -> object:
+        nonlocal reading
+        reading += 1
+        await go.wait()
+        return await read(bucket, number, before, limit)
+
+    monkeypatch.setattr(world.database, "postings", postings)
+    waited, wait_flushed = 0, world.service._flusher.wait_flushed
+
+    async def count_waits() -> None:
+        nonlocal waited
+        waited += 1
+        await wait_flushed()
+
+    monkeypatch.setattr(world.service._flusher, "wait_flushed", count_waits)
+    first = world.ask(ReadPostings(0, 1, "alice", 0, 10))
+    await world.until(lambda: reading)
+    others = [world.ask(ReadPostings(0, 1, "alice", 0, 100)) for _ in range(50)]
+    views = await world.reply(world.read("not in memory"))
+    assert isinstance(views, AccountViews)
+    assert reading == 1
+    go.set()
+    for request in (first, *others):
+        assert isinstance(await world.reply(request), Postings)
+    assert reading == 51
+    assert waited <= 3
+
+
+@pytest.mark.asyncio
+async def test_security_b8_what_nobody_waits_for_any_more_is_not_read(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await open_accounts(world, alice=100)
+    asked: list[str] = []
+    read = world.database.postings
+
+    async def postings(bucket: int, number: str, before: int, limit: int) -> object:
+        asked.append(number)
+        return await read(bucket, number, before, limit)
+
+    monkeypatch.setattr(world.database, "postings", postings)
+    monkeypatch.setattr(service_module, "QUESTION_SECONDS_MAX", -1.0)
+    abandoned = [world.ask(ReadPostings(0, 1, "alice", 0, 10)) for _ in range(20)]
+    await world.until(lambda: world.group.reads and not world.service._reads)
+    monkeypatch.undo()
+    monkeypatch.setattr(world.database, "postings", postings)
+    assert isinstance(await world.reply(world.ask(ReadPostings(0, 1, "alice", 0, 10))), Postings)
+    assert asked == ["alice"]
+    assert not any(map(world.reply_to, abandoned))
+
+
+@pytest.mark.asyncio
 async def test_a_read_waits_for_its_index(world: World) -> None:
     await open_accounts(world, alice=100)
     world.group.read_indexes_held = True

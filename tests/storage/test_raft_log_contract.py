@@ -463,6 +463,23 @@ def test_a_damaged_group_is_made_anew_with_its_term_and_vote(disk: Disk) -> None
         batch.commit(sync=True)
 
 
+def test_consensus_a3_the_proof_of_a_loss_is_kept_until_the_log_is_made_anew(disk: Disk) -> None:
+    create(disk.log, 1, 9, term=4)
+    create(disk.log, 2, 2)
+    batch = disk.log.batch()
+    batch.set_lost(1, "node 2 proves it: é")
+    batch.restore(1, SnapshotMetadata(20, 4, VOTERS))
+    batch.commit(sync=True)
+    for log in disk.before_and_after_a_restart():
+        assert (log.lost(1), log.lost(2)) == ("node 2 proves it: é", "")
+    batch = log.batch()
+    batch.drop(1)
+    batch.create(1, VOTERS, removed_at=7)
+    batch.commit(sync=True)
+    for log in disk.before_and_after_a_restart():
+        assert log.lost(1) == ""
+
+
 def test_a_damaged_hard_state_is_never_made_up(disk: Disk) -> None:
     create(disk.log, 1, 3)
     log = disk.damage(1, hard_state=True)

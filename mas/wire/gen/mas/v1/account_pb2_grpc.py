@@ -120,7 +120,7 @@ class AccountServiceServicer:
 
     def CancelPayment(self, request, context):
         """Ends a key for good: REFUSED with the reason CANCELLED, unless the payment already has an outcome,
-        which is the answer then.
+        which is the answer then. One without an outcome is named by its key: an id doesn't show whose it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -47,7 +47,7 @@ class AccountServiceStub:
     """
     CancelPayment: _grpc.UnaryUnaryMultiCallable[_account_pb2.PaymentName, _account_pb2.PaymentResult]
     """Ends a key for good: REFUSED with the reason CANCELLED, unless the payment already has an outcome,
-    which is the answer then.
+    which is the answer then. One without an outcome is named by its key: an id doesn't show whose it is.
     """
     GetPayment: _grpc.UnaryUnaryMultiCallable[_account_pb2.PaymentName, _account_pb2.PaymentResult]
     """What has become of a payment. NOT_FOUND: nothing is recorded of it, so far."""
@@ -77,7 +77,7 @@ class AccountServiceAsyncStub(AccountServiceStub):
     """
     CancelPayment: _aio.UnaryUnaryMultiCallable[_account_pb2.PaymentName, _account_pb2.PaymentResult]  # type: ignore[assignment]
     """Ends a key for good: REFUSED with the reason CANCELLED, unless the payment already has an outcome,
-    which is the answer then.
+    which is the answer then. One without an outcome is named by its key: an id doesn't show whose it is.
     """
     GetPayment: _aio.UnaryUnaryMultiCallable[_account_pb2.PaymentName, _account_pb2.PaymentResult]  # type: ignore[assignment]
     """What has become of a payment. NOT_FOUND: nothing is recorded of it, so far."""
@@ -134,7 +134,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_account_pb2.PaymentResult, _abc.Awaitable[_account_pb2.PaymentResult]]:
         """Ends a key for good: REFUSED with the reason CANCELLED, unless the payment already has an outcome,
-        which is the answer then.
+        which is the answer then. One without an outcome is named by its key: an id doesn't show whose it is.
         """
 
     @_abc_1.abstractmethod
