@@ -116,44 +116,58 @@ def postings(session: Session, number: str, limit: int, before: int) -> None:
     session.show(trees, "\n".join(_posting_lines(page, currency)))
 
 
+_change_key = click.option(
+    "--key", help="Idempotency key: the same key changes it once.  [default: a new one]"
+)
+
+
 @account.command()
 @click.argument("number")
+@_change_key
 @talking
-def freeze(session: Session, number: str) -> None:
+def freeze(session: Session, number: str, key: str | None) -> None:
     """Let no new payment touch account NUMBER. Operators only."""
-    _change(session, number, "freezing", frozen=True)
+    _change(session, number, key, "freezing", frozen=True)
 
 
 @account.command()
 @click.argument("number")
+@_change_key
 @talking
-def unfreeze(session: Session, number: str) -> None:
+def unfreeze(session: Session, number: str, key: str | None) -> None:
     """Undo freeze. Operators only."""
-    _change(session, number, "unfreezing", frozen=False)
+    _change(session, number, key, "unfreezing", frozen=False)
 
 
 @account.command()
 @click.argument("number")
+@_change_key
 @talking
-def close(session: Session, number: str) -> None:
+def close(session: Session, number: str, key: str | None) -> None:
     """Close account NUMBER for good; it must be empty. Operators only."""
-    _change(session, number, "closing", closed=True)
+    _change(session, number, key, "closing", closed=True)
 
 
 def _change(
     session: Session,
     number: str,
+    key: str | None,
     doing: str,
     *,
     frozen: bool | None = None,
     closed: bool | None = None,
 ) -> None:
-    receipt = session.ask(lambda client: client.set_account(number, frozen=frozen, closed=closed))
+    asked = key_or_new(key)
+    receipt = session.ask_for(
+        number,
+        asked,
+        lambda client: client.set_account(number, frozen=frozen, closed=closed, key=asked),
+    )
     if receipt.committed or session.as_json:
         state = _state(receipt.state) if receipt.state is not None else ""
         tree = receipt_tree(receipt) | {"number": number, "state": state}
         session.show(tree, f"Account {number} is {state}")
-    end_with(receipt, f"{doing} account {number}", session.again())
+    end_with(receipt, f"{doing} account {number}", session.again(asked))
 
 
 def _units(text: str, currency: str) -> int:

@@ -366,15 +366,18 @@ class Client:
         frozen: bool | None = None,
         closed: bool | None = None,
         overdraft_limit: int | None = None,
+        key: str = "",
         timeout: float | None = None,
     ) -> Receipt:
         """Freeze, close, or set the overdraft limit (minor units); None leaves a property as it is. Operators only.
 
         Only an empty account can be closed, and closed is for good. The receipt of what was done has the account's
-        `state`.
+        `state`. Under one `key` a change is carried out once: asked for again after UNKNOWN, it undoes nothing that came
+        after it.
         """
+        key = self._key(key)
         request = requests.to_change(
-            number, frozen=frozen, closed=closed, overdraft_limit=overdraft_limit
+            number, key, frozen=frozen, closed=closed, overdraft_limit=overdraft_limit
         )
 
         state: AccountState | None = None
@@ -387,7 +390,7 @@ class Client:
             state = AccountState(reply.frozen, reply.closed, reply.overdraft_limit)
             return pb.PaymentResult(outcome=reply.outcome, reason=reply.reason, detail=reply.detail)
 
-        receipt = await self._change(change, timeout)
+        receipt = await self._change(change, timeout, key)
         return msgspec.structs.replace(receipt, state=state) if receipt.committed else receipt
 
     # -- buckets ---------------------------------------------------------------------------------
