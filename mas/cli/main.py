@@ -12,6 +12,7 @@ import click
 
 from mas.cli.accounts import account
 from mas.cli.admin import admin
+from mas.cli.certs import certs
 from mas.cli.output import complain
 from mas.cli.payments import pay, payment
 from mas.cli.process import bench, demo, serve, version
@@ -64,7 +65,7 @@ def cli() -> None:
     """
 
 
-for command in (serve, admin, account, pay, payment, token, demo, bench, sim, version):
+for command in (serve, admin, account, pay, payment, token, certs, demo, bench, sim, version):
     cli.add_command(command)
 
 

@@ -225,7 +225,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("admin", "node", "drain"): ("1",),
     ("admin", "node", "retire"): ("1",),
 }
-OTHERS_TEST = {("sim",)}
+OTHERS_TEST = {("sim",), ("certs",)}
 
 
 def leaves(of: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
