@@ -59,6 +59,8 @@ MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 """Of a gRPC message, both ways."""
 PAYMENTS_PER_BATCH_MAX = 8_192
 """In one message of a stream of payments."""
+STRANGER_REQUEST_BYTES_MAX = 4_096
+"""Of a request without a token: the name of a service."""
 REQUEST_FIELDS_MAX = PAYMENTS_PER_BATCH_MAX + 8
 """Of the outermost message of a request, each item of a list one: decoded they take far more room than on the way."""
 FRAME_BYTES_MAX = 8 * 1024 * 1024
