@@ -80,8 +80,8 @@ FAULTS_PUT_BACK = [
         (
             (
                 AccountService._answer,
-                "self._have_settled(answer.xids)",
-                "asyncio.get_running_loop().call_later(1.0, self._submit_own, instruction)",
+                "answer = Answer(Code.PENDING_ON)",
+                "asyncio.get_running_loop().call_later(1.0, self._submit_own, instruction)\n            answer = Answer(Code.PENDING_ON)",
             ),
             (Ledger._mark, "if _is_overtaken(account, token):", "if False:"),
         ),
