@@ -199,6 +199,8 @@ class StorageConfig(msgspec.Struct, frozen=True, kw_only=True):
     log_reserve_mb: Annotated[int, msgspec.Meta(ge=0)] = 256
     """MiB of the disk that are the Raft log's alone: where less is left, flushes and snapshots wait, and new payments are
     refused, so that the log, which can't wait, never meets a full disk first."""
+    log_write_seconds: Seconds = 20.0
+    """A write of the Raft log that hasn't returned for so long ends the process, as one that has failed: the disk hangs."""
     log_margin_entries: Annotated[int, msgspec.Meta(ge=0)] = 10_000
     """Entries that the log keeps behind what the AccountDB has, so that a follower that was away needs no snapshot."""
     log_margin_seconds: Annotated[float, msgspec.Meta(ge=0)] = 60.0

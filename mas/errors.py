@@ -26,6 +26,7 @@ acts on: whose fault it was (its branch), and whether the same call may be tried
     │   ├── CorruptData
     │   ├── LostLog
     │   ├── UnknownVersion
+    │   ├── WriteHangs            the process must end, and not wait for the write
     │   └── DatabaseUnavailable   the AccountDB or TM store is away: flushes wait, nothing is lost
     └── RaftError                 see `mas.raft`
 """
@@ -140,6 +141,10 @@ class LostLog(StorageError):
 
 class UnknownVersion(StorageError):
     """The log holds an entry of a newer program: run that program on this node (rule 16)."""
+
+
+class WriteHangs(StorageError):
+    """The disk doesn't answer a write of the log: the process must end, without waiting for it."""
 
 
 class DatabaseUnavailable(StorageError):

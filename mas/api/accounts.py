@@ -21,7 +21,7 @@ from mas.api.payment_stream import PaymentStream
 from mas.api.ports import Coordinator
 from mas.api.shares import Caller, Held, Share, Shares, caller_of
 from mas.api.tokens import Principal, TokenIssuer, account_subject
-from mas.errors import InvalidRequest, NotFound, Overloaded, Unavailable
+from mas.errors import InvalidRequest, MasError, NotFound, Overloaded, Unavailable
 from mas.ledger.instructions import Answer, Code, Kind, Reason
 from mas.limits import shorten
 from mas.runtime import Dice
@@ -96,7 +96,7 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
             check_may_read(principal, number)
         level = requests.to_read_level(request.level)
         answers = await self._coordinator.read_accounts(numbers, level, _timeout(context))
-        errors = [answer for answer in answers if isinstance(answer, Unavailable)]
+        errors = [answer for answer in answers if isinstance(answer, MasError)]
         if len(errors) == len(answers):
             raise errors[0]
         return pb.GetAccountReply(accounts=map(account_to_wire, numbers, answers))
@@ -165,7 +165,8 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
         if result is None:
             raise NotFound(
                 f"payment {payment_id.hex()} of account {shorten(payer)} has no outcome so far: "
-                "check the payer, the key and whose key it is, or ask again"
+                "check the payer, the key and whose key it is, or ask again; to be certain that it never happens, "
+                "cancel it"
             )
         return result_to_wire(result)
 
@@ -188,8 +189,9 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
         self, request: pb.SetAccountRequest, context: Context
     ) -> pb.SetAccountReply:
         """An administrator's change."""
-        check_may_operate(self._who(context), "change accounts")
-        change = requests.to_set_account(request)
+        principal = self._who(context)
+        check_may_operate(principal, "change accounts")
+        change = requests.to_set_account(request, principal)
         return _set_account_reply(await self._coordinator.set_account(change, _timeout(context)))
 
     async def CheckBucket(self, request: pb.CheckBucketRequest, context: Context) -> pb.BucketState:
@@ -264,6 +266,8 @@ def _set_account_reply(answer: Answer) -> pb.SetAccountReply:
             )
         case Code.REFUSED:
             outcome = pb.OUTCOME_REFUSED
+        case Code.KEY_REUSED:
+            outcome = pb.OUTCOME_KEY_REUSED
         case _:
             outcome = pb.OUTCOME_ABORTED
     detail = answer.detail or answer.code.name

@@ -53,12 +53,13 @@ class LockServicer(pb_grpc.LockServiceServicer):
             check_may_operate(principal, "lock other accounts")
         mode = to_lock_mode(request.mode)
         timeout = to_timeout(context.time_remaining())
-        tokens = await self._locks.acquire(owner, numbers, mode, timeout)
+        tokens, left = await self._locks.acquire(owner, numbers, mode, timeout)
         return pb.AcquireLockReply(
             tokens=[
                 pb.FencingToken(lock_id=number, epoch=token.epoch, counter=token.counter)
                 for number, token in tokens.items()
-            ]
+            ],
+            left_ms=int(1000 * left),
         )
 
     async def ReleaseLock(
@@ -66,7 +67,7 @@ class LockServicer(pb_grpc.LockServiceServicer):
     ) -> pb.ReleaseLockReply:
         """Let go of what this owner holds."""
         principal = self._authenticator.authenticate(metadata_of(context))
-        self._locks.release(_owner(principal, request.owner))
+        await self._locks.release(_owner(principal, request.owner))
         return pb.ReleaseLockReply()
 
 

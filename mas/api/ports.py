@@ -5,7 +5,7 @@ from typing import Protocol
 
 import msgspec
 
-from mas.errors import Unavailable
+from mas.errors import MasError
 from mas.ledger.instructions import Answer, Chunk, Kind, LockMode, SetAccount, Token
 from mas.transaction.messages import AccountView, BucketView, PostingView, ReadLevel, TurnedAway
 from mas.transaction.outcome import PaymentRequest, PaymentResult
@@ -24,7 +24,7 @@ class Coordinator(Protocol):
 
     async def read_accounts(
         self, numbers: Sequence[str], level: ReadLevel, timeout: float
-    ) -> list[AccountView | Unavailable | None]:
+    ) -> list[AccountView | MasError | None]:
         """One answer for each number: None where there is no such account, an error where it can't be read now."""
 
     async def read_payment(
@@ -46,7 +46,7 @@ class Coordinator(Protocol):
         """A replica's own state."""
 
     async def set_account(self, change: SetAccount, timeout: float) -> Answer:
-        """An administrator's change."""
+        """An administrator's change, carried out once under its name. Raises `OutcomeUnknown` as well."""
 
     def buckets(self) -> dict[int, list[int]]:
         """Each bucket, and the nodes that hold its replicas."""
@@ -57,11 +57,11 @@ class Locks(Protocol):
 
     async def acquire(
         self, owner: bytes, numbers: Sequence[str], mode: LockMode, timeout: float
-    ) -> dict[str, Token]:
-        """All or none; raises `Unavailable` when not had in time."""
+    ) -> tuple[dict[str, Token], float]:
+        """All or none, and for how many seconds from now; raises `Unavailable` when not had in time."""
 
-    def release(self, owner: bytes) -> None:
-        """Let go of what this owner holds."""
+    async def release(self, owner: bytes) -> None:
+        """Let go of what this owner holds; raises `Unavailable` where that isn't certain."""
 
 
 class Buckets(Protocol):

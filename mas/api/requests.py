@@ -13,7 +13,7 @@ from mas.ids import PAYMENT_ID_BYTES, payment_id
 from mas.ledger.instructions import EXTERNAL, Body, Kind, LockMode, SetAccount
 from mas.money import DEFAULT_CURRENCY, check_currency
 from mas.transaction.messages import ReadLevel
-from mas.transaction.outcome import PaymentRequest
+from mas.transaction.outcome import PaymentRequest, name_change
 from mas.wire.gen.mas.v1 import account_pb2 as pb
 
 DEFAULT_TIMEOUT_SECONDS = 10.0
@@ -149,17 +149,22 @@ def to_replica(message: pb.CheckBucketRequest) -> tuple[int, int]:
     return message.bucket, message.replica
 
 
-def to_set_account(message: pb.SetAccountRequest) -> SetAccount:
-    """An administrator's change of one account."""
+def to_set_account(message: pb.SetAccountRequest, principal: Principal) -> SetAccount:
+    """An administrator's change of one account, under the name that its key gives it."""
     limits.check_account_number(message.account_number)
     overdraft_limit = message.overdraft_limit if message.HasField("overdraft_limit") else None
     if overdraft_limit is not None:
         limits.check_amount(overdraft_limit, "overdraft_limit", zero_allowed=True)
+    change_id = b""
+    if key := message.idempotency_key:
+        limits.check_idempotency_key(key)
+        change_id = name_change(principal.key_space, message.account_number, key)
     return SetAccount(
         account=message.account_number,
         frozen=message.frozen if message.HasField("frozen") else None,
         closed=message.closed if message.HasField("closed") else None,
         overdraft_limit=overdraft_limit,
+        change_id=change_id,
     )
 
 

@@ -93,43 +93,55 @@ def postings(session: Session, number: str, limit: int, before: int) -> None:
     session.show(trees, "\n".join(_posting_lines(page, view.currency)))
 
 
+_change_key = click.option(
+    "--key", default="", help="Idempotency key: the same key changes it once."
+)
+
+
 @account.command()
 @click.argument("number")
+@_change_key
 @talking
-def freeze(session: Session, number: str) -> None:
+def freeze(session: Session, number: str, key: str) -> None:
     """Let no new payment touch account NUMBER. Operators only."""
-    _change(session, number, "freez", "frozen", frozen=True)
+    _change(session, number, key, "freez", "frozen", frozen=True)
 
 
 @account.command()
 @click.argument("number")
+@_change_key
 @talking
-def unfreeze(session: Session, number: str) -> None:
+def unfreeze(session: Session, number: str, key: str) -> None:
     """Undo freeze. Operators only."""
-    _change(session, number, "unfreez", "open", frozen=False)
+    _change(session, number, key, "unfreez", "open", frozen=False)
 
 
 @account.command()
 @click.argument("number")
+@_change_key
 @talking
-def close(session: Session, number: str) -> None:
+def close(session: Session, number: str, key: str) -> None:
     """Close account NUMBER for good. Operators only."""
-    _change(session, number, "clos", "closed", closed=True)
+    _change(session, number, key, "clos", "closed", closed=True)
 
 
 def _change(
     session: Session,
     number: str,
+    key: str,
     stem: str,
     state: str,
     *,
     frozen: bool | None = None,
     closed: bool | None = None,
 ) -> None:
-    receipt = session.ask(lambda client: client.set_account(number, frozen=frozen, closed=closed))
+    receipt = session.ask(
+        lambda client: client.set_account(number, frozen=frozen, closed=closed, key=key)
+    )
     if receipt.committed or session.as_json:
         session.show(receipt_tree(receipt) | {"number": number}, f"Account {number} is {state}")
-    end_with(receipt, f"{stem}ing account {number}", f"mas account {stem}e {number}")
+    again = f"mas account {stem}e {number} --key {receipt.key}"
+    end_with(receipt, f"{stem}ing account {number}", again)
 
 
 def _units(text: str, currency: str) -> int:

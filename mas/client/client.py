@@ -364,11 +364,16 @@ class Client:
         frozen: bool | None = None,
         closed: bool | None = None,
         overdraft_limit: int | None = None,
+        key: str = "",
         timeout: float | None = None,
     ) -> Receipt:
-        """Freeze, close, or set the overdraft limit (minor units); None leaves a property as it is. Operators only."""
+        """Freeze, close, or set the overdraft limit (minor units); None leaves a property as it is. Operators only.
+
+        Under one `key` a change is carried out once: asked for again after UNKNOWN, it undoes nothing that came after it.
+        """
+        key = self._key(key)
         request = requests.to_change(
-            number, frozen=frozen, closed=closed, overdraft_limit=overdraft_limit
+            number, key, frozen=frozen, closed=closed, overdraft_limit=overdraft_limit
         )
 
         async def change(seconds: float) -> pb.PaymentResult:
@@ -377,7 +382,7 @@ class Client:
             )
             return pb.PaymentResult(outcome=reply.outcome, reason=reply.reason, detail=reply.detail)
 
-        return await self._change(change, timeout)
+        return await self._change(change, timeout, key)
 
     # -- buckets ---------------------------------------------------------------------------------
 

@@ -139,10 +139,11 @@ def to_page(number: str, before: int, limit: int) -> pb.ListPostingsRequest:
 
 
 def to_change(
-    number: str, *, frozen: bool | None, closed: bool | None, overdraft_limit: int | None
+    number: str, key: str, *, frozen: bool | None, closed: bool | None, overdraft_limit: int | None
 ) -> pb.SetAccountRequest:
     """A change of an account's properties."""
     limits.check_account_number(number, "number")
+    limits.check_idempotency_key(key)
     if overdraft_limit is not None:
         limits.check_amount(overdraft_limit, "overdraft_limit", zero_allowed=True)
     return to_message(
@@ -151,4 +152,5 @@ def to_change(
         frozen=frozen,
         closed=closed,
         overdraft_limit=overdraft_limit,
+        idempotency_key=key,
     )

@@ -117,7 +117,7 @@ class CoordinatorStatistics(msgspec.Struct, frozen=True):
     in_flight: int
     """Payments that aren't answered yet."""
     waiting_later: int
-    """Instructions that wait to be sent again."""
+    """Instructions that wait to be sent again, and payments whose accounts are to be looked for again."""
     results: dict[str, int]
     """Payments answered, by status."""
     chunks: int
@@ -179,13 +179,13 @@ class TransactionCoordinator(Actor):
         self._effects: list[Effect] = []
         self._outbox: dict[int, list[Send]] = {}
         self._deadlines: Deadlines[Payment] = Deadlines()
-        self._later: Pauses[Send] = Pauses(_PAUSE_SHORTEST_SECONDS, _PAUSE_LONGEST_SECONDS)
+        self._later: Pauses[Send | Locate] = Pauses(_PAUSE_SHORTEST_SECONDS, _PAUSE_LONGEST_SECONDS)
         self._notes = Notes(ports.store, clock)
         self._places = Places(ports.store, clock, dice)
         self._directory = Directory(
             ports.buckets, ports.store, self._notes, clock, settings.buckets
         )
-        self._questions = Questions(self._directory, ports.buckets, clock)
+        self._questions = Questions(self._directory, ports.buckets, clock, dice)
         self._reads = Reads(self._directory, ports.buckets, clock, dice)
 
         self._in_flight = 0
@@ -245,7 +245,7 @@ class TransactionCoordinator(Actor):
         return await self._reads.bucket(bucket, replica, timeout)
 
     async def set_account(self, change: SetAccount, timeout: float) -> Answer:
-        """An administrator's change. Raises `Unavailable`."""
+        """An administrator's change, carried out once. Raises `Unavailable`, or `OutcomeUnknown`."""
         return await self._questions.set_account(change, timeout)
 
     def buckets(self) -> dict[int, list[int]]:
@@ -331,8 +331,11 @@ class TransactionCoordinator(Actor):
             now = self._clock.monotonic()
             for payment in self._deadlines.due(now):
                 self._on_deadline(payment, now)
-            for send in self._later.over(now):
-                send.transaction.again(send, self._effects)
+            for item in self._later.over(now):
+                if isinstance(item, Send):
+                    item.transaction.again(item, self._effects)
+                else:
+                    self._locate_anew(item.transaction)
             if self._effects:
                 self._wake()
 
@@ -451,8 +454,10 @@ class TransactionCoordinator(Actor):
                 self._notes.settled(effect.xid)
             case Later():
                 self._send_later(effect.send)
+            case Locate(transaction, 0):
+                self._locate_anew(transaction)
             case Locate():
-                self._locate_anew(effect.transaction)
+                self._later.add(effect, effect.tries - 1, self._clock.monotonic())
             case NeedLocks():
                 assert self._supervisor is not None
                 self._supervisor.spawn("coordinator.lock", self._acquire(effect))
@@ -559,11 +564,13 @@ class TransactionCoordinator(Actor):
             await self._clock.sleep(_RECOVERY_STEP_SECONDS)
 
     async def _pending_entries(self) -> list[PendingEntry]:
+        """What this life has noted meanwhile is its own, and under way."""
         try:
-            return await self._store.pending_entries()
+            entries = await self._store.pending_entries()
         except DatabaseUnavailable as error:
             _log.warning("no hints for recovery, the buckets resolve by themselves: %s", error)
             return []
+        return [each for each in entries if not self._attempts.made(each.xid)]
 
     def _take_over(self, entry: PendingEntry) -> None:
         existing = self._buckets.replicas()

@@ -13,6 +13,8 @@ from mas.runtime import Clock, Dice
 
 BLOCK = 64
 _PAUSE_SECONDS = 1.0
+_PATIENCE_SECONDS = 2.0
+"""For a store that doesn't answer."""
 
 _log = logging.getLogger(__name__)
 
@@ -28,12 +30,15 @@ class Places:
         self._end = 0
         self._waiting: list[Callable[[int], None]] = []
         self._wanted = asyncio.Event()
+        self._hangs = False
 
     def take(self, on_id: Callable[[int], None]) -> None:
-        """Call back with an id, now if one is left."""
+        """Call back with an id, now if one is left or the store hangs."""
         if self._next < self._end:
             self._next += 1
             on_id(self._next)
+        elif self._hangs:
+            on_id(self._chance())
         else:
             self._waiting.append(on_id)
             self._wanted.set()
@@ -43,17 +48,34 @@ class Places:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
-            count = max(BLOCK, len(self._waiting))
-            try:
-                self._end = await self._store.incr_max_id(count)
-                self._next = self._end - count
-            except DatabaseUnavailable as error:
-                _log.warning("no ids from the store, chance places new accounts: %s", error)
-                waiting, self._waiting = self._waiting, []
-                for on_id in waiting:
-                    on_id(self._dice.randrange(1 << 32))
-                await self._clock.sleep(_PAUSE_SECONDS)
-                continue
-            waiting, self._waiting = self._waiting, []
-            for on_id in waiting:
-                self.take(on_id)
+            await self._reserve(max(BLOCK, len(self._waiting)))
+
+    async def _reserve(self, count: int) -> None:
+        patience = asyncio.get_running_loop().call_later(_PATIENCE_SECONDS, self._on_hanging)
+        try:
+            self._end = await self._store.incr_max_id(count)
+        except DatabaseUnavailable as error:
+            _log.warning("no ids from the store, chance places new accounts: %s", error)
+            self._place_by_chance()
+            await self._clock.sleep(_PAUSE_SECONDS)
+            return
+        finally:
+            patience.cancel()
+            self._hangs = False
+        self._next = self._end - count
+        waiting, self._waiting = self._waiting, []
+        for on_id in waiting:
+            self.take(on_id)
+
+    def _on_hanging(self) -> None:
+        _log.warning("the store gives no ids, chance places new accounts")
+        self._hangs = True
+        self._place_by_chance()
+
+    def _place_by_chance(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for on_id in waiting:
+            on_id(self._chance())
+
+    def _chance(self) -> int:
+        return self._dice.randrange(1 << 32)

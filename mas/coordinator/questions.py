@@ -1,15 +1,17 @@
 """What callers ask one at a time: a payment's record, a cancellation, an administrator's change.
 
-Payments don't come this way. Everything here may be asked again: it changes nothing, or the same twice.
+Payments don't come this way. Everything here may be asked again: it changes nothing, or is done once by its name.
 """
 
 import asyncio
 
+import msgspec
+
 from mas.coordinator.directory import Directory
 from mas.coordinator.ports import Buckets
 from mas.coordinator.waiting import Wait, find
-from mas.errors import Unavailable
-from mas.ids import home_bucket
+from mas.errors import OutcomeUnknown, Unavailable
+from mas.ids import PAYMENT_ID_BYTES, home_bucket
 from mas.ledger.instructions import (
     Answer,
     Chunk,
@@ -21,33 +23,36 @@ from mas.ledger.instructions import (
     Reason,
     SetAccount,
 )
-from mas.runtime import Clock
-from mas.transaction.messages import TurnedAway
+from mas.runtime import Clock, Dice
+from mas.transaction.messages import TurnedAway, Why
 from mas.transaction.outcome import PaymentResult, Status
 
 _STATUS = {
     Code.COMMITTED: Status.COMMITTED,
     Code.REFUSED: Status.REFUSED,
-    Code.ABORTED: Status.ABORTED,
 }
 
 
 class Questions:
-    """Asks the buckets for one caller, and waits. Everything raises `Unavailable` when `timeout` seconds are over."""
+    """Asks the buckets for one caller, and waits for `timeout` seconds at the most."""
 
-    def __init__(self, directory: Directory, buckets: Buckets, clock: Clock) -> None:
+    def __init__(self, directory: Directory, buckets: Buckets, clock: Clock, dice: Dice) -> None:
         self._directory = directory
         self._buckets = buckets
         self._clock = clock
+        self._dice = dice
 
     # -- a payment's record ------------------------------------------------------------------------------
 
     async def read_payment(
         self, payment_id: bytes, kind: Kind, payer: str, timeout: float
     ) -> PaymentResult | None:
-        """What the anchor has recorded, None: nothing (rule 8)."""
-        answer = await self._tell(payer, kind, Look(payment_id, payer, kind), timeout)
-        if answer is None or answer.code is Code.NONE:
+        """The outcome that the anchor has recorded, None: none, so far (rule 8). A dead attempt isn't one (rule 3)."""
+        try:
+            answer = await self._tell(payer, kind, Look(payment_id, payer, kind), timeout)
+        except OutcomeUnknown as error:
+            raise Unavailable("the payer's bucket doesn't answer: try again") from error
+        if answer is None or answer.code not in _STATUS:
             return None
         return _result(payment_id, answer)
 
@@ -58,14 +63,22 @@ class Questions:
         end = End(payment_id, kind, payer, 0, Reason.CANCELLED)
         try:
             answer = await self._tell(payer, kind, end, timeout)
-        except Unavailable as error:
+        except (Unavailable, OutcomeUnknown) as error:
             return PaymentResult(Status.UNKNOWN, payment_id, Reason.UNAVAILABLE, str(error))
         if answer is None:
             return PaymentResult(Status.TURNED_AWAY, payment_id, Reason.ACCOUNT_NOT_FOUND, payer)
         return _result(payment_id, answer)
 
     async def set_account(self, change: SetAccount, timeout: float) -> Answer:
-        """An administrator's change. Asked again when it was lost sight of: it sets what it sets."""
+        """An administrator's change, carried out once under its name; it is given one if it has none.
+
+        Raises:
+            Unavailable: it has done nothing, and will not.
+            OutcomeUnknown: it may have been done, or be done yet.
+        """
+        if not change.change_id:
+            change_id = self._dice.randbytes(PAYMENT_ID_BYTES)
+            change = msgspec.structs.replace(change, change_id=change_id)
         answer = await self._tell(change.account, Kind.PAYMENT, change, timeout)
         if answer is None:
             return Answer(Code.REFUSED, Reason.ACCOUNT_NOT_FOUND, detail=change.account)
@@ -74,17 +87,34 @@ class Questions:
     async def _tell(
         self, number: str, kind: Kind, instruction: Instruction, timeout: float
     ) -> Answer | None:
-        """Tell it to the bucket of this account, or a creation's home, until that answers. None: nobody has claimed it."""
+        """Tell it to the bucket of this account, or a creation's home, until that answers. None: nobody has claimed it.
+
+        Raises:
+            Unavailable: no bucket has taken it.
+            OutcomeUnknown: a copy was lost sight of.
+        """
         wait = Wait(self._clock, timeout)
-        bucket = await self._anchor(number, kind, wait, fresh=False)
-        while bucket:
-            await wait.pause()
-            answer = await self._submit(bucket, instruction, wait)
-            if isinstance(answer, TurnedAway) or answer.code is Code.PENDING_ON:
-                continue
-            if answer.code is not Code.WRONG_BUCKET:
-                return answer
-            bucket = await self._anchor(number, kind, wait, fresh=True)
+        is_lost = False
+        try:
+            bucket = await self._anchor(number, kind, wait, fresh=False)
+            while bucket:
+                await wait.pause()
+                was_lost, is_lost = is_lost, True
+                answer = await self._submit(bucket, instruction, wait)
+                is_lost = was_lost or (isinstance(answer, TurnedAway) and answer.why is Why.UNKNOWN)
+                if isinstance(answer, TurnedAway) or answer.code is Code.PENDING_ON:
+                    continue
+                if answer.code is Code.LOCK_CONFLICT and is_lost:
+                    continue  # speaks for this copy alone; another one may still find the lock gone
+                if answer.code is not Code.WRONG_BUCKET:
+                    return answer
+                bucket = await self._anchor(number, kind, wait, fresh=True)
+        except Unavailable as error:
+            if is_lost:
+                raise OutcomeUnknown(
+                    "the bucket was told and hasn't answered: ask again by the same key"
+                ) from error
+            raise
         return None
 
     async def _anchor(self, number: str, kind: Kind, wait: Wait, *, fresh: bool) -> int:

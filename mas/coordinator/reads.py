@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from mas.coordinator.directory import Directory
 from mas.coordinator.ports import Buckets
 from mas.coordinator.waiting import Wait, find
-from mas.errors import Unavailable
+from mas.errors import MasError, RequestFailed, Unavailable
 from mas.limits import shorten
 from mas.runtime import Clock, Dice
 from mas.transaction.messages import (
@@ -26,8 +26,8 @@ from mas.transaction.messages import (
     ReadPostings,
 )
 
-AccountAnswer = AccountView | Unavailable | None
-"""None: there is no such account. `Unavailable`: it can't be read now, though others can."""
+AccountAnswer = AccountView | MasError | None
+"""None: there is no such account. An error: this one can't be read, though others can."""
 
 _ROUND_SECONDS = 1.0
 """That one account may keep those that were asked for with it from their next try."""
@@ -103,7 +103,7 @@ class Reads:
         replica = self._any_replica(bucket) if level is ReadLevel.STALE else 0
         try:
             reply = await self._buckets.query(bucket, request, wait.left(), replica=replica)
-        except Unavailable as error:
+        except (Unavailable, RequestFailed) as error:
             return dict.fromkeys(numbers, error)
         assert isinstance(reply, AccountViews), f"{reply} in answer to a read of accounts"
         answers: dict[str, AccountAnswer] = {

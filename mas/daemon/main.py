@@ -5,6 +5,7 @@ It fails loudly: whatever part fails takes the process with it, since what is du
 
 import asyncio
 import gc
+import logging
 import os
 import signal
 from pathlib import Path
@@ -15,8 +16,13 @@ from mas.config import Config
 from mas.daemon.data_directory import DataDirectory, Identity
 from mas.daemon.joining import find_roster
 from mas.daemon.wiring import Process
+from mas.errors import WriteHangs
 from mas.runtime import Supervisor, SystemDice
 from mas.telemetry import setup_logging
+
+_log = logging.getLogger(__name__)
+
+_EXIT_FAILED = 1
 
 
 def serve(config: Config) -> None:
@@ -58,5 +64,9 @@ async def stop_on_failure(parts: Supervisor, stop: asyncio.Event) -> None:
     """Have a process stop, and fail, once a part of it has failed."""
     try:
         await parts.wait()
+    except WriteHangs as error:
+        _log.critical("%s", error)
+        # Nothing is closed: whatever waits for the thread that hangs, the interpreter's own end too, would hang as well.
+        os._exit(_EXIT_FAILED)
     finally:
         stop.set()

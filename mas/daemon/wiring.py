@@ -250,6 +250,7 @@ class Process:
             tick_ms=config.raft.tick_ms,
             heartbeat_tick=config.raft.heartbeat_tick,
             election_tick=config.raft.election_tick,
+            log_write_seconds=config.storage.log_write_seconds,
             log_margin_entries=config.storage.log_margin_entries,
             log_margin_seconds=config.storage.log_margin_seconds,
         )
@@ -293,7 +294,9 @@ class Process:
         secret = ClusterSecret(self._secret)
         locks = self._start_locks(store)
         if role != "tc":
-            self._serve(config.listen.gls, LockServicer(OutsiderLocks(locks), authenticator))
+            self._serve(
+                config.listen.gls, LockServicer(OutsiderLocks(locks, self._clock), authenticator)
+            )
         if role != "gls":
             self._coordinator = TransactionCoordinator(
                 CoordinatorPorts(self._router, store, locks),

@@ -335,6 +335,7 @@ class SetAccount(
 ):
     """An administrator's change of one account; None leaves a property as it is (rule 13).
 
+    With a `change_id` it is judged once: the bucket keeps what became of it, as it does of payments (rules 3, 39).
     Closing takes an account that is empty, with nothing prepared on it; nothing of a closed one changes any more.
     """
 
@@ -343,6 +344,7 @@ class SetAccount(
     closed: bool | None = None
     overdraft_limit: int | None = None
     token: Token | None = None
+    change_id: bytes = b""
 
 
 class RegisterNode(

@@ -73,8 +73,12 @@ def _of_payer(kind: Kind, payer: str, payment_id: bytes) -> Needs:
     return (payer,) if payer and kind is not Kind.CREATION else (), payment_id, None
 
 
-def _of_account(i: Mark | Unmark | SetAccount, _: _Prepared) -> Needs:
+def _of_account(i: Mark | Unmark, _: _Prepared) -> Needs:
     return (i.account,), None, None
+
+
+def _of_change(i: SetAccount, _: _Prepared) -> Needs:
+    return (i.account,), i.change_id or None, None
 
 
 # Typed by what each one takes; `Any`, since a type says which of them it goes to.
@@ -88,7 +92,7 @@ NEEDS: dict[type, Callable[[Any, _Prepared], Needs]] = {
     Look: lambda i, _: _of_payer(i.kind, i.payer, i.payment_id),
     Mark: _of_account,
     Unmark: _of_account,
-    SetAccount: _of_account,
+    SetAccount: _of_change,
     CloseIncarnation: lambda i, _: _NOTHING,
     Genesis: lambda i, _: _NOTHING,
     Epoch: lambda i, _: _NOTHING,

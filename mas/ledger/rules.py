@@ -11,12 +11,13 @@ A leg reserves: a debit its funds (`held`), a credit its headroom. What is reser
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from hashlib import blake2b
 from typing import Any
 
 from msgspec.structs import replace
 
 from mas.errors import UnknownVersion
-from mas.ids import COUNTER_MAX, INCARNATION_BYTES, home_bucket
+from mas.ids import COUNTER_MAX, INCARNATION_BYTES, PAYMENT_ID_BYTES, home_bucket
 from mas.ledger.comparison import differing_fields
 from mas.ledger.instructions import (
     EXTERNAL,
@@ -47,6 +48,7 @@ from mas.ledger.instructions import (
     Token,
     Unmark,
     compatible,
+    encode,
     parties,
 )
 from mas.ledger.memory import UNKNOWN, Memory, Missing, NotLoaded
@@ -680,9 +682,36 @@ class Ledger(Memory):
         self._put_accounts({row.number: row})
 
     def _set_account(self, i: SetAccount) -> Answer:
+        """Judge a change once by its name, if it has one: a copy that comes late does nothing (rule 39)."""
         account = self._account(i.account)
         if account is None:
             return self._absent(i.account)
+        if not i.change_id:
+            return self._change_account(account, i)
+        assert len(i.change_id) == PAYMENT_ID_BYTES, "a change is named like a payment"
+        content = _hash_change(i)
+        record = self._record(i.change_id)
+        if record is not None:
+            state = AccountState(account.frozen, account.closed, account.overdraft_limit)
+            if record.body_hash != content:
+                return Answer(Code.KEY_REUSED, detail="another change", state=state)
+            return Answer(record.outcome, record.reason, detail=record.detail, state=state)
+        answer = self._change_account(account, i)
+        if answer.code is not Code.LOCK_CONFLICT:
+            outcome = Code.REFUSED if answer.code is Code.REFUSED else Code.DONE
+            record = Record(
+                i.change_id,
+                outcome,
+                None,
+                content,
+                answer.reason,
+                time=self._now,
+                detail=answer.detail,
+            )
+            self._put_record(record)
+        return answer
+
+    def _change_account(self, account: Account, i: SetAccount) -> Answer:
         if i.token is not None:
             if i.token not in account.marks:
                 return _LOCK_CONFLICT
@@ -775,6 +804,11 @@ def _tell(record: Record, body: Body | None, body_hash: bytes) -> Answer:
     if body is None or record.body is None or record.body_hash == body_hash:
         return _say(record)
     return Answer(Code.KEY_REUSED, detail=differing_fields(record.body, body))
+
+
+def _hash_change(i: SetAccount) -> bytes:
+    """What tells two changes apart, whoever's lock they are made under."""
+    return blake2b(encode(replace(i, token=None, change_id=b"")), digest_size=16).digest()
 
 
 def _gravest(refusals: list[Answer]) -> Answer:

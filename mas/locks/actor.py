@@ -39,6 +39,8 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 OnResult = Callable[[Grant | MasError], None]
+OnReleased = Callable[[bool | MasError], None]
+"""Takes whether anything was held."""
 
 _EPOCH_BUCKET = 1
 _RETRY_SECONDS = 0.25
@@ -74,15 +76,16 @@ class LockRequest(msgspec.Struct, frozen=True, eq=False):
     """Its leases are kept in the TM store (rule 36)."""
 
 
-class _Release(msgspec.Struct, frozen=True, gc=False):
+class _Release(msgspec.Struct, frozen=True):
     owner: bytes
+    on_result: OnReleased | None = None
 
 
 class _ReleaseLock(msgspec.Struct, frozen=True):
     lock_id: str
     owner: bytes
     token: Token
-    on_result: Callable[[bool | MasError], None]
+    on_result: OnReleased
 
 
 class _Withdraw(msgspec.Struct, frozen=True, eq=False):
@@ -207,20 +210,31 @@ class GlobalLockService(Leases, Actor):
         if self._table is not None:
             self._commands.put(_Release(owner))
 
+    async def release_owner(self, owner: bytes) -> bool:
+        """See `Leases`."""
+        result: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.ask_release_owner(owner, lambda answer: _resolve(result, answer))
+        return await result
+
+    def ask_release_owner(self, owner: bytes, on_result: OnReleased) -> None:
+        """`release_owner` without waiting: `on_result` is called once."""
+        self._ask_release(_Release(owner, on_result), on_result)
+
     async def release_lock(self, lock_id: str, owner: bytes, token: Token) -> bool:
         """See `Leases`."""
         result: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self.ask_release(lock_id, owner, token, lambda answer: _resolve(result, answer))
         return await result
 
-    def ask_release(
-        self, lock_id: str, owner: bytes, token: Token, on_result: Callable[[bool | MasError], None]
-    ) -> None:
+    def ask_release(self, lock_id: str, owner: bytes, token: Token, on_result: OnReleased) -> None:
         """`release_lock` without waiting: `on_result` is called once."""
+        self._ask_release(_ReleaseLock(lock_id, owner, token, on_result), on_result)
+
+    def _ask_release(self, command: "_Release | _ReleaseLock", on_result: OnReleased) -> None:
         if self._table is None:
             on_result(Unavailable("the lock service isn't at work: the lock ends by itself"))
         else:
-            self._commands.put(_ReleaseLock(lock_id, owner, token, on_result))
+            self._commands.put(command)
 
     @property
     def lease(self) -> float:
@@ -255,8 +269,9 @@ class GlobalLockService(Leases, Actor):
             match command:
                 case LockRequest():
                     command.on_result(stopping)
-                case _ReleaseLock():
-                    command.on_result(stopping)
+                case _ReleaseLock() | _Release():
+                    if command.on_result is not None:
+                        command.on_result(stopping)
                 case _:
                     continue
 
@@ -312,8 +327,11 @@ class GlobalLockService(Leases, Actor):
         match command:
             case LockRequest():
                 self._on_request(table, command, now)
-            case _Release(owner):
-                self._on_events(table, table.release(owner, now))
+            case _Release(owner, on_released):
+                events = table.release(owner, now)
+                self._on_events(table, events)
+                if on_released is not None:
+                    on_released(bool(events))
             case _ReleaseLock(lock_id, owner, token, on_result):
                 events = table.release_lock(lock_id, owner, token, now)
                 self._on_events(table, events)

@@ -37,7 +37,15 @@ class Leases(ABC):
 
     @abstractmethod
     def release(self, owner: bytes) -> None:
-        """Let go of all that this owner holds or waits for."""
+        """Let go of all that this owner holds or waits for. Not heard, it ends by itself."""
+
+    @abstractmethod
+    async def release_owner(self, owner: bytes) -> bool:
+        """`release`, and hear of it: whether it held or waited for anything.
+
+        Raises:
+            Unavailable: the lock service hasn't said so; what is held ends by itself.
+        """
 
     @abstractmethod
     async def release_lock(self, lock_id: str, owner: bytes, token: Token) -> bool:

@@ -8,18 +8,22 @@ from collections.abc import Sequence
 
 from mas.ledger.instructions import LockMode, Token
 from mas.locks.leases import ACCOUNT, Leases
+from mas.runtime import Clock
 
 
 class OutsiderLocks:
     """Fits the `Locks` port of the API: account numbers in, tokens out."""
 
-    def __init__(self, leases: Leases) -> None:
+    def __init__(self, leases: Leases, clock: Clock) -> None:
         self._leases = leases
+        self._clock = clock
 
     async def acquire(
         self, owner: bytes, numbers: Sequence[str], mode: LockMode, timeout: float
-    ) -> dict[str, Token]:
-        """All or none. ESCROW marks nothing: it lets every payment pass.
+    ) -> tuple[dict[str, Token], float]:
+        """All or none, and for how many seconds from now. ESCROW marks nothing: it lets every payment pass.
+
+        An owner that asks again for what it holds is told what is left of that.
 
         Raises:
             NotFound: there is no such account.
@@ -30,8 +34,13 @@ class OutsiderLocks:
         grant = await self._leases.acquire_locks(
             owner, lock_ids, mode, timeout, marked=marked, kept=True
         )
-        return dict.fromkeys(numbers, grant.token)
+        left = max(grant.deadline - self._clock.monotonic(), 0.0)
+        return dict.fromkeys(numbers, grant.token), left
 
-    def release(self, owner: bytes) -> None:
-        """Let go of all that this owner holds or waits for."""
-        self._leases.release(owner)
+    async def release(self, owner: bytes) -> None:
+        """Let go of all that this owner holds or waits for; of nothing is fine.
+
+        Raises:
+            Unavailable: the lock service hasn't said so; what is held ends by itself.
+        """
+        await self._leases.release_owner(owner)

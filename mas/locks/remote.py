@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from enum import IntEnum
+from functools import partial
 
 import msgspec
 
@@ -57,9 +58,11 @@ class Withdraw(msgspec.Struct, frozen=True, array_like=True, tag=2):
 
 
 class Release(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """See `Leases.release`."""
+    """See `Leases.release` and `release_owner`."""
 
     owner: bytes
+    request: int = 0
+    """0: nobody waits for a reply."""
 
 
 class ReleaseLock(msgspec.Struct, frozen=True, array_like=True, tag=4):
@@ -121,10 +124,13 @@ class LockDoor:
             case Withdraw(number):
                 if (request := self._waiting.pop((peer, number), None)) is not None:
                     self._service.withdraw(request)
-            case Release(owner):
+            case Release(owner, 0):
                 self._service.release(owner)
-            case ReleaseLock():
-                self._release_lock(peer, question)
+            case Release(owner, request):
+                self._service.ask_release_owner(owner, partial(self._on_released, peer, request))
+            case ReleaseLock(request, lock_id, owner, token):
+                on_released = partial(self._on_released, peer, request)
+                self._service.ask_release(lock_id, owner, token, on_released)
 
     def _acquire(self, peer: int, question: Acquire) -> None:
         key = (peer, question.request)
@@ -150,16 +156,11 @@ class LockDoor:
         else:
             self._waiting[key] = request
 
-    def _release_lock(self, peer: int, question: ReleaseLock) -> None:
-        def on_result(result: bool | MasError) -> None:  # noqa: FBT001 - a result, not an option
-            reply: Reply
-            if isinstance(result, MasError):
-                reply = _denied(question.request, result)
-            else:
-                reply = Released(question.request, result)
-            self._reply(peer, reply)
-
-        self._service.ask_release(question.lock_id, question.owner, question.token, on_result)
+    def _on_released(self, peer: int, request: int, result: bool | MasError) -> None:  # noqa: FBT001 - a result, not an option
+        if isinstance(result, MasError):
+            self._reply(peer, _denied(request, result))
+        else:
+            self._reply(peer, Released(request, result))
 
     def _to_reply(self, request: int, result: Grant | MasError) -> Reply:
         if isinstance(result, MasError):
@@ -205,6 +206,13 @@ class RemoteLocks(Leases):
     def release(self, owner: bytes) -> None:
         """See `Leases`."""
         self._peers.send(self._where(), LOCKS_CHANNEL, _encode(Release(owner)))
+
+    async def release_owner(self, owner: bytes) -> bool:
+        """See `Leases`."""
+        request = self._next_request()
+        reply = await self._ask(request, Release(owner, request), 1.0 + _GRACE_SECONDS)
+        assert isinstance(reply, Released)
+        return reply.was_held
 
     async def release_lock(self, lock_id: str, owner: bytes, token: Token) -> bool:
         """See `Leases`."""

@@ -105,7 +105,7 @@ class RaftHost(Actor):
         self._balance = Balance(config, self._groups, self._resting, dice)
         self._to_compact: list[int] = []
         self._outbox = Outbox(peers)
-        self._writer = LogWriter(log, log_thread)
+        self._writer = LogWriter(log, log_thread, config.log_write_seconds)
         self._sender = SnapshotSender(
             config, self._groups, snapshots, file_thread, peers, clock, self._spawn
         )
@@ -126,11 +126,7 @@ class RaftHost(Actor):
     # -- the start -----------------------------------------------------------------------------
 
     async def finish_snapshots(self) -> None:
-        """Finish the installations that the last run was stopped in (rule 28); before the databases are opened.
-
-        Raises:
-            DatabaseUnavailable: start again once the database is there.
-        """
+        """Finish the installations that the last run was stopped in (rule 28); before the databases are opened."""
         folder = self._config.snapshot_folder
         folder.mkdir(parents=True, exist_ok=True)
         for path in sorted(folder.glob("*.outgoing*")):  # those that were being written too
@@ -323,10 +319,11 @@ class RaftHost(Actor):
         """Drive the groups until cancelled.
 
         Raises:
-            StorageError: the log failed; the process must stop.
+            StorageError: the log failed; the process must stop. `WriteHangs`: and not wait for the log's thread.
         """
         async with self._tasks as tasks:
             tasks.spawn("raft.writes", self._writer.run())
+            tasks.spawn("raft.writes.watch", self._writer.watch())
             tasks.spawn("raft.turns", self._run_turns())
             tasks.spawn("raft.ticks", self._run_ticks())
             tasks.spawn("raft.snapshots.out", self._sender.run())

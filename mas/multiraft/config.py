@@ -23,5 +23,7 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Entries kept behind what the AccountDB durably has (rule 26)."""
     log_margin_seconds: float = 60.0
     """Seconds of entries kept likewise, at least."""
+    log_write_seconds: float = 20.0
+    """A write of the log that hasn't returned for so long ends the process: a disk that hangs is one that has failed."""
     snapshot_idle_seconds: float = 10.0
     """A follower that doesn't fetch for so long is offered its snapshot anew; one not served asks again in a fifth of it."""

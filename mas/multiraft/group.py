@@ -72,6 +72,8 @@ _READS = 65_536
 _EVENTS = 64
 _COMMITTED_BYTES = 1 << 20
 _INFLIGHT_APPENDS = 64
+_MESSAGES_WAITING = 256
+"""What the core may have to say while a write is in flight: behind a disk that hangs, nothing more is taken in."""
 _COMPLAINT_SECONDS = 60.0
 """Between two lines of the log about one peer."""
 _OF_ELECTIONS = frozenset({MessageType.VOTE, MessageType.PRE_VOTE, MessageType.TIMEOUT_NOW})
@@ -356,6 +358,8 @@ class RaftGroup:
         have voted otherwise. But not where it abstains: what its life before had acknowledged may be said of it late, and
         is heard without that.
         """
+        if self._is_full:
+            return  # it comes again
         try:
             self._check_sender(peer, message)
             if not self.abstains or message.type not in _OF_ELECTIONS:
@@ -394,7 +398,7 @@ class RaftGroup:
     @_isolates
     def tick(self, count: int) -> None:
         """So much time has passed."""
-        for _ in range(0 if self.abstains else count):
+        for _ in range(0 if self.abstains or self._is_full else count):
             self._core.tick()
         if self.role is Role.LEADER:
             if self.behind:
@@ -592,6 +596,12 @@ class RaftGroup:
         self._world.wake(self)
 
     # -- inside --------------------------------------------------------------------------------
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether nothing can be said, and too much waits to be said already."""
+        held = self.in_flight or self.is_frozen
+        return held and self._core.messages_waiting >= _MESSAGES_WAITING
 
     def _release_flush_waiters(self) -> None:
         for index, waiter in self._flush_waiters:

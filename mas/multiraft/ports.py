@@ -109,8 +109,11 @@ class Peers(Protocol):
 class SnapshotFiles(Protocol):
     """Snapshots of the AccountDB as files (rule 28); they take as long as a file takes, off the loop.
 
-    Raises `DatabaseUnavailable` where it may be tried again.
+    Raises `DatabaseUnavailable` where it may be tried again, another `StorageError` where a file can't be read.
     """
+
+    def room_for(self, size: int) -> bool:
+        """Whether so many bytes of snapshots can be received and installed, and the Raft log keeps its reserve."""
 
     async def export(self, group: int, path: Path) -> SnapshotMetadata:
         """Write the rows of one read transaction, with the applied index, term and membership that it read."""

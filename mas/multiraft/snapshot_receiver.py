@@ -3,23 +3,29 @@
     file complete ─ checked ─► note synced ─► rows swapped ─► log restored, note cleared ─► core told
                  snapshot.received  snapshot.noted  snapshot.installed   snapshot.restored
 
-Whatever it dies between, a start finds either the old state or the note, and then finishes the work.
+Whatever it dies between, a start finds either the old state or the note, and then finishes the work. Whatever fails
+on the way delays this replica, or stops it: never the process, whose other replicas have nothing to do with it. The sender
+hears why, so that it neither keeps its log for this replica meanwhile nor takes its file for a bad one.
 """
 
+import errno
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
-from mas.errors import CorruptData, DatabaseUnavailable
+from mas.errors import CorruptData, DatabaseUnavailable, StorageError
+from mas.files import sync_directory
 from mas.limits import SNAPSHOT_CHUNK_BYTES
 from mas.multiraft.config import HostConfig
 from mas.multiraft.events import Restored
 from mas.multiraft.group import RaftGroup
 from mas.multiraft.members import Members
+from mas.multiraft.pauses import Pauses
 from mas.multiraft.ports import (
     SNAPSHOT_CHANNEL,
     LogBatch,
@@ -38,6 +44,7 @@ from mas.multiraft.snapshots import (
     Pull,
     Request,
     SnapshotMessage,
+    Verdict,
     decode_note,
     encode_message,
     encode_note,
@@ -50,9 +57,16 @@ from mas.runtime import Clock, Mailbox, failpoint
 
 _log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _WINDOW_BYTES = 8 * SNAPSHOT_CHUNK_BYTES
 _PIECES = 256
+_TRANSFERS_MAX = 4
+_GONE_PATIENCE = 6
+"""What nobody has sent anything of for so many times the patience is given up, and its file's room given back."""
 _RETRY_SECONDS = 1.0
+_RETRY_SECONDS_MAX = 30.0
+_WHY_CHARACTERS = 512
 
 
 class _Transfer(msgspec.Struct):
@@ -68,6 +82,14 @@ class _Transfer(msgspec.Struct):
     arrived: int = 0
     written: int = 0
     is_complete: bool = False
+
+
+class _Refused(msgspec.Struct, frozen=True):
+    """What couldn't be taken in here, and is asked for again."""
+
+    peer: int
+    needs: int
+    """Bytes that must be free first."""
 
 
 class SnapshotReceiver:
@@ -95,6 +117,8 @@ class SnapshotReceiver:
         self._transfers: dict[int, _Transfer] = {}
         self._pieces: Mailbox[tuple[_Transfer, Piece]] = Mailbox("snapshot pieces", _PIECES)
         self._asked: dict[int, tuple[float, int]] = {}
+        self._refused: dict[int, _Refused] = {}
+        self._pauses: Pauses[int] = Pauses(clock, _RETRY_SECONDS, _RETRY_SECONDS_MAX)
 
     def on_message(self, peer: int, message: Offer | Piece | Gone) -> None:
         """What a sender says."""
@@ -106,19 +130,25 @@ class SnapshotReceiver:
             case Gone():
                 transfer = self._transfers.get(message.group)
                 if transfer and not transfer.is_complete and _name(transfer) == message.name:
-                    del self._transfers[message.group]
+                    self._remove(transfer)
 
     def tick(self) -> None:
         """Pull again what doesn't come, and ask for what nobody offers, or has offered and doesn't send."""
         now = self._clock.monotonic()
         patience = self._config.snapshot_idle_seconds / 5
-        for transfer in self._transfers.values():
-            if not transfer.is_complete and now - max(transfer.heard, transfer.pulled) > patience:
+        for transfer in list(self._transfers.values()):
+            if transfer.is_complete:
+                continue
+            if now - max(transfer.heard, transfer.pulled) > patience:
                 transfer.pulled = now
                 transfer.asked = transfer.arrived
                 self._pull(transfer)
+            if now - transfer.heard > _GONE_PATIENCE * self._config.snapshot_idle_seconds:
+                self._remove(transfer)
+        for group_id in list(self._refused):
+            self._ask_again(group_id)
         for group in self._groups.values():
-            if not group.behind or self._is_served(group.id, now):
+            if not group.behind or group.id in self._refused or self._is_served(group.id, now):
                 continue
             asked, turn = self._asked.get(group.id, (float("-inf"), 0))
             if now - asked > patience:
@@ -138,6 +168,8 @@ class SnapshotReceiver:
     def forget(self, group_id: int) -> None:
         """The group leaves this node."""
         self._asked.pop(group_id, None)
+        self._refused.pop(group_id, None)
+        self._pauses.end(group_id)
         if self._transfers.pop(group_id, None) is not None:
             self._path(group_id).unlink(missing_ok=True)
 
@@ -163,20 +195,27 @@ class SnapshotReceiver:
             least_index = group.storage.first_index() - 1
             self._send(others[turn % len(others)], Request(group.id, least_index))
 
+    def _ask_again(self, group_id: int) -> None:
+        """Once what was in the way is gone: whoever offered it can't know."""
+        refused, group = self._refused[group_id], self._groups[group_id]
+        if (
+            group.error is None
+            and self._pauses.is_over(group_id)
+            and self._files.room_for(refused.needs)
+        ):
+            del self._refused[group_id]
+            self._send(refused.peer, Request(group_id, group.storage.first_index() - 1))
+
     def _on_offer(self, peer: int, offer: Offer) -> None:
         group = self._groups.get(offer.group)
-        if group is None or group.error is not None:
-            return
-        index = offer.metadata.index
-        if not group.behind and index <= group.delivery.committed:
-            self._send(peer, Done(offer.group, offer.file.name, ok=True))
-            return
-        if group.behind and index < group.storage.first_index() - 1:
-            self._send(peer, Done(offer.group, offer.file.name, ok=False))
+        if group is None:
             return
         transfer = self._transfers.get(offer.group)
-        if transfer is not None and transfer.is_complete:
+        verdict, why = self._judge(group, offer, transfer)
+        if verdict is not None:
+            self._answer(peer, offer, verdict, why)
             return
+        self._refused.pop(offer.group, None)
         if transfer is None or _name(transfer) != offer.file.name:
             now = self._clock.monotonic()
             transfer = _Transfer(peer, offer, heard=now, pulled=now)
@@ -184,6 +223,37 @@ class SnapshotReceiver:
         transfer.peer = peer
         transfer.asked = transfer.arrived
         self._pull(transfer)
+
+    def _judge(
+        self, group: RaftGroup, offer: Offer, transfer: _Transfer | None
+    ) -> tuple[Verdict | None, str]:
+        """None where the offer is to be taken in."""
+        index = offer.metadata.index
+        if group.error is not None:
+            return Verdict.FAILED, f"the replica is stopped: {group.error}"
+        if not group.behind and index <= group.delivery.committed:
+            return Verdict.HELD, ""
+        if group.behind and index < group.storage.first_index() - 1:
+            return (
+                Verdict.TOO_OLD,
+                f"index {index}, and the log begins at {group.storage.first_index()}",
+            )
+        if transfer is not None:
+            return (
+                (Verdict.WAITS, "another is being installed")
+                if transfer.is_complete
+                else (None, "")
+            )
+        now = self._clock.monotonic()
+        if sum(self._is_served(each, now) for each in self._transfers) >= _TRANSFERS_MAX:
+            return Verdict.BUSY, f"it takes in {_TRANSFERS_MAX} others"
+        needs = offer.file.size + sum(each.offer.file.size for each in self._transfers.values())
+        if not self._files.room_for(needs):
+            return (
+                Verdict.NO_ROOM,
+                f"a snapshot of {offer.file.size:,} bytes, and what its installation takes",
+            )
+        return None, ""
 
     def _on_piece(self, piece: Piece) -> None:
         """Take the piece that is next; any other has been asked for again, or will be."""
@@ -211,13 +281,19 @@ class SnapshotReceiver:
         try:
             await self._thread.run(partial(_write, path, piece.offset, piece.data))
         except OSError as error:
-            _log.error("bucket %d: the snapshot can't be received: %s", piece.group, error)
             if self._transfers.get(piece.group) is transfer:
-                self._drop(transfer, ok=False)
+                is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+                verdict = Verdict.NO_ROOM if is_full else Verdict.FAILED
+                self._drop(transfer, verdict, f"it can't be received: {error}")
             return
         if self._transfers.get(piece.group) is not transfer:
+            if piece.group not in self._transfers:
+                path.unlink(missing_ok=True)
             return  # the group has left meanwhile, or another file is on its way
         transfer.written = piece.offset + len(piece.data)
+        if not self._files.room_for(0):
+            self._drop(transfer, Verdict.NO_ROOM, "what is left of the disk is the Raft log's")
+            return
         if transfer.written >= transfer.offer.file.size:
             transfer.is_complete = True
             self._spawn(f"raft.install.{piece.group}", self._take_in(transfer))
@@ -231,50 +307,52 @@ class SnapshotReceiver:
         try:
             await self._check(transfer)
         except CorruptData as error:
-            _log.error("bucket %d: a snapshot is no good: %s", group.id, error)
-            self._drop(transfer, ok=False)
+            self._drop(transfer, Verdict.BAD, str(error))
+            return
+        except (OSError, StorageError) as error:
+            self._drop(transfer, Verdict.FAILED, f"it can't be checked: {error}")
             return
         failpoint("snapshot.received")
         # From here on nothing more is handed out, so that no flush of older state meets the new rows.
         group.delivery.paused = True
         await group.wait_flushed()
         if group.error is not None:
-            self._drop(transfer, ok=False)
+            self._drop(transfer, Verdict.FAILED, f"the replica is stopped: {group.error}")
             return
         metadata = transfer.offer.metadata
         if group.behind or metadata.index > group.delivery.committed:
-            await self._install(group, transfer.offer)
+            try:
+                await self._install(group, transfer)
+            except StorageError as error:
+                # The file was whole: it is this node's disk or database, and the note says how far this has come.
+                group.isolate(error)
+                self._drop(transfer, Verdict.FAILED, f"it can't be installed: {error}")
+                return
         else:
             group.delivery.paused = False  # others have brought the entries meanwhile
             group.delivery.resume()
-        self._drop(transfer, ok=True)
+        self._pauses.end(group.id)
+        self._drop(transfer, Verdict.HELD)
 
     async def _check(self, transfer: _Transfer) -> None:
         offer, path = transfer.offer, self._path(transfer.offer.group)
         digest = await self._thread.run(partial(_sync_and_digest, path))
         if digest != offer.file.digest:
             raise CorruptData(f"{path} isn't the file that node {transfer.peer} offered")
-        held = await self._check_rows(offer.group)
+        held = await self._persist(transfer, lambda: self._files.check(offer.group, path))
         if (held.index, held.term) != (offer.metadata.index, offer.metadata.term):
             raise CorruptData(
                 f"{path} holds index {held.index} of term {held.term}: node {transfer.peer} "
                 f"offered {offer.metadata.index} of term {offer.metadata.term}"
             )
 
-    async def _check_rows(self, group_id: int) -> SnapshotMetadata:
-        while True:
-            try:
-                return await self._files.check(group_id, self._path(group_id))
-            except DatabaseUnavailable as error:
-                await self._wait(group_id, error)
-
-    async def _install(self, group: RaftGroup, offer: Offer) -> None:
-        metadata = offer.metadata
+    async def _install(self, group: RaftGroup, transfer: _Transfer) -> None:
+        metadata = transfer.offer.metadata
         _log.info("bucket %d: installing a snapshot of index %d", group.id, metadata.index)
         note = encode_note(Note(metadata))
         await self._writer.write(lambda: self._writer.batch.set_note(group.id, note))
         failpoint("snapshot.noted")
-        await self._install_rows(group.id)
+        await self._persist(transfer, lambda: self._files.install(group.id, self._path(group.id)))
         failpoint("snapshot.installed")
         group.is_frozen = True
         await self._writer.write(lambda: None)  # what was in flight is finished now
@@ -283,23 +361,46 @@ class SnapshotReceiver:
         members = Members(metadata.index, metadata.conf_state)
         group.restart(members, Restored(metadata.index, metadata.term, metadata.conf_state))
 
-    async def _install_rows(self, group_id: int) -> None:
+    async def _persist(self, transfer: _Transfer, work: Callable[[], Awaitable[T]]) -> T:
+        """Until the database is there; the sender hears that it takes long, and needn't keep its log for it."""
+        offer = transfer.offer
         while True:
             try:
-                await self._files.install(group_id, self._path(group_id))
-                return
+                return await work()
             except DatabaseUnavailable as error:
-                await self._wait(group_id, error)
+                seconds = self._pauses.failed(offer.group)
+                _log.error(
+                    "bucket %d: a snapshot waits for the database: %s; the next try is in %.0f s",
+                    offer.group,
+                    error,
+                    seconds,
+                )
+                self._answer(transfer.peer, offer, Verdict.WAITS, str(error))
+                await self._clock.sleep(seconds)
 
-    async def _wait(self, group_id: int, error: DatabaseUnavailable) -> None:
-        _log.error("bucket %d: a snapshot waits for the database: %s", group_id, error)
-        await self._clock.sleep(_RETRY_SECONDS)
+    def _drop(self, transfer: _Transfer, verdict: Verdict, why: str = "") -> None:
+        self._remove(transfer)
+        if verdict is not Verdict.HELD:
+            self._pauses.failed(transfer.offer.group)
+        self._answer(transfer.peer, transfer.offer, verdict, why)
 
-    def _drop(self, transfer: _Transfer, *, ok: bool) -> None:
-        group_id = transfer.offer.group
-        del self._transfers[group_id]
-        self._path(group_id).unlink(missing_ok=True)
-        self._send(transfer.peer, Done(group_id, _name(transfer), ok))
+    def _remove(self, transfer: _Transfer) -> None:
+        del self._transfers[transfer.offer.group]
+        self._path(transfer.offer.group).unlink(missing_ok=True)
+
+    def _answer(self, peer: int, offer: Offer, verdict: Verdict, why: str = "") -> None:
+        if verdict in (Verdict.NO_ROOM, Verdict.FAILED):
+            needs = offer.file.size if verdict is Verdict.NO_ROOM else 0
+            self._refused[offer.group] = _Refused(peer, needs)
+        if verdict not in (Verdict.HELD, Verdict.BUSY, Verdict.WAITS):
+            _log.warning(
+                "bucket %d: the snapshot of node %d %s here: %s",
+                offer.group,
+                peer,
+                verdict.words,
+                why,
+            )
+        self._send(peer, Done(offer.group, offer.file.name, verdict, why[:_WHY_CHARACTERS]))
 
     def _path(self, group_id: int) -> Path:
         return incoming_path(self._config.snapshot_folder, group_id)
@@ -311,8 +412,7 @@ class SnapshotReceiver:
 async def finish_installs(log: RaftLog, files: SnapshotFiles, folder: Path) -> None:
     """At a start, before anybody reads the databases: swap the rows of every snapshot that the log has a note of.
 
-    Raises:
-        DatabaseUnavailable: nothing has changed; start again once the database is there.
+    Where that can't be done the rows stay as they were, and whole: the replica waits for another offer, and no other one for it.
     """
     for group_id in log.groups():
         path = incoming_path(folder, group_id)
@@ -320,18 +420,29 @@ async def finish_installs(log: RaftLog, files: SnapshotFiles, folder: Path) -> N
             note = log.note(group_id)
         except CorruptData:
             continue  # this replica is stopped, as whoever starts it will hear
-        if note is None:
-            path.unlink(missing_ok=True)
-        elif path.exists():
+        if note is not None and path.exists():
             _log.info("bucket %d: finishing the installation of a snapshot", group_id)
             try:
-                await files.check(group_id, path)
-            except CorruptData as error:
-                # It was whole when the note was written, and is only read since: if the rows aren't swapped
-                # they stay as they were, and the leader offers another.
-                _log.error("bucket %d: the snapshot is damaged: %s", group_id, error)
-            else:
-                await files.install(group_id, path)
+                await _finish_install(files, group_id, path, decode_note(note).metadata)
+            except StorageError as error:
+                _log.error(
+                    "bucket %d: a snapshot isn't installed, the next offer is awaited: %s",
+                    group_id,
+                    error,
+                )
+        path.unlink(missing_ok=True)
+
+
+async def _finish_install(
+    files: SnapshotFiles, group_id: int, path: Path, noted: SnapshotMetadata
+) -> None:
+    held = await files.check(group_id, path)
+    if (held.index, held.term) != (noted.index, noted.term):
+        raise CorruptData(
+            f"{path} holds index {held.index} of term {held.term}, and the note in the log is of {noted.index} of "
+            f"term {noted.term}"
+        )
+    await files.install(group_id, path)
 
 
 def settle_note(log: RaftLog, group_id: int, applied: int) -> None:
@@ -341,7 +452,7 @@ def settle_note(log: RaftLog, group_id: int, applied: int) -> None:
         return
     metadata = decode_note(note).metadata
     batch = log.batch()
-    if applied >= metadata.index:
+    if applied >= metadata.index >= log.storage(group_id).first_index() - 1:
         _restore_log(batch, group_id, metadata)
     else:
         batch.set_note(group_id, None)
@@ -366,4 +477,5 @@ def _write(path: Path, offset: int, data: bytes) -> None:
 def _sync_and_digest(path: Path) -> bytes:
     with path.open("r+b") as file:
         os.fsync(file.fileno())
+    sync_directory(path.parent)  # the note that comes next means this file
     return read_digest(path)

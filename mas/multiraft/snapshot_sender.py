@@ -1,6 +1,9 @@
 """Gives out snapshots of this node's buckets: exports on need, offers, serves what is pulled, cleans up.
 
-One file serves every follower that needs one, for as long as this node's log goes on from it.
+One file serves every follower that needs one, for as long as this node's log goes on from it. Files lie on the disk that
+the log is on, so there are never more than a few, and one that nobody has asked for lately is deleted. The log isn't cut
+behind a file on its way, but only for as long as a transfer that gets on takes: a follower that doesn't take it, or hardly,
+is offered a newer one when it can. What fails, here or there, is tried again after pauses that grow.
 """
 
 import logging
@@ -10,10 +13,11 @@ from pathlib import Path
 
 import msgspec
 
-from mas.errors import DatabaseUnavailable, StorageError
+from mas.errors import CorruptData, StorageError
 from mas.limits import SNAPSHOT_CHUNK_BYTES
 from mas.multiraft.config import HostConfig
 from mas.multiraft.group import RaftGroup
+from mas.multiraft.pauses import Pauses
 from mas.multiraft.ports import SNAPSHOT_CHANNEL, Peers, SnapshotFiles, Spawn, Worker
 from mas.multiraft.snapshots import (
     Done,
@@ -24,6 +28,7 @@ from mas.multiraft.snapshots import (
     Request,
     SnapshotMessage,
     SnapshotReference,
+    Verdict,
     encode_message,
     encode_reference,
     read_digest,
@@ -34,19 +39,34 @@ from mas.runtime import Clock, Mailbox
 _log = logging.getLogger(__name__)
 
 _PULLS = 1_024
+_FILES_MAX = 8
+"""Snapshots that lie here, those being exported among them."""
+_BYTES_PER_SECOND_LEAST = 1 << 20
+"""Of a transfer that gets on."""
+_EXPORT_PATIENCE = 6
+"""The log waits for an export for so many times the patience with a receiver."""
 
 
-class _File(msgspec.Struct, frozen=True):
+class _File(msgspec.Struct, eq=False):
     path: Path
     reference: SnapshotReference
     metadata: SnapshotMetadata
-    made: float
+    spared_until: float
+    """So long the log isn't cut behind it: as long as a transfer takes that gets on."""
+    asked: float
+    """When somebody last wanted it."""
 
 
 class _Offered(msgspec.Struct):
     file: _File
     heard: float
     """When the receiver was last heard of."""
+
+
+class _Export(msgspec.Struct, frozen=True):
+    index: int
+    """What it holds at least."""
+    spared_until: float
 
 
 class SnapshotSender:
@@ -72,9 +92,14 @@ class SnapshotSender:
         self._files: dict[int, _File] = {}
         self._replaced: list[_File] = []
         self._exports = 0
-        self._exporting: dict[int, int] = {}
+        self._exporting: dict[int, _Export] = {}
         self._requests: dict[int, dict[int, int]] = {}
         self._offers: dict[tuple[int, int], _Offered] = {}
+        self._postponed: dict[tuple[int, int], None] = {}
+        """The core waits for these to get its snapshot, and their pause isn't over."""
+        idle = config.snapshot_idle_seconds
+        self._offer_pauses: Pauses[tuple[int, int]] = Pauses(clock, idle / 10, 30 * idle)
+        self._export_pauses: Pauses[int] = Pauses(clock, idle / 10, 30 * idle)
         self._pulls: Mailbox[tuple[int, Pull]] = Mailbox("snapshot pulls", _PULLS)
 
     def newest(self, group_id: int) -> Snapshot | None:
@@ -87,23 +112,24 @@ class SnapshotSender:
 
     def offer(self, group_id: int, peer: int) -> None:
         """The core's SNAPSHOT message: the file goes first, and the core hears how it went."""
+        if not self._offer_pauses.is_over((group_id, peer)):
+            self._postponed[group_id, peer] = None
+            return
         file = self._files.get(group_id)
         if file is None or not self._offer(group_id, peer, file):
             self._end(group_id, peer, ok=False)
 
     def spare(self, group_id: int, cut: int) -> int:
-        """`cut`, or less: the entries that follow a snapshot on its way must not be cut away."""
+        """`cut`, or less: the entries that follow a snapshot on its way must not be cut away, while it gets on."""
+        now = self._clock.monotonic()
         indexes = [cut]
-        indexes += [
-            offered.file.metadata.index
-            for (group, _), offered in self._offers.items()
-            if group == group_id
-        ]
-        if group_id in self._exporting:
-            indexes.append(self._exporting[group_id])
-        file = self._files.get(group_id)
-        if file is not None and file.made > self._patience_began():
-            indexes.append(file.metadata.index)
+        files = [offered.file for (group, _), offered in self._offers.items() if group == group_id]
+        if group_id in self._files and self._files[group_id].asked > self._patience_began():
+            files.append(self._files[group_id])
+        indexes += [file.metadata.index for file in files if now < file.spared_until]
+        export = self._exporting.get(group_id)
+        if export is not None and now < export.spared_until:
+            indexes.append(export.index)
         return min(indexes)
 
     def on_message(self, peer: int, message: Pull | Done | Request) -> None:
@@ -112,36 +138,49 @@ class SnapshotSender:
             case Pull():
                 self._pulls.offer((peer, message))  # no room: it is pulled again
             case Done():
-                if not message.ok:
-                    self._replace(message.group, message.name)
-                self._end(message.group, peer, ok=message.ok)
+                self._on_done(peer, message)
             case Request():
                 self._on_request(peer, message)
 
     def on_peer_down(self, peer: int) -> None:
-        """The offers of a peer that is gone have failed, for now."""
-        for group_id, offered_to in list(self._offers):
+        """What was on its way has failed, for now; whoever comes back may have been mended."""
+        for group_id, offered_to in [*self._offers, *self._postponed]:
             if offered_to == peer:
                 self._end(group_id, peer, ok=False)
+        for key in self._offer_pauses.failing():
+            if key[1] == peer:
+                self._offer_pauses.end(key)
 
     def tick(self) -> None:
-        """Give up offers that nobody takes up, and delete files that nobody needs."""
-        since = self._patience_began()
+        """Go on with what was postponed, give up offers that nobody takes up, delete files that nobody needs."""
+        for key in [key for key in self._postponed if self._offer_pauses.is_over(key)]:
+            del self._postponed[key]
+            self.offer(*key)
+        now, since = self._clock.monotonic(), self._patience_began()
+        is_full = self._lying() >= _FILES_MAX
         for (group_id, peer), offered in list(self._offers.items()):
-            if offered.heard < since:
+            if offered.heard < since or (is_full and offered.file.spared_until < now):
+                self._offer_pauses.failed((group_id, peer))
                 self._end(group_id, peer, ok=False)
+        wanted = {id(offered.file) for offered in self._offers.values()}
         for group_id, file in list(self._files.items()):
-            if file.metadata.index < self._groups[group_id].storage.first_index() - 1:
+            is_behind = file.metadata.index < self._groups[group_id].storage.first_index() - 1
+            if is_behind or (file.asked < since and id(file) not in wanted):
                 self._replaced.append(self._files.pop(group_id))
         for file in self._replaced[:]:
-            if all(offered.file is not file for offered in self._offers.values()):
+            if id(file) not in wanted:
                 self._replaced.remove(file)
                 file.path.unlink(missing_ok=True)
 
     def forget(self, group_id: int) -> None:
         """The group leaves this node."""
-        for offered in [key for key in self._offers if key[0] == group_id]:
-            del self._offers[offered]
+        for key in [key for key in self._offers if key[0] == group_id]:
+            del self._offers[key]
+        for key in [key for key in self._postponed if key[0] == group_id]:
+            del self._postponed[key]
+        for key in [key for key in self._offer_pauses.failing() if key[0] == group_id]:
+            self._offer_pauses.end(key)
+        self._export_pauses.end(group_id)
         self._requests.pop(group_id, None)
         file = self._files.pop(group_id, None)
         if file is not None:
@@ -153,7 +192,7 @@ class SnapshotSender:
             for peer, pull in await self._pulls.drain():
                 await self._serve(peer, pull)
 
-    # -- inside --------------------------------------------------------------------------------
+    # -- exports -------------------------------------------------------------------------------
 
     def _patience_began(self) -> float:
         return self._clock.monotonic() - self._config.snapshot_idle_seconds
@@ -161,36 +200,57 @@ class SnapshotSender:
     def _usable(self, group: RaftGroup, least_index: int) -> _File | None:
         file = self._files.get(group.id)
         if file is not None and file.metadata.index >= least_index:
+            file.asked = self._clock.monotonic()
             return file
         if group.id not in self._exporting and not group.behind and group.error is None:
-            self._exporting[group.id] = group.flushed
-            self._spawn(f"raft.export.{group.id}", self._export(group))
+            self._begin_export(group)
         return None
+
+    def _lying(self) -> int:
+        return len(self._files) + len(self._replaced) + len(self._exporting)
+
+    def _begin_export(self, group: RaftGroup) -> None:
+        if self._lying() >= _FILES_MAX or not self._export_pauses.is_over(group.id):
+            return  # whoever wants it asks again
+        spared_until = (
+            self._clock.monotonic() + _EXPORT_PATIENCE * self._config.snapshot_idle_seconds
+        )
+        self._exporting[group.id] = _Export(group.flushed, spared_until)
+        self._spawn(f"raft.export.{group.id}", self._export(group))
 
     async def _export(self, group: RaftGroup) -> None:
         self._exports += 1
         path = self._config.snapshot_folder / f"bucket-{group.id}.{self._exports}.outgoing"
+        # The log knows the membership at every index; the database need not. An installation meanwhile brings another.
+        members = group.members
         try:
             metadata = await self._source.export(group.id, path)
             size, digest = await self._thread.run(lambda: (path.stat().st_size, read_digest(path)))
-        except (DatabaseUnavailable, OSError) as error:
-            _log.error("bucket %d: no snapshot could be exported: %s", group.id, error)
+        except (StorageError, OSError) as error:
             path.unlink(missing_ok=True)
+            if (
+                self._groups.get(group.id) is group
+            ):  # else: it has left meanwhile, and its rows are gone
+                seconds = self._export_pauses.failed(group.id)
+                _log.error(
+                    "bucket %d: no snapshot could be exported, the next try is in %.1f s: %s",
+                    group.id,
+                    seconds,
+                    error,
+                )
             return
-        except StorageError:
-            if self._groups.get(group.id) is group:
-                raise
-            return  # it has left meanwhile, and its rows are gone
         finally:
             del self._exporting[group.id]
-        if self._groups.get(group.id) is not group:  # it has left meanwhile
+        has_left = self._groups.get(group.id) is not group
+        if has_left or metadata.index < group.storage.first_index() - 1:
             path.unlink(missing_ok=True)
             return
-        # The log knows the membership at every index; the database need not.
-        metadata = msgspec.structs.replace(metadata, conf_state=group.members.at(metadata.index))
+        metadata = msgspec.structs.replace(metadata, conf_state=members.at(metadata.index))
         name = f"{self._config.node}-{metadata.index}-{metadata.term}-{digest.hex()}"
         reference = SnapshotReference(self._config.node, name, size, digest)
-        file = _File(path, reference, metadata, self._clock.monotonic())
+        now = self._clock.monotonic()
+        allowed = self._config.snapshot_idle_seconds + size / _BYTES_PER_SECOND_LEAST
+        file = _File(path, reference, metadata, now + allowed, now)
         if group.id in self._files:
             self._replaced.append(self._files[group.id])
         self._files[group.id] = file
@@ -198,18 +258,64 @@ class SnapshotSender:
             if metadata.index >= least_index:
                 self._offer(group.id, peer, file)
 
+    async def _examine(self, group: RaftGroup, file: _File) -> None:
+        """A receiver has found the file bad. If it is bad here too, then so are the rows that it was made of."""
+        try:
+            await self._source.check(group.id, file.path)
+        except CorruptData as error:
+            _log.critical(
+                "bucket %d: what this node's database holds of it is damaged: %s. Rebuild this replica from the others "
+                "with `mas admin replica rebuild`",
+                group.id,
+                error,
+            )
+            if self._groups.get(group.id) is group:
+                group.hand_over()
+        except StorageError as error:
+            _log.error("bucket %d: a snapshot can't be read again: %s", group.id, error)
+
+    # -- offers --------------------------------------------------------------------------------
+
     def _offer(self, group_id: int, peer: int, file: _File) -> bool:
         self._offers[group_id, peer] = _Offered(file, self._clock.monotonic())
         return self._send(peer, Offer(group_id, file.reference, file.metadata))
 
-    def _replace(self, group_id: int, name: str) -> None:
-        """The file was no good there: it may have been damaged here, so the next offer is another."""
-        file = self._files.get(group_id)
-        if file is not None and file.reference.name == name:
-            self._replaced.append(self._files.pop(group_id))
+    def _on_done(self, peer: int, done: Done) -> None:
+        key = done.group, peer
+        match done.verdict:
+            case Verdict.HELD:
+                self._offer_pauses.end(key)
+                self._export_pauses.end(done.group)
+            case Verdict.BUSY:
+                self._offer_pauses.end(key)
+                self._offer_pauses.failed(key)
+            case _:
+                seconds = self._offer_pauses.failed(key)
+                _log.warning(
+                    "bucket %d: the snapshot %s at node %d, which is offered one again in %.1f s: %s",
+                    done.group,
+                    done.verdict.words,
+                    peer,
+                    seconds,
+                    done.why,
+                )
+        if done.verdict in (Verdict.BAD, Verdict.TOO_OLD):
+            self._replace(done)
+        self._end(done.group, peer, ok=done.verdict is Verdict.HELD)
+
+    def _replace(self, done: Done) -> None:
+        """The next offer is of another file."""
+        group, file = self._groups.get(done.group), self._files.get(done.group)
+        if group is None or file is None or file.reference.name != done.name:
+            return
+        self._replaced.append(self._files.pop(done.group))
+        if done.verdict is Verdict.BAD:
+            self._export_pauses.failed(done.group)
+            self._spawn(f"raft.examine.{done.group}", self._examine(group, file))
 
     def _end(self, group_id: int, peer: int, *, ok: bool) -> None:
         self._offers.pop((group_id, peer), None)
+        self._postponed.pop((group_id, peer), None)
         group = self._groups.get(group_id)
         if group is not None and group.role is Role.LEADER:
             group.report_snapshot(peer, ok=ok)
@@ -218,8 +324,10 @@ class SnapshotSender:
         group = self._groups.get(request.group)
         if group is None or (request.group, peer) in self._offers:
             return
+        self._offer_pauses.end((request.group, peer))
         file = self._usable(group, request.least_index)
         if file is not None:
+            self._postponed.pop((request.group, peer), None)
             self._offer(group.id, peer, file)
         else:
             self._requests.setdefault(group.id, {})[peer] = request.least_index
@@ -236,6 +344,11 @@ class SnapshotSender:
             data = await self._thread.run(partial(_read, file.path, pull.offset))
         except OSError as error:
             _log.error("bucket %d: a snapshot can't be read: %s", pull.group, error)
+            if self._files.get(pull.group) is file:
+                self._replaced.append(self._files.pop(pull.group))
+                self._export_pauses.failed(pull.group)
+            self._end(pull.group, peer, ok=False)
+            self._send(peer, Gone(pull.group, pull.name))
             return
         if self._send(peer, Piece(pull.group, pull.name, pull.offset, data)):
             offered.heard = now

@@ -3,15 +3,18 @@
     sender    Offer ─────►  receiver      the leader's core wants this follower to have a snapshot
               ◄────── Pull                so many bytes from this offset: several at a time
               Piece ─────►
-              ◄────── Done                installed, or no good
+              ◄────── Done                what became of it, and whose fault it was
               Gone  ─────►                that file isn't there any more
-              ◄────── Request             a database that is behind its own log asks whoever has the state
+              ◄────── Request             a database that is behind its own log asks whoever has the state; and so does
+                                          who couldn't take an offer in, and now can
 
-The receiver pulls, so it sets the pace, resumes where a connection broke, and the sender keeps no place of it.
+The receiver pulls, so it sets the pace, resumes where a connection broke, and the sender keeps no place of it. What came
+to nothing is tried again after pauses that grow, so that one who can't costs the others nothing.
 """
 
+from enum import IntEnum
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import xxhash
@@ -22,13 +25,16 @@ from mas.limits import SNAPSHOT_CHUNK_BYTES
 from mas.raft import SnapshotMetadata
 from mas.raft.messages import Counter
 
+_Name = Annotated[str, msgspec.Meta(max_length=256)]
+_Why = Annotated[str, msgspec.Meta(max_length=512)]
+
 
 class SnapshotReference(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One file, for ever: what a Raft snapshot's `data` holds instead of the state."""
 
     node: int
     """Who has it."""
-    name: str
+    name: _Name
     """Its identity; never a path on the receiver's side."""
     size: Counter
     """Bytes."""
@@ -48,7 +54,7 @@ class Pull(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
     """Send me the piece of this file at this offset."""
 
     group: int
-    name: str
+    name: _Name
     offset: Counter
 
 
@@ -56,24 +62,61 @@ class Piece(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     """A piece: SNAPSHOT_CHUNK_BYTES, or what is left."""
 
     group: int
-    name: str
+    name: _Name
     offset: Counter
     data: bytes
 
 
+class Verdict(IntEnum):
+    """What became of an offer at its receiver."""
+
+    HELD = 0
+    """It holds the state: this snapshot is installed, or not needed any more."""
+    BAD = 1
+    """What came isn't what was offered, or no whole state: the file at its giver is damaged, or the rows that it is of."""
+    TOO_OLD = 2
+    """Only a later one helps."""
+    NO_ROOM = 3
+    """Its disk has no room: it asks again once it has."""
+    FAILED = 4
+    """Its disk has failed, or the replica is stopped: this file is as good as any."""
+    WAITS = 5
+    """It has the file, and its database doesn't take it yet: it goes on by itself."""
+    BUSY = 6
+    """It takes in enough others: offer it again soon."""
+
+    @property
+    def words(self) -> str:
+        """What there is to say of the snapshot."""
+        return _WORDS[self]
+
+
+_WORDS = {
+    Verdict.HELD: "is held",
+    Verdict.BAD: "is no good",
+    Verdict.TOO_OLD: "is too old",
+    Verdict.NO_ROOM: "finds no room",
+    Verdict.FAILED: "can't be taken in",
+    Verdict.WAITS: "has come, and can't be installed yet",
+    Verdict.BUSY: "has to wait for others",
+}
+
+
 class Done(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
-    """The receiver needs no more of this file; `ok` where it holds the state."""
+    """The receiver needs nothing more of this file, for now."""
 
     group: int
-    name: str
-    ok: bool
+    name: _Name
+    verdict: Verdict
+    why: _Why = ""
+    """For people, where there is something to say."""
 
 
 class Gone(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
     """The sender has no such file: wait for another offer."""
 
     group: int
-    name: str
+    name: _Name
 
 
 class Request(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):

@@ -16,10 +16,15 @@ from mas.errors import RequestFailed, Unavailable
 from mas.ledger.instructions import Answer, Chunk, begins
 from mas.ledger.instructions import encode as encode_chunk
 from mas.network.channels import Channel
+from mas.network.leaders import NOWHERE, Leaders
 from mas.runtime import Clock, Dice
 from mas.transaction.messages import (
     MESSAGE_BYTES_MAX,
     Answers,
+    ForLeader,
+    PassOn,
+    ReadReplica,
+    ReplicaView,
     Reply,
     Request,
     Submit,
@@ -34,8 +39,12 @@ from mas.transaction.messages import (
 OnAnswer = Callable[[int, Answer | TurnedAway], None]
 
 _SCAN_SECONDS = 0.05
-_NOWHERE = 0
-"""No node has this id."""
+_SILENCE_SECONDS = 0.5
+"""After which the other replicas are asked who leads, and for which their answers are waited for."""
+_LOOK_SECONDS = 0.25
+"""Between two such questions about one bucket."""
+_LOST_SECONDS = 1.0
+"""After which a leader that others hear, and nothing comes from, is taken for out of reach from here."""
 
 
 class Peers(Protocol):
@@ -60,7 +69,7 @@ class RouterSettings(msgspec.Struct, frozen=True):
 
 
 class _Submission:
-    """A chunk under way; `peer` holds its live copy, or is `_NOWHERE`."""
+    """A chunk under way; `peer` holds its live copy, or is `NOWHERE`."""
 
     __slots__ = (
         "answered",
@@ -75,6 +84,7 @@ class _Submission:
         "on_answer",
         "peer",
         "resume",
+        "sent",
         "trouble",
     )
 
@@ -88,9 +98,10 @@ class _Submission:
         self.answered = bytearray(self.left)
         self.beginning = 0
         self.number = 0
-        self.peer = _NOWHERE
+        self.peer = NOWHERE
         self.hops = 0
         self.resume = 0.0
+        self.sent = 0.0
         self.trouble = "no replica is connected"
 
     def unanswered(self) -> list[int]:
@@ -107,15 +118,36 @@ class _Submission:
 class _Question:
     """A read under way at one replica."""
 
-    __slots__ = ("future", "peer")
+    __slots__ = ("bucket", "future", "is_named", "peer", "sent")
 
-    def __init__(self, peer: int, future: asyncio.Future[Reply]) -> None:
+    def __init__(
+        self, bucket: int, peer: int, future: asyncio.Future[Reply], sent: float, *, is_named: bool
+    ) -> None:
+        self.bucket = bucket
         self.peer = peer
         self.future = future
+        self.sent = sent
+        self.is_named = is_named
+        """This replica was asked for, whoever leads."""
 
     def settle(self, reply: Reply) -> None:
         if not self.future.done():
             self.future.set_result(reply)
+
+
+class _Look:
+    """A replica is asked who leads a bucket, while `silent` doesn't answer."""
+
+    __slots__ = ("bucket", "peer", "sent", "silent")
+
+    def __init__(self, bucket: int, peer: int, silent: int, sent: float) -> None:
+        self.bucket = bucket
+        self.peer = peer
+        self.silent = silent
+        self.sent = sent
+
+
+_Asked = _Submission | _Question | _Look
 
 
 class BucketRouter:
@@ -136,13 +168,14 @@ class BucketRouter:
         self._peers = peers
         self._clock = clock
         self._settings = settings or RouterSettings()
-        self._replicas: dict[int, tuple[int, ...]] = {}
-        self._guess: dict[int, int] = {}
+        self._leaders = Leaders(peers.is_connected)
         for bucket in sorted(replicas):
             self.set_replicas(bucket, replicas[bucket])
         # A reply to this process's previous life must find nobody: numbers never begin alike.
         self._last_number = dice.randrange(1 << 62)
-        self._live: dict[int, _Submission | _Question] = {}
+        self._live: dict[int, _Asked] = {}
+        self._heard: dict[int, float] = {}
+        self._looked: dict[int, float] = {}
         self._parked: list[_Submission] = []
         self._outgoing: dict[int, list[_Outgoing]] = {}
         self._beginning = 0
@@ -152,22 +185,19 @@ class BucketRouter:
 
     def set_replicas(self, bucket: int, nodes: Sequence[int]) -> None:
         """The nodes that hold this bucket, from now on."""
-        assert nodes
-        self._replicas[bucket] = tuple(nodes)
-        if self._guess.get(bucket) not in nodes:
-            self._guess[bucket] = nodes[0]
+        self._leaders.set_replicas(bucket, nodes)
 
     def replicas(self) -> dict[int, list[int]]:
         """Every bucket of the cluster, and the nodes that hold it."""
-        return {bucket: list(self._replicas[bucket]) for bucket in self.all()}
+        return {bucket: list(self._leaders.replicas(bucket)) for bucket in self.all()}
 
     def all(self) -> list[int]:
         """Every bucket of the cluster, ascending."""
-        return sorted(self._replicas)
+        return self._leaders.buckets()
 
     def leader(self, bucket: int) -> int:
         """The node that probably leads this bucket."""
-        return self._guess[bucket]
+        return self._leaders.guess(bucket)
 
     # -- submitting -------------------------------------------------------------------------------
 
@@ -177,7 +207,7 @@ class BucketRouter:
         Calls back once for each position, in any order, on a later turn of the loop. `TurnedAway.why` UNKNOWN: it
         was sent and lost sight of; anything else: it has done nothing and never will.
         """
-        assert bucket in self._replicas, f"unknown bucket {bucket}"
+        assert bucket in self._leaders, f"unknown bucket {bucket}"
         if not chunk.instructions:
             return
         deadline = self._clock.monotonic() + self._settings.timeout
@@ -208,8 +238,8 @@ class BucketRouter:
 
     def _dispatch(self, submission: _Submission) -> None:
         """Towards the leader as far as it is known; or wait, where there is nobody to send to."""
-        node = self._connected_guess(submission.bucket)
-        if node == _NOWHERE or submission.hops > len(self._replicas[submission.bucket]):
+        node = self._leaders.next_hop(submission.bucket)
+        if node == NOWHERE or submission.hops > len(self._leaders.replicas(submission.bucket)):
             submission.resume = self._clock.monotonic() + self._settings.pause
             self._parked.append(submission)
             return
@@ -217,8 +247,16 @@ class BucketRouter:
         submission.number = number
         submission.peer = node
         submission.hops += 1
+        submission.sent = self._clock.monotonic()
         self._live[number] = submission
-        self._send(node, Submit(number, submission.bucket, submission.data), submission)
+        message = Submit(number, submission.bucket, submission.data)
+        self._send(node, self._passed_on(submission.bucket, message), submission)
+
+    def _passed_on(self, bucket: int, message: Request) -> Request:
+        """Where the leader is out of reach from here, a replica that reaches it is asked to pass it on."""
+        if isinstance(message, ForLeader) and self._leaders.is_away(bucket):
+            return PassOn(message.request, bucket, message)
+        return message
 
     def _finish(self, submission: _Submission) -> None:
         self._live.pop(submission.number, None)
@@ -236,13 +274,14 @@ class BucketRouter:
             Unavailable: nobody answered in time; the last reason is named.
             RequestFailed: the read raised where it was answered.
         """
-        assert bucket in self._replicas, f"unknown bucket {bucket}"
+        assert bucket in self._leaders, f"unknown bucket {bucket}"
         deadline = self._clock.monotonic() + timeout
         hops = 0
         why = "no replica is connected"
         while (left := deadline - self._clock.monotonic()) > 0:
-            node = replica or self._connected_guess(bucket)
-            reply = await self._ask(node, request, min(left, self._settings.query_timeout))
+            node = replica or self._leaders.next_hop(bucket)
+            patience = min(left, self._settings.query_timeout)
+            reply = await self._ask(bucket, node, request, patience, is_named=bool(replica))
             if not isinstance(reply, TurnedAway):
                 return reply
             if reply.why is Why.FAILED:
@@ -251,21 +290,25 @@ class BucketRouter:
             hops += 1
             if (
                 replica
-                or hops > len(self._replicas[bucket])
-                or not self._mend_guess(bucket, reply, node)
+                or hops > len(self._leaders.replicas(bucket))
+                or not self._leaders.mend(bucket, reply, node)
             ):
                 await self._clock.sleep(min(self._settings.pause, left))
                 hops = 0
         raise Unavailable(f"bucket {bucket} can't be read within {timeout:g} s ({why}): try again")
 
-    async def _ask(self, node: int, request: Request, timeout: float) -> Reply:
+    async def _ask(
+        self, bucket: int, node: int, request: Request, timeout: float, *, is_named: bool
+    ) -> Reply:
         if not self._peers.is_connected(node):
             return TurnedAway(0, Why.UNAVAILABLE, detail="not connected")
         number = self._next_number()
-        question = _Question(node, asyncio.get_running_loop().create_future())
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        question = _Question(bucket, node, future, self._clock.monotonic(), is_named=is_named)
         self._live[number] = question
         message = msgspec.structs.replace(request, request=number)
-        self._send(node, message, question)
+        self._send(node, message if is_named else self._passed_on(bucket, message), question)
+        self._ensure_timer()
         try:
             async with asyncio.timeout(timeout):
                 return await question.future
@@ -276,7 +319,7 @@ class BucketRouter:
 
     # -- frames -----------------------------------------------------------------------------------
 
-    def _send(self, node: int, message: Request, sender: _Submission | _Question) -> None:
+    def _send(self, node: int, message: Request, sender: _Asked) -> None:
         """With all else of this turn to the same node."""
         if not self._outgoing:
             asyncio.get_running_loop().call_soon(self._flush)
@@ -292,7 +335,9 @@ class BucketRouter:
         if self._peers.send(node, Channel.REQUEST, frame_of([data for data, _, _ in items])):
             return
         for data, number, sender in items:
-            if len(data) > MESSAGE_BYTES_MAX:
+            if isinstance(sender, _Look):
+                self._live.pop(number, None)
+            elif len(data) > MESSAGE_BYTES_MAX:
                 self._on_too_large(sender, number, len(data))
             elif isinstance(sender, _Question):
                 sender.settle(TurnedAway(number, Why.UNAVAILABLE, detail="not connected"))
@@ -310,8 +355,8 @@ class BucketRouter:
             sender.answer(range(len(sender.answered)), turned_away)
 
     def _on_unsent(self, submission: _Submission, node: int) -> None:
-        submission.peer = _NOWHERE
-        self._move_guess(submission.bucket, node)
+        submission.peer = NOWHERE
+        self._leaders.move(submission.bucket, node)
         self._dispatch(submission)
 
     def on_reply(self, peer: int, payload: bytes) -> None:
@@ -321,12 +366,18 @@ class BucketRouter:
             NetworkError: it can't be read; what it answered will be unknown.
         """
         live = self._live
+        self._heard[peer] = self._clock.monotonic()
+        self._leaders.heard(peer)
         for reply in decode_replies(payload):
             asked = live.get(reply.request)
             if asked is None or asked.peer != peer:
                 continue  # given up meanwhile, or asked in this process's previous life
             if type(asked) is _Question:
                 asked.settle(reply)
+            elif type(asked) is _Look:
+                del live[reply.request]
+                if type(reply) is ReplicaView:
+                    self._on_view(asked, reply)
             elif type(asked) is _Submission:
                 if type(reply) is Answers:
                     self._on_answers(asked, reply.answers)
@@ -349,7 +400,7 @@ class BucketRouter:
             positions = [each for each in reply.positions if not submission.answered[each]]
         if reply.why in (Why.NOT_LEADING, Why.INVALID):
             submission.trouble = f"node {submission.peer}: {reply.detail or reply.why.name}"
-            self._mend_guess(submission.bucket, reply, submission.peer)
+            self._leaders.mend(submission.bucket, reply, submission.peer)
             self._send_elsewhere(submission, positions)
         else:
             submission.answer(positions, reply)
@@ -360,7 +411,7 @@ class BucketRouter:
         """This copy has done nothing with these positions, and they are nowhere else."""
         if len(positions) == len(submission.answered):
             del self._live[submission.number]
-            submission.peer = _NOWHERE
+            submission.peer = NOWHERE
             self._dispatch(submission)
             return
         part = _part(
@@ -381,49 +432,72 @@ class BucketRouter:
 
     # -- who leads --------------------------------------------------------------------------------
 
-    def _connected_guess(self, bucket: int) -> int:
-        """The guessed leader, or else the next replica that is connected; `_NOWHERE` without one."""
-        for node in _ring(self._replicas[bucket], self._guess[bucket]):
+    def _look_for_leaders(self, now: float) -> None:
+        """Ask the replicas of a bucket who leads it, while the one that was sent to is silent."""
+        silent: dict[int, int] = {}
+        for number, asked in list(self._live.items()):
+            if now - asked.sent < _SILENCE_SECONDS:
+                continue
+            if isinstance(asked, _Look):
+                del self._live[number]
+            elif asked.bucket and not (isinstance(asked, _Question) and asked.is_named):
+                silent[asked.bucket] = asked.peer
+        for bucket, peer in silent.items():
+            if now - self._looked.get(bucket, 0.0) >= _LOOK_SECONDS:
+                self._looked[bucket] = now
+                self._look(bucket, peer, now)
+
+    def _look(self, bucket: int, silent: int, now: float) -> None:
+        for node in self._leaders.replicas(bucket):
             if self._peers.is_connected(node):
-                self._guess[bucket] = node
-                return node
-        return _NOWHERE
+                number = self._next_number()
+                look = self._live[number] = _Look(bucket, node, silent, now)
+                self._send(node, ReadReplica(number, bucket), look)
 
-    def _mend_guess(self, bucket: int, reply: TurnedAway, node: int) -> bool:
-        """Believe a hint, or else look at the next replica; False where a pause is better."""
-        if reply.request and reply.why in (Why.OVERLOADED, Why.UNAVAILABLE):
-            return False  # the leader's own word, most likely: nobody else knows better
-        if (
-            reply.why is Why.NOT_LEADING
-            and reply.leader != node
-            and reply.leader in self._replicas[bucket]
-        ):
-            self._guess[bucket] = reply.leader
-        else:
-            self._move_guess(bucket, node)
-        return self._peers.is_connected(self._guess[bucket])
+    def _on_view(self, look: _Look, view: ReplicaView) -> None:
+        """Who waits for a deposed leader learns of the new one (rule 39); a silent one is passed by."""
+        now = self._clock.monotonic()
+        silent, bucket = look.silent, look.bucket
+        if self._leaders.learn(bucket, view, silent):
+            self._leave(bucket, silent, f"node {view.leader} leads now, node {silent} did")
+        elif view.leader == silent and now - self._heard.get(silent, 0.0) > _LOST_SECONDS:
+            oldest = min((each.sent for each in self._at(bucket, silent)), default=now)
+            if now - oldest > _LOST_SECONDS:
+                self._leaders.lose(silent)
+                self._leave(bucket, silent, f"node {silent} leads it and isn't heard here")
 
-    def _move_guess(self, bucket: int, node: int) -> None:
-        """It wasn't this one. Somebody may have found that out before."""
-        if self._guess[bucket] == node:
-            self._guess[bucket] = _ring(self._replicas[bucket], node)[
-                1 % len(self._replicas[bucket])
-            ]
+    def _at(self, bucket: int, node: int) -> list["_Submission | _Question"]:
+        return [
+            each
+            for each in self._live.values()
+            if not isinstance(each, _Look) and each.bucket == bucket and each.peer == node
+        ]
+
+    def _leave(self, bucket: int, node: int, detail: str) -> None:
+        """What is under way at this node is unknown; whoever asked asks again, elsewhere."""
+        for asked in self._at(bucket, node):
+            if isinstance(asked, _Question):
+                asked.settle(TurnedAway(0, Why.UNKNOWN, detail=detail))
+            else:
+                self._give_up(asked, detail)
 
     # -- what goes wrong --------------------------------------------------------------------------
 
     def on_peer(self, peer: int, up: bool) -> None:  # noqa: FBT001 - the transport calls it so
         """A peer came or went. What was under way at one that went is unknown (rule 39)."""
+        self._leaders.heard(peer)
         if up:
             return
         for asked in [each for each in self._live.values() if each.peer == peer]:
+            if isinstance(asked, _Look):
+                continue  # forgotten in a moment
             if isinstance(asked, _Question):
                 asked.settle(TurnedAway(0, Why.UNKNOWN, detail="the connection broke"))
             else:
                 self._give_up(asked, f"the connection with node {peer} broke")
 
     def _give_up(self, submission: _Submission, detail: str) -> None:
-        why = Why.UNAVAILABLE if submission.peer == _NOWHERE else Why.UNKNOWN
+        why = Why.UNAVAILABLE if submission.peer == NOWHERE else Why.UNKNOWN
         turned_away = TurnedAway(
             submission.number, why, detail=f"bucket {submission.bucket}: {detail}"
         )
@@ -441,8 +515,9 @@ class BucketRouter:
         now = self._clock.monotonic()
         for asked in [each for each in self._live.values() if type(each) is _Submission]:
             if asked.deadline <= now:
-                self._move_guess(asked.bucket, asked.peer)
+                self._leaders.move(asked.bucket, asked.peer)
                 self._give_up(asked, f"no answer from node {asked.peer} in time")
+        self._look_for_leaders(now)
         parked, self._parked = self._parked, []
         for submission in parked:
             self._unpark(submission, now)
@@ -473,7 +548,7 @@ class BucketRouter:
         return self._last_number
 
 
-_Outgoing = tuple[bytes, int, _Submission | _Question]
+_Outgoing = tuple[bytes, int, _Asked]
 """A message's bytes, its number, and what it is of."""
 
 
@@ -488,9 +563,3 @@ def _part(
     instructions = tuple([chunk.instructions[position] for position in positions])
     part = Chunk(chunk.incarnation, chunk.low_water, instructions)
     return _Submission(bucket, part, lambda i, answer: on_answer(positions[i], answer), deadline)
-
-
-def _ring(nodes: tuple[int, ...], first: int) -> tuple[int, ...]:
-    """All nodes, beginning with this one."""
-    start = nodes.index(first) if first in nodes else 0
-    return nodes[start:] + nodes[:start]

@@ -108,6 +108,11 @@ class RawNode:
         """The snapshot sent to this peer has arrived, or has failed."""
         self._core.report_snapshot(node_id, ok=ok)
 
+    @property
+    def messages_waiting(self) -> int:
+        """How many messages the next Ready has by now: they grow for as long as one is outstanding."""
+        return len(self._core.messages)
+
     def has_ready(self) -> bool:
         """Whether there is something to do for the host; never while a Ready is outstanding."""
         core = self._core

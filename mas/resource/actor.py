@@ -55,6 +55,7 @@ from mas.resource.reads import (
     view_claims,
     view_nodes,
 )
+from mas.resource.relay import Relay
 from mas.resource.routes import OWN, Proposed, Route
 from mas.resource.undecided import SetAside, Waiting, again
 from mas.runtime import Actor, Clock, Mailbox, Supervisor
@@ -62,6 +63,7 @@ from mas.transaction.messages import (
     Answers,
     BucketRequest,
     BucketView,
+    PassOn,
     Postings,
     ReadAccounts,
     ReadBucket,
@@ -157,6 +159,8 @@ class AccountService(Actor):
         self._reads_to_load: Mailbox[Read] = Mailbox(f"{self.name}.reads", _REQUESTS_WAITING)
         self._statements: Mailbox[Stored] = Mailbox(f"{self.name}.statements", _REQUESTS_WAITING)
         self._resolver = Resolver(settings.lock_timeout)
+        self._supervisor = Supervisor()
+        self._relay = Relay(bucket, ports.buckets, ports.reply)
         self._anchors = Anchors(ports.buckets, settings.read_patience, self._settle)
         self._noted: dict[str, Noted] = {}
         self._noted_at = 0
@@ -181,7 +185,7 @@ class AccountService(Actor):
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        async with Supervisor() as supervisor:
+        async with self._supervisor as supervisor:
             supervisor.spawn(f"{self.name}.propose", self._forever(self._propose_turn))
             supervisor.spawn(f"{self.name}.commit", self._forever(self._commit_turn))
             supervisor.spawn(f"{self.name}.error", self._forever(self._error_turn))
@@ -203,6 +207,11 @@ class AccountService(Actor):
         drained = await self.requests.drain()
         gives_up = self._clock.monotonic() + QUESTION_SECONDS_MAX
         for peer, request in drained:
+            if isinstance(request, PassOn):
+                request = request.message
+                if self._leadership.leader and not self._leadership.leading:
+                    self._relay.pass_on(peer, request, self._supervisor)
+                    continue
             match request:
                 case Submit():
                     self._admit(peer, request)
@@ -475,10 +484,21 @@ class AccountService(Actor):
         abandoned, self._reads = self._reads, {}
         for read in (read for reads in abandoned.values() for read in reads):
             self._reply(read.peer, self._not_leading(read.request.request))
-        kept = await self._database.open(self.bucket, writer_mark(self._proposer))
+        kept = await self._open_database()
         before = self._flusher
         self._start_from(kept)
         before.retire()
+
+    async def _open_database(self) -> Kept:
+        """An installation has just taken of the disk what it could: the bucket waits here as everywhere else."""
+        while True:
+            try:
+                return await self._database.open(self.bucket, writer_mark(self._proposer))
+            except DatabaseUnavailable as error:
+                _log.error(
+                    "bucket %d waits for the database behind a snapshot: %s", self.bucket, error
+                )
+                await self._clock.sleep(_RELOAD_SECONDS)
 
     # -- error_c: what the group did not take -----------------------------------------------------------
 

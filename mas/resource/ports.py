@@ -9,7 +9,7 @@ from mas.ledger.rows import BucketRow, Kept, Loaded, WriteSet
 from mas.multiraft.events import CommitEvent, Refused
 from mas.raft import SnapshotMetadata
 from mas.runtime import Mailbox
-from mas.transaction.messages import PostingView, TurnedAway
+from mas.transaction.messages import PostingView, Reply, Request, TurnedAway
 
 
 class Group(Protocol):
@@ -91,3 +91,6 @@ class Buckets(Protocol):
         on_answer: Callable[[int, Answer | TurnedAway], None],
     ) -> None:
         """Calls back once for each position, in any order, on the loop; `TurnedAway` says whether it is unknown."""
+
+    async def query(self, bucket: int, request: Request, timeout: float) -> Reply:
+        """A read at the bucket's leader. Raises `Unavailable`, or `RequestFailed`."""

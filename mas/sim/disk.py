@@ -34,6 +34,7 @@ from mas.storage.group_log import (
 T = TypeVar("T")
 Groups = dict[int, GroupLog]
 
+_ROOM = 1 << 40
 _TAIL_ENTRIES = 16
 _TAIL_BYTES = 1 << 20
 """What of a log is kept in memory; the rest is read from the disk, where it may be damaged."""
@@ -75,6 +76,8 @@ class Disk:
         """Groups with a damaged record, and its index."""
         self.fails_next_sync = False
         self.is_database_away = False
+        self.room = _ROOM
+        """Bytes for snapshots; the log has room of its own."""
         self._dice = dice
         self._on_note = on_note
         self._unsynced: list[Groups] = []
@@ -275,6 +278,10 @@ class SimDatabases:
     async def flush(self, group: int, before: int, state: State) -> bool:
         """Swap the state, if it is still at the applied index `before` (rule 25). Raises `DatabaseUnavailable`."""
         return await self._worker.run(partial(self._flush, group, before, state))
+
+    def room_for(self, size: int) -> bool:
+        """Whether there is room for files of so many bytes."""
+        return self._disk.room >= size
 
     async def export(self, group: int, path: Path) -> SnapshotMetadata:
         """Write the state that one read transaction saw, in two goes. Raises `DatabaseUnavailable`."""

@@ -233,6 +233,9 @@ class _Service:
 class _NoSnapshots:
     """A `multiraft.ports.SnapshotFiles` of a node that keeps no state outside its log."""
 
+    def room_for(self, size: int) -> bool:
+        return size == 0
+
     async def export(self, group: int, path: Path) -> SnapshotMetadata:
         raise DatabaseUnavailable(f"group {group} of a benchmark has no snapshots")
 

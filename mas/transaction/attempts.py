@@ -13,11 +13,12 @@ from mas.ids import make_xid, xid_counter, xid_incarnation
 class Attempts:
     """Makes xids, each used once for all time (rule 2), and knows below which none is in phase 1 (rule 10)."""
 
-    __slots__ = ("_begun", "_in_phase_1", "_make_incarnation", "_next", "incarnation")
+    __slots__ = ("_begun", "_in_phase_1", "_make_incarnation", "_names", "_next", "incarnation")
 
     def __init__(self, make_incarnation: Callable[[], bytes]) -> None:
         """`make_incarnation` gives a name that nobody has had, at each call."""
         self._make_incarnation = make_incarnation
+        self._names: dict[bytes, None] = {}
         self._take_name()
 
     def renew(self, xid: bytes) -> None:
@@ -25,8 +26,13 @@ class Attempts:
         if xid_incarnation(xid) == self.incarnation:
             self._take_name()
 
+    def made(self, xid: bytes) -> bool:
+        """Whether this is an xid of this life, under whatever name."""
+        return xid_incarnation(xid) in self._names
+
     def _take_name(self) -> None:
         self.incarnation = self._make_incarnation()
+        self._names[self.incarnation] = None
         self._next = 1
         # In the order of their counters; those that have left phase 1 are dropped from the front when it is looked at.
         self._begun: deque[bytes] = deque()

@@ -145,6 +145,8 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
     placement: Placement | None = None
     misplaced: bool = False
     """The anchor under way said WRONG_BUCKET: the next attempt is placed anew (rule 3)."""
+    misplacements: int = 0
+    """How often accounts weren't where they were said to be: from the second time on, they are looked for after a pause."""
     attempt: Attempt | None = None
     number: int = 0
     """The greatest attempt that is known of."""
@@ -577,7 +579,8 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
         if not self.reason and not self._may_go_on():
             self.reason = Reason.WRONG_BUCKET
         self.phase = Phase.LOCATING
-        effects.append(Locate(self))
+        effects.append(Locate(self, self.misplacements))
+        self.misplacements += 1
 
     def _lock(self, effects: "list[Effect]") -> None:
         """Queue for all accounts of the payment in one request (rules 34, 35)."""
@@ -768,6 +771,8 @@ class Locate(msgspec.Struct, gc=False, eq=False):
     """Ask the accounts' homes, not the directory, and call `GlobalTransaction.located`."""
 
     transaction: GlobalTransaction
+    tries: int
+    """How often they were asked before: the first time at once, then after a pause that grows."""
 
 
 class NeedLocks(msgspec.Struct, gc=False, eq=False):

@@ -284,7 +284,20 @@ class ReplicaView(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=16
     """Where it leads."""
 
 
-BucketRequest = Submit | ReadAccounts | ReadClaims | ReadPostings | ReadBucket | ReadNodes
+ForLeader = Submit | ReadAccounts | ReadClaims | ReadPostings | ReadNodes
+"""What a bucket's leader answers, and nobody else."""
+
+
+class PassOn(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=17):
+    """Whoever asks doesn't reach the bucket's leader: a replica that does asks in its place, once, and passes the answers back."""
+
+    request: int
+    """As the message's own."""
+    bucket: int
+    message: ForLeader
+
+
+BucketRequest = ForLeader | ReadBucket | PassOn
 """For the bucket's own service; the others are about the replica itself."""
 Request = BucketRequest | ReadReplica | ChangeMembers
 Reply = Answers | TurnedAway | AccountViews | Claims | Postings | BucketView | Nodes | ReplicaView

@@ -17,6 +17,9 @@ from mas.ledger.instructions import EXTERNAL, Body, Kind, Reason, encode
 
 BODY_HASH_BYTES = 16
 
+_CHANGE = 255
+"""Of a change's name: no kind of payment has this number."""
+
 # On CPython 3.11 a member looked up in its enum costs as much as a call; every payment passes here.
 _PAYMENT, _CREATION, _DEPOSIT = Kind.PAYMENT, Kind.CREATION, Kind.DEPOSIT
 
@@ -81,6 +84,11 @@ def name(request: PaymentRequest) -> bytes:
     body = request.body
     kind = _CREATION if body.kind is _CREATION else _PAYMENT
     return payment_id(kind, request.key_space, payer(body), request.key)
+
+
+def name_change(key_space: str, account: str, key: str) -> bytes:
+    """What names an administrator's change of an account, as a payment_id names a payment."""
+    return payment_id(_CHANGE, key_space, account, key)
 
 
 def hash_body(body: Body) -> bytes:

@@ -205,11 +205,11 @@ class FakeLocks:
 
     async def acquire(
         self, owner: bytes, numbers: Sequence[str], mode: LockMode, timeout: float
-    ) -> dict[str, Token]:
+    ) -> tuple[dict[str, Token], float]:
         self.acquired.append((owner, tuple(numbers), mode))
-        return {number: Token(7, place, mode) for place, number in enumerate(numbers, 1)}
+        return {number: Token(7, place, mode) for place, number in enumerate(numbers, 1)}, 1.5
 
-    def release(self, owner: bytes) -> None:
+    async def release(self, owner: bytes) -> None:
         self.released.append(owner)
 
 

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from mas.coordinator import CoordinatorSettings, PendingEntry, Ports, TransactionCoordinator
-from mas.errors import Overloaded, Unavailable
+from mas.errors import OutcomeUnknown, Overloaded, Unavailable
 from mas.ids import xid_counter, xid_incarnation
 from mas.ledger import (
     EXTERNAL,
@@ -36,7 +36,7 @@ from mas.limits import TURN_INSTRUCTIONS_MAX
 from mas.runtime import Supervisor, SystemClock, SystemDice
 from mas.transaction.messages import AccountView, ReadLevel, Why
 from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, hash_body, name
-from tests.coordinator.cluster import Buckets, Locks, Store, number_at
+from tests.coordinator.cluster import Buckets, Locks, Store, no_fault, number_at
 
 BUCKETS = 3
 PAYER, PAYEE, NEIGHBOUR = "alice", "bob", "carol"
@@ -661,6 +661,31 @@ async def test_rule_35_exclusive_payments_take_their_locks_first_and_give_them_b
     await world.settled()
 
 
+@pytest.mark.asyncio
+async def test_twopc_e_nobody_waits_for_a_store_that_hangs(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An id only chooses a place: what waits for one is bounded by time, and while the store hangs nothing waits."""
+    monkeypatch.setattr("mas.coordinator.places._PATIENCE_SECONDS", 0.05)
+    go_on = asyncio.Event()
+
+    async def hang(count: int = 1) -> int:
+        await go_on.wait()
+        return count
+
+    world.store.incr_max_id = hang  # type: ignore[method-assign]
+    world.start()
+    results = await world.pay(create("new-1"), create("new-2", key="other"))
+    assert [result.status for result in results] == [Status.COMMITTED] * 2
+    places = world.coordinator._places
+    assert places._hangs
+    (result,) = await world.pay(create("new-3", key="third"))
+    assert result.status is Status.COMMITTED
+    assert places._waiting == []
+    go_on.set()
+    await world.until(lambda: not places._hangs)
+
+
 # -- recovery (rules 10, 11) -----------------------------------------------------------------------------
 
 
@@ -729,6 +754,59 @@ async def test_entries_of_a_coordinator_that_lives_are_left_alone(world: World) 
     await world.until(lambda: not world.store.entries)
 
     assert world.buckets.record(name(living)) is None
+
+
+@pytest.mark.asyncio
+async def test_twopc_d3_a_slow_store_makes_a_coordinator_take_over_nothing_of_its_own(
+    world: World,
+) -> None:
+    """What it has noted beside the reading is under way: to ask about it with the abort would end it."""
+    read, go_on = world.store.pending_entries, asyncio.Event()
+
+    async def slowly() -> list[PendingEntry]:
+        await go_on.wait()
+        return await read()
+
+    world.store.pending_entries = slowly  # type: ignore[method-assign]
+    half_done(world, 1, decided=False)
+    world.buckets.fault = lambda _, each: "silent" if isinstance(each, Prepare) else None
+    world.start()
+    waiting = world.submit([pay(1, "new", timeout=1.0)])
+    await world.until(lambda: len(world.store.entries) == 2)
+
+    go_on.set()
+
+    await world.until(lambda: len(world.store.entries) == 1)
+    asked = [each.xid for _, each in world.buckets.sent(Ask) if isinstance(each, Ask)]
+    assert asked == [LIFE + (1).to_bytes(6, "big")]
+    await asyncio.gather(*waiting)
+
+
+@pytest.mark.asyncio
+async def test_twopc_b3_a_payment_from_an_account_to_be_waits_with_pauses(world: World) -> None:
+    """Its creation was answered, and its bucket hasn't heard: thousands of questions a second would ask for it."""
+    number = number_at(1, BUCKETS)
+    world.buckets.fault = lambda _, each: "silent" if isinstance(each, Commit) else None
+    world.start()
+    (created,) = await world.pay(create(number, 5))
+    prepared = world.buckets.sent(Prepare)[-1][1]
+    assert isinstance(prepared, Prepare)
+    assert created.bucket != SOMEWHERE
+    before = len(world.buckets.chunks)
+    waiting = world.submit([pay(1, "k", payer=number, repeat=True)])
+    asking = asyncio.create_task(
+        world.coordinator.read_payment(created.payment_id, Kind.PAYMENT, number, 5.0)
+    )
+
+    await asyncio.sleep(0.3)
+
+    assert len(world.buckets.sent(Look)) >= 2, "it has been asked for"
+    assert len(world.buckets.chunks) - before < 30
+    world.buckets.fault = no_fault
+    world.buckets.apply(created.bucket, Commit(prepared.xid, 1))
+    (result,) = await asyncio.gather(*waiting)
+    assert result.status is Status.COMMITTED
+    assert await asking is None
 
 
 @pytest.mark.asyncio
@@ -802,10 +880,10 @@ async def test_twopc_c4_an_account_whose_creation_was_answered_is_not_said_to_be
     assert result.bucket != SOMEWHERE, "it lives elsewhere than its claim"
     assert world.buckets.account(result.bucket, number) is None
 
-    (answer,) = await world.coordinator.read_accounts([number], level, 0.3)
+    (answer,) = await world.coordinator.read_accounts([number], level, 1.0)
     assert isinstance(answer, Unavailable)
     with pytest.raises(Unavailable, match="has been created"):
-        await world.coordinator.read_postings(number, 0, 10, 0.3)
+        await world.coordinator.read_postings(number, 0, 10, 1.0)
     statement = asyncio.create_task(world.coordinator.read_postings(number, 0, 10, 5.0))
     reading = asyncio.create_task(world.coordinator.read_accounts([number], level, 5.0))
     await asyncio.sleep(0.05)
@@ -827,7 +905,7 @@ async def test_twopc_b2_one_account_out_of_reach_fails_no_other(world: World) ->
     world.start()
 
     answers = await world.coordinator.read_accounts(
-        [PAYER, PAYEE, number_at(3, BUCKETS)], ReadLevel.LINEARIZABLE, 1.0
+        [PAYER, PAYEE, number_at(3, BUCKETS)], ReadLevel.LINEARIZABLE, 2.0
     )
 
     assert isinstance(answers[0], AccountView)
@@ -849,6 +927,20 @@ async def test_a_payments_record_is_read_at_its_anchor(world: World) -> None:
 
 
 @pytest.mark.asyncio
+async def test_twopc_c3_a_payment_that_is_open_has_no_outcome(world: World) -> None:
+    """An attempt was declared dead by a question, and the next one may commit: ABORTED is no outcome (rule 3)."""
+    world.start()
+    request = pay(30)
+    world.buckets.apply(SOMEWHERE, Ask(name(request), 1, b"x" * 16, b"h"))
+
+    found = await world.coordinator.read_payment(name(request), Kind.PAYMENT, PAYER, 5.0)
+
+    assert found is None
+    (result,) = await world.pay(request)
+    assert result.status is Status.COMMITTED
+
+
+@pytest.mark.asyncio
 async def test_an_administrators_change_is_carried_out_at_the_accounts_bucket(world: World) -> None:
     world.buckets.fault = once(SetAccount, "lost")
     world.start()
@@ -858,6 +950,82 @@ async def test_an_administrators_change_is_carried_out_at_the_accounts_bucket(wo
 
     assert done.code is Code.DONE
     assert (missing.code, missing.reason) == (Code.REFUSED, Reason.ACCOUNT_NOT_FOUND)
+
+
+@pytest.mark.asyncio
+async def test_twopc_c1_a_change_whose_answer_was_lost_undoes_nothing_behind_it(
+    world: World,
+) -> None:
+    """One freezes and isn't heard; another sees it and thaws; the first one's second copy does nothing (M2)."""
+    world.buckets.fault = once(SetAccount, "unheard")
+    world.start()
+    freezing = asyncio.create_task(
+        world.coordinator.set_account(SetAccount(PAYEE, frozen=True), 5.0)
+    )
+    await world.until(lambda: len(world.buckets.sent(SetAccount)) == 1)
+    account = world.buckets.account(ELSEWHERE, PAYEE)
+    assert account is not None
+    assert account.frozen, "it has been done"
+
+    thawing = SetAccount(PAYEE, frozen=False)
+    assert world.buckets.apply(ELSEWHERE, thawing).code is Code.DONE
+
+    answer = await freezing
+    assert answer.code is Code.DONE, "it was carried out"
+    assert len(world.buckets.sent(SetAccount)) == 2, "and sent again"
+    account = world.buckets.account(ELSEWHERE, PAYEE)
+    assert account is not None
+    assert not account.frozen
+
+
+@pytest.mark.asyncio
+async def test_twopc_c1_a_lock_that_came_between_does_not_make_a_change_undone(
+    world: World,
+) -> None:
+    world.buckets.fault = once(SetAccount, "unheard")
+    world.start()
+    freezing = asyncio.create_task(
+        world.coordinator.set_account(SetAccount(PAYEE, frozen=True), 5.0)
+    )
+    await world.until(lambda: len(world.buckets.sent(SetAccount)) == 1)
+    world.buckets.apply(ELSEWHERE, Mark(PAYEE, Token(1, 1, LockMode.EXCLUSIVE)))
+
+    assert (await freezing).code is Code.DONE
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("fault", ["unheard", "silent"])
+async def test_twopc_c1_a_change_that_was_lost_sight_of_is_unknown(
+    world: World, fault: str
+) -> None:
+    """Every answer is lost: whoever is told that nothing has happened would be told wrong."""
+    world.buckets.fault = lambda _, each: fault if isinstance(each, SetAccount) else None
+    world.start()
+
+    with pytest.raises(OutcomeUnknown):
+        await world.coordinator.set_account(SetAccount(PAYEE, frozen=True), 1.0)
+
+
+@pytest.mark.asyncio
+async def test_twopc_c1_a_lock_speaks_for_its_copy_alone(world: World) -> None:
+    """The copy that was lost sight of may yet find the lock gone: nobody may say that nothing will change."""
+    world.buckets.fault = once(SetAccount, "lost")
+    world.start()
+    world.buckets.apply(ELSEWHERE, Mark(PAYEE, Token(1, 1, LockMode.EXCLUSIVE)))
+
+    with pytest.raises(OutcomeUnknown):
+        await world.coordinator.set_account(SetAccount(PAYEE, frozen=True), 1.0)
+    locked = await world.coordinator.set_account(SetAccount(PAYEE, frozen=True), 10.0)
+    assert locked.code is Code.LOCK_CONFLICT
+
+
+@pytest.mark.asyncio
+async def test_a_change_that_no_bucket_took_has_done_nothing(world: World) -> None:
+    world.buckets.fault = lambda _, each: Why.UNAVAILABLE if isinstance(each, SetAccount) else None
+    world.start()
+
+    with pytest.raises(Unavailable):
+        await world.coordinator.set_account(SetAccount(PAYEE, frozen=True), 0.2)
 
 
 @pytest.mark.asyncio

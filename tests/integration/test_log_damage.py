@@ -1,6 +1,7 @@
 """Real nodes whose raft log is damaged or can't be synced (crash matrix F14, F15): what stops, what goes on, what it says."""
 
 import asyncio
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,11 +12,12 @@ from rocksdict import Options, Rdict
 
 from mas.api.tokens import Role
 from mas.client import Client, Receipt
-from mas.config import RaftConfig
+from mas.config import Config, NodeConfig, RaftConfig, StorageConfig
 from mas.errors import MasError
 from mas.testing import LocalCluster
 from mas.testing.audit import audit
 from mas.testing.local_cluster import Node
+from tests.integration.processes import MAS, Server
 from tests.preload.build import build
 from tests.storage.raft_log_writer import cut_back_to_what_was_synced, pieces_of, wal_of
 
@@ -222,3 +224,38 @@ async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(END_SECONDS):
         while not condition():
             await asyncio.sleep(0.005)
+
+
+def test_consensus_d3_a_process_whose_disk_hangs_ends_and_says_so(tmp_path: Path) -> None:
+    """An orderly end would wait for the thread that hangs, and so would the interpreter's own."""
+    server, trigger = Server(tmp_path), tmp_path / "hangs"
+    server.write_config(
+        Config(
+            node=NodeConfig(cluster_id="test"),
+            listen=server.listen,
+            storage=StorageConfig(log_write_seconds=0.5),
+        )
+    )
+    server.environment |= {
+        "LD_PRELOAD": str(build("fsync_fails", tmp_path)),
+        "FSYNC_FAILS_FOR": str(server.data / "raft"),
+        "FSYNC_HANGS_WHEN": str(trigger),
+    }
+    with server.running() as process:
+        trigger.touch()
+        asking = subprocess.Popen(
+            (*MAS, "account", "create", "alice"),
+            env=server.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            assert process.wait(timeout=END_SECONDS) == 1
+        finally:
+            asking.kill()
+            asking.wait()
+    said = (tmp_path / "serve.log").read_text()
+    assert "hasn't returned for 0.5 seconds: the disk hangs" in said
+    trigger.unlink()
+    with server.running():
+        assert server.run("account", "create", "bob").returncode == 0

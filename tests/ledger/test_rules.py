@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from mas.errors import UnknownVersion
@@ -782,6 +783,31 @@ def test_twopc_b3_an_account_being_created_is_not_in_a_wrong_bucket(bank: Bank) 
     assert answers == [pending] * 4
     bank.do(Abort(xid(1)))
     assert bank.one(Look(pid(2), "new")).code is Code.WRONG_BUCKET
+
+
+def test_twopc_c1_a_change_is_judged_once_by_its_name(bank: Bank) -> None:
+    freeze = SetAccount("a", frozen=True, change_id=pid(7))
+    state = bank.one(freeze).state
+    bank.do(SetAccount("a", frozen=False), Mark("a", NEWER))
+    again = bank.one(freeze)
+    assert (again.code, again.state) == (Code.DONE, msgspec.structs.replace(state, frozen=False))
+    assert not bank.account("a").frozen
+    other = bank.one(SetAccount("a", frozen=False, change_id=pid(7)))
+    assert other.code is Code.KEY_REUSED
+
+
+def test_twopc_c1_a_refusal_of_a_change_is_for_ever_and_a_lock_is_not(bank: Bank) -> None:
+    close = SetAccount("a", closed=True, change_id=pid(7))
+    assert bank.one(close).reason is Reason.ACCOUNT_NOT_EMPTY
+    bank.do(Mark("b", OLD))
+    freeze = SetAccount("b", frozen=True, change_id=pid(8))
+    assert bank.one(freeze).code is Code.LOCK_CONFLICT
+    bank.do(
+        Unmark("b", OLD),
+        decide(1, ("a", -bank.account("a").balance), ("b", bank.account("a").balance)),
+    )
+    assert bank.account("a").balance == 0
+    assert codes(bank.do(close, freeze)) == [Code.REFUSED, Code.DONE]
 
 
 def test_rule_34_what_is_done_under_a_mark_needs_it_to_stand(bank: Bank) -> None:

@@ -320,18 +320,53 @@ async def test_l7_whoever_waits_hears_when_the_service_stops(world: World) -> No
 @pytest.mark.asyncio
 async def test_rule_36_a_new_service_knows_outsiders_leases(world: World) -> None:
     async with world.service() as locks:
-        held = await OutsiderLocks(locks).acquire(b"outsider", ["alice"], X, 1.0)
+        held, left = await OutsiderLocks(locks, world.clock).acquire(b"outsider", ["alice"], X, 1.0)
+        assert 20 < left <= 30
         assert world.buckets.marks["alice"] == [held["alice"]]
         (entry,) = world.store.entries.values()
         assert (entry.lock_id, entry.owner, entry.bucket) == ("account:alice", b"outsider", 2)
     async with world.service() as locks:
         with pytest.raises(Unavailable):
             await locks.acquire(b"two", ["alice"], X, 0.01)
-        assert await OutsiderLocks(locks).acquire(b"outsider", ["alice"], X, 1.0) == held
-        OutsiderLocks(locks).release(b"outsider")
+        again = await OutsiderLocks(locks, world.clock).acquire(b"outsider", ["alice"], X, 1.0)
+        assert again[0] == held
+        assert again[1] < left, "twopc C5: what is left of it, and no more"
+        await OutsiderLocks(locks, world.clock).release(b"outsider")
         await locks.acquire(b"two", ["alice"], X, 1.0)
         await until(lambda: not world.buckets.marks["alice"])
         await until(lambda: not world.store.entries)
+
+
+@pytest.mark.asyncio
+async def test_twopc_c5_a_release_that_nobody_hears_is_no_success(world: World) -> None:
+    """The account stays shut for the lease, though its holder was told that it is open."""
+    async with world.service(waits_for_epoch=False) as locks:
+        if locks._table is None:
+            with pytest.raises(Unavailable):
+                await OutsiderLocks(locks, world.clock).release(b"outsider")
+        await until(lambda: locks._table is not None)
+        await OutsiderLocks(locks, world.clock).acquire(b"outsider", ["alice"], X, 1.0)
+        assert await locks.release_owner(b"outsider")
+        assert not await locks.release_owner(b"outsider"), "of nothing is fine"
+    with pytest.raises(Unavailable):
+        await OutsiderLocks(locks, world.clock).release(b"outsider")
+
+
+@pytest.mark.asyncio
+async def test_twopc_a2_a_mark_of_which_a_copy_was_lost_is_taken_away_until_it_is_not_there(
+    world: World,
+) -> None:
+    """The copy may be set behind the first taking away; told of a mark that it lacks, the bucket sets it no more."""
+    async with world.service() as locks:
+        world.buckets.fail_next = [TurnedAway(0, Why.UNKNOWN)]
+        await locks.acquire(b"reader", ["alice"], S, 5.0)
+        locks.release(b"reader")
+        await until(lambda: world.buckets.said.count("unmark alice") == 2)
+        await locks.acquire(b"reader", ["alice"], S, 5.0)
+        locks.release(b"reader")
+        await until(lambda: not world.buckets.marks["alice"])
+        await asyncio.sleep(0.01)
+    assert world.buckets.said.count("unmark alice") == 3, "once is enough where nothing was lost"
 
 
 @pytest.mark.asyncio
@@ -352,7 +387,7 @@ async def test_what_cannot_be_kept_is_not_had(world: World) -> None:
     async with world.service() as locks:
         world.store.is_down = True
         with pytest.raises(Unavailable, match="can't be kept: the store is down"):
-            await OutsiderLocks(locks).acquire(b"outsider", ["alice"], X, 1.0)
+            await OutsiderLocks(locks, world.clock).acquire(b"outsider", ["alice"], X, 1.0)
         await until(lambda: not world.buckets.marks["alice"])
         assert await locks.acquire(b"payment", ["alice"], E, 1.0)
 
@@ -360,7 +395,7 @@ async def test_what_cannot_be_kept_is_not_had(world: World) -> None:
 @pytest.mark.asyncio
 async def test_an_outsiders_escrow_marks_nothing(world: World) -> None:
     async with world.service() as locks:
-        await OutsiderLocks(locks).acquire(b"outsider", ["alice"], E, 1.0)
+        await OutsiderLocks(locks, world.clock).acquire(b"outsider", ["alice"], E, 1.0)
         assert world.buckets.said == []
 
 

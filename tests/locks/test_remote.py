@@ -46,6 +46,9 @@ class FakeService:
     def release(self, owner: bytes) -> None:
         self.released.append(owner)
 
+    def ask_release_owner(self, owner: bytes, on_result: Callable[[bool | MasError], None]) -> None:
+        on_result(Unavailable("not at work") if not self.is_at_work else owner == b"me")
+
     def ask_release(
         self, lock_id: str, owner: bytes, token: Token, on_result: Callable[[bool | MasError], None]
     ) -> None:
@@ -186,6 +189,19 @@ async def test_letting_go() -> None:
     assert await wire.remote.release_lock("printer", b"me", TOKEN)
     assert not await wire.remote.release_lock("printer", b"me", Token(2, 8))
     assert wire.service.released == [b"xid"]
+
+
+@pytest.mark.asyncio
+async def test_twopc_c5_letting_go_is_confirmed() -> None:
+    wire = Wire()
+    assert await wire.remote.release_owner(b"me")
+    assert not await wire.remote.release_owner(b"somebody")
+    wire.service.is_at_work = False
+    with pytest.raises(Unavailable):
+        await wire.remote.release_owner(b"me")
+    wire.is_up = False
+    with pytest.raises(Unavailable):
+        await wire.remote.release_owner(b"me")
 
 
 @pytest.mark.asyncio

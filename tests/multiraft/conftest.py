@@ -165,6 +165,11 @@ class Files:
         self._databases = databases
         self.padding = 700_000
         self.exports = self.installs = 0
+        self.room = 1 << 40
+        """Bytes that snapshots may take."""
+
+    def room_for(self, size: int) -> bool:
+        return self.room >= size
 
     async def export(self, group: int, path: Path) -> SnapshotMetadata:
         self.exports += 1

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from mas.errors import LostLog, NotLeading, StorageError
+from mas.errors import LostLog, NotLeading, StorageError, WriteHangs
 from mas.multiraft import Committed, Leadership, ReadReady
 from mas.multiraft.frames import decode_frame, encode_frame
 from mas.raft import Entry, Message, MessageType, ProgressState
@@ -105,6 +105,49 @@ async def test_loop_goes_on_while_a_write_is_on_its_way(cluster: "Cluster") -> N
 
     leader.log.gate.set()
     await cluster.wait(lambda: leader.machines[1].data == [b"a"])
+
+
+async def test_consensus_d3_a_write_that_hangs_ends_the_process_and_nothing_piles_up_meanwhile(
+    cluster: "Cluster",
+) -> None:
+    """What the core said to others grew by hundreds a second, for as long as the disk didn't answer."""
+    await cluster.start(log_write_seconds=20.0)
+    leader = await cluster.leader()
+    follower = cluster.followers(leader)[0]
+    await cluster.settle()
+    follower.log.gate.clear()
+    leader.machines[1].group.propose(1, b"a")
+    await cluster.wait(lambda: follower.log.waiting)
+    group = follower.machines[1].group
+
+    for number in range(38):
+        await asyncio.sleep(0.5)
+        await cluster.propose(leader, b"%d" % number)
+        assert group._core.messages_waiting <= 256
+    assert not follower.task.done()
+    assert group._core.messages_waiting == 256, "there was more to say than there is room for"
+
+    await asyncio.sleep(4.0)
+    with pytest.raises(WriteHangs, match="20 seconds: the disk hangs"):
+        await follower.task
+    follower.is_running = False
+    await cluster.propose(leader, b"others go on")
+
+
+async def test_consensus_d3_a_process_that_stood_still_goes_on(cluster: "Cluster") -> None:
+    """Its clock says that a write took a minute: it was the process, not the disk."""
+    await cluster.start(nodes=(1,), log_write_seconds=20.0)
+    node = await cluster.leader()
+    node.log.gate.clear()
+    node.machines[1].group.propose(1, b"a")
+    await cluster.wait(lambda: node.log.waiting)
+
+    loop = asyncio.get_running_loop()
+    loop._now += 60.0
+    await asyncio.sleep(0.1)
+    assert not node.task.done()
+    node.log.gate.set()
+    await cluster.agree(b"a")
 
 
 async def test_what_is_asked_while_a_ready_is_in_flight_takes_no_turn_and_is_not_forgotten(

@@ -254,7 +254,7 @@ class Inline:
 
 @pytest.mark.asyncio
 async def test_behind_a_write_for_many_groups_others_get_their_turn() -> None:
-    writer = LogWriter(MemoryRaftLog(), Inline())
+    writer = LogWriter(MemoryRaftLog(), Inline(), seconds_max=20)
     finished: list[int] = []
     for number in range(300):
         writer.submit(lambda number=number: finished.append(number), sync=True)

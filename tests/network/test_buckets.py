@@ -25,9 +25,13 @@ from mas.runtime import SystemClock
 from mas.transaction.messages import (
     AccountViews,
     Answers,
+    PassOn,
     ReadAccounts,
     ReadBucket,
     ReadLevel,
+    ReadReplica,
+    ReplicaState,
+    ReplicaView,
     Reply,
     Request,
     Submit,
@@ -472,3 +476,120 @@ async def test_consensus_f3_what_no_frame_holds_is_an_error_to_whoever_sent_it()
         await caller.router.query(
             1, ReadAccounts(0, 1, ReadLevel.LINEARIZABLE, ("x" * limits.FRAME_BYTES_MAX,)), 5.0
         )
+
+
+# -- a leader that is silent, or out of reach from here ---------------------------------------------------
+
+LONG = RouterSettings(timeout=20.0, query_timeout=10.0, pause=0.02)
+
+
+def view(look: ReadReplica, leader: int, term: int = 5) -> ReplicaView:
+    return ReplicaView(look.request, look.bucket, 0, ReplicaState.RUNNING, leader=leader, term=term)
+
+
+async def looks(caller: Caller) -> dict[int, ReadReplica]:
+    """The questions who leads that all three replicas get."""
+    asked: dict[int, ReadReplica] = {}
+    async with asyncio.timeout(10):
+        while len(asked) < 3:
+            peer, requests = await caller.next()
+            for each in requests:
+                if isinstance(each, ReadReplica):
+                    asked[peer] = each
+    return asked
+
+
+@pytest.mark.asyncio
+async def test_bank_4_who_waits_for_a_silent_leader_learns_of_the_new_one() -> None:
+    """It stands still, and its connection with it: the copy there is unknown, and what follows goes to the new leader."""
+    caller = Caller(settings=LONG)
+    caller.submit(Commit(b"x", 1))
+    reading = asyncio.create_task(caller.router.query(1, READ, 10.0))
+    peer, _ = await caller.next()
+    assert peer == 1
+    asked = await looks(caller)
+    assert caller.answers == []
+    caller.reply(2, view(asked[2], leader=1, term=4))
+    assert caller.answers == [], "a leader that others know by the same name is waited for"
+
+    caller.reply(3, view(asked[3], leader=3))
+
+    assert caller.whys() == {0: Why.UNKNOWN}, (
+        "rule 39: asked again by the same xid, by whoever asked"
+    )
+    caller.submit(Commit(b"x", 1))
+    sent = []
+    while len(sent) < 2:
+        peer, requests = await caller.next()
+        sent += [(peer, type(each)) for each in requests if not isinstance(each, ReadReplica)]
+    assert sorted(sent, key=str) == [(3, ReadAccounts), (3, Submit)]
+    reading.cancel()
+    caller.router.close()
+
+
+@pytest.mark.asyncio
+async def test_bank_4_an_old_word_of_a_leader_is_not_believed() -> None:
+    caller = Caller(settings=LONG)
+    caller.submit(Commit(b"x", 1))
+    asked = await looks(caller)
+    caller.reply(3, view(asked[3], leader=3, term=7))
+    caller.submit(Commit(b"y", 1))
+    again = await looks(caller)
+    caller.reply(2, view(again[2], leader=2, term=6))
+    assert caller.router.leader(1) == 3
+    caller.router.close()
+
+
+@pytest.mark.asyncio
+async def test_bank_5_a_follower_passes_on_to_a_leader_out_of_reach_from_here() -> None:
+    caller = Caller(2, 3, settings=LONG)
+    caller.submit(Commit(b"x", 1))
+    peer, submit = await caller.next_submit()
+    assert peer == 2
+    caller.reply(2, TurnedAway(submit.request, Why.NOT_LEADING, leader=1))
+    peer, (passed,) = await caller.next()
+    assert isinstance(passed, PassOn)
+    assert (peer, passed.message) == (2, Submit(passed.request, 1, submit.chunk))
+    caller.reply(2, Answers(passed.request, ((0, DONE),)))
+    assert caller.answers == [(0, DONE)]
+
+    reading = asyncio.create_task(caller.router.query(1, READ, 10.0))
+    _, (read,) = await caller.next()
+    assert isinstance(read, PassOn)
+    assert isinstance(read.message, ReadAccounts)
+    caller.reply(2, AccountViews(read.request, (None,)))
+    assert isinstance(await reading, AccountViews)
+
+    caller.peers.connected.add(1)
+    caller.router.on_peer(1, True)
+    caller.submit(Commit(b"y", 1))
+    peer, submit = await caller.next_submit()
+    caller.reply(peer, TurnedAway(submit.request, Why.NOT_LEADING, leader=1))
+    assert (await caller.next_submit())[0] == 1, "reached again"
+    caller.router.close()
+
+
+@pytest.mark.asyncio
+async def test_bank_5_a_leader_that_others_hear_and_nothing_comes_from_is_passed_by() -> None:
+    """The network swallows what it says to this node alone: an election doesn't come, and nobody else tells."""
+    caller = Caller(settings=LONG)
+    caller.submit(Commit(b"x", 1))
+    async with asyncio.timeout(10):
+        while not caller.answers:
+            for peer, look in (await looks(caller)).items():
+                if peer != 1:
+                    caller.reply(peer, view(look, leader=1))
+    assert caller.whys() == {0: Why.UNKNOWN}
+    caller.submit(Commit(b"x", 1))
+    while True:
+        peer, requests = await caller.next()
+        passed = [each for each in requests if isinstance(each, PassOn)]
+        if passed:
+            break
+    assert peer != 1
+    caller.router.on_reply(1, encode(()))
+    caller.submit(Commit(b"y", 1))
+    async with asyncio.timeout(10):
+        while not any(isinstance(each, Submit) for each in (await caller.next())[1]):
+            continue
+    caller.router.close()

@@ -3,6 +3,7 @@
  *     FSYNC_FAILS_FOR    only files whose path contains this
  *     FSYNC_FAILS_FROM   the number of the first call that fails, 1 for all; 0: none by its number
  *     FSYNC_FAILS_WHEN   a file: while it exists, every call fails
+ *     FSYNC_HANGS_WHEN   a file: while it exists, no call returns
  *
  * fsync, fdatasync and sync_file_range then fail with EIO, and sync nothing.
  */
@@ -34,6 +35,8 @@ static int fails(int file) {
     if (is_meant(file)) {
         const char *from = getenv("FSYNC_FAILS_FROM");
         const char *when = getenv("FSYNC_FAILS_WHEN");
+        const char *hangs = getenv("FSYNC_HANGS_WHEN");
+        while (hangs != NULL && access(hangs, F_OK) == 0) usleep(10000);
         long first = from != NULL ? atol(from) : 0;
         long call = atomic_fetch_add(&calls, 1) + 1;
         result = (first > 0 && call >= first) || (when != NULL && access(when, F_OK) == 0);

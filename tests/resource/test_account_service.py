@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from mas.errors import NotLeading, Overloaded
+from mas.errors import DatabaseUnavailable, NotLeading, Overloaded
 from mas.ids import make_xid
 from mas.ledger.instructions import (
     EXTERNAL,
@@ -32,7 +32,7 @@ from mas.ledger.instructions import (
     Unmark,
     encode,
 )
-from mas.ledger.rows import NodeRow
+from mas.ledger.rows import Kept, NodeRow
 from mas.multiraft.events import ReadReady, Refused, Restored
 from mas.raft import ConfState
 from mas.resource import AccountService, Ports, ResourceSettings
@@ -856,6 +856,30 @@ async def test_flushes_go_on_after_a_snapshot_took_the_database_over(world: Worl
     assert isinstance(view, AccountViews)
     assert view.views[0] is not None
     assert view.views[0].balance == 30
+
+
+@pytest.mark.asyncio
+async def test_consensus_c4_a_database_that_refuses_behind_a_snapshot_is_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An installation may have used the disk up; opening the database writes, and ended the process."""
+    await open_accounts(world, alice=100, bob=0)
+    await world.until(
+        lambda: world.database.row and world.database.row.applied == world.group.index
+    )
+    open_, refusals = world.database.open, [DatabaseUnavailable("database or disk is full")] * 2
+
+    async def refuse(bucket: int, writer: bytes) -> Kept:
+        if refusals:
+            raise refusals.pop()
+        return await open_(bucket, writer)
+
+    monkeypatch.setattr(world.database, "open", refuse)
+    world.group.commit_c.put(Restored(world.group.index, 1, ConfState()))
+    world.group.lead(term=2)
+    await world.until(lambda: not refusals and world.service._leadership.leading)
+    await world.answer(world.submit(world.pay("alice", "bob", 30, "k")))
+    assert caplog.text.count("waits for the database behind a snapshot") == 2
 
 
 @pytest.mark.asyncio

@@ -2,16 +2,26 @@
 
 from collections.abc import AsyncIterator, Sequence
 
+import msgspec
 import pytest
 import pytest_asyncio
 
 from mas.errors import DatabaseUnavailable, InvalidRequest, Overloaded
-from mas.ledger import Answer, Code
+from mas.ledger import Abort, Answer, Chunk, Code, decode_chunk, encode
 from mas.multiraft.events import Restored
 from mas.raft import ConfState
 from mas.runtime import Mailbox, Supervisor
-from mas.transaction.messages import TurnedAway, Why
-from tests.resource.test_account_service import World, open_accounts
+from mas.transaction.messages import (
+    AccountViews,
+    Answers,
+    PassOn,
+    ReadAccounts,
+    ReadLevel,
+    Submit,
+    TurnedAway,
+    Why,
+)
+from tests.resource.test_account_service import CALLER, World, open_accounts
 
 
 @pytest_asyncio.fixture
@@ -128,3 +138,36 @@ async def test_a_genesis_that_found_no_room_is_proposed_again() -> None:
         assert not world.group.entries
         world.group.refuse = None
         await world.until(lambda: world.service._ledger.bucket.buckets)
+
+
+@pytest.mark.asyncio
+async def test_bank_5_a_follower_passes_on_what_it_is_asked_to_and_no_more(world: World) -> None:
+    await open_accounts(world, alice=10, bob=0)
+    world.group.lead(term=2, leading=False, leader=3)
+    await world.until(lambda: not world.service._leadership.leading)
+    chunk = msgspec.Raw(
+        encode(Chunk(b"", 0, (world.pay("alice", "bob", 1, "k"), Abort(b"x" * 16))))
+    )
+    submit = Submit(77, 1, chunk)
+    world.service.requests.put((CALLER, submit))
+    world.service.requests.put((CALLER, PassOn(78, 1, msgspec.structs.replace(submit, request=78))))
+    assert isinstance(await world.reply(77), TurnedAway), (
+        "nobody said that its leader is out of reach"
+    )
+    await world.until(lambda: world.buckets.asked)
+    ((bucket, passed, on_answer),) = world.buckets.asked
+    assert (bucket, passed) == (1, decode_chunk(chunk))
+    on_answer(1, Answer(Code.FREED))
+    assert await world.reply(78) == Answers(78, ((1, Answer(Code.FREED)),))
+    on_answer(0, TurnedAway(5, Why.UNKNOWN))
+    assert world.replies.all[-1] == (CALLER, TurnedAway(78, Why.UNKNOWN, positions=(0,)))
+
+
+@pytest.mark.asyncio
+async def test_bank_5_a_read_is_passed_on_too(world: World) -> None:
+    world.group.lead(term=2, leading=False, leader=3)
+    await world.until(lambda: not world.service._leadership.leading)
+    read = ReadAccounts(79, 1, ReadLevel.LINEARIZABLE, ("alice",))
+    world.service.requests.put((CALLER, PassOn(79, 1, read)))
+    assert await world.reply(79) == AccountViews(79, (None,))
+    assert world.buckets.queries == [read]

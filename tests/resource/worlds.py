@@ -9,7 +9,7 @@ from mas.ledger.rows import BucketRow, Kept, Loaded, Posting, WriteSet
 from mas.multiraft.events import CommitEvent, Committed, Leadership, ReadReady, Refused
 from mas.raft import Entry
 from mas.runtime import Mailbox
-from mas.transaction.messages import PostingView, Reply, TurnedAway
+from mas.transaction.messages import AccountViews, PostingView, Reply, Request, TurnedAway
 
 
 class FakeGroup:
@@ -140,6 +140,12 @@ class FakeBuckets:
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, Chunk, Callable[[int, Answer | TurnedAway], None]]] = []
+        self.queries: list[Request] = []
+
+    async def query(self, bucket: int, request: Request, timeout: float) -> Reply:
+        """Another node leads this bucket, and holds no account."""
+        self.queries.append(request)
+        return AccountViews(12345, (None,))
 
     def submit(
         self, bucket: int, chunk: Chunk, on_answer: Callable[[int, Answer | TurnedAway], None]

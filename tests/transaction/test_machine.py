@@ -712,6 +712,26 @@ def test_rule_3_a_one_bucket_decide_at_the_wrong_bucket_is_placed_anew() -> None
     assert run.one(Decide).bucket == FAR
 
 
+def test_twopc_b3_homes_are_asked_again_only_after_a_pause_that_grows() -> None:
+    """The home says that it is there, and the bucket that it isn't: each run's second question waits."""
+    run = Run(repeat=True).start()
+    for tries in range(4):
+        run.answer(run.one(Look), Code.WRONG_BUCKET)
+        assert [locate.tries for locate in run.take(Locate)] == [tries]
+        run.transaction.located(run.placement, run.effects)
+
+
+@pytest.mark.parametrize("kind", [Look, End])
+def test_twopc_b3_an_account_that_is_being_created_is_waited_for_where_it_is(kind: type) -> None:
+    run = Run(repeat=kind is Look).start()
+    if kind is End:
+        run.answer(run.one(Prepare), Code.REFUSED, Reason.ACCOUNT_FROZEN)
+    run.answer(run.one(kind), Code.PENDING_ON)
+    assert run.wants()[-1] is Later
+    run.wait()
+    assert run.one(kind).bucket == ANCHOR
+
+
 def test_rule_3_a_check_at_the_wrong_bucket_is_made_at_the_right_one() -> None:
     run = Run().start()
     run.answer(run.one(Prepare), Code.CONTENDED)

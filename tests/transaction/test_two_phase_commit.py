@@ -286,8 +286,7 @@ class World:
         flight.copies -= 1
         bucket, instruction = flight.send.bucket, flight.send.instruction
         (answer,) = self.buckets[bucket].do(flight.incarnation, flight.low_water, instruction)
-        if answer.code is Code.PENDING_ON:
-            assert isinstance(instruction, Prepare | Decide)
+        if answer.code is Code.PENDING_ON and isinstance(instruction, Prepare | Decide):
             legs = self.buckets[bucket].ledger.legs
             waits_for = [legs[xid] for xid in answer.xids]
             self.rounds.append(Round(bucket, flight, instruction, waits_for))

@@ -179,6 +179,10 @@ class SimAccountDB:
         """(applied, balances by currency, @external by currency, accounts, COMMITTED records, postings)."""
         return await self._worker.run(partial(self._totals, bucket))
 
+    def room_for(self, size: int) -> bool:
+        """Always."""
+        return True
+
     async def export(self, bucket: int, path: Path) -> SnapshotMetadata:
         """Write the rows of one moment to a file (rule 28)."""
         return await self._worker.run(partial(self._export, bucket, path))

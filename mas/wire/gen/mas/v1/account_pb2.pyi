@@ -628,10 +628,15 @@ class SetAccountRequest(_message.Message):
     FROZEN_FIELD_NUMBER: _builtins.int
     CLOSED_FIELD_NUMBER: _builtins.int
     OVERDRAFT_LIMIT_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     account_number: _builtins.str
     frozen: _builtins.bool
     closed: _builtins.bool
     overdraft_limit: _builtins.int
+    idempotency_key: _builtins.str
+    """Names this change for all time, among those of this account and key space: it is carried out once, however often it
+    is asked for. Empty: a new one.
+    """
     def __init__(
         self,
         *,
@@ -639,10 +644,11 @@ class SetAccountRequest(_message.Message):
         frozen: _builtins.bool | None = ...,
         closed: _builtins.bool | None = ...,
         overdraft_limit: _builtins.int | None = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_closed", b"_closed", "_frozen", b"_frozen", "_overdraft_limit", b"_overdraft_limit", "closed", b"closed", "frozen", b"frozen", "overdraft_limit", b"overdraft_limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_closed", b"_closed", "_frozen", b"_frozen", "_overdraft_limit", b"_overdraft_limit", "account_number", b"account_number", "closed", b"closed", "frozen", b"frozen", "overdraft_limit", b"overdraft_limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_closed", b"_closed", "_frozen", b"_frozen", "_overdraft_limit", b"_overdraft_limit", "account_number", b"account_number", "closed", b"closed", "frozen", b"frozen", "idempotency_key", b"idempotency_key", "overdraft_limit", b"overdraft_limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__closed: _TypeAlias = _typing.Literal["closed"]  # noqa: Y015
     _WhichOneofArgType__closed: _TypeAlias = _typing.Literal["_closed", b"_closed"]  # noqa: Y015

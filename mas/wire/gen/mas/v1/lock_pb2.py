@@ -24,25 +24,25 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11mas/v1/lock.proto\x12\x06mas.v1\"U\n\x12\x41\x63quireLockRequest\x12\x10\n\x08lock_ids\x18\x01 \x03(\t\x12\x1e\n\x04mode\x18\x02 \x01(\x0e\x32\x10.mas.v1.LockMode\x12\r\n\x05owner\x18\x03 \x01(\t\"?\n\x0c\x46\x65ncingToken\x12\x0f\n\x07lock_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0f\n\x07\x63ounter\x18\x03 \x01(\x04\"8\n\x10\x41\x63quireLockReply\x12$\n\x06tokens\x18\x01 \x03(\x0b\x32\x14.mas.v1.FencingToken\"#\n\x12ReleaseLockRequest\x12\r\n\x05owner\x18\x01 \x01(\t\"\x12\n\x10ReleaseLockReply*j\n\x08LockMode\x12\x19\n\x15LOCK_MODE_UNSPECIFIED\x10\x00\x12\x17\n\x13LOCK_MODE_EXCLUSIVE\x10\x01\x12\x14\n\x10LOCK_MODE_ESCROW\x10\x02\x12\x14\n\x10LOCK_MODE_SHARED\x10\x03\x32\x97\x01\n\x0bLockService\x12\x43\n\x0b\x41\x63quireLock\x12\x1a.mas.v1.AcquireLockRequest\x1a\x18.mas.v1.AcquireLockReply\x12\x43\n\x0bReleaseLock\x12\x1a.mas.v1.ReleaseLockRequest\x1a\x18.mas.v1.ReleaseLockReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11mas/v1/lock.proto\x12\x06mas.v1\"U\n\x12\x41\x63quireLockRequest\x12\x10\n\x08lock_ids\x18\x01 \x03(\t\x12\x1e\n\x04mode\x18\x02 \x01(\x0e\x32\x10.mas.v1.LockMode\x12\r\n\x05owner\x18\x03 \x01(\t\"?\n\x0c\x46\x65ncingToken\x12\x0f\n\x07lock_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0f\n\x07\x63ounter\x18\x03 \x01(\x04\"I\n\x10\x41\x63quireLockReply\x12$\n\x06tokens\x18\x01 \x03(\x0b\x32\x14.mas.v1.FencingToken\x12\x0f\n\x07left_ms\x18\x02 \x01(\r\"#\n\x12ReleaseLockRequest\x12\r\n\x05owner\x18\x01 \x01(\t\"\x12\n\x10ReleaseLockReply*j\n\x08LockMode\x12\x19\n\x15LOCK_MODE_UNSPECIFIED\x10\x00\x12\x17\n\x13LOCK_MODE_EXCLUSIVE\x10\x01\x12\x14\n\x10LOCK_MODE_ESCROW\x10\x02\x12\x14\n\x10LOCK_MODE_SHARED\x10\x03\x32\x97\x01\n\x0bLockService\x12\x43\n\x0b\x41\x63quireLock\x12\x1a.mas.v1.AcquireLockRequest\x1a\x18.mas.v1.AcquireLockReply\x12\x43\n\x0bReleaseLock\x12\x1a.mas.v1.ReleaseLockRequest\x1a\x18.mas.v1.ReleaseLockReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mas.v1.lock_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LOCKMODE']._serialized_start=296
-  _globals['_LOCKMODE']._serialized_end=402
+  _globals['_LOCKMODE']._serialized_start=313
+  _globals['_LOCKMODE']._serialized_end=419
   _globals['_ACQUIRELOCKREQUEST']._serialized_start=29
   _globals['_ACQUIRELOCKREQUEST']._serialized_end=114
   _globals['_FENCINGTOKEN']._serialized_start=116
   _globals['_FENCINGTOKEN']._serialized_end=179
   _globals['_ACQUIRELOCKREPLY']._serialized_start=181
-  _globals['_ACQUIRELOCKREPLY']._serialized_end=237
-  _globals['_RELEASELOCKREQUEST']._serialized_start=239
-  _globals['_RELEASELOCKREQUEST']._serialized_end=274
-  _globals['_RELEASELOCKREPLY']._serialized_start=276
-  _globals['_RELEASELOCKREPLY']._serialized_end=294
-  _globals['_LOCKSERVICE']._serialized_start=405
-  _globals['_LOCKSERVICE']._serialized_end=556
+  _globals['_ACQUIRELOCKREPLY']._serialized_end=254
+  _globals['_RELEASELOCKREQUEST']._serialized_start=256
+  _globals['_RELEASELOCKREQUEST']._serialized_end=291
+  _globals['_RELEASELOCKREPLY']._serialized_start=293
+  _globals['_RELEASELOCKREPLY']._serialized_end=311
+  _globals['_LOCKSERVICE']._serialized_start=422
+  _globals['_LOCKSERVICE']._serialized_end=573
 # @@protoc_insertion_point(module_scope)

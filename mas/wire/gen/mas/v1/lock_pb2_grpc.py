@@ -50,14 +50,16 @@ class LockServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def AcquireLock(self, request, context):
-        """All locks or none; waits its turn until the call's deadline.
+        """All locks or none; waits its turn until the call's deadline. An owner that asks again for just what it holds is
+        answered with that, and its lease isn't renewed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReleaseLock(self, request, context):
-        """Lets go of what this owner holds; of nothing is fine.
+        """Lets go of what this owner holds; of nothing is fine. UNAVAILABLE: nobody has confirmed it, ask again; not heard,
+        the lock ends with its lease.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -32,17 +32,25 @@ class LockServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> LockServiceAsyncStub: ...
     AcquireLock: _grpc.UnaryUnaryMultiCallable[_lock_pb2.AcquireLockRequest, _lock_pb2.AcquireLockReply]
-    """All locks or none; waits its turn until the call's deadline."""
+    """All locks or none; waits its turn until the call's deadline. An owner that asks again for just what it holds is
+    answered with that, and its lease isn't renewed.
+    """
     ReleaseLock: _grpc.UnaryUnaryMultiCallable[_lock_pb2.ReleaseLockRequest, _lock_pb2.ReleaseLockReply]
-    """Lets go of what this owner holds; of nothing is fine."""
+    """Lets go of what this owner holds; of nothing is fine. UNAVAILABLE: nobody has confirmed it, ask again; not heard,
+    the lock ends with its lease.
+    """
 
 @_typing.type_check_only
 class LockServiceAsyncStub(LockServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     AcquireLock: _aio.UnaryUnaryMultiCallable[_lock_pb2.AcquireLockRequest, _lock_pb2.AcquireLockReply]  # type: ignore[assignment]
-    """All locks or none; waits its turn until the call's deadline."""
+    """All locks or none; waits its turn until the call's deadline. An owner that asks again for just what it holds is
+    answered with that, and its lease isn't renewed.
+    """
     ReleaseLock: _aio.UnaryUnaryMultiCallable[_lock_pb2.ReleaseLockRequest, _lock_pb2.ReleaseLockReply]  # type: ignore[assignment]
-    """Lets go of what this owner holds; of nothing is fine."""
+    """Lets go of what this owner holds; of nothing is fine. UNAVAILABLE: nobody has confirmed it, ask again; not heard,
+    the lock ends with its lease.
+    """
 
 class LockServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -51,7 +59,9 @@ class LockServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _lock_pb2.AcquireLockRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_lock_pb2.AcquireLockReply, _abc.Awaitable[_lock_pb2.AcquireLockReply]]:
-        """All locks or none; waits its turn until the call's deadline."""
+        """All locks or none; waits its turn until the call's deadline. An owner that asks again for just what it holds is
+        answered with that, and its lease isn't renewed.
+        """
 
     @_abc_1.abstractmethod
     def ReleaseLock(
@@ -59,6 +69,8 @@ class LockServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _lock_pb2.ReleaseLockRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_lock_pb2.ReleaseLockReply, _abc.Awaitable[_lock_pb2.ReleaseLockReply]]:
-        """Lets go of what this owner holds; of nothing is fine."""
+        """Lets go of what this owner holds; of nothing is fine. UNAVAILABLE: nobody has confirmed it, ask again; not heard,
+        the lock ends with its lease.
+        """
 
 def add_LockServiceServicer_to_server(servicer: LockServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,85 @@
+"""Passing on to a bucket's leader what comes from nodes that don't reach it, and its answers back.
+
+A network may let a coordinator reach the followers and not the leader. What is passed on once isn't passed on again: the leader
+is looked for from here, as for this node's own questions.
+"""
+
+from collections.abc import Callable
+
+import msgspec
+
+from mas.errors import InvalidRequest, RequestFailed, Unavailable
+from mas.ledger import Answer, decode_chunk
+from mas.resource.ports import Buckets
+from mas.runtime import Supervisor
+from mas.transaction.messages import (
+    Answers,
+    ForLeader,
+    Reply,
+    Submit,
+    TurnedAway,
+    Why,
+)
+
+_PASSED_ON_MAX = 1_000
+"""Requests under way for others."""
+_QUERY_SECONDS = 1.0
+"""No longer than whoever asked waits for this node."""
+
+
+class Relay:
+    """Asks the leader of one bucket in others' place."""
+
+    def __init__(self, bucket: int, buckets: Buckets, reply: Callable[[int, Reply], None]) -> None:
+        self._bucket = bucket
+        self._buckets = buckets
+        self._reply = reply
+        self._under_way = 0
+
+    def pass_on(self, peer: int, request: ForLeader, supervisor: Supervisor) -> None:
+        """Have the leader answer it, and tell this peer."""
+        if self._under_way >= _PASSED_ON_MAX:
+            detail = f"{self._under_way} requests are passed on by this node already"
+            self._reply(peer, TurnedAway(request.request, Why.OVERLOADED, detail=detail))
+        elif isinstance(request, Submit):
+            self._submit(peer, request)
+        else:
+            supervisor.spawn(f"relay-{self._bucket}", self._ask(peer, request))
+
+    def _submit(self, peer: int, request: Submit) -> None:
+        try:
+            chunk = decode_chunk(request.chunk)
+        except InvalidRequest as error:
+            self._reply(peer, TurnedAway(request.request, Why.INVALID, detail=str(error)))
+            return
+        left = len(chunk.instructions)
+
+        def on_answer(position: int, answer: Answer | TurnedAway) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                self._under_way -= 1
+            if isinstance(answer, Answer):
+                self._reply(peer, Answers(request.request, ((position, answer),)))
+            else:
+                turned = msgspec.structs.replace(
+                    answer, request=request.request, positions=(position,)
+                )
+                self._reply(peer, turned)
+
+        if left:
+            self._under_way += 1
+            self._buckets.submit(self._bucket, chunk, on_answer)
+
+    async def _ask(self, peer: int, request: ForLeader) -> None:
+        self._under_way += 1
+        reply: Reply
+        try:
+            reply = await self._buckets.query(self._bucket, request, _QUERY_SECONDS)
+        except Unavailable as error:
+            reply = TurnedAway(request.request, Why.UNAVAILABLE, detail=str(error))
+        except RequestFailed as error:
+            reply = TurnedAway(request.request, Why.FAILED, detail=str(error))
+        finally:
+            self._under_way -= 1
+        self._reply(peer, msgspec.structs.replace(reply, request=request.request))
