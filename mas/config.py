@@ -10,12 +10,14 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from mas.addresses import bare_host, is_loopback, join_address, split_address
 from mas.decoding import convert, parse_toml
 from mas.errors import ConfigError
-from mas.limits import BUCKET_ID_MAX, NODE_ID_MAX
+from mas.limits import BUCKET_ID_MAX, CLUSTER_ID_CHARACTERS_MAX, NODE_ID_MAX
 
 Role = Literal["all", "tm", "tc", "gls", "rm"]
 NodeId = Annotated[int, msgspec.Meta(ge=1, le=NODE_ID_MAX)]
+ClusterId = Annotated[str, msgspec.Meta(min_length=1, max_length=CLUSTER_ID_CHARACTERS_MAX)]
 BucketId = Annotated[int, msgspec.Meta(ge=1, le=BUCKET_ID_MAX)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -27,7 +29,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     id: NodeId = 1
     """Unique in the cluster, and never used again once its node is gone."""
-    cluster_id: str = "mas"
+    cluster_id: ClusterId = "mas"
     """Nodes of different clusters refuse each other."""
     role: Role = "all"
     """What runs here: `tm` is coordinator and lock service, `tc` and `gls` one of the two, `rm` the buckets."""
@@ -49,7 +51,7 @@ class ListenConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Where this node listens; port 0 takes a free one. `[listen]`"""
 
     host: str = "127.0.0.1"
-    """The address of every port below."""
+    """The address of every port below: of IPv4 or IPv6, or a name; "0.0.0.0" and "::" are all of this machine's."""
     api: Port = 9008
     """The public API of a coordinator (TC)."""
     gls: Port = 9009
@@ -101,16 +103,18 @@ class TlsConfig(msgspec.Struct, frozen=True, kw_only=True):
     enabled: bool = True
     """Off only where nothing but this machine can reach the ports."""
     directory: str = ""
-    """Holds ca.crt, node.crt and node.key; empty: `tls` in `data_dir`, with a development CA made at the first start."""
+    """Holds ca.crt, node-ID.crt and node-ID.key, as `mas certs` makes them. Empty, for a node that is alone: `tls` in
+    `data_dir`, with a CA and a certificate made at the first start."""
     ca_file: str = ""
     """Instead of the directory: who signs the certificates of nodes and clients."""
     cert_file: str = ""
-    """Instead of the directory: this node's certificate."""
+    """Instead of the directory: this node's certificate, with the URI urn:mas:node:ID among its alternative names."""
     key_file: str = ""
     """Instead of the directory: this node's private key."""
-    mutual: bool = False
-    """Nodes talk to each other over TLS, and show each other certificates, beside the cluster's secret. Off: what they
-    say to each other is sealed by the secret, so that nobody can forge or repeat it, and isn't encrypted."""
+    mutual: bool = True
+    """Nodes know each other by the cluster's secret, and by certificates, each for one node id, over TLS 1.3; where this is
+    off, by the secret alone. Either way what they say is encrypted and authenticated by AES-256-GCM, with keys of each
+    connection's own."""
 
 
 class JwtConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,7 +143,7 @@ class ShareConfig(msgspec.Struct, frozen=True, kw_only=True):
     receiving: Count = 16
     """Calls whose request is on its way in: each may need 4 MiB. More wait."""
     payments: Count = 2_048
-    """Payments begun whose results the caller hasn't been sent. More wait on a stream."""
+    """Payments begun whose results the caller hasn't been sent. More wait."""
     statements: Count = 4
     """Statements, and checks of buckets, being read. More wait."""
     refusals_a_day: Count = 10_000
@@ -265,7 +269,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     def address(self) -> str:
         """Where other nodes find this one's peer transport."""
-        return self.node.address or f"{self.listen.host}:{self.listen.peer}"
+        return self.node.address or join_address(self.listen.host, self.listen.peer)
+
+    def host(self) -> str:
+        """Where other nodes are told to find this one: a name or an IP address."""
+        return bare_host(self._told_address().rpartition(":")[0])
+
+    def _told_address(self) -> str:
+        own = (peer.address for peer in self.peers if peer.id == self.node.id)
+        return next(own, self.address())
 
     def node_ids(self) -> tuple[int, ...]:
         """Every node of the cluster."""
@@ -294,10 +306,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             for bucket in self.buckets
             if len(bucket.voters) % 2 == 0
         ]
-        own = next((peer.address for peer in self.peers if peer.id == self.node.id), self.address())
-        if _is_loopback(self.listen.host) and not _is_loopback(own.rpartition(":")[0]):
+        if is_loopback(self.listen.host) and not is_loopback(self.host()):
             even.append(
-                f"listen.host is {self.listen.host}, and the others are to find this node at {own}: "
+                f"listen.host is {self.listen.host}, and the others are to find this node at {self._told_address()}: "
                 "they can't, name an address of this machine in listen.host"
             )
         return even
@@ -431,14 +442,11 @@ def _check_tree(struct: type[msgspec.Struct], tree: dict[str, Any], path: str) -
                 _check_tree(kind, item, name)
 
 
-def _is_loopback(host: str) -> bool:
-    return host == "localhost" or host.startswith("127.") or host in ("::1", "[::1]")
-
-
 def _check_address(what: str, address: str) -> None:
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
-        raise ConfigError(f'{what} is {address!r}: expected "host:port"')
+    try:
+        split_address(address)
+    except ValueError as error:
+        raise ConfigError(f"{what} is {address!r}: expected {error}") from None
 
 
 def _refuse_twice(what: str, ids: Iterable[int]) -> None:

@@ -8,6 +8,7 @@ import msgspec
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from mas.addresses import join_address
 from mas.api.door import Door, Known
 from mas.api.shares import Shares
 from mas.errors import ConfigError
@@ -17,6 +18,8 @@ from mas.runtime import Clock
 CONCURRENT_CALLS_MAX = 4_096
 """Of all callers: far above what one may hold (`mas.api.shares`)."""
 CONCURRENT_STREAMS_PER_CONNECTION_MAX = 1_024
+
+CONNECTIONS_MAX = 1_024
 
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     # With gRPC's default a port that is in use is shared silently.
@@ -29,6 +32,10 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    # Hang up on callers that never get to HTTP/2 (gRPC gives them two minutes), and on those that ask nothing: a
+    # client dials again by itself. gRPC can't count connections by address; see `connections` for all of them.
+    ("grpc.server_handshake_timeout_ms", 5_000),
+    ("grpc.max_connection_idle_ms", 60_000),
 )
 
 
@@ -69,7 +76,10 @@ class ApiServer:
         tls: ServerTls | None,
         shares: Shares,
         clock: Clock,
+        *,
+        connections: int = CONNECTIONS_MAX,
     ) -> None:
+        """`connections`: at a time; gRPC hangs up on whoever comes beyond."""
         self._host = host
         self._port = port
         self._services = services
@@ -77,7 +87,7 @@ class ApiServer:
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # unknown to the published types
         self._server = grpc.aio.server(
             interceptors=[Door(services, shares, clock)],
-            options=SERVER_OPTIONS,
+            options=(*SERVER_OPTIONS, ("grpc.max_allowed_incoming_connections", connections)),
             maximum_concurrent_rpcs=CONCURRENT_CALLS_MAX,
         )
         for service in services:
@@ -113,7 +123,7 @@ class ApiServer:
         await self._server.stop(grace_seconds)
 
     def _bind(self) -> int:
-        address = f"{self._host}:{self._port}"
+        address = join_address(self._host, self._port)
         try:
             if self._tls is None:
                 return self._server.add_insecure_port(address)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
+from mas.addresses import join_address
 from mas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def _from_config(path: Path) -> Place:
     tls = config.tls
     ca = Path(tls.ca_file) if tls.ca_file else Path(tls.directory or data / "tls") / "ca.crt"
     return Place(
-        f"{config.listen.host}:{port}",
+        join_address(config.listen.host, port),
         config.node.secret_file or str(data / "cluster.secret"),
         ca if tls.enabled else None,
         plaintext=not tls.enabled,

@@ -12,6 +12,7 @@ import click
 
 from mas.cli.accounts import account
 from mas.cli.admin import admin
+from mas.cli.certs import certs
 from mas.cli.payments import pay, payment
 from mas.cli.process import bench, demo, serve, version
 from mas.cli.session import EXIT_REFUSED, EXIT_TRY_AGAIN, EXIT_USAGE
@@ -58,7 +59,7 @@ def cli() -> None:
     """
 
 
-for command in (serve, admin, account, pay, payment, token, demo, bench, sim, version):
+for command in (serve, admin, account, pay, payment, token, certs, demo, bench, sim, version):
     cli.add_command(command)
 
 

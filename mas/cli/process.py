@@ -46,7 +46,9 @@ if TYPE_CHECKING:
 @click.option("--rm-port", type=int, help="The port of its TransactionService and NodeService.")
 @click.option("--secret-file", type=click.Path(dir_okay=False), help="The cluster's secret.")
 @click.option(
-    "--tls-dir", type=click.Path(file_okay=False), help="Holds ca.crt, node.crt and node.key."
+    "--tls-dir",
+    type=click.Path(file_okay=False),
+    help="Holds ca.crt, node-ID.crt and node-ID.key (`mas certs`).",
 )
 def serve(config_file: Path | None, **given: Any) -> None:  # noqa: ANN401 - of many kinds
     """Run a node until Ctrl-C. Without options: everything in one process."""

@@ -1,13 +1,15 @@
 """A gRPC channel to one server: always TLS, unless a loopback asks for none."""
 
 import asyncio
+import os
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import TypeVar
 
 import grpc
 
-from mas.errors import ConfigError, InvalidRequest, NetworkError, Unavailable
+from mas.addresses import is_loopback
+from mas.errors import ConfigError, InvalidRequest, MasError, NetworkError, Unavailable
 from mas.limits import MESSAGE_BYTES_MAX
 from mas.wire.status import error_from_rpc
 
@@ -35,12 +37,40 @@ def open_channel(address: str, ca: Path | bytes | None, *, plaintext: bool) -> g
     Raises:
         ConfigError: the file can't be read.
     """
+    options = channel_options(address)
     if plaintext:
-        return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        return grpc.aio.insecure_channel(address, options=options)
     roots = _read(ca) if isinstance(ca, Path) else ca
-    return grpc.aio.secure_channel(
-        address, grpc.ssl_channel_credentials(roots), options=CHANNEL_OPTIONS
-    )
+    return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(roots), options=options)
+
+
+def channel_options(address: str) -> tuple[tuple[str, int], ...]:
+    """What a channel to this address is told; a server on this machine is never reached through a proxy."""
+    if _is_here(address):
+        return (*CHANNEL_OPTIONS, ("grpc.enable_http_proxy", 0))
+    return CHANNEL_OPTIONS
+
+
+def error_of(failure: grpc.aio.AioRpcError) -> MasError:
+    """What a failed call means; of a proxy that didn't connect it says that it is one."""
+    error = error_from_rpc(failure)
+    proxy = _proxy()
+    port = proxy.rstrip("/").rpartition(":")[2]
+    if proxy and isinstance(error, NetworkError) and f":{port}" in (failure.details() or ""):
+        return type(error)(f"{error}{_through(proxy)}")
+    return error
+
+
+def _proxy() -> str:
+    """The proxy that gRPC takes, as the environment names it, without a password; empty where there is none."""
+    for name in ("grpc_proxy", "https_proxy", "http_proxy"):
+        if value := os.environ.get(name):
+            return f"{name}={value.rpartition('@')[2]}"
+    return ""
+
+
+def _through(proxy: str) -> str:
+    return f"; the way there is the proxy {proxy}: name the server in no_proxy where it needs none"
 
 
 def check_bearer(value: object, what: str) -> None:
@@ -65,9 +95,10 @@ async def connected(channel: grpc.aio.Channel, address: str, timeout: float) -> 
         async with asyncio.timeout(timeout):
             await channel.channel_ready()
     except TimeoutError:
+        proxy = "" if _is_here(address) else _proxy()
         raise Unavailable(
             f"there is no connection to {address}: check that the server runs there, and that the CA is "
-            "the one that signed its certificate"
+            f"the one that signed its certificate{_through(proxy) if proxy else ''}"
         ) from None
 
 
@@ -80,7 +111,7 @@ async def answered(call: Awaitable[T]) -> T:
     try:
         return readable(await call)
     except grpc.aio.AioRpcError as error:
-        raise error_from_rpc(error) from None
+        raise error_of(error) from None
 
 
 def readable(message: T | None) -> T:
@@ -92,6 +123,10 @@ def readable(message: T | None) -> T:
     if message is None:
         raise NetworkError("the server's answer can't be read: is it a MAS of this version?")
     return message
+
+
+def _is_here(address: str) -> bool:
+    return is_loopback(address.rpartition(":")[0])
 
 
 def _read(ca: Path) -> bytes:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from mas.client.channel import readable
+from mas.client.channel import error_of, readable
 from mas.client.receipt import Receipt, receipt_from_wire
 from mas.client.retries import backoff_seconds
 from mas.errors import MasError, NetworkError, Overloaded, Unavailable
@@ -23,7 +23,7 @@ from mas.limits import TURN_BYTES_MAX, TURN_INSTRUCTIONS_MAX
 from mas.runtime import Clock, Dice, Supervisor
 from mas.transaction.outcome import Status
 from mas.wire.gen.mas.v1 import account_pb2 as pb
-from mas.wire.status import error_from_detail, error_from_rpc, told_by_server
+from mas.wire.status import error_from_detail, told_by_server
 
 if TYPE_CHECKING:
     from mas.wire.gen.mas.v1.account_pb2_grpc import AccountServiceAsyncStub
@@ -172,7 +172,7 @@ class PaymentStream:
                 await self._use(call)
                 self._trouble = "the server has ended the stream of payments"
             except grpc.aio.AioRpcError as failure:
-                error = error_from_rpc(failure)
+                error = error_of(failure)
                 self._trouble = str(error)
                 # Our server answers what it has begun before it ends a stream. Whoever else ended it, says nothing
                 # about what the server does.

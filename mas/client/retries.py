@@ -5,14 +5,14 @@ from typing import TypeVar
 
 import grpc
 
-from mas.client.channel import readable
+from mas.client.channel import error_of, readable
 from mas.client.receipt import Receipt, receipt_from_wire
 from mas.errors import DeadlineExceeded, MasError, OutcomeUnknown, Unavailable
 from mas.ledger.instructions import Reason
 from mas.runtime import Clock, Dice
 from mas.transaction.outcome import Status
 from mas.wire.gen.mas.v1 import account_pb2 as pb
-from mas.wire.status import error_from_rpc, told_by_server
+from mas.wire.status import told_by_server
 
 _BACKOFF_SECONDS = 0.02
 _BACKOFF_SECONDS_MAX = 1.0
@@ -117,4 +117,4 @@ def _error_of(failure: grpc.aio.AioRpcError, told: str) -> MasError:
     """The error of a call. That its time was up says less than what the try before was told."""
     if failure.code() is grpc.StatusCode.DEADLINE_EXCEEDED and not told_by_server(failure):
         return DeadlineExceeded(told or "the server has not answered in time: ask again")
-    return error_from_rpc(failure)
+    return error_of(failure)

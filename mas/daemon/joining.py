@@ -1,6 +1,5 @@
 """How a process comes to its first roster: it kept one, its configuration names the founders, or it joins a cluster."""
 
-import socket
 from pathlib import Path
 
 from mas.client.operator import OperatorClient
@@ -11,6 +10,7 @@ from mas.files import read_secret
 from mas.ledger.rows import NodeRow
 from mas.membership import Roster, decode_roster
 from mas.membership.roster import founding_roster
+from mas.network.door import listening_socket
 
 _JOIN_SECONDS = 30.0
 
@@ -32,7 +32,7 @@ async def find_roster(config: Config, directory: DataDirectory) -> Roster:
         _check_founders(founded, kept, directory.roster_path)
         roster = founded.merge(kept)[0]
     elif known is None:
-        _check_port(config)
+        await _check_port(config)
         roster = kept.merge(await _join(config, directory, config.node.hold))[0]
     elif known.address != config.address():
         roster = kept.merge(await _join(config, directory, ()))[0]
@@ -75,20 +75,17 @@ def _check_founders(founded: Roster, kept: Roster, path: Path) -> None:
             )
 
 
-def _check_port(config: Config) -> None:
+async def _check_port(config: Config) -> None:
     """Before anybody is told of it: an id that was registered is used.
 
     Raises:
         ConfigError: the peer port can't be listened on.
     """
-    host, port = config.listen.host, config.listen.peer
     try:
-        with socket.create_server((host, port)):
-            return
-    except OSError as error:
-        raise ConfigError(
-            f"the peer port {host}:{port} can't be listened on: {error.strerror}; name another with --address"
-        ) from error
+        listening = await listening_socket(config.listen.host, config.listen.peer)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; name another with --address") from error
+    listening.close()
 
 
 async def _join(config: Config, directory: DataDirectory, hold: tuple[int, ...]) -> Roster:

@@ -15,6 +15,7 @@ import uvloop
 from mas.config import Config
 from mas.daemon.data_directory import DataDirectory, Identity
 from mas.daemon.joining import find_roster
+from mas.daemon.open_files import raise_file_limit
 from mas.daemon.wiring import Process
 from mas.errors import WriteHangs
 from mas.runtime import Supervisor, SystemDice
@@ -33,6 +34,7 @@ def serve(config: Config) -> None:
     """
     setup_logging()
     os.umask(0o077)  # whatever an engine makes is this user's alone, too
+    raise_file_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(config))
 
@@ -54,10 +56,17 @@ async def _serve(config: Config) -> None:
                 # What lives now lives to the end: no collection need look at it again.
                 gc.collect()
                 gc.freeze()
-                print(process.greeting(), flush=True)  # noqa: T201 - for whoever started it
+                await process.until_taken(_tell, stop)
+                if not stop.is_set():
+                    _tell(process.greeting())
                 await stop.wait()
             finally:
                 await process.stop()
+
+
+def _tell(text: str) -> None:
+    """Say it to whoever started this process."""
+    print(text, flush=True)  # noqa: T201 - it's their terminal
 
 
 async def stop_on_failure(parts: Supervisor, stop: asyncio.Event) -> None:

@@ -1,8 +1,10 @@
 """The replicas of this node: opened, served, and let go again as the roster says.
 
     roster says that this node holds a bucket ──► database opened ─► group added ─► AccountService served
-    roster says that it holds it no more      ──► group left ─► service ended ─► rows erased ─► log erased (not term and vote)
+    roster says that it holds it no more      ──► those who stay asked ─► group left ─► service ended ─► rows erased
+                                                  ─► log erased (not term and vote)
 
+A replica that was removed goes on, and votes, until a quorum of those who stay has applied its removal (`removal`).
 What rests on the roster's word rests on its file: no replica is erased before the removal is known there, and none
 whose log says that it was added again since. An end that has begun is ended first, whatever the roster says by then.
 A replica that can't be opened, or is damaged, is stopped: the node's others go on, and the bucket's others too.
@@ -10,11 +12,19 @@ A replica that can't be opened, or is damaged, is stopped: the node's others go 
 
 import asyncio
 import logging
+from typing import Protocol
 
 import msgspec
 
-from mas.errors import CorruptData, DatabaseUnavailable, Unavailable
-from mas.membership import BucketMembers, Membership
+from mas.errors import (
+    CorruptData,
+    DatabaseUnavailable,
+    StorageError,
+    Unavailable,
+    UnknownVersion,
+)
+from mas.membership import BucketMembers, Membership, is_removal_known
+from mas.membership.ports import Buckets as MembershipBuckets
 from mas.multiraft import RaftGroup, RaftHost
 from mas.raft import CorruptState
 from mas.resource import (
@@ -26,13 +36,18 @@ from mas.resource import (
     writer_mark,
 )
 from mas.resource.members import all_voters
-from mas.resource.ports import AccountDB, Buckets
+from mas.resource.ports import AccountDB
+from mas.resource.ports import Buckets as ServiceBuckets
 from mas.runtime import Actor, Clock, Supervisor
 
 _log = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 1.0
 _REMOVED = "removed from the bucket: what is left of it here is being erased"
+
+
+class Buckets(MembershipBuckets, ServiceBuckets, Protocol):
+    """Whichever node leads a bucket, or holds a replica: for the services' questions, and for this node's own."""
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -76,20 +91,26 @@ class Replicas(Actor):
         self._leaving: dict[int, int] = {}
         """Buckets whose group has been left here, and whose rows and log aren't erased yet: the index of the change
         that says so."""
+        self._known: dict[int, int] = {}
+        """Buckets of which a quorum knows that this node was removed: the index by which that was asked."""
+        self._asking: dict[int, int] = {}
+        """Buckets of which that is being asked, likewise."""
         self._changed = asyncio.Event()
         parts.host.on_members(self._on_members)
 
     async def open_all(self) -> None:
-        """Before the host runs: everything that this node holds.
+        """Before the host runs: everything that this node holds, or hasn't left yet.
 
         Raises:
             StorageError: the database can't be used.
         """
         for members in self._membership.roster.buckets:
-            if self._node in members.holders:
+            bucket = members.bucket
+            stays = members.index > 0 and self._host.holds_log(bucket)
+            if self._node in members.holders or stays:
                 await self._open(members, host_runs=False)
-            elif members.bucket in self._host.stored_groups:
-                self._stopped[members.bucket] = _REMOVED
+            elif bucket in self._host.stored_groups:
+                self._stopped[bucket] = _REMOVED
         self._membership.on_change(self._changed.set)
 
     async def run(self) -> None:
@@ -138,8 +159,24 @@ class Replicas(Actor):
         ports = Ports(group, self._database, self._buckets, self._manager.reply, self._proposer)
         service = AccountService(bucket, kept, ports, self._clock, self._settings)
         self._manager.add(service)
-        self._served[bucket] = self._supervisor.spawn(service.name, service.run())
+        self._served[bucket] = self._supervisor.spawn(service.name, self._serve(service, group))
         self._stopped.pop(bucket, None)
+
+    async def _serve(self, service: AccountService, group: RaftGroup) -> None:
+        """Until cancelled. What a bucket's own entries or rows raise stops this replica, and none else of the node.
+
+        Raises:
+            StorageError: the node's database failed, which all its buckets share.
+        """
+        try:
+            await service.run()
+        except Exception as error:
+            if isinstance(error, StorageError) and not isinstance(
+                error, UnknownVersion | CorruptData
+            ):
+                raise
+            self._manager.remove(service.bucket)
+            group.isolate(error)
 
     async def _leave(self, members: BucketMembers) -> None:
         """Nothing is waited for between the look at the log and the last that is said for the group."""
@@ -152,6 +189,9 @@ class Replicas(Actor):
             )
             _log.critical("bucket %d: %s", bucket, self._stopped[bucket])
             return
+        if self._known.get(bucket) != members.index:
+            self._ask(members)
+            return
         if self._host.is_member_behind(bucket, members.index):
             _log.info("bucket %d: removed, and added again: the replica stays", bucket)
             return
@@ -161,6 +201,25 @@ class Replicas(Actor):
         self._stopped[bucket] = _REMOVED
         self._leaving[bucket] = members.index
         await self._erase(bucket)
+
+    def _ask(self, members: BucketMembers) -> None:
+        """Have those who stay asked, beside everything else, until a quorum of them knows or the roster says otherwise."""
+        if self._asking.get(members.bucket) != members.index:
+            self._asking[members.bucket] = members.index
+            name = f"replicas.leave.{members.bucket}"
+            self._supervisor.spawn(name, self._ask_until_known(members))
+
+    async def _ask_until_known(self, members: BucketMembers) -> None:
+        bucket, index = members.bucket, members.index
+        while self._membership.roster.holders()[bucket].index == index:
+            if await is_removal_known(self._buckets, bucket, self._node, members.voters, index):
+                self._known[bucket] = index
+                break
+            _log.info("bucket %d: removed here, and too few of the others know yet", bucket)
+            await self._clock.sleep(_RETRY_SECONDS)
+        if self._asking.get(bucket) == index:
+            del self._asking[bucket]
+        self._changed.set()
 
     async def _erase(self, bucket: int) -> None:
         """In this order: nobody may write rows behind their loss, and the rows are lost before the log is."""

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from mas import __version__
+from mas.addresses import join_address
 from mas.api import (
     AccountServicer,
     ApiServer,
@@ -33,6 +34,7 @@ from mas.coordinator import CoordinatorSettings, TransactionCoordinator
 from mas.coordinator import Ports as CoordinatorPorts
 from mas.daemon.data_directory import DataDirectory, read_file
 from mas.daemon.lock_shelf import ByteShelf, LockShelf
+from mas.daemon.open_files import connections_of_a_server
 from mas.daemon.replicas import Parts, Replicas
 from mas.files import read_secret
 from mas.locks import (
@@ -52,8 +54,10 @@ from mas.network.handshake import Identity
 from mas.network.tls import (
     TlsFiles,
     check_files,
+    check_node,
     client_context,
-    ensure_development_certificates,
+    ensure_certificate,
+    make_ca,
     server_context,
 )
 from mas.network.transport import PeerTransport
@@ -64,6 +68,9 @@ _log = logging.getLogger(__name__)
 
 _API_GRACE_SECONDS = 0.5
 _HAND_OVER_SECONDS = 0.5
+_FIRST_ANSWERS_SECONDS = 1.0
+"""Until a node that doesn't answer is nobody to wait for."""
+_POLL_SECONDS = 0.02
 _OPERATOR = "operator:root"
 
 
@@ -145,6 +152,21 @@ class Process:
         ready = f"mas: node {node.id} ({node.role}) of cluster {node.cluster_id!r} is ready"
         return "\n".join((ready, *self._greeting))
 
+    async def until_taken(self, tell: Callable[[str], None], stop: asyncio.Event) -> None:
+        """Wait, as long as all nodes that answer refuse this one; `tell` is called with each new reason why."""
+        try:
+            async with asyncio.timeout(_FIRST_ANSWERS_SECONDS):
+                while not self._transport.has_answers():
+                    await self._clock.sleep(_POLL_SECONDS)
+        except TimeoutError:
+            _log.info("some nodes don't answer")
+        told = ""
+        while not stop.is_set() and (why := self._transport.refusal()):
+            if why != told:
+                tell(f"mas: node {self._config.node.id} isn't ready, the others refuse it: {why}")
+                told = why
+            await self._clock.sleep(_POLL_SECONDS)
+
     def _route(self) -> None:
         """Whoever votes in a bucket may lead it."""
         for members in self._membership.roster.buckets:
@@ -155,15 +177,26 @@ class Process:
 
     def _certificates(self) -> TlsFiles:
         tls = self._config.tls
+        node = self._config.node.id
         if tls.ca_file:
             files = TlsFiles(Path(tls.ca_file), Path(tls.cert_file), Path(tls.key_file))
             check_files(files, self._clock)
-            return files
-        directory = Path(tls.directory) if tls.directory else self._directory.path / "tls"
-        return ensure_development_certificates(directory, (self._config.listen.host,), self._clock)
+        else:
+            files = self._certificates_within(node)
+        if tls.mutual:
+            check_node(files, node)
+        return files
+
+    def _certificates_within(self, node: int) -> TlsFiles:
+        config = self._config
+        directory = Path(config.tls.directory or self._directory.path / "tls")
+        if not config.node.join and len(config.peers) < 2:
+            make_ca(directory, self._clock)  # no other node has to trust it
+        names = (config.listen.host, config.host())
+        return ensure_certificate(directory, node, names, self._clock)
 
     def _make_transport(self) -> PeerTransport:
-        mutual = self._config.tls.mutual
+        tls = self._tls if self._config.tls.mutual else None
         return PeerTransport(
             Identity(
                 self._config.node.cluster_id,
@@ -175,8 +208,8 @@ class Process:
             port=self._config.listen.peer,
             clock=self._clock,
             dice=self._dice,
-            server_tls=server_context(self._tls, mutual=True) if mutual and self._tls else None,
-            client_tls=client_context(self._tls, mutual=True) if mutual and self._tls else None,
+            server_tls=server_context(tls) if tls else None,
+            client_tls=client_context(tls) if tls else None,
         )
 
     # -- resource manager --------------------------------------------------------------------------------
@@ -353,14 +386,14 @@ class Process:
     def _welcome(self, api: ApiServer, operators: ApiServer, issuer: TokenIssuer) -> None:
         """A single node to play with: leave its address and an operator's token where the command line finds them."""
         host = self._config.listen.host
-        address = f"{host}:{api.port}"
+        address = join_address(host, api.port)
         secret = self._config.node.secret_file or self._directory.path / "cluster.secret"
         found = profile.Profile(
             address=address,
             ca=str(self._tls.ca.resolve()) if self._tls else "",
             token=issuer.issue(_OPERATOR, Role.GATEWAY),
             plaintext=self._tls is None,
-            node_service=f"{host}:{operators.port}",
+            node_service=join_address(host, operators.port),
             secret_file=str(Path(secret).resolve()),
         )
         kept = profile.write(found)
@@ -379,7 +412,15 @@ class Process:
         tls = None
         if self._tls is not None:
             tls = ServerTls(read_file(self._tls.certificate), read_file(self._tls.key))
-        server = ApiServer(self._config.listen.host, port, services, tls, self._shares, self._clock)
+        server = ApiServer(
+            self._config.listen.host,
+            port,
+            services,
+            tls,
+            self._shares,
+            self._clock,
+            connections=connections_of_a_server(),
+        )
         self._servers.append(server)
         return server
 

@@ -14,6 +14,7 @@ from mas.ledger.instructions import Answer, Chunk, Code, RegisterNode, RetireNod
 from mas.ledger.rows import NodeRow
 from mas.membership.actor import Membership
 from mas.membership.ports import Buckets
+from mas.membership.removal import is_removal_known
 from mas.membership.roster import Roster, can_hold
 from mas.runtime import Clock
 from mas.transaction.messages import (
@@ -22,6 +23,7 @@ from mas.transaction.messages import (
     Nodes,
     ReadNodes,
     ReadReplica,
+    ReplicaState,
     ReplicaView,
     TurnedAway,
 )
@@ -113,6 +115,8 @@ class Operations:
         self._check_not_the_last_manager(node)
         if node == self._membership.node:
             raise InvalidRequest(f"node {node} is the one that you ask: have another retire it")
+        if self.roster.may_hold(node):
+            await self._check_has_left(node)
         await self._register(RetireNode(node), self._clock.monotonic() + timeout)
         return self.roster
 
@@ -146,7 +150,9 @@ class Operations:
         self._check_bucket(bucket)
         if node not in self.roster.holders()[bucket].holders:
             self._check_node(node)
-        await self._change(bucket, Change.REMOVE, node, self._clock.monotonic() + timeout)
+        deadline = self._clock.monotonic() + timeout
+        view = await self._change(bucket, Change.REMOVE, node, deadline)
+        await self._wait_until_known(view, node, deadline)
 
     async def transfer_leader(self, bucket: int, node: int, timeout: float) -> None:
         """Have the node lead the bucket.
@@ -200,8 +206,20 @@ class Operations:
         assert isinstance(reply, ReplicaView), f"{reply} in answer to a question for a replica"
         return reply
 
-    async def _change(self, bucket: int, change: Change, node: int, deadline: float) -> None:
-        """Ask the leader, whoever that is, until it says that it is so."""
+    async def _wait_until_known(self, view: ReplicaView, node: int, deadline: float) -> None:
+        """Until so many know of a removal that the node may be stopped: before that they may need its vote."""
+        while not await is_removal_known(
+            self._buckets, view.bucket, node, view.voters, view.applied
+        ):
+            if self._clock.monotonic() >= deadline:
+                raise DeadlineExceeded(
+                    f"bucket {view.bucket}: node {node} is removed, and too few of the nodes {list(view.voters)} are known "
+                    "to know: leave it running, and ask again"
+                )
+            await self._clock.sleep(_PAUSE_SECONDS)
+
+    async def _change(self, bucket: int, change: Change, node: int, deadline: float) -> ReplicaView:
+        """Ask the leader, whoever that is, until it says that it is so; what it said."""
         trouble = "no leader answered"
         while (left := deadline - self._clock.monotonic()) > 0:
             request = ChangeMembers(0, bucket, change, node)
@@ -212,7 +230,7 @@ class Operations:
                 continue
             assert isinstance(reply, ReplicaView), f"{reply} in answer to a change of members"
             if is_done(reply, change, node):
-                return
+                return reply
             if reply.refused:
                 raise InvalidRequest(f"bucket {bucket}: {reply.trouble}")
             trouble = reply.trouble or "it was proposed, and isn't committed yet"
@@ -282,6 +300,26 @@ class Operations:
                     f"nodes {holder} and {row.node} are both on {row.host!r}, and would fall together: "
                     f"name a node elsewhere, or remove the replica of node {holder} first"
                 )
+
+    async def _check_has_left(self, node: int) -> None:
+        """Nobody hears a node that is retired: as long as it votes in a bucket that it was removed from, it is needed.
+
+        Raises:
+            Unavailable: it does, for now.
+        """
+        views = await asyncio.gather(
+            *(self._view(bucket, node, _VIEW_SECONDS) for bucket in self.roster.holders())
+        )
+        left = [
+            view.bucket
+            for view in views
+            if view is not None and view.state not in (ReplicaState.ABSENT, ReplicaState.STOPPED)
+        ]
+        if left:
+            raise Unavailable(
+                f"node {node} still votes in the buckets {left}, until enough of the others know that it was removed: "
+                "ask again"
+            )
 
     def _check_node(self, node: int) -> None:
         known = list(self.roster.nodes())

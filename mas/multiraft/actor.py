@@ -194,6 +194,17 @@ class RaftHost(Actor):
         except CorruptData:
             return False
 
+    def holds_log(self, group_id: int) -> bool:
+        """Whether the log holds more of the group than the term and vote that its erasure leaves behind."""
+        if group_id not in self._log.groups():
+            return False
+        try:
+            return (
+                not self._log.removed_at(group_id) or self._log.storage(group_id).last_index() > 0
+            )
+        except CorruptData:
+            return True
+
     def leave_group(self, group_id: int) -> None:
         """Take part in a group no more: whatever it has under way is dropped, and nothing more is said for it.
 
@@ -430,7 +441,7 @@ class RaftHost(Actor):
             ready = group.take()
             if ready is None:
                 return
-            if ready.must_sync:
+            if group.must_write(ready):
                 self._write(group, ready)
                 return
             self._finish(group, ready, sent_appends=False)

@@ -522,7 +522,7 @@ class RaftGroup:
             )
         if ready.hard_state is not None:
             self.hard_state = ready.hard_state
-            self._unwritten = None if ready.must_sync else ready.hard_state
+            self._unwritten = None if self.must_write(ready) else ready.hard_state
         if ready.soft_state is not None:
             self.role, self.leader = ready.soft_state.role, ready.soft_state.leader
         if ready.committed_entries:
@@ -533,6 +533,14 @@ class RaftGroup:
             if numbers:
                 self.delivery.push(ReadReady(numbers, state.index))
         self._core.advance(ready)
+
+    def must_write(self, ready: Ready) -> bool:
+        """Whether something is to be synced before the Ready is done: entries, term or vote, and the commit of a change of
+        the membership. Others rest on this node's having applied it (`membership.removal`), also after a restart.
+        """
+        return ready.must_sync or any(
+            entry.type is EntryType.CONF_CHANGE for entry in ready.committed_entries
+        )
 
     def hard_state_to_write(self, ready: Ready) -> HardState | None:
         """With a write that is due anyway: a commit index alone isn't worth one (rule 27)."""
@@ -655,8 +663,7 @@ class RaftGroup:
             self.members.changed(entry.index, conf_state)
             if self.role is not Role.LEADER or conf_state.voters == (self._world.config.node,):
                 self._world.members_changed(self)
-            # Else the followers tell, a tick later. Who is removed leaves once it is told: had the leader died before
-            # another knew the change to be committed, the others would be too few without the vote of the one that left.
+            # Else the followers tell, a tick later: by then more than one knows.
 
     def _announce(self) -> None:
         """Say who leads, where it has changed; `leading` behind the first entry of the leader's own term."""

@@ -18,6 +18,7 @@ from typing import cast
 
 import msgspec
 
+from mas.addresses import bare_host, join_address
 from mas.errors import ConfigError
 from mas.runtime import Clock, Supervisor
 from mas.telemetry import Seldom
@@ -39,6 +40,24 @@ class DoorSettings(msgspec.Struct, frozen=True):
     """From its connection until a stranger has proved itself."""
     bytes: int = 6 * 1024
     """That a stranger may send: an HTTP header, and a handshake of at most 4 KiB."""
+
+
+async def listening_socket(host: str, port: int) -> socket.socket:
+    """A socket that listens on this port; "::" is IPv4's addresses as well.
+
+    Raises:
+        ConfigError: the port can't be listened on.
+    """
+    try:
+        [(family, _, _, _, address), *_] = await asyncio.get_running_loop().getaddrinfo(
+            bare_host(host), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
+        return socket.create_server(address, family=family, backlog=_BACKLOG, dualstack_ipv6=both)
+    except OSError as error:
+        raise ConfigError(
+            f"the peer port {join_address(host, port)} can't be listened on: {error.strerror}"
+        ) from error
 
 
 class Door:
@@ -77,18 +96,7 @@ class Door:
         Raises:
             ConfigError: the port can't be listened on.
         """
-        try:
-            [(family, _, _, _, address), *_] = await asyncio.get_running_loop().getaddrinfo(
-                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )
-            both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
-            self._socket = socket.create_server(
-                address, family=family, backlog=_BACKLOG, dualstack_ipv6=both
-            )
-        except OSError as error:
-            raise ConfigError(
-                f"the peer port {port} of {host} can't be listened on: {error.strerror}"
-            ) from error
+        self._socket = await listening_socket(host, port)
         self._socket.settimeout(0)
         self._listen()
 

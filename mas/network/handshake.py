@@ -13,6 +13,8 @@ are encrypted: whoever passes the handshake on, between the two, can neither rea
 Each side also names its *store*, drawn once for its data directory: a node that comes back under its id with another has
 lost what it promised, and whoever knew it refuses it.
 
+Over TLS each side has shown a certificate, and is only believed to be a node that this one names.
+
 Nothing here waits or knows a socket: bytes in, bytes out.
 """
 
@@ -44,6 +46,7 @@ class Refusal(StrEnum):
     OWN_ID = "own-id"
     WRONG_NODE = "wrong-node"
     WIPED = "wiped"
+    CERTIFICATE = "certificate"
     MALFORMED = "malformed"
 
 
@@ -111,9 +114,16 @@ class Dialler:
     """The side that opens the connection. Its methods raise `PeerRefused`."""
 
     def __init__(
-        self, identity: Identity, peer: int, nonce: bytes, recognise: Recognise = recognise_all
+        self,
+        identity: Identity,
+        peer: int,
+        nonce: bytes,
+        recognise: Recognise = recognise_all,
+        certified: frozenset[int] | None = None,
     ) -> None:
+        """`certified`: the nodes that the listener may be by its certificate; None where there is no TLS."""
         assert len(nonce) == NONCE_BYTES
+        _check_certified(peer, certified)
         self._identity = identity
         self._recognise = recognise
         self._hello = Hello(
@@ -153,11 +163,14 @@ class Listener:
         knows: Callable[[int], bool],
         nonce: bytes,
         recognise: Recognise = recognise_all,
+        certified: frozenset[int] | None = None,
     ) -> None:
+        """`knows` says who is a member; `certified`: which nodes the dialler may be by its certificate, None without TLS."""
         assert len(nonce) == NONCE_BYTES
         self._identity = identity
         self._recognise = recognise
         self._knows = knows
+        self._certified = certified
         self._nonce = nonce
         self._seal: _Seal | None = None
         self._store = b""
@@ -196,7 +209,7 @@ class Listener:
         mine = self._identity
         if hello.cluster != mine.cluster:
             raise PeerRefused(
-                f"node {hello.node} belongs to cluster {shorten(hello.cluster)}, this node to {mine.cluster!r}",
+                f"node {hello.node} belongs to cluster {shorten(hello.cluster)}, this node to another",
                 Refusal.CLUSTER,
             )
         if hello.node == mine.node:
@@ -210,6 +223,7 @@ class Listener:
             )
         if len(hello.nonce) != NONCE_BYTES:
             raise _malformed(f"a nonce of {len(hello.nonce)} bytes")
+        _check_certified(hello.node, self._certified)
         if not self._knows(hello.node):
             raise PeerRefused(
                 f"node {hello.node} isn't a member of cluster {mine.cluster!r}: it hasn't joined yet, or is retired, "
@@ -259,6 +273,15 @@ def _check_version(data: bytes) -> None:
         raise PeerRefused(
             f"the caller speaks version {version} of the peer protocol, this node {PROTOCOL_VERSION}",
             Refusal.VERSION,
+        )
+
+
+def _check_certified(node: int, certified: frozenset[int] | None) -> None:
+    if certified is not None and node not in certified:
+        shown = ", ".join(map(str, sorted(certified))) or "no node"
+        raise PeerRefused(
+            f"node {node}'s certificate is of {shown}: give each node the files that `mas certs` makes for it",
+            Refusal.CERTIFICATE,
         )
 
 

@@ -6,6 +6,8 @@ this connection has ended, and no other thing has.
 """
 
 import asyncio
+from collections.abc import Mapping
+from typing import Any
 
 import aiohttp
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -30,6 +32,11 @@ class MessageSocket:
         """`close_seconds`: how long `close` waits for a peer that doesn't answer, or doesn't read."""
         self._socket = socket
         self._close_seconds = close_seconds
+
+    def certificate(self) -> Mapping[str, Any] | None:
+        """What the peer has shown over TLS, in the form of `ssl.SSLSocket.getpeercert`; None without TLS."""
+        found: Mapping[str, Any] | None = self._socket.get_extra_info("peercert")
+        return found
 
     async def receive(self) -> bytes:
         """The next message. Raises `ConnectionEnded`."""

@@ -1,20 +1,22 @@
-"""Certificates: who a node is on its ports, and the development CA that signs them where nobody else does.
+"""Certificates: who a node is on its ports, and the CA that MAS makes where there is no other.
 
-A directory holds `ca.crt`, `node.crt` and `node.key`; where MAS made the CA itself, `ca.key` too. Keys are EC P-256 and
-readable by their owner only. Files that don't belong together, or are no longer valid, are refused at the start and
-by name, not found out by the first handshake.
+A directory holds `ca.crt`, and of each node that finds its files there `node-ID.crt` and `node-ID.key`; where MAS made
+the CA, `ca.key` too. A node's certificate names the node, as the URI urn:mas:node:ID among its alternative names: by that
+its peers know it, wherever it is (`certified_nodes`). Clients know it by its host names and addresses. Keys are EC P-256
+and readable by their owner only. Files that don't belong together, or are no longer valid, are refused at the start and by
+name, not found out by the first handshake.
 """
 
 import fcntl
 import ipaddress
 import os
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
-import grpc
 import msgspec
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -23,10 +25,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from mas.addresses import bare_host
 from mas.errors import ConfigError
 from mas.files import check_private, write_private
 from mas.runtime import Clock
 
+_CA, _CA_KEY = "ca.crt", "ca.key"
+_NODE_URI = "urn:mas:node:"
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 _CA_LIFETIME = timedelta(days=3650)
 _NODE_LIFETIME = timedelta(days=825)
@@ -44,37 +49,53 @@ class TlsFiles(msgspec.Struct, frozen=True):
     key: Path
 
     @classmethod
-    def within(cls, directory: Path) -> "TlsFiles":
-        """The files of a directory, by their names."""
-        return cls(directory / "ca.crt", directory / "node.crt", directory / "node.key")
+    def within(cls, directory: Path, node: int) -> "TlsFiles":
+        """A node's files in a directory, by their names."""
+        return cls(
+            directory / "ca.crt", directory / f"node-{node}.crt", directory / f"node-{node}.key"
+        )
 
 
-def ensure_development_certificates(
-    directory: Path, names: Sequence[str], clock: Clock
-) -> TlsFiles:
-    """The files of this directory; what isn't there yet is made.
-
-    The certificate is for `names` (host names or addresses) and this machine's own; it is made anew by the CA of the
-    directory where it lacks one of them or is about to expire. Processes that start at once share one CA.
+def make_ca(directory: Path, clock: Clock) -> None:
+    """Make a CA in this directory, where there is none; processes that do so at once share one.
 
     Raises:
-        ConfigError: the directory can't be written, or holds files that don't belong together.
+        ConfigError: the directory can't be written.
     """
-    files = TlsFiles.within(directory)
-    ca_key = directory / "ca.key"
-    now = _now(clock)
-    try:
-        with _locked(directory):
-            if not files.ca.exists():
-                _make_ca(files.ca, ca_key, now)
-            if ca_key.exists() and _is_wanting(files, names, now):
-                _make_node_certificate(files, ca_key, names, now)
-    except OSError as error:
-        raise ConfigError(
-            f"certificates can't be written to {directory} ({error.strerror}): name another tls.directory"
-        ) from error
+    with _writing(directory):
+        if not (directory / _CA).exists():
+            _make_ca(directory / _CA, directory / _CA_KEY, _now(clock))
+
+
+def ensure_certificate(directory: Path, node: int, names: Sequence[str], clock: Clock) -> TlsFiles:
+    """A node's files in this directory; its certificate is made where the CA's key lies there too.
+
+    The certificate is for `names` (host names or addresses) and this machine's own; it is made anew where it lacks one
+    of them or is about to expire.
+
+    Raises:
+        ConfigError: the directory can't be written, or holds files that don't belong together, or not those of this node.
+    """
+    files = TlsFiles.within(directory, node)
+    ca_key = directory / _CA_KEY
+    if not files.ca.exists():
+        raise ConfigError(f"there is no {files.ca}: {_how_to_make(directory, node)}")
+    if ca_key.exists():
+        with _writing(directory):
+            now = _now(clock)
+            if _is_wanting(files, node, names, now):
+                _make_node_certificate(files, ca_key, node, names, now)
+    elif not files.certificate.exists():
+        raise ConfigError(f"there is no {files.certificate}: {_how_to_make(directory, node)}")
     check_files(files, clock)
     return files
+
+
+def _how_to_make(directory: Path, node: int) -> str:
+    return (
+        f"make the certificates of all nodes in one place (`mas certs {directory} --node {node} --address HOST`), and give "
+        f"each node {_CA} and its own two files"
+    )
 
 
 def check_files(files: TlsFiles, clock: Clock) -> None:
@@ -101,38 +122,44 @@ def check_files(files: TlsFiles, clock: Clock) -> None:
         raise ConfigError(f"{files.certificate} wasn't signed by {files.ca}: {error}") from error
 
 
-def server_context(files: TlsFiles, *, mutual: bool = False) -> ssl.SSLContext:
-    """For a port that listens. With `mutual`, callers must show a certificate of the CA."""
+def check_node(files: TlsFiles, node: int) -> None:
+    """Check that peers will know this node by its certificate.
+
+    Raises:
+        ConfigError: it names another node, or none.
+    """
+    certificate = _read_certificate(files.certificate)
+    if _node_name(node) not in _alternative_names(certificate):
+        raise ConfigError(
+            f"{files.certificate} isn't node {node}'s: expected {_node_uri(node)} among its alternative names "
+            "(`mas certs` makes such)"
+        )
+
+
+def certified_nodes(certificate: Mapping[str, Any] | None) -> frozenset[int]:
+    """Which nodes a peer may be by its certificate, as `getpeercert` gives it; none where it has shown none."""
+    names = certificate.get("subjectAltName", ()) if certificate else ()
+    uris = [value for kind, value in names if kind == "URI" and value.startswith(_NODE_URI)]
+    numbers = [uri.removeprefix(_NODE_URI) for uri in uris]
+    return frozenset(int(text) for text in numbers if text.isdecimal() and text.isascii())
+
+
+def server_context(files: TlsFiles) -> ssl.SSLContext:
+    """For the peer port: callers show a certificate of the CA."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(files.ca))
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_cert_chain(files.certificate, files.key)
-    context.verify_mode = ssl.CERT_REQUIRED if mutual else ssl.CERT_NONE
+    context.verify_mode = ssl.CERT_REQUIRED
     return context
 
 
-def client_context(files: TlsFiles, *, mutual: bool = False) -> ssl.SSLContext:
-    """For a connection to a node. With `mutual`, this node shows its own certificate."""
+def client_context(files: TlsFiles) -> ssl.SSLContext:
+    """For a connection to a peer, which is known by its node's name and not by its host's (`certified_nodes`)."""
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=str(files.ca))
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    if mutual:
-        context.load_cert_chain(files.certificate, files.key)
+    context.check_hostname = False
+    context.load_cert_chain(files.certificate, files.key)
     return context
-
-
-def grpc_server_credentials(files: TlsFiles, *, mutual: bool = False) -> grpc.ServerCredentials:
-    """The same for a gRPC server."""
-    pair = (files.key.read_bytes(), files.certificate.read_bytes())
-    ca = files.ca.read_bytes() if mutual else None
-    return grpc.ssl_server_credentials([pair], ca, require_client_auth=mutual)
-
-
-def grpc_channel_credentials(files: TlsFiles, *, mutual: bool = False) -> grpc.ChannelCredentials:
-    """The same for a gRPC client."""
-    if not mutual:
-        return grpc.ssl_channel_credentials(files.ca.read_bytes())
-    return grpc.ssl_channel_credentials(
-        files.ca.read_bytes(), files.key.read_bytes(), files.certificate.read_bytes()
-    )
 
 
 # -- making -------------------------------------------------------------------------------------------
@@ -140,7 +167,7 @@ def grpc_channel_credentials(files: TlsFiles, *, mutual: bool = False) -> grpc.C
 
 def _make_ca(path: Path, key_path: Path, now: datetime) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
-    name = _name("MAS development CA")
+    name = _name("MAS CA")
     certificate = (
         _builder(name, name, key, now, _CA_LIFETIME)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -152,14 +179,14 @@ def _make_ca(path: Path, key_path: Path, now: datetime) -> None:
 
 
 def _make_node_certificate(
-    files: TlsFiles, ca_key_path: Path, names: Sequence[str], now: datetime
+    files: TlsFiles, ca_key_path: Path, node: int, names: Sequence[str], now: datetime
 ) -> None:
     ca, ca_key = _read_certificate(files.ca), _read_key(ca_key_path)
     assert isinstance(ca_key, ec.EllipticCurvePrivateKey)
     key = ec.generate_private_key(ec.SECP256R1())
     authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
     certificate = (
-        _builder(_name("MAS node"), ca.subject, key, now, _NODE_LIFETIME)
+        _builder(_name(f"MAS node {node}"), ca.subject, key, now, _NODE_LIFETIME)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(signs_certificates=False), critical=True)
         .add_extension(
@@ -169,7 +196,7 @@ def _make_node_certificate(
             critical=False,
         )
         .add_extension(
-            x509.SubjectAlternativeName([_general_name(each) for each in _all_names(names)]),
+            x509.SubjectAlternativeName(_all_names(node, names)),
             critical=False,
         )
         .add_extension(authority, critical=False)
@@ -212,14 +239,23 @@ def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def _all_names(names: Sequence[str]) -> list[str]:
-    """Those given and this machine's own, each once."""
-    return list(dict.fromkeys([*_LOCAL_NAMES, os.uname().nodename, *filter(None, names)]))
+def _all_names(node: int, names: Sequence[str]) -> list[x509.GeneralName]:
+    """The node's, and of the hosts those given and this machine's own, each once."""
+    hosts = dict.fromkeys([*_LOCAL_NAMES, os.uname().nodename, *filter(None, names)])
+    return [_node_name(node), *(_general_name(host) for host in hosts)]
+
+
+def _node_uri(node: int) -> str:
+    return f"{_NODE_URI}{node}"
+
+
+def _node_name(node: int) -> x509.GeneralName:
+    return x509.UniformResourceIdentifier(_node_uri(node))
 
 
 def _general_name(name: str) -> x509.GeneralName:
     try:
-        return x509.IPAddress(ipaddress.ip_address(name.strip("[]")))
+        return x509.IPAddress(ipaddress.ip_address(bare_host(name)))
     except ValueError:
         return x509.DNSName(name)
 
@@ -239,7 +275,7 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 # -- looking ------------------------------------------------------------------------------------------
 
 
-def _is_wanting(files: TlsFiles, names: Sequence[str], now: datetime) -> bool:
+def _is_wanting(files: TlsFiles, node: int, names: Sequence[str], now: datetime) -> bool:
     """Whether there is no certificate yet, or one that won't do."""
     if not files.certificate.exists() or not files.key.exists():
         return True
@@ -248,9 +284,16 @@ def _is_wanting(files: TlsFiles, names: Sequence[str], now: datetime) -> bool:
         return True
     if _read_key(files.key).public_key() != certificate.public_key():
         return True  # a crash between the writing of the two
-    extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    covered = list(extension.value)
-    return any(_general_name(name) not in covered for name in _all_names(names))
+    covered = _alternative_names(certificate)
+    return any(name not in covered for name in _all_names(node, names))
+
+
+def _alternative_names(certificate: x509.Certificate) -> list[x509.GeneralName]:
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
+        return []
+    return list(extension.value)
 
 
 def _read_certificate(path: Path) -> x509.Certificate:
@@ -277,6 +320,17 @@ def _now(clock: Clock) -> datetime:
 
 
 # -- files --------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _writing(directory: Path) -> Iterator[None]:
+    try:
+        with _locked(directory):
+            yield
+    except OSError as error:
+        raise ConfigError(
+            f"certificates can't be written to {directory} ({error.strerror}): name another tls.directory"
+        ) from error
 
 
 @contextmanager

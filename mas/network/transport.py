@@ -26,6 +26,7 @@ from mas.network.door import Door, DoorSettings
 from mas.network.frames import MESSAGE_BYTES_MAX, Frame
 from mas.network.handshake import NONCE_BYTES, Identity
 from mas.network.message_socket import MessageSocket
+from mas.network.tls import certified_nodes
 from mas.runtime import Actor, Clock, Dice, Supervisor
 from mas.telemetry import Seldom
 
@@ -34,6 +35,7 @@ _log = logging.getLogger(__name__)
 FrameHandler = Callable[[int, bytes], None]
 PeerHandler = Callable[[int, bool], None]
 
+_REFUSALS = frozenset(handshake.Refusal)
 _CHANNELS = frozenset(int(channel) for channel in Channel)
 
 
@@ -80,6 +82,8 @@ class _Peer:
         self.accepted: Connection | None = None
         self.connections = 0
         self.trouble = ""
+        self.detail = ""
+        """What the trouble is, in a sentence."""
         self.task: asyncio.Task[None] | None = None
 
     def route(self) -> Connection | None:
@@ -259,6 +263,18 @@ class PeerTransport(Actor):
         """How it stands with each peer, in the order in which they were added."""
         return [peer.statistics() for peer in self._peers.values()]
 
+    def has_answers(self) -> bool:
+        """Whether it is known of every peer that is dialled how it stands with it."""
+        dialled = [peer for peer in self._peers.values() if peer.address]
+        return all(peer.route() or peer.trouble for peer in dialled)
+
+    def refusal(self) -> str:
+        """Why all peers that answer refuse this node; empty where one talks to it, or none answers."""
+        if any(peer.route() for peer in self._peers.values()):
+            return ""
+        refusing = [peer for peer in self._peers.values() if peer.trouble in _REFUSALS]
+        return "; ".join(f"node {peer.node}: {peer.detail}" for peer in refusing)
+
     def _send_to_oneself(self, channel: int, payload: bytes) -> None:
         if not self._loopback:
             asyncio.get_running_loop().call_soon(self._deliver_to_oneself)
@@ -357,7 +373,10 @@ class PeerTransport(Actor):
     async def _connect(self, peer: _Peer) -> Connection:
         socket = await self._call(peer.address)
         try:
-            dialler = handshake.Dialler(self._identity, peer.node, self._nonce(), self._recognise)
+            certified = self._certified(socket)
+            dialler = handshake.Dialler(
+                self._identity, peer.node, self._nonce(), self._recognise, certified
+            )
             await socket.send(dialler.hello())
             await socket.send(dialler.on_challenge(await socket.receive()))
             keys = dialler.on_welcome(await socket.receive())
@@ -386,7 +405,7 @@ class PeerTransport(Actor):
     def _on_trouble(self, peer: _Peer, trouble: str, detail: str) -> None:
         """Logged once for each kind of trouble, not for each try."""
         if peer.trouble != trouble:
-            peer.trouble = trouble
+            peer.trouble, peer.detail = trouble, detail
             _log.warning("node %d at %s: %s", peer.node, peer.address, detail)
 
     def _backoff(self, failures: int) -> float:
@@ -432,7 +451,11 @@ class PeerTransport(Actor):
         """Shake hands; the door has a deadline for it."""
         assert self._door is not None
         listener = handshake.Listener(
-            self._identity, self._peers.__contains__, self._nonce(), self._recognise
+            self._identity,
+            self._peers.__contains__,
+            self._nonce(),
+            self._recognise,
+            self._certified(socket),
         )
         try:
             await socket.send(listener.on_hello(await socket.receive()))
@@ -450,6 +473,9 @@ class PeerTransport(Actor):
             await socket.close("handshake", WSCloseCode.POLICY_VIOLATION)
             return None
         return Connection(listener.peer, socket, listener.keys(), dialled=False)
+
+    def _certified(self, socket: MessageSocket) -> frozenset[int] | None:
+        return certified_nodes(socket.certificate()) if self._server_tls else None
 
     def _nonce(self) -> bytes:
         return self._dice.randbytes(NONCE_BYTES)
@@ -476,7 +502,9 @@ class _HttpLog(logging.Logger):
 
 
 def _describe(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    if isinstance(error, aiohttp.ClientConnectorError):
+        error = error.os_error  # without the socket's and the context's insides
+    return clip(str(error)) or type(error).__name__
 
 
 def _direction(connection: Connection) -> str:

@@ -27,7 +27,7 @@ async def serve(directory: Path | None) -> None:
     if directory is None:
         port = server.add_insecure_port(_ADDRESS)
     else:
-        pair = ((directory / "node.key").read_bytes(), (directory / "node.crt").read_bytes())
+        pair = ((directory / "node-1.key").read_bytes(), (directory / "node-1.crt").read_bytes())
         port = server.add_secure_port(_ADDRESS, grpc.ssl_server_credentials([pair]))
     await server.start()
     print(port, flush=True)  # noqa: T201 - for the process that started this one

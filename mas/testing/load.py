@@ -18,7 +18,7 @@ import msgspec
 import uvloop
 
 from mas.client import Client
-from mas.client.channel import CHANNEL_OPTIONS
+from mas.client.channel import channel_options
 from mas.runtime import Supervisor, SystemDice
 from mas.testing.echo import METHOD
 from mas.testing.tally import Tally
@@ -218,7 +218,7 @@ async def run(job: Job) -> Result:
     ca = await asyncio.to_thread(Path(job.ca).read_bytes)
     credentials = grpc.ssl_channel_credentials(ca)
     async with grpc.aio.secure_channel(
-        job.address, credentials, options=CHANNEL_OPTIONS
+        job.address, credentials, options=channel_options(job.address)
     ) as channel:
         by_kind = {"echo": _echo, "unary": _unary, "stream": _stream}
         return await by_kind[job.kind](load, channel)

@@ -20,6 +20,7 @@ from typing import Self
 
 import msgspec
 
+from mas.addresses import join_address
 from mas.api.tokens import Role, TokenIssuer
 from mas.client import Client
 from mas.client.operator import OperatorClient
@@ -38,7 +39,7 @@ from mas.config import (
 from mas.config import Role as NodeRole
 from mas.errors import MasError
 from mas.files import read_secret, write_private
-from mas.network.tls import ensure_development_certificates
+from mas.network.tls import make_ca
 from mas.runtime import SystemClock, SystemDice
 from mas.testing.program import Program, end_all
 
@@ -62,9 +63,9 @@ class Node(Program):
         self.id = node_id
         self.role = role
         self.listen = listen
-        self.address = f"{listen.host}:{listen.api}"
+        self.address = join_address(listen.host, listen.api)
         """Where its API is, if its role has one."""
-        self.lock_address = f"{listen.host}:{listen.gls}"
+        self.lock_address = join_address(listen.host, listen.gls)
         """Where its LockService is, if its role has one."""
         self.config_file = config_file
 
@@ -86,7 +87,9 @@ class LocalCluster:
         raft: RaftConfig | None = None,
         storage: StorageConfig | None = None,
         lock_timeout_seconds: float = 2.0,
+        host: str = "127.0.0.1",
     ) -> None:
+        """`host` is this machine's address that all ports are of: a loopback of IPv4 or IPv6."""
         self._temporary = (
             tempfile.TemporaryDirectory(prefix="mas-cluster-") if directory is None else None
         )
@@ -99,10 +102,11 @@ class LocalCluster:
         self._write_shared_files()
         roles: list[NodeRole] = ["rm" for _ in range(resource_managers)]
         roles += managers
-        listens = [_listen(free) for free in _in_turn(free_ports(6 * len(roles)), 6)]
+        self._host = host
+        listens = [_listen(host, free) for free in _in_turn(free_ports(6 * len(roles)), 6)]
         self._shared = Config(
             peers=tuple(
-                PeerConfig(id=node, address=f"127.0.0.1:{listen.peer}", roles=(role,))
+                PeerConfig(id=node, address=join_address(host, listen.peer), roles=(role,))
                 for node, (role, listen) in enumerate(zip(roles, listens, strict=True), 1)
             ),
             buckets=tuple(
@@ -135,7 +139,7 @@ class LocalCluster:
         return self.transaction_manager.address
 
     def _write_shared_files(self) -> None:
-        ensure_development_certificates(self.directory / "tls", ("127.0.0.1",), self._clock)
+        make_ca(self.directory / "tls", self._clock)
         write_private(self.directory / "cluster.secret", self._dice.randbytes(32).hex())
         write_private(self.directory / "jwt.secret", self._jwt_secret.decode())
 
@@ -221,9 +225,9 @@ class LocalCluster:
         It is a learner of them when this returns, and becomes a voter by itself.
         """
         node_id = node_id or max(self.nodes) + 1
-        listen = _listen(free_ports(6))
+        listen = _listen(self._host, free_ports(6))
         service = self.transaction_manager.listen
-        address = f"{service.host}:{service.node_service}"
+        address = join_address(service.host, service.node_service)
         node = self._make_node(node_id, "rm", listen, join=address, hold=hold)
         self.nodes[node_id] = node
         self.resource_managers.append(node)
@@ -265,7 +269,7 @@ class LocalCluster:
         """A client of the first transaction manager's NodeService."""
         listen = self.transaction_manager.listen
         return OperatorClient(
-            f"{listen.host}:{listen.node_service}",
+            join_address(listen.host, listen.node_service),
             secret=read_secret(self.directory / "cluster.secret"),
             ca=self.directory / "tls" / "ca.crt",
             timeout=timeout,
@@ -284,9 +288,11 @@ def _in_turn(ports: list[int], each: int) -> list[list[int]]:
     return [ports[start : start + each] for start in range(0, len(ports), each)]
 
 
-def _listen(ports: list[int]) -> ListenConfig:
+def _listen(host: str, ports: list[int]) -> ListenConfig:
     api, gls, node_service, rm, peer, http = ports
-    return ListenConfig(api=api, gls=gls, node_service=node_service, rm=rm, peer=peer, http=http)
+    return ListenConfig(
+        host=host, api=api, gls=gls, node_service=node_service, rm=rm, peer=peer, http=http
+    )
 
 
 def free_ports(count: int) -> list[int]:

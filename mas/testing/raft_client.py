@@ -9,7 +9,7 @@ from typing import Protocol
 
 import grpc
 
-from mas.client.channel import CHANNEL_OPTIONS
+from mas.client.channel import channel_options
 from mas.runtime import Mailbox, Supervisor, SystemClock
 from mas.testing import raft_wire as wire
 from mas.testing.bench_processes import BenchFailed
@@ -140,4 +140,4 @@ class RaftClient:
 
 def open_channel(address: str) -> grpc.aio.Channel:
     """A channel to a server on loopback, in plaintext."""
-    return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+    return grpc.aio.insecure_channel(address, options=channel_options(address))

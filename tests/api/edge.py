@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from mas.api import AccountServicer, ApiServer, Authenticator, Role, ServerTls, Shares, TokenIssuer
-from mas.api.server import Service
+from mas.api.server import CONNECTIONS_MAX, Service
 from mas.config import SharesConfig
 from mas.ledger.instructions import AccountState, Answer, Code, Kind, Reason, SetAccount
 from mas.runtime import SystemClock, SystemDice
@@ -202,11 +202,15 @@ def secure_channel(address: str) -> grpc.aio.Channel:
     return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(certificate()[0]))
 
 
-def api_server(service: Service, shares: SharesConfig | None = None) -> ApiServer:
-    """A server of one service on a free port."""
+def api_server(
+    *services: Service, shares: SharesConfig | None = None, connections: int = CONNECTIONS_MAX
+) -> ApiServer:
+    """A server of these services on a free port."""
     clock = SystemClock()
     counted = Shares(shares or SharesConfig(), clock)
-    return ApiServer("127.0.0.1", 0, [service], server_tls(), counted, clock)
+    return ApiServer(
+        "127.0.0.1", 0, services, server_tls(), counted, clock, connections=connections
+    )
 
 
 @asynccontextmanager

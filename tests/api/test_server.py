@@ -22,6 +22,7 @@ from mas.api import (
     TransactionServicer,
 )
 from mas.api.auth import CLUSTER_SECRET_KEY
+from mas.api.server import SERVER_OPTIONS
 from mas.ledger.instructions import Abort, Answer, Ask, Chunk, Code, Commit, LockMode, Token, encode
 from mas.membership import Operations
 from mas.transaction.messages import Answers, TurnedAway, Why, decode_replies
@@ -252,3 +253,29 @@ async def test_locks_belong_to_who_took_them() -> None:
     assert locks.released[0] == locks.acquired[0][0]
     assert locks.released[2] == locks.acquired[1][0]
     assert len(set(locks.released)) == 3
+
+
+@pytest.mark.asyncio
+async def test_security_b7_callers_that_say_nothing_are_few_and_are_hung_up_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = tuple(
+        (name, 300 if name == "grpc.server_handshake_timeout_ms" else value)
+        for name, value in SERVER_OPTIONS
+    )
+    assert options != SERVER_OPTIONS
+    monkeypatch.setattr("mas.api.server.SERVER_OPTIONS", options)
+    server = api_server(connections=10)
+    await server.start()
+    crowd = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(30)]
+    hung_up = [asyncio.ensure_future(reader.read()) for reader, _ in crowd]
+    await asyncio.wait(hung_up, return_when=asyncio.FIRST_COMPLETED)
+    while sum(map(asyncio.Future.done, hung_up)) < 20:
+        await asyncio.sleep(0.005)
+    assert not all(map(asyncio.Future.done, hung_up))  # the first ten stand, and for a while
+    await asyncio.wait(hung_up)
+    async with secure_channel(f"127.0.0.1:{server.port}") as channel:
+        await channel.channel_ready()
+    for _, writer in crowd:
+        writer.close()
+    await server.stop(0)

@@ -11,12 +11,23 @@ import pytest_asyncio
 
 from mas.daemon import replicas as module
 from mas.daemon.replicas import Parts, Replicas
-from mas.errors import DatabaseUnavailable, Unavailable
+from mas.errors import CorruptData, DatabaseUnavailable, StorageError, Unavailable
+from mas.ledger import LEDGER_VERSION, Proposal, encode
 from mas.ledger.rows import NodeRow
 from mas.membership import BucketMembers, Membership, Roster
 from mas.membership.roster import founding_roster
 from mas.multiraft import HostConfig, RaftHost, WorkerThread
-from mas.raft import ConfChange, ConfChangeSingle, ConfChangeType, ConfState, Entry, EntryType
+from mas.multiraft.frames import encode_frame
+from mas.raft import (
+    ConfChange,
+    ConfChangeSingle,
+    ConfChangeType,
+    ConfState,
+    Entry,
+    EntryType,
+    Message,
+    MessageType,
+)
 from mas.resource import MembersDoor, ResourceManager, ResourceSettings
 from mas.runtime import Supervisor, SystemClock
 from mas.storage.account_db_sqlite import SqliteAccountDB
@@ -57,6 +68,26 @@ class Shelf:
         self.roster = roster
 
 
+class Others:
+    """The other nodes: what they say of a bucket, as whoever is asked about it."""
+
+    def __init__(self) -> None:
+        self.know: set[int] | None = None
+        """Those who have applied everything; None: all."""
+        self.asked: list[tuple[int, int]] = []
+
+    async def query(
+        self, bucket: int, request: object, timeout: float, *, replica: int = 0
+    ) -> ReplicaView:
+        self.asked.append((bucket, replica))
+        await asyncio.sleep(0)
+        if self.know is not None and replica not in self.know:
+            raise Unavailable(f"node {replica} doesn't answer")
+        return ReplicaView(
+            0, bucket, replica, ReplicaState.RUNNING, applied=1_000, voters=(replica,)
+        )
+
+
 class World:
     """What survives a crash (log, database, roster file), and the process that doesn't."""
 
@@ -64,6 +95,7 @@ class World:
         self.folder = folder
         self.log = MemoryRaftLog()
         self.shelf = Shelf(FOUNDED)
+        self.others = Others()
         self.calls: list[str] = []
         self.before: dict[str, Callable[[], Awaitable[None] | None]] = {}
         self.after: dict[str, Callable[[], Awaitable[None] | None]] = {}
@@ -96,7 +128,13 @@ class World:
         ]:
             setattr(owner, name, self._noting(name, getattr(owner, name)))
         parts = Parts(
-            self.membership, self.host, self.database, manager, self.door, None, proposer=77
+            self.membership,
+            self.host,
+            self.database,
+            manager,
+            self.door,
+            self.others,
+            proposer=77,
         )
         self.supervisor = Supervisor()
         self.replicas = Replicas(NODE, parts, clock, SETTINGS, self.supervisor)
@@ -215,6 +253,57 @@ async def test_a_replica_that_is_held_no_more_is_erased_but_for_term_and_vote(wo
     await world.wait_led(2)
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_consensus_b1_a_removed_replica_stays_until_a_majority_of_those_who_stay_knows(
+    world: World, *, restarted: bool
+) -> None:
+    """It left by its own knowledge: when the few who knew died, the majority that stayed waited for its vote for ever."""
+    await world.start()
+    await world.wait_led()
+    world.others.know = {6}
+    world.learn(1, 9, (6, 7, 8))
+    for lives in range(1, 3 if restarted else 2):
+        world.others.asked.clear()
+        await world.wait(lambda: world.others.asked.count((1, 7)) > 2)
+        assert world.calls.count("erase") == 0
+        group = world.host.groups[1]
+        term = group.hard_state.term + 1
+        asks = Message(
+            MessageType.VOTE, NODE, 8, term, log_term=term - 1, index=99, context=b"transfer"
+        )
+        world.host.on_frame(8, encode_frame(1, [(1, asks)]))
+        await world.wait(lambda term=term: world.log.hard_state(1).term == term)
+        assert world.log.hard_state(1).vote == 8, "it votes for those who stay"
+        if lives == 1 and restarted:
+            world.shelf.roster = world.membership.roster
+            await world.restart()
+    world.others.know = {6, 8}
+    await world.wait_state(ReplicaState.ABSENT)
+    assert world.is_erased()
+
+
+async def test_consensus_b1_who_was_asked_about_one_removal_is_asked_again_about_the_next(
+    world: World,
+) -> None:
+    await world.start()
+    await world.wait_led()
+    world.learn(1, 9, (8,))
+    await world.wait_state(ReplicaState.ABSENT)
+    world.learn(1, 12, (8,), NODE)
+    await world.wait_state(ReplicaState.RUNNING)
+    world.others.know = set()
+    world.learn(1, 15, (8,))
+    world.others.asked.clear()
+    await world.wait(lambda: world.others.asked.count((1, 8)) > 2)
+    assert world.view().state is ReplicaState.RUNNING
+    world.learn(1, 18, (8, NODE))
+    await world.wait_state(ReplicaState.RUNNING)
+    world.others.know = None
+    for _ in range(20):
+        await asyncio.sleep(0.002)
+    assert world.calls.count("erase") == 1
+
+
 async def test_a_replica_that_is_added_again_begins_anew(world: World) -> None:
     await world.start()
     await world.wait_led()
@@ -254,6 +343,62 @@ async def test_what_a_group_applies_is_news(world: World) -> None:
     await world.wait(lambda: world.membership.roster.holders()[1].learners == (4,))
     assert world.membership.roster.holders()[1].index > 0
     assert world.membership.roster.holders()[1].founders == (NODE,)
+
+
+# -- what one replica can't do -------------------------------------------------------------------------
+
+
+async def test_consensus_c4_an_entry_of_a_newer_program_stops_its_bucket_alone(
+    world: World,
+) -> None:
+    """It ended the process, and again at every start, and with it all other buckets (rule 16)."""
+    await world.start()
+    await world.wait_led(1)
+    await world.wait_led(2)
+    newer = Proposal(proposer=1, number=1, stamp=1, chunks=(), version=LEDGER_VERSION + 1)
+    world.host.groups[1].propose(1, encode(newer))
+    for _ in range(2):
+        await world.wait_state(ReplicaState.STOPPED)
+        assert "run the newer program on this node" in world.view().trouble
+        assert [each.bucket for each in world.replicas._manager.services()] == [2]
+        await world.restart()
+        await world.wait_led(2)
+
+
+@pytest.mark.parametrize("error", [RecursionError("deep"), CorruptData("a row is damaged")])
+async def test_consensus_c4_what_a_bucket_raises_stops_its_bucket_alone(
+    world: World, error: Exception
+) -> None:
+    await world.start()
+    await world.wait_led(1)
+    await world.wait_led(2)
+
+    async def fail(*_: object) -> None:
+        raise error
+
+    service = world.replicas._manager.services()[0]
+    service._apply_all = fail  # type: ignore[method-assign]
+    world.host.groups[1].propose(1, b"anything")
+    await world.wait_state(ReplicaState.STOPPED)
+    assert str(error) in world.view().trouble
+    await world.wait_led(2)
+    world.learn(1, 9, (8,))
+    await world.wait_state(ReplicaState.ABSENT)
+
+
+async def test_a_database_that_failed_ends_the_process(world: World) -> None:
+    """All its buckets share it."""
+    await world.start()
+    await world.wait_led(1)
+
+    async def fail(*_: object) -> None:
+        raise StorageError("the disk is gone")
+
+    world.replicas._manager.services()[0]._apply_all = fail  # type: ignore[method-assign]
+    world.host.groups[1].propose(1, b"anything")
+    with pytest.raises(StorageError):
+        async with asyncio.timeout(10):
+            await world.supervisor.wait()
 
 
 # -- what the erasure rests on -------------------------------------------------------------------------

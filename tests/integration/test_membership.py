@@ -186,6 +186,8 @@ async def test_a_wiped_node_is_refused_and_comes_back_under_a_new_id() -> None:
             shutil.rmtree(cluster.directory / f"node{wiped.id}")
             wiped.start()
             await until(lambda: says(wiped, "has come back without the data directory"))
+            await until(lambda: says(wiped, f"node {wiped.id} isn't ready, the others refuse it"))
+            assert not wiped.is_ready()
             await load.more()
             for bucket in BUCKETS:
                 views = await operator.replicas(bucket)

@@ -67,6 +67,10 @@ class Buckets:
         }
         self.silent: list[int] = []
         """Nodes that don't answer for their replicas."""
+        self.gone: list[int] = []
+        """Nodes that hold nothing any more."""
+        self.late: list[int] = []
+        """Voters that haven't applied the last change."""
         self.script: list[str | None] = []
         """For the next questions to leaders: a trouble, or None for silence."""
         self.answers: list[Answer | TurnedAway | None] = []
@@ -101,8 +105,12 @@ class Buckets:
         if replica in self.silent:
             await self._clock.sleep(timeout)
             raise Unavailable(f"node {replica} doesn't answer")
-        leads = self.views[bucket].node == replica
-        return msgspec.structs.replace(self.views[bucket], node=replica, leading=leads)
+        view = self.views[bucket]
+        if replica in self.gone:
+            return ReplicaView(0, bucket, replica, ReplicaState.ABSENT)
+        if replica in self.late:
+            return msgspec.structs.replace(view, node=replica, leading=False, applied=-1)
+        return msgspec.structs.replace(view, node=replica, leading=view.node == replica)
 
     def _change(self, bucket: int, request: ChangeMembers) -> None:
         view = self.views[bucket]
@@ -251,6 +259,10 @@ async def test_a_node_retires_once_it_holds_nothing() -> None:
         await world.operations.retire_node(2, 10)
     world.hold(1, 1, 3)
     world.hold(2, 1, 3)
+    with pytest.raises(Unavailable, match=r"still votes in the buckets \[1, 2\]"):
+        await world.operations.retire_node(2, 10)  # nobody would hear it any more
+    assert world.buckets.submitted == []
+    world.buckets.gone = [2]
     roster = await world.operations.retire_node(2, 10)
     assert roster.nodes()[2].retired
     assert await world.operations.retire_node(2, 10) == roster
@@ -284,10 +296,27 @@ async def test_a_change_is_asked_for_until_the_leader_shows_it(
     world = World(ROSTER.merge(Roster(register_index=1, register=(JOINER,)))[0])
     world.buckets.script = ["another change is on its way", None, ""]
     await getattr(world.operations, operation)(2, node, 10)
-    assert world.buckets.asked == [ChangeMembers(0, 2, change, node)] * 4
+    asked = [one for one in world.buckets.asked if isinstance(one, ChangeMembers)]
+    assert asked == [ChangeMembers(0, 2, change, node)] * 4
     assert is_done(world.buckets.views[2], change, node)
     await getattr(world.operations, operation)(2, node, 10)
-    assert len(world.buckets.asked) == 5, "what is so is so at once"
+    asked = [one for one in world.buckets.asked if isinstance(one, ChangeMembers)]
+    assert len(asked) == 5, "what is so is so at once"
+
+
+async def test_consensus_b1_a_removal_is_done_once_those_who_stay_can_do_without_the_node() -> None:
+    """Until a majority of them has applied it they count it among the voters, and it mustn't be stopped."""
+    world = World()
+    world.buckets.late = [1, 2]
+    with pytest.raises(
+        DeadlineExceeded, match=r"node 3 is removed, and too few of the nodes \[1, 2\]"
+    ):
+        await world.operations.remove_replica(1, 3, 5)
+    world.buckets.late, world.buckets.silent = [], [2]
+    with pytest.raises(DeadlineExceeded, match="leave it running"):
+        await world.operations.remove_replica(1, 3, 5)
+    world.buckets.silent = []
+    await world.operations.remove_replica(1, 3, 5)
 
 
 async def test_a_change_ends_at_its_deadline_with_the_last_trouble() -> None:

@@ -746,3 +746,61 @@ async def test_hosts_tell_of_groups_that_come_and_of_each_change(cluster: "Clust
     assert heard == [(1, (4,), members(leader) and leader.host.groups[1].members.changed_at)]
     assert leader.host.groups[1].status().raft.progress[4].state is not ProgressState.SNAPSHOT
     assert follower.host.stored_groups == [1]
+
+
+# -- removal -------------------------------------------------------------------------------------------
+
+
+async def test_consensus_b1_a_removed_member_that_stays_lets_those_who_stay_elect(
+    cluster: "Cluster",
+) -> None:
+    """Only the leader and the one removed know that the removal is committed, and the leader dies: the two others are a
+    majority of those who stay, and count four voters. The vote of the one removed makes them three of four.
+    """
+    await cluster.start((1, 2, 3, 4))
+    leader = await cluster.leader()
+    await cluster.propose(leader, b"a")
+    await cluster.settle()
+    gone, *others = cluster.followers(leader)
+    deliver = cluster.network.deliver
+    group = leader.host.groups[1]
+
+    def is_told(payload: bytes) -> bool:
+        return any(
+            message.commit >= index
+            for _, message in decode_frame(payload).messages
+            for index in [group.storage.last_index()]
+            if message.type in (MessageType.APPEND, MessageType.HEARTBEAT)
+        )
+
+    def keep_from_others(sender: int, to: int, channel: int, payload: bytes) -> None:
+        if sender != leader.id or to == gone.id or channel != 1 or not is_told(payload):
+            deliver(sender, to, channel, payload)
+
+    cluster.network.deliver = keep_from_others  # type: ignore[method-assign]
+    await propose_change(cluster, remove(gone.id))
+    await cluster.wait(lambda: gone.id not in members(gone).voters)
+    await leader.kill()
+    cluster.network.deliver = deliver  # type: ignore[method-assign]
+    assert all(gone.id in members(node).voters for node in others), "the moment: they don't know"
+    elected = await cluster.leader()
+    assert elected in others
+    assert gone.id not in members(elected).voters
+
+
+async def test_consensus_b1_a_change_of_members_is_on_disk_once_it_is_applied(
+    cluster: "Cluster",
+) -> None:
+    """Who was removed leaves by the word of those who applied it: a power cut must not take that back."""
+    await cluster.start()
+    leader = await cluster.leader()
+    await cluster.propose(leader, b"a")
+    await cluster.settle()
+    for node in cluster.nodes.values():
+        node.machines[1].flushes = False
+    gone, stays = cluster.followers(leader)
+    await propose_change(cluster, remove(gone.id))
+    await cluster.wait(lambda: gone.id not in members(stays).voters)
+    index = stays.host.groups[1].members.changed_at
+    await stays.kill()
+    assert stays.log.hard_state(1).commit >= index

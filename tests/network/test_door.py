@@ -15,7 +15,7 @@ import pytest
 import uvloop
 
 from mas.network.door import Door, DoorSettings, _network
-from mas.network.tls import ensure_development_certificates, server_context
+from mas.network.tls import ensure_certificate, make_ca, server_context
 from mas.runtime import SystemClock
 
 CLOCK = SystemClock()
@@ -122,7 +122,8 @@ async def test_security_b7_the_deadline_is_not_renewed_by_a_byte_now_and_then() 
 
 @on_both_loops
 async def test_security_b7_silence_before_tls_is_hung_up_on_too(tmp_path: Path) -> None:
-    tls = server_context(ensure_development_certificates(tmp_path, (), CLOCK), mutual=True)
+    make_ca(tmp_path, CLOCK)
+    tls = server_context(ensure_certificate(tmp_path, 1, (), CLOCK))
     async with a_door(DoorSettings(seconds=0.2), tls) as door:
         silent, garbage = await Caller.call(door), await Caller.call(door)
         assert door.strangers() == 2

@@ -6,23 +6,23 @@ import stat
 from pathlib import Path
 from random import Random
 
-import grpc
 import pytest
 from cryptography import x509
 
 from mas.errors import ConfigError
 from mas.network.channels import Channel
-from mas.network.handshake import Identity
+from mas.network.handshake import Identity, Refusal
 from mas.network.tls import (
     TlsFiles,
+    certified_nodes,
     check_files,
+    check_node,
     client_context,
-    ensure_development_certificates,
-    grpc_channel_credentials,
-    grpc_server_credentials,
+    ensure_certificate,
+    make_ca,
     server_context,
 )
-from mas.network.transport import PeerTransport
+from mas.network.transport import PeerTransport, TransportSettings
 from mas.runtime import SystemClock
 
 DAY_US = 24 * 3600 * 1_000_000
@@ -37,9 +37,14 @@ class LaterClock(SystemClock):
         return super().now_us() + self._days * DAY_US
 
 
+def make(directory: Path, node: int = 1, *names: str, clock: SystemClock = CLOCK) -> TlsFiles:
+    make_ca(directory, clock)
+    return ensure_certificate(directory, node, names, clock)
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> TlsFiles:
-    return ensure_development_certificates(tmp_path / "tls", ["bank.example"], CLOCK)
+    return make(tmp_path / "tls", 1, "bank.example")
 
 
 def names_of(files: TlsFiles) -> list[str]:
@@ -59,25 +64,25 @@ def test_keys_are_their_owners_only(files: TlsFiles) -> None:
 
 def test_what_is_there_is_kept(files: TlsFiles) -> None:
     before = files.certificate.read_bytes(), files.ca.read_bytes()
-    again = ensure_development_certificates(files.key.parent, ["bank.example"], CLOCK)
+    again = make(files.key.parent, 1, "bank.example")
     assert (again.certificate.read_bytes(), again.ca.read_bytes()) == before
 
 
 def test_a_new_name_makes_a_new_certificate_of_the_same_ca(files: TlsFiles) -> None:
     ca = files.ca.read_bytes()
-    ensure_development_certificates(files.key.parent, ["shop.example", "[fd00::1]"], CLOCK)
+    make(files.key.parent, 1, "shop.example", "[fd00::1]")
     assert {"shop.example", "fd00::1"} <= set(names_of(files))
     assert files.ca.read_bytes() == ca
 
 
 def test_one_that_is_about_to_expire_is_renewed(files: TlsFiles) -> None:
     before = files.certificate.read_bytes()
-    ensure_development_certificates(files.key.parent, ["bank.example"], LaterClock(800))
+    make(files.key.parent, 1, "bank.example", clock=LaterClock(800))
     assert files.certificate.read_bytes() != before
 
 
 def test_files_that_will_not_do_are_refused_by_name(files: TlsFiles, tmp_path: Path) -> None:
-    others = ensure_development_certificates(tmp_path / "others", [], CLOCK)
+    others = make(tmp_path / "others")
     with pytest.raises(ConfigError, match="isn't the key of"):
         check_files(TlsFiles(files.ca, files.certificate, others.key), CLOCK)
     with pytest.raises(ConfigError, match="wasn't signed by"):
@@ -99,54 +104,103 @@ def test_files_that_will_not_do_are_refused_by_name(files: TlsFiles, tmp_path: P
 def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"tls\.directory"):
-        ensure_development_certificates(tmp_path / "file" / "tls", [], CLOCK)
+        make(tmp_path / "file" / "tls")
 
 
-def transport(node: int, server: ssl.SSLContext, client: ssl.SSLContext) -> PeerTransport:
+def test_security_b13_each_node_has_a_certificate_of_its_own(tmp_path: Path) -> None:
+    one, two = make(tmp_path, 1), make(tmp_path, 2)
+    assert one.ca == two.ca
+    assert one.certificate != two.certificate
+    check_node(one, 1)
+    with pytest.raises(ConfigError, match="isn't node 2's: expected urn:mas:node:2"):
+        check_node(one, 2)
+
+
+def test_security_b13_without_the_cas_key_nothing_is_made(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="mas certs"):
+        ensure_certificate(tmp_path, 1, (), CLOCK)
+    make(tmp_path, 1)
+    (tmp_path / "ca.key").unlink()
+    ensure_certificate(tmp_path, 1, ("another.example",), CLOCK)
+    with pytest.raises(ConfigError, match=r"no .*node-2\.crt: .*mas certs"):
+        ensure_certificate(tmp_path, 2, (), CLOCK)
+
+
+@pytest.mark.parametrize(
+    ("names", "nodes"),
+    [
+        ((("URI", "urn:mas:node:3"), ("DNS", "localhost")), {3}),
+        ((("URI", "urn:mas:node:3"), ("URI", "urn:mas:node:4")), {3, 4}),
+        ((("DNS", "urn:mas:node:3"), ("DNS", "node-3")), set()),
+        (
+            (("URI", "urn:mas:node:"), ("URI", "urn:mas:node:-3"), ("URI", "urn:mas:node:\u0663")),
+            set(),
+        ),
+        ((("URI", "https://urn:mas:node:3"),), set()),
+    ],
+)
+def test_security_b13_what_a_certificate_names(names: object, nodes: set[int]) -> None:
+    assert certified_nodes({"subjectAltName": names}) == nodes
+    assert certified_nodes(None) == certified_nodes({}) == set()
+
+
+def transport(
+    node: int, files: TlsFiles, *, shows_certificate: bool = True, secret: bytes = b"secret"
+) -> PeerTransport:
+    client = client_context(files)
+    if not shows_certificate:
+        client = ssl.create_default_context(cafile=str(files.ca))
     return PeerTransport(
-        Identity("bank", node, b"secret"),
+        Identity("bank", node, secret),
         host="127.0.0.1",
         port=0,
         clock=CLOCK,
         dice=Random(node),
-        server_tls=server,
+        server_tls=server_context(files),
         client_tls=client,
+        settings=TransportSettings(backoff_refused=0.05),
     )
 
 
-@pytest.mark.asyncio
-@pytest.mark.parametrize("shows_certificate", [True, False])
-async def test_peers_meet_over_mutual_tls_and_only_with_a_certificate(
-    files: TlsFiles, *, shows_certificate: bool
-) -> None:
-    server = server_context(files, mutual=True)
-    one = transport(1, server, client_context(files, mutual=shows_certificate))
-    two = transport(2, server, client_context(files, mutual=True))
+async def trouble(dialler: PeerTransport, listener: PeerTransport) -> str:
+    """Why the one can't talk to the other; empty where it can, and then a frame arrives."""
     arrived: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-    two.on_frame(Channel.RAFT, lambda _, payload: arrived.set_result(payload))
-    await one.start()
-    await two.start()
-    two.add_peer(1)
-    one.add_peer(2, f"localhost:{two.port}")
-    while not (one.is_connected(2) or one.statistics()[0].trouble):
+    listener.on_frame(Channel.RAFT, lambda _, payload: arrived.set_result(payload))
+    await dialler.start()
+    await listener.start()
+    listener.add_peer(dialler.node)
+    dialler.add_peer(listener.node, f"localhost:{listener.port}")
+    while not (dialler.is_connected(listener.node) or dialler.statistics()[0].trouble):
         await asyncio.sleep(0.005)
-    assert one.is_connected(2) == shows_certificate
-    if shows_certificate:
-        one.send(2, Channel.RAFT, b"sealed")
+    found = dialler.statistics()[0].trouble
+    if not found:
+        dialler.send(listener.node, Channel.RAFT, b"sealed")
         assert await arrived == b"sealed"
-    await one.stop()
-    await two.stop()
+    assert listener.is_connected(dialler.node) == (not found)
+    await dialler.stop()
+    await listener.stop()
+    return found
 
 
 @pytest.mark.asyncio
-async def test_grpc_takes_the_credentials_and_the_options(files: TlsFiles) -> None:
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    port = server.add_secure_port("localhost:0", grpc_server_credentials(files, mutual=True))
-    await server.start()
-    credentials = grpc_channel_credentials(files, mutual=True)
-    async with grpc.aio.secure_channel(f"localhost:{port}", credentials) as channel:
-        await channel.channel_ready()
-        occupied = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-        with pytest.raises(RuntimeError):
-            occupied.add_secure_port(f"localhost:{port}", grpc_server_credentials(files))
-    await server.stop(None)
+async def test_security_b13_peers_meet_over_mutual_tls(tmp_path: Path) -> None:
+    one, two = make(tmp_path, 1), make(tmp_path, 2)
+    assert await trouble(transport(1, one), transport(2, two)) == ""
+
+
+@pytest.mark.asyncio
+async def test_security_b13_without_a_certificate_of_the_ca_nobody_is_let_in(
+    tmp_path: Path,
+) -> None:
+    one, two, other = make(tmp_path, 1), make(tmp_path, 2), make(tmp_path / "other", 1)
+    bare = transport(1, one, shows_certificate=False)
+    assert await trouble(bare, transport(2, two)) == "unreachable"
+    assert await trouble(transport(1, other), transport(2, two)) == "unreachable"
+
+
+@pytest.mark.asyncio
+async def test_security_b13_a_certificate_is_good_for_its_own_node_only(tmp_path: Path) -> None:
+    """Whoever has node 3's files, and the secret of all, can't be node 1: neither calling nor called."""
+    one, two, three = make(tmp_path, 1), make(tmp_path, 2), make(tmp_path, 3)
+    assert await trouble(transport(1, three), transport(2, two)) == Refusal.CERTIFICATE
+    assert await trouble(transport(1, one), transport(2, three)) == Refusal.CERTIFICATE

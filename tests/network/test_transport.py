@@ -604,3 +604,29 @@ async def test_consensus_f4_beats_go_before_snapshots() -> None:
         )  # there is room, however much waits there
         await until(lambda: len(order) == pieces + 2)
         assert order[:2] == [Channel.RAFT, Channel.RAFT]
+
+
+@pytest.mark.asyncio
+async def test_bank_7_a_node_that_everybody_refuses_knows_it() -> None:
+    stranger, two, three = Node(1), Node(2), Node(3)
+    async with running(stranger, two, three):
+        assert stranger.transport.has_answers()
+        stranger.transport.add_peer(2, two.address)
+        assert not stranger.transport.has_answers()
+        await until(stranger.transport.has_answers)
+        assert "node 2: refused: node 1 isn't a member" in stranger.transport.refusal()
+        three.transport.add_peer(1)
+        stranger.transport.add_peer(3, three.address)
+        await until(lambda: not stranger.transport.refusal())
+        assert stranger.transport.is_connected(3)
+
+
+@pytest.mark.asyncio
+async def test_a_node_that_nobody_answers_is_refused_by_nobody() -> None:
+    """The first of a cluster that starts."""
+    one = Node(1)
+    async with running(one):
+        one.transport.add_peer(2, "127.0.0.1:1")
+        await until(one.transport.has_answers)
+        assert one.peer(2).trouble == "unreachable"
+        assert one.transport.refusal() == ""

@@ -21,7 +21,12 @@ from mas.transaction.messages import (
     TurnedAway,
     Why,
 )
-from tests.resource.test_account_service import CALLER, World, open_accounts
+from tests.resource.test_account_service import (
+    CALLER,
+    World,
+    _every_number_is_at_home_here,  # noqa: F401 - a fixture
+    open_accounts,
+)
 
 
 @pytest_asyncio.fixture

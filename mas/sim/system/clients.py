@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from mas.errors import MasError, OutcomeUnknown, Unavailable
 from mas.ledger import EXTERNAL, Answer, Body, Code, Kind, LockMode, SetAccount
+from mas.ledger.instructions import payer
 from mas.locks import ACCOUNT
 from mas.locks.table import Grant
 from mas.sim.plan import pick
@@ -34,7 +35,6 @@ from mas.transaction.outcome import (
     PaymentResult,
     Status,
     name,
-    payer,
 )
 
 CURRENCY = "USD"
@@ -155,9 +155,10 @@ class Clients:
         if result is Status.COMMITTED:
             self.numbers.append(number)
             if self._dice.randrange(2):
+                await self.read_all(client, [number], ReadLevel.READ_COMMITTED)
+            if self._dice.randrange(2):
                 await self._state_of(client, number)
-            else:
-                await self._pay_between(client, number, self.numbers[0])
+            await self._pay_between(client, number, self.numbers[0])
 
     async def _repeat(self, client: int) -> None:
         """An earlier key again, now and then with another body."""
@@ -191,8 +192,8 @@ class Clients:
         if request is not None:
             await self.look_at(client, request)
 
-    async def look_at(self, client: int, request: PaymentRequest) -> Look:
-        """Ask what has become of a payment."""
+    async def look_at(self, client: int, request: PaymentRequest) -> bool:
+        """Ask what has become of a payment; whether anybody has answered."""
         body = request.body
         payment_id = name(request)
         call = Look(began=self._loop.time(), client=client, payment_id=payment_id)
@@ -209,7 +210,7 @@ class Clients:
             call.ended, call.is_known = self._loop.time(), True
         elif result is NOTHING:
             call.ended, call.is_known = self._loop.time(), True
-        return call
+        return call.is_known
 
     async def _insist(self, request: PaymentRequest, client: int = 0) -> Status | None:
         """Try until there is an outcome, a few times at the most."""
@@ -270,15 +271,19 @@ class Clients:
         numbers += self._dice.sample(self.numbers, pick(self._dice, (1, 1, 2)))
         await self.read_all(client, list(dict.fromkeys(numbers)))
 
-    async def read_all(self, client: int, numbers: list[str]) -> bool:
-        """Linearizable reads of some accounts, in one call; whether it was answered."""
-        calls = [Read(began=self._loop.time(), client=client, number=number) for number in numbers]
+    async def read_all(
+        self, client: int, numbers: list[str], level: ReadLevel = ReadLevel.LINEARIZABLE
+    ) -> bool:
+        """Read some accounts in one call; whether all were answered."""
+        is_firm = level is ReadLevel.LINEARIZABLE
+        calls = [
+            Read(began=self._loop.time(), client=client, number=number, is_firm=is_firm)
+            for number in numbers
+        ]
         self.history.reads += calls
         result = await self._ask(
             client,
-            lambda node, timeout: node.coordinator.read_accounts(
-                numbers, ReadLevel.LINEARIZABLE, timeout
-            ),
+            lambda node, timeout: node.coordinator.read_accounts(numbers, level, timeout),
         )
         if not isinstance(result, list):
             return False

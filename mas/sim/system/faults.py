@@ -244,6 +244,15 @@ class Nemesis:
         if self._plan.is_drill:
             self._busy_until = self._loop.time() + seconds + _REST_SECONDS
 
+    def _cut_away(self, nodes: list[int], seconds: float) -> None:
+        """Nobody reaches them, and everybody knows."""
+        for node in nodes:
+            for other in self._cluster.nodes:
+                if other.id != node:
+                    self._wires.close(node, other.id)
+        self._loop.call_later(seconds, self._heal)
+        self._busy_until = self._loop.time() + seconds + _REST_SECONDS
+
     def on_answer(self, node: Node, *, is_creation: bool) -> None:
         """A manager tells a client that a payment is committed, and hasn't told the other buckets: a good time to die."""
         if "crash" in self._plan.classes and not self._dice.randrange(3 if is_creation else 50):
@@ -265,7 +274,10 @@ class Nemesis:
         seconds = self._seconds(12.0)
         now = self._loop.time()
         self.troubles.append(Trouble(bucket, now, now + seconds + _REST_SECONDS))
-        self._stand_still(victims, seconds)
+        if self._plan.is_drill:
+            self._cut_away(victims, seconds)
+        else:
+            self._stand_still(victims, seconds)
 
     # -- groups --------------------------------------------------------------------------------
 

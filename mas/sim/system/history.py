@@ -77,12 +77,14 @@ class Look(Call, kw_only=True, eq=False):
 
 
 class Read(Call, kw_only=True, eq=False):
-    """A linearizable read of one account; `balance` None: there is no such account."""
+    """A read of one account; `balance` None: there is no such account."""
 
     number: str
     balance: int | None = None
     frozen: bool = False
     is_known: bool = False
+    is_firm: bool = True
+    """Linearizable; else any committed state of an account that exists."""
 
 
 class Statement(Call, kw_only=True, eq=False):
@@ -415,6 +417,8 @@ def _judge_reads(history: History, payments: dict[bytes, Payment]) -> Iterator[s
                 if creation is not None and creation.ended < read.began:
                     yield f"{number} was created, as somebody was told at {creation.ended:.3f}, and a read at {read.began:.3f} found none"
                 continue
+            if not read.is_firm:
+                continue
             which = which_were_seen(read.balance, read.began, read.ended, adds)
             if which is None:
                 yield f"{number} was read from {read.began:.3f} to {read.ended:.3f} as {read.balance}, which no payments sum up to"
@@ -578,7 +582,7 @@ def _judge_settings(history: History, payments: dict[bytes, Payment]) -> Iterato
         steps += [
             Step(read.began, read.ended, read.frozen, is_write=False)
             for read in history.reads
-            if read.number == number and read.is_known and read.balance is not None
+            if read.number == number and read.is_known and read.is_firm and read.balance is not None
         ]
         if not is_register(steps):
             yield f"what administrators were told of {number}, and its reads, have no order: {_steps(steps)}"

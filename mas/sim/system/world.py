@@ -6,7 +6,8 @@ hardship, then calm, in which everything must come to its end; then the judge.
 
 import asyncio
 import contextvars
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -33,6 +34,7 @@ _CALM_SECONDS = 90.0
 _LOOK_SECONDS = 0.25
 _ASKED_PER_CALL = 50
 """Instructions about one payment that a call of a client may lead to: some seconds of questions, each after a pause."""
+_LAST_TRIES = 3
 _SHOWN = 5
 """Of the judge's findings."""
 
@@ -167,15 +169,19 @@ class World:
             await self._ask_last()
 
     async def _ask_last(self) -> None:
-        """Whoever asks now is answered."""
-        numbers = list(self._clients.numbers)
-        for number in self._clients.frozen:
-            await self._clients.set_frozen(0, number, frozen=False)
-        looks = [self._clients.look_at(0, request) for request in self._clients.requests.values()]
-        answered = await asyncio.gather(*looks)
-        was_read = await self._clients.read_all(0, numbers)
-        if not was_read or not all(look.is_known for look in answered):
-            self.trace.violate(WORLD, "a client isn't answered though all is well")
+        """Whoever asks now is answered, at his second or third try at the latest."""
+        clients = self._clients
+        for number in clients.frozen:
+            await self._insist(partial(clients.set_frozen, 0, number, frozen=False))
+        await self._insist(partial(clients.read_all, 0, list(clients.numbers)))
+        looks = [partial(clients.look_at, 0, request) for request in clients.requests.values()]
+        await asyncio.gather(*[self._insist(look) for look in looks])
+
+    async def _insist(self, ask: Callable[[], Awaitable[bool]]) -> None:
+        for _ in range(_LAST_TRIES):
+            if await ask():
+                return
+        self.trace.violate(WORLD, "a client isn't answered though all is well")
 
     def _unsettled(self) -> list[str]:
         """What of all that was begun hasn't ended."""
