@@ -113,8 +113,8 @@ class TlsConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Instead of the directory: this node's private key."""
     mutual: bool = True
     """Nodes know each other by the cluster's secret, and by certificates, each for one node id, over TLS 1.3; where this is
-    off, by the secret alone. Either way what they say is encrypted and authenticated by AES-256-GCM, with keys of each
-    connection's own."""
+    off, by the secret alone, and what they say is encrypted and authenticated by AES-256-GCM, with keys of each connection's
+    own."""
 
 
 class JwtConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -514,7 +514,8 @@ class AccountService(Actor):
     def _after_apply(self) -> None:
         self._propose()
         applied = self._ledger.bucket.applied
-        self._heard_leader = self._clock.monotonic()
+        if self._leadership.leader:  # what is replayed at the start comes from nobody
+            self._heard_leader = self._clock.monotonic()
         self._group.set_applied(applied, self._flusher.flushed)
         self._flusher.wake()
         # Here and nowhere else: what an apply has loaded must not leave before it is applied.

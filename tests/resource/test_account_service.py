@@ -758,6 +758,7 @@ async def test_twopc_a2_what_was_set_aside_ends_with_its_attempt(world: World) -
     request = world.submit(outgoing)
     await world.until(lambda: world.buckets.asked)
     assert (await world.answer(world.submit(Abort(outgoing.xid)))).code is Code.FREED
+    assert world.reply_to(request) is not None, "told at once, not when its patience is over"
     assert (await world.answer(request)).code is Code.CONTENDED
     world.buckets.asked[0][2](0, committed(incoming))
     await world.until(lambda: not world.service._ledger.legs)
