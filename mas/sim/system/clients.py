@@ -48,6 +48,8 @@ _LAST_SECONDS = 10.0
 _GRACE_SECONDS = 1.0
 _TRIES = 4
 _LEASE_SECONDS = 2.0
+_APPETITES = (0, 1, 1, 1, 8)
+"""What a client likes most is another thing in each seed: calls of one kind meet more often."""
 _CERTAIN = (Status.COMMITTED, Status.REFUSED)
 
 
@@ -79,6 +81,7 @@ class Clients:
         """Accounts that somebody has frozen, or may have."""
         self.requests: dict[bytes, PaymentRequest] = {}
         self.is_closing = False
+        self._latest: PaymentRequest | None = None
 
     # -- their lives ---------------------------------------------------------------------------
 
@@ -111,7 +114,11 @@ class Clients:
         ]
         if self._cluster.plan.is_drill:
             actions = actions[:2]
-        choices = [action for action, weight in actions for _ in range(weight)]
+        choices = [
+            action
+            for action, weight in actions
+            for _ in range(weight * pick(self._dice, _APPETITES))
+        ]
         while not self.is_closing:
             pause = self._cluster.plan.pause_client
             await asyncio.sleep(pause * (1 + self._dice.randrange(2000)) / 1000)
@@ -158,7 +165,16 @@ class Clients:
                 await self.read_all(client, [number], ReadLevel.READ_COMMITTED)
             if self._dice.randrange(2):
                 await self._state_of(client, number)
-            await self._pay_between(client, number, self.numbers[0])
+            await asyncio.gather(
+                self._pay_between(client, number, self.numbers[0]), self._look_soon(client)
+            )
+
+    async def _look_soon(self, client: int) -> None:
+        """At what has just been begun."""
+        await asyncio.sleep(0.01)
+        request = self._latest
+        if request is not None and not self._dice.randrange(2):
+            await self.look_at(client, request)
 
     async def _repeat(self, client: int) -> None:
         """An earlier key again, now and then with another body."""
@@ -233,6 +249,7 @@ class Clients:
         request = PaymentRequest(request.key_space, request.key, body, repeat, timeout)
         payment_id = name(request)
         self.requests.setdefault(payment_id, request)
+        self._latest = request
         call = Try(began=self._loop.time(), client=client, payment_id=payment_id, body=body)
         self.history.tries.append(call)
         node = self._manager()

@@ -247,7 +247,7 @@ def _judge_try(one: Try, payment: Payment, created: dict[str, Payment]) -> Itera
             if record is None or record.outcome is Code.ABORTED or record.body == one.body:
                 yield f"{_name(payment)} was told to have another body, and its record is {record}"
         case Status.TURNED_AWAY if one.reason is Reason.ACCOUNT_NOT_FOUND:
-            yield from _judge_not_found(one, one.body, created)
+            yield from _judge_not_found(one.body, one.began, created)
 
 
 def _judge_told(call: Try | Cancel | Look, payment: Payment, what: str) -> Iterator[str]:
@@ -286,11 +286,11 @@ def _creations(payments: dict[bytes, Payment]) -> dict[str, Payment]:
     }
 
 
-def _judge_not_found(call: Call, body: Body, created: dict[str, Payment]) -> Iterator[str]:
+def _judge_not_found(body: Body, began: float, created: dict[str, Payment]) -> Iterator[str]:
     numbers = [number for number, _ in body.legs if number != EXTERNAL]
-    known = [number in created and created[number].ended < call.began for number in numbers]
+    known = [number in created and created[number].ended < began for number in numbers]
     if all(known):
-        yield f"{numbers} were created, as somebody was told, and at {call.ended:.3f} were told not to exist"
+        yield f"{numbers} were created, as somebody was told, and whoever named them at {began:.3f} was told that they are not"
 
 
 # -- postings ----------------------------------------------------------------------------------------
@@ -327,18 +327,18 @@ def _judge_refusals(
     for one in history.tries:
         if one.status is not Status.REFUSED or not one.is_answered:
             continue
+        first = min(each.began for each in payments[one.payment_id].tries)
         if one.reason is Reason.ACCOUNT_NOT_FOUND:
-            yield from _judge_not_found(one, one.body, created)
+            yield from _judge_not_found(one.body, first, created)
         if one.reason is not Reason.INSUFFICIENT_FUNDS:
             continue
         record = facts.records.get(one.payment_id)
         if record is None or record.body != one.body:
             continue
-        began = min(each.began for each in payments[one.payment_id].tries)
         for number, amount in one.body.legs:
             if amount < 0 and number in created:
                 limit = _overdraft_limit(created[number])
-                least = moves.least(number, began, one.ended, one.payment_id) + limit
+                least = moves.least(number, first, one.ended, one.payment_id) + limit
                 if least >= -amount:
                     break
         else:

@@ -28,6 +28,7 @@ FAULTS = {
 }
 """The classes, for `mas sim --faults`."""
 
+_FEW = 3
 _ALWAYS_DRAWN = frozenset({"clock", "compact"})
 
 
@@ -90,12 +91,12 @@ def draw_drill(dice: Dice, fault: str) -> Plan:
 
 
 def draw(dice: Dice, allowed: Sequence[str]) -> Plan:
-    """A life, with faults of these classes; a single one always strikes."""
+    """A life, with faults of these classes; where they are few, all of them strike."""
     classes = tuple(
         name
         for name in FAULTS
         if name in allowed
-        and (len(allowed) == 1 or name in _ALWAYS_DRAWN or dice.randrange(3) == 0)
+        and (len(allowed) <= _FEW or name in _ALWAYS_DRAWN or dice.randrange(3) == 0)
     )
     slow = "delay" in classes
     return Plan(

@@ -21,8 +21,8 @@ from tests.sim.mutants import Mutant, applied
 
 TICKS = 60
 EVERYTHING = Options(ticks=TICKS, faults=tuple(FAULTS))
-CRASHES = Options(ticks=TICKS, faults=("crash",))
-LATE = Options(ticks=TICKS, faults=("crash", "delay"))
+LATE = Options(ticks=100, faults=("delay", "transfer"))
+CRASHES = Options(ticks=100, faults=("crash",))
 DRILL = Options(ticks=150, drill="quorum")
 
 Patch = tuple[Callable[..., Any], str, str]
@@ -63,7 +63,7 @@ FAULTS_PUT_BACK = [
             ),
         ),
         "aren't linearizable",
-        EVERYTHING,
+        LATE,
         1,
         20,
     ),
@@ -86,7 +86,7 @@ FAULTS_PUT_BACK = [
             (Ledger._mark, "if _is_overtaken(account, token):", "if False:"),
         ),
         "is marked with",
-        EVERYTHING,
+        LATE,
         1,
         20,
     ),
@@ -116,7 +116,7 @@ FAULTS_PUT_BACK = [
             ),
         ),
         "found none",
-        LATE,
+        CRASHES,
         1,
         20,
     ),
