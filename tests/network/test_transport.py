@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from random import Random
@@ -434,7 +435,8 @@ async def test_consensus_f1_silent_callers_keep_no_peer_out(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "mas.network")
-    one, two = Node(1), Node(2)
+    patient = msgspec.structs.replace(QUICK, door=DoorSettings(seconds=30.0))
+    one, two = Node(1, settings=patient), Node(2)
     async with running(one, two), aiohttp.ClientSession() as session:
         crowd = [await session.ws_connect(f"http://{one.address}/peer") for _ in range(80)]
         door = one.transport._door
@@ -442,9 +444,7 @@ async def test_consensus_f1_silent_callers_keep_no_peer_out(
         assert door.strangers() == DoorSettings().per_address
         one.transport.add_peer(2)
         two.transport.add_peer(1, one.address)
-        async with asyncio.timeout(
-            QUICK.door.seconds / 2
-        ):  # before any of them is hung up on for its silence
+        async with asyncio.timeout(15.0):  # before any is hung up on for its silence
             await until(lambda: one.transport.is_connected(2))
         for caller in crowd:
             await caller.close()
@@ -630,3 +630,12 @@ async def test_a_node_that_nobody_answers_is_refused_by_nobody() -> None:
         await until(one.transport.has_answers)
         assert one.peer(2).trouble == "unreachable"
         assert one.transport.refusal() == ""
+
+
+@pytest.mark.asyncio
+async def test_consensus_f4_what_waits_waits_where_beats_pass_it() -> None:
+    async with a_pair() as (one, two):
+        for each in (connection(one, 2), two.transport._peers[1].accepted):
+            assert each is not None
+            kernels = each.socket._socket.get_extra_info("socket")
+            assert kernels.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == 128 * 1024
