@@ -142,8 +142,8 @@ class ShareConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Streams open."""
     receiving: Count = 16
     """Calls whose request is on its way in: each may need 4 MiB. More wait."""
-    payments: Count = 2_048
-    """Payments begun whose results the caller hasn't been sent. More wait."""
+    payments: Count = 256
+    """Payments begun whose results the caller hasn't been sent. More wait, and these are what others' payments wait behind."""
     statements: Count = 4
     """Statements, and checks of buckets, being read. More wait."""
     refusals_a_day: Count = 10_000
@@ -159,7 +159,7 @@ class OperatorShareConfig(ShareConfig, frozen=True, kw_only=True):
     """Payments begun whose results it hasn't been sent."""
     statements: Count = 16
     """Statements, and checks of buckets, being read."""
-    refusals_a_day: Count = 1_000_000
+    refusals_a_day: Count = 10_000_000
     """Payments refused or cancelled."""
 
 

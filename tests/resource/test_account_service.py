@@ -22,6 +22,7 @@ from mas.ledger.instructions import (
     Code,
     Commit,
     Decide,
+    End,
     Instruction,
     Kind,
     Look,
@@ -370,6 +371,7 @@ async def test_security_b1_a_read_that_raises_is_answered_and_ends_nothing_else(
     assert statement.why is Why.FAILED
     # Siblings: a read from memory, and one whose rows must be loaded.
     monkeypatch.setattr(service_module, "view_accounts", _raise)
+    monkeypatch.setattr(service_module, "Noted", _raise)
     for level in (ReadLevel.LINEARIZABLE, ReadLevel.READ_COMMITTED):
         for number in ("alice", "not in memory"):
             reply = await world.reply(world.read(number, level=level))
@@ -532,6 +534,20 @@ async def test_bank_1_a_read_waits_until_every_leg_it_noted_is_decided(world: Wo
     )
     hear_again(0, committed(two))
     assert (await balance(world, first), await balance(world, second)) == (157, 157)
+
+
+@pytest.mark.asyncio
+async def test_bank_1_a_read_behind_another_one_shows_no_less(world: World) -> None:
+    """What the first one found committed isn't posted yet; the next one notes the account at the same index."""
+    one, two = await two_incoming(world)
+    first = world.read("alice")
+    await world.until(lambda: len(world.buckets.asked) == 2)
+    world.group.held = []  # nothing is posted meanwhile
+    world.buckets.asked[0][2](0, committed(one))
+    world.buckets.asked[1][2](0, committed(two))
+    assert await balance(world, first) == 157
+    assert await balance(world, world.read("alice")) == 157
+    assert list(world.service._ledger.legs) == [one.xid, two.xid]
 
 
 @pytest.mark.asyncio
@@ -1090,3 +1106,34 @@ async def test_consensus_d4_a_follower_stops_where_its_database_is_too_far_behin
         can_write.set()
         await world.until(lambda: service._ledger.bucket.applied == 30)
         await world.until(lambda: service._flusher.behind == 0)
+
+
+@pytest.mark.asyncio
+async def test_twopc_a1_what_no_rule_can_read_is_failed_at_every_replay(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each replica died of it, was started, and died of it again: the bucket was gone until somebody edited a log."""
+    await open_accounts(world, alice=100, bob=0)
+    pay = world.pay("alice", "bob", 5, "k")
+    poison = [
+        msgspec.structs.replace(pay, own=(5,)),
+        Ask(b"p", 1, world.xid(), b"h"),
+        world.prepare((("bob", 5),), "p", anchor=99),
+        End(b"p" * 16, Kind.PAYMENT, "", 0, Reason.CANCELLED),
+    ]
+    for each in poison:
+        assert (await world.answer(world.submit(each))).code is Code.FAILED
+    assert "alike on every replica" in caplog.text
+    assert (await world.answer(world.submit(pay))).code is Code.COMMITTED
+    assert not world.buckets.asked, "no anchor that isn't there is asked for anything"
+
+    again = World()
+    await again.open()
+    async with Supervisor() as supervisor:
+        supervisor.spawn("service", again.service.run())
+        for entry in world.group.entries:
+            again.group.commit(entry.data)
+        applied = len(world.group.entries)
+        await again.until(lambda: again.service._ledger.bucket.applied == applied)
+        hashes = [each.service._ledger.state_hash() for each in (world, again)]
+        assert hashes[0] == hashes[1]
