@@ -13,10 +13,11 @@ import msgspec
 from mas.addresses import bare_host, is_loopback, join_address, split_address
 from mas.decoding import convert, parse_toml
 from mas.errors import ConfigError
-from mas.limits import BUCKET_ID_MAX, NODE_ID_MAX
+from mas.limits import BUCKET_ID_MAX, CLUSTER_ID_CHARACTERS_MAX, NODE_ID_MAX
 
 Role = Literal["all", "tm", "tc", "gls", "rm"]
 NodeId = Annotated[int, msgspec.Meta(ge=1, le=NODE_ID_MAX)]
+ClusterId = Annotated[str, msgspec.Meta(min_length=1, max_length=CLUSTER_ID_CHARACTERS_MAX)]
 BucketId = Annotated[int, msgspec.Meta(ge=1, le=BUCKET_ID_MAX)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -28,7 +29,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     id: NodeId = 1
     """Unique in the cluster, and never used again once its node is gone."""
-    cluster_id: str = "mas"
+    cluster_id: ClusterId = "mas"
     """Nodes of different clusters refuse each other."""
     role: Role = "all"
     """What runs here: `tm` is coordinator and lock service, `tc` and `gls` one of the two, `rm` the buckets."""
@@ -112,8 +113,8 @@ class TlsConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Instead of the directory: this node's private key."""
     mutual: bool = True
     """Nodes know each other by the cluster's secret, and by certificates, each for one node id, over TLS 1.3; where this is
-    off, by the secret alone. Either way what they say is encrypted and authenticated by AES-256-GCM, with keys of each
-    connection's own."""
+    off, by the secret alone, and what they say is encrypted and authenticated by AES-256-GCM, with keys of each connection's
+    own."""
 
 
 class JwtConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,7 +143,7 @@ class ShareConfig(msgspec.Struct, frozen=True, kw_only=True):
     receiving: Count = 16
     """Calls whose request is on its way in: each may need 4 MiB. More wait."""
     payments: Count = 2_048
-    """Payments begun whose results the caller hasn't been sent. More wait on a stream."""
+    """Payments begun whose results the caller hasn't been sent. More wait."""
     statements: Count = 4
     """Statements, and checks of buckets, being read. More wait."""
     refusals_a_day: Count = 10_000

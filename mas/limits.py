@@ -38,6 +38,7 @@ TIMEOUT_SECONDS_MAX = 7 * 24 * 3600.0
 # --- What a node may say of itself --------------------------------------------------------------
 
 BUCKET_ID_MAX = 2**16
+CLUSTER_ID_CHARACTERS_MAX = 255
 COUNTER_MAX = 2**62
 """Terms, indexes and all else that is counted between nodes: databases hold signed 64-bit integers."""
 TERM_REACH = 2**32
@@ -58,6 +59,8 @@ MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 """Of a gRPC message, both ways."""
 PAYMENTS_PER_BATCH_MAX = 8_192
 """In one message of a stream of payments."""
+STRANGER_REQUEST_BYTES_MAX = 4_096
+"""Of a request without a token: the name of a service."""
 REQUEST_FIELDS_MAX = PAYMENTS_PER_BATCH_MAX + 8
 """Of the outermost message of a request, each item of a list one: decoded they take far more room than on the way."""
 FRAME_BYTES_MAX = 8 * 1024 * 1024
@@ -71,6 +74,10 @@ SNAPSHOT_CHUNK_BYTES = 256 * 1024
 TURN_INSTRUCTIONS_MAX = 1_000
 TURN_BYTES_MAX = 256 * 1024
 TURN_SECONDS_MAX = 0.010
+UNDECIDED_PER_ACCOUNT_MAX = 1_000
+"""Payments under way on one account, about which is asked before money is refused; beyond, the attempt ends at once."""
+MARKS_PER_ACCOUNT_MAX = 1_024
+"""Locks' marks; one more is in conflict."""
 
 # --- What may wait ------------------------------------------------------------------------------
 

@@ -3,9 +3,11 @@
 # gRPC calls a method by its name in the .proto file.
 # ruff: noqa: N802
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import grpc
+import msgspec
 
 from mas.api import requests
 from mas.api.auth import Authenticator, Metadata
@@ -134,10 +136,9 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
         check_may_end(principal, payer)
         share = self._shares.of(caller_of(principal))
         self._shares.check_refusals(share.caller)
-        with share.holding(Held.PAYMENTS):
-            if request.payment_id:
-                return await self._find_outcome(payment_id, kind, payer, context)
-            result = await self._coordinator.cancel(payment_id, kind, payer, _timeout(context))
+        if request.payment_id:
+            return await self._find_outcome(payment_id, kind, payer, context)
+        result = await self._coordinator.cancel(payment_id, kind, payer, _timeout(context))
         self._count_refusal(share, result)
         return result_to_wire(result)
 
@@ -158,10 +159,7 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
         principal = self._who(context)
         payment_id, kind, payer = requests.to_payment_name(request, principal)
         check_may_read(principal, payer)
-        with self._shares.of(caller_of(principal)).holding(Held.PAYMENTS):
-            result = await self._coordinator.read_payment(
-                payment_id, kind, payer, _timeout(context)
-            )
+        result = await self._coordinator.read_payment(payment_id, kind, payer, _timeout(context))
         if result is None:
             raise NotFound(
                 f"payment {payment_id.hex()} of account {shorten(payer)} has no outcome so far: "
@@ -229,6 +227,8 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
     async def _carry_out(self, request: PaymentRequest, principal: Principal) -> pb.PaymentResult:
         share = self._shares.of(caller_of(principal))
         self._shares.check_refusals(share.caller)
+        if not share.free(Held.PAYMENTS):
+            request = await _in_turn(request, share)
         result = await self._gathering.submit(request, share)
         _raise_if_turned_away(result)
         self._count_refusal(share, result)
@@ -237,6 +237,21 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
     def _count_refusal(self, share: Share, result: PaymentResult) -> None:
         if result.status is Status.REFUSED:
             self._shares.refused(share.caller)
+
+
+async def _in_turn(request: PaymentRequest, share: Share) -> PaymentRequest:
+    """Wait behind the payments that the same caller has under way, within its own time."""
+    now = asyncio.get_running_loop().time
+    began = now()
+    try:
+        async with asyncio.timeout(request.timeout):
+            await share.room(Held.PAYMENTS)
+    except TimeoutError:
+        raise Overloaded(
+            f"all {share.held(Held.PAYMENTS)} payments of {shorten(share.caller.name)}'s share are under way, and none has "
+            "ended in time: try again later"
+        ) from None
+    return msgspec.structs.replace(request, timeout=request.timeout - (now() - began))
 
 
 def _timeout(context: Context) -> float:

@@ -19,7 +19,7 @@ import grpc
 from mas.api.auth import Metadata
 from mas.api.shares import Caller, Held, Rank, Share, Shares
 from mas.errors import DeadlineExceeded, InvalidRequest, MasError, OutcomeUnknown, Unauthenticated
-from mas.limits import REQUEST_FIELDS_MAX
+from mas.limits import REQUEST_FIELDS_MAX, STRANGER_REQUEST_BYTES_MAX
 from mas.runtime import Clock
 from mas.telemetry import Seldom
 from mas.wire.fields import has_more_fields
@@ -27,6 +27,9 @@ from mas.wire.status import code_of, trailers_of
 
 REQUEST_SECONDS = 10.0
 """How long the request of a call may take to come."""
+
+_COUNTED_FROM_BYTES = 128 * 1024
+"""Below that, a request takes little room decoded, whatever is in it."""
 
 _log = logging.getLogger(__name__)
 
@@ -84,7 +87,7 @@ class Door(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic onl
         async def serve(caller: Caller, context: Context) -> Any:  # noqa: ANN401 - any reply
             with self._shares.call(caller, streaming=streaming) as share:
                 if handler.request_streaming:
-                    reply = act(_messages(context, decode), context)
+                    reply = act(_messages(context, share, decode), context)
                 else:
                     reply = act(await _request(context, share, decode), context)
                 if not inspect.isasyncgen(reply):
@@ -168,20 +171,29 @@ async def _request(context: Context, share: Share, decode: Decode) -> Any:  # no
         raise DeadlineExceeded(f"no request came within {REQUEST_SECONDS:g} s") from None
     if not isinstance(data, bytes):
         raise InvalidRequest("the call ended without a request: expected one")
-    return decode(data)
+    return decode(_checked(data, share))
 
 
-async def _messages(context: Context, decode: Decode) -> AsyncIterator[Any]:
+async def _messages(context: Context, share: Share, decode: Decode) -> AsyncIterator[Any]:
     """The requests of a stream, until its client ends it."""
     while isinstance(data := await context.read(), bytes):
-        yield decode(data)
+        yield decode(_checked(data, share))
+
+
+def _checked(data: bytes, share: Share) -> bytes:
+    """A stranger has nothing to say that is long, and what it says may be kept as long as it stays."""
+    if share.caller.rank is Rank.STRANGER and len(data) > STRANGER_REQUEST_BYTES_MAX:
+        raise InvalidRequest(
+            f"the request has {len(data)} bytes: expected at most {STRANGER_REQUEST_BYTES_MAX} without a token"
+        )
+    return data
 
 
 def _decoder(method: str, deserialize: Decode) -> Decode:
     """Bytes from outside become ours here, or an error that says what is wrong with them."""
 
     def decode(data: bytes) -> Any:  # noqa: ANN401 - any message
-        if has_more_fields(data, REQUEST_FIELDS_MAX):
+        if len(data) > _COUNTED_FROM_BYTES and has_more_fields(data, REQUEST_FIELDS_MAX):
             raise InvalidRequest(
                 f"the request has more than {REQUEST_FIELDS_MAX} fields: send several with less in each"
             )

@@ -24,6 +24,7 @@ from mas.wire.gen.mas.v1 import account_pb2 as pb
 from mas.wire.messages import add_error, add_result
 
 RESULTS_PER_MESSAGE_MAX = 1_000
+_REFUSED = Status.REFUSED
 _REFUSALS_PER_TURN = 256
 """Each costs several times what a good payment does."""
 
@@ -144,7 +145,7 @@ class PaymentStream:
 
         def on_result(place: int, result: PaymentResult) -> None:
             self._in_flight -= 1
-            if result.status is Status.REFUSED:
+            if result.status is _REFUSED:
                 self._shares.refused(self._share.caller)
             self._answer(batch, positions[place], result)
 

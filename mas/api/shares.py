@@ -96,15 +96,6 @@ class Share:
         assert self._held[what] >= 0, f"gave back {what.value} that weren't taken"
         self._wake(what, count)
 
-    @contextmanager
-    def holding(self, what: Held) -> Iterator[None]:
-        """Hold one of it inside the block. Raises `Overloaded`."""
-        self.take(what)
-        try:
-            yield
-        finally:
-            self.give(what)
-
     async def room(self, what: Held) -> None:
         """Return once there is some to take."""
         while self.free(what) <= 0:
@@ -124,8 +115,11 @@ class Share:
     async def turn(self, what: Held) -> AsyncIterator[None]:
         """Hold one of it inside the block, after those of this caller that came before."""
         await self.room(what)
-        with self.holding(what):
+        self.take(what)
+        try:
             yield
+        finally:
+            self.give(what)
 
     def _wake(self, what: Held, count: int) -> None:
         waiting = self._waiting[what]

@@ -115,8 +115,8 @@ class Reads:
         return answers
 
     def _any_replica(self, bucket: int) -> int:
-        replicas = self._buckets.replicas()[bucket]
-        return replicas[self._dice.randrange(len(replicas))]
+        replicas = self._buckets.replicas().get(bucket)
+        return replicas[self._dice.randrange(len(replicas))] if replicas else 0
 
     async def postings(
         self, number: str, before: int, limit: int, timeout: float

@@ -182,6 +182,23 @@ class Body(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     reference: str = ""
 
 
+def payer(body: Body) -> str:
+    """The account whose bucket is the anchor (rule 3): a creation's number; in a deposit, the account paid into."""
+    return body.legs[payer_position(body)][0]
+
+
+def payer_position(body: Body) -> int:
+    """Which leg is the payer's."""
+    kind = body.kind
+    if kind is Kind.CREATION:
+        return 0
+    into = kind is Kind.DEPOSIT
+    for position, (number, amount) in enumerate(body.legs):
+        if (amount > 0) is into and number != EXTERNAL:
+            return position
+    raise AssertionError(f"{body} has no payer")
+
+
 class Prepare(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag=1
 ):
@@ -202,11 +219,6 @@ class Prepare(
     parties: Parties = ("", "")
     """Of the whole payment."""
     reference: str = ""
-    left_out: tuple[bytes, ...] = ()
-    """On a second proposal: the xids that the first one was pending on and that are still undecided (rule 15).
-
-    Never empty there: `NONE_LEFT_OUT` where all of them have been decided meanwhile.
-    """
 
 
 class Decide(
@@ -227,7 +239,6 @@ class Decide(
     """CREATION: the bucket of the new account, which is what is claimed."""
     tokens: tuple[Token | None, ...] = ()
     """One for each leg that `own` names, in its order, or none at all; so it is in `Prepare`, for its legs."""
-    left_out: tuple[bytes, ...] = ()
 
 
 class End(
@@ -398,6 +409,11 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     incarnation: bytes
     low_water: int
     instructions: tuple[Instruction, ...]
+    left_out: tuple[bytes, ...] = ()
+    """On second proposals: what the first ones were pending on and is still undecided, by xid (rule 15).
+
+    Never empty there: `NONE_LEFT_OUT` where all of it has been decided meanwhile.
+    """
 
 
 class Proposal(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -97,6 +97,7 @@ class Memory:
         self._absent_claims: set[str] = set()
 
         self._prepared_on: dict[str, dict[bytes, None]] = {}
+        self._xids_on: dict[str, tuple[bytes, ...]] = {}
         for legs in self.legs.values():
             self._index(legs)
 
@@ -142,6 +143,16 @@ class Memory:
         for number in numbers:
             xids.update(self._prepared_on.get(number, {}))
         return [self.legs[xid] for xid in xids]
+
+    def xids_on(self, number: str) -> tuple[bytes, ...]:
+        """What is prepared now on this account, in ascending order; named once as long as that doesn't change.
+
+        Sorted: the order in which they were prepared is not in the rows, and a replica that restarted lost it.
+        """
+        xids = self._xids_on.get(number)
+        if xids is None:
+            xids = self._xids_on[number] = tuple(sorted(self._prepared_on.get(number, ())))
+        return xids
 
     def incarnations(self) -> list[bytes]:
         """The coordinators that have been heard of and aren't closed, in the order of being heard of."""
@@ -303,6 +314,7 @@ class Memory:
         else:  # prepared and settled since the last fold: nobody else has heard of it
             del self._changed_legs[xid]
         for number, _ in legs.legs:
+            self._xids_on.pop(number, None)
             xids = self._prepared_on.get(number)
             if xids is not None:
                 xids.pop(xid, None)
@@ -311,6 +323,7 @@ class Memory:
 
     def _index(self, legs: PreparedLegs) -> None:
         for number, _ in legs.legs:
+            self._xids_on.pop(number, None)
             xids = self._prepared_on.get(number)
             if xids is None:
                 self._prepared_on[number] = {legs.xid: None}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from mas.ledger import instructions
 from mas.ledger.instructions import Body, Code, Kind, Legs, Parties, Reason, Token
 
 
@@ -62,6 +63,13 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     place: int = 0
     """CREATION: the bucket of the account."""
     detail: str = ""
+    payer: str = ""
+    """Whose it is, where there is no body that says so: of a cancellation. Empty also where only its attempts are dead."""
+
+    def is_of(self, payer: str) -> bool:
+        """Whether this payment is that account's; nobody's is everybody's."""
+        owner = self.payer if self.body is None else instructions.payer(self.body)
+        return owner in ("", payer)
 
 
 class Posting(msgspec.Struct, frozen=True, array_like=True, gc=False):

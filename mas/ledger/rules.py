@@ -10,14 +10,14 @@ or asks anybody: the same entries give every replica the same rows and the same 
 A leg reserves: a debit its funds (`held`), a credit its headroom. What is reserved can always be posted (rule 13).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Any
 
 from msgspec.structs import replace
 
 from mas.errors import UnknownVersion
-from mas.ids import COUNTER_MAX, INCARNATION_BYTES, PAYMENT_ID_BYTES, home_bucket
+from mas.ids import INCARNATION_BYTES, home_bucket
 from mas.ledger.comparison import differing_fields
 from mas.ledger.instructions import (
     EXTERNAL,
@@ -55,10 +55,8 @@ from mas.ledger.memory import UNKNOWN, Memory, Missing, NotLoaded
 from mas.ledger.needs import NEEDS, external_number, own_legs
 from mas.ledger.register import REGISTER_BUCKET, register, retire
 from mas.ledger.rows import Account, Incarnation, Kept, Posting, PreparedLegs, Record
-from mas.limits import BALANCE_MAX
-
-_BEYOND_ALL = COUNTER_MAX + 1
-"""The low-water mark of an incarnation that is closed."""
+from mas.ledger.shape import BEYOND_ALL, TIME_MAX, is_currency, wrong_field, wrong_in_chunk
+from mas.limits import BALANCE_MAX, MARKS_PER_ACCOUNT_MAX, UNDECIDED_PER_ACCOUNT_MAX
 
 _PREPARED = Answer(Code.PREPARED)
 _POSTED = Answer(Code.POSTED)
@@ -82,8 +80,8 @@ _GRAVITY = {
     Code.PENDING_ON: 4,
 }
 
-_EXTERNAL_MAX = 3 << 61
-"""Of `@external`'s balance: below 2**63 by more than all creations under way at once can open with."""
+_EXTERNAL_MAX = 7 << 60
+"""Of `@external`: of its balance either way, all that is reserved included, and of each of the two sums reserved."""
 
 _Staged = dict[str, Account]
 """Accounts as an instruction will leave them, by number; put in place at its end."""
@@ -96,6 +94,9 @@ class Ledger(Memory):
         super().__init__(kept)
         self._now = 0
         self._created = 0
+        # Of the chunk being applied: whether its instructions are proposed for the second time, and what they leave out.
+        self._is_second = False
+        self._left_out: dict[str, tuple[int, int]] = {}
         # Accounts on which a leg of the `exclusive` mode is prepared (rule 35).
         self._exclusive: dict[str, bytes] = {}
         for legs in self.legs.values():
@@ -124,6 +125,8 @@ class Ledger(Memory):
     def missing(self, proposal: Proposal) -> Missing:
         """What to load before this is applied; each once, in the order of the instructions.
 
+        An instruction that can't even be asked what it needs is FAILED when it is applied (rule 16).
+
         Raises:
             UnknownVersion: this program doesn't know the rules that the entry is to be judged by.
         """
@@ -134,12 +137,15 @@ class Ledger(Memory):
         in_memory, absent = self._accounts, self._absent_accounts
         for chunk in proposal.chunks:
             for instruction in chunk.instructions:
-                numbers, payment_id, claimed = NEEDS[type(instruction)](instruction, self.legs)
+                try:
+                    numbers, payment_id, claimed = NEEDS[type(instruction)](instruction, self.legs)
+                    if payment_id is not None and self.record(payment_id) is UNKNOWN:
+                        records[payment_id] = None
+                except Exception:  # noqa: BLE001, S112 - `apply` will meet it too, and record it alike
+                    continue
                 for number in numbers:
                     if number not in in_memory and number not in absent:
                         accounts[number] = None
-                if payment_id is not None and self.record(payment_id) is UNKNOWN:
-                    records[payment_id] = None
                 if claimed is not None and self.claim(claimed) is UNKNOWN:
                     claims[claimed] = None
         return Missing(list(accounts), list(records), list(claims))
@@ -158,12 +164,17 @@ class Ledger(Memory):
         self._begin(index, term)
         self._is_whole = False
         self.bucket.version = max(self.bucket.version, proposal.version)
-        self._now = self.bucket.stamp = max(self.bucket.stamp, proposal.stamp)
+        self._now = self.bucket.stamp = max(self.bucket.stamp, min(proposal.stamp, TIME_MAX))
         self._created = 0
         answers = []
         for chunk in proposal.chunks:
+            if wrong := wrong_in_chunk(chunk):
+                answers.append([_failed(wrong)] * len(chunk.instructions))
+                continue
             if chunk.incarnation:
                 self._raise_low_water(chunk.incarnation, chunk.low_water)
+            self._is_second = bool(chunk.left_out)
+            self._left_out = self._sum_left_out(chunk.left_out) if chunk.left_out else {}
             answers.append([self._carry_out(each) for each in chunk.instructions])
         self._is_whole = True
         return answers
@@ -189,6 +200,8 @@ class Ledger(Memory):
     def _carry_out(self, instruction: object) -> Answer:
         """Apply one instruction; one whose own logic raises has changed nothing, and says so alike everywhere."""
         try:
+            if wrong := wrong_field(instruction, self.bucket.buckets):
+                return _failed(wrong)
             return self._rules[type(instruction)](instruction)
         except (MemoryError, RecursionError, OSError, NotLoaded):
             # Not of the instruction's making: another replica may fare better (rule 16).
@@ -218,9 +231,9 @@ class Ledger(Memory):
             return _STALE_XID if spent is _OVER else spent
         staged: _Staged = {}
         if i.kind is Kind.CREATION:
-            refusal = self._judge_opening(*i.legs[0], i.currency, i.left_out)
+            refusal = self._reserve_opening(staged, *i.legs[0], i.currency)
         else:
-            refusal = self._reserve(staged, i.legs, i.currency, i.tokens, i.left_out)
+            refusal = self._reserve(staged, i.legs, i.currency, i.tokens)
         if refusal is not None:
             return refusal
         legs = PreparedLegs(
@@ -275,7 +288,10 @@ class Ledger(Memory):
                 else spent or _FREED
             )
         staged: _Staged = {}
-        if legs.kind is not Kind.CREATION:
+        if legs.kind is Kind.CREATION:
+            if opening := legs.legs[0][1]:
+                self._stage(staged, EXTERNAL, legs.currency).held -= opening
+        else:
             for number, amount in legs.legs:
                 row = self._stage(staged, number, legs.currency)
                 if amount < 0:
@@ -321,7 +337,7 @@ class Ledger(Memory):
 
         legs = own_legs(i)
         staged: _Staged = {}
-        refusal = self._reserve(staged, legs, body.currency, i.tokens, i.left_out)
+        refusal = self._reserve(staged, legs, body.currency, i.tokens)
         if refusal is not None:
             return self._decline(i, refusal)
         postings: list[Posting] = []
@@ -342,7 +358,7 @@ class Ledger(Memory):
         staged: _Staged = {}
         postings: list[Posting] = []
         if i.own:
-            refusal = self._judge_opening(number, opening, i.body.currency, i.left_out)
+            refusal = self._reserve_opening(staged, number, opening, i.body.currency)
             if refusal is not None:
                 return self._decline(i, refusal)
             self._open(staged, postings, _as_prepared(i, i.body.legs), self._now)
@@ -387,10 +403,15 @@ class Ledger(Memory):
         return _say(record)
 
     def _end(self, i: End) -> Answer:
-        """An outcome REFUSED, unless there is one, or the attempt that brings it is dead (rules 8, 9)."""
+        """An outcome REFUSED, unless there is one, or the attempt that brings it is dead (rules 8, 9).
+
+        Of another account's payment nothing is said and nothing recorded: an id is a hash that anybody can compute.
+        """
         if i.kind is Kind.CREATION and not self._is_home(i.payer):
             return _WRONG_BUCKET
         record = self._record(i.payment_id)
+        if record is not None and not record.is_of(i.payer):
+            return _NO_RECORD
         if record is not None and record.outcome is not Code.ABORTED:
             return _tell(record, i.body, i.body_hash)
         if i.kind is not Kind.CREATION and self._account(i.payer) is None:
@@ -399,7 +420,14 @@ class Ledger(Memory):
         if i.attempt and record is not None and record.attempt >= i.attempt:
             return _say(record)
         record = Record(
-            i.payment_id, Code.REFUSED, i.body, i.body_hash, i.reason, i.attempt, detail=i.detail
+            i.payment_id,
+            Code.REFUSED,
+            i.body,
+            i.body_hash,
+            i.reason,
+            i.attempt,
+            detail=i.detail,
+            payer=i.payer if i.body is None else "",
         )
         self._put_record(record)
         return _say(record)
@@ -417,15 +445,15 @@ class Ledger(Memory):
             return _WRONG_BUCKET
         record = self._record(i.payment_id)
         if record is not None:
-            return _say(record)
+            return _say(record) if not i.payer or record.is_of(i.payer) else _NO_RECORD
         if i.payer and i.kind is not Kind.CREATION and self._account(i.payer) is None:
             return self._absent(i.payer)
         return _NO_RECORD
 
     def _absent(self, number: str) -> Answer:
         """Of an account that isn't here: it may be about to be, where its creation is prepared (rule 3)."""
-        xids = self._prepared_on.get(number)
-        return _pending_on(xids) if xids else _WRONG_BUCKET
+        xids = self.xids_on(number)
+        return Answer(Code.PENDING_ON, xids=xids) if xids else _WRONG_BUCKET
 
     def _record(self, payment_id: bytes) -> Record | None:
         record = self._records.get(payment_id)
@@ -445,18 +473,15 @@ class Ledger(Memory):
         legs: Legs,
         currency: str,
         tokens: tuple[Token | None, ...],
-        left_out: tuple[bytes, ...],
     ) -> Answer | None:
         """Reserve all legs on staged accounts, or say why not; legs on one account count together."""
         refusals: list[Answer] = []
         for position, (number, amount) in enumerate(legs):
             token = tokens[position] if tokens else None
             if number != EXTERNAL:
-                refusal = self._judge(staged, number, amount, currency, token, left_out)
-            elif not self._external_has_room(currency, amount):
-                refusal = Answer(Code.REFUSED, Reason.BALANCE_LIMIT, detail=EXTERNAL)
+                refusal = self._judge(staged, number, amount, currency, token)
             else:
-                refusal = None
+                refusal = self._external_lacks(staged, currency, amount)
             if refusal is not None:
                 refusals.append(refusal)
                 continue
@@ -476,15 +501,13 @@ class Ledger(Memory):
         amount: int,
         currency: str,
         token: Token | None,
-        left_out: tuple[bytes, ...],
     ) -> Answer | None:
         """Why this leg can't be prepared now, None if it can."""
+        assert number[0] != EXTERNAL[0], "whatever begins so is the system's"
         account = staged.get(number) or self._account(number)
         if account is None:
             # Only a creation is prepared on an account that isn't there.
-            return (
-                self._undecided(number, left_out) if number in self._prepared_on else _WRONG_BUCKET
-            )
+            return self._undecided(number) if number in self._prepared_on else _WRONG_BUCKET
         if (account.marks or token or self._exclusive) and self._is_locked(account, token):
             return _LOCK_CONFLICT
         if account.currency != currency:
@@ -497,43 +520,45 @@ class Ledger(Memory):
                 return None
         elif account.balance + account.headroom + amount <= BALANCE_MAX:
             return None
-        return self._without_room(account, amount, left_out)
+        return self._without_room(account, amount)
 
-    def _without_room(self, account: Account, amount: int, left_out: tuple[bytes, ...]) -> Answer:
+    def _without_room(self, account: Account, amount: int) -> Answer:
         """Room is lacking as things stand: for good, or only for legs that are still undecided (rule 15).
 
         What the second proposal leaves out counts as if it had never been there: it has been told to nobody.
         """
         number = account.number
         now = self._accounts[number]
-        debits = credits_ = 0
-        for xid in self._prepared_on.get(number, ()):
-            if xid not in left_out:
-                for other, prepared in self.legs[xid].legs:
-                    if other == number and prepared < 0:
-                        debits += prepared
-                    elif other == number:
-                        credits_ += prepared
+        debits, credits_ = self._left_out.get(number, (0, 0))
         if amount < 0:
             # At best all other debits are freed and all other credits posted; this payment's own stay.
-            own = account.held - now.held
-            at_best = account.balance + credits_ - own + amount >= -account.overdraft_limit
+            own, coming = account.held - now.held, now.headroom - credits_
+            at_best = account.balance + coming - own + amount >= -account.overdraft_limit
             why = Reason.INSUFFICIENT_FUNDS
         else:
-            own = account.headroom - now.headroom
-            at_best = account.balance + debits + own + amount <= BALANCE_MAX
+            own, going = account.headroom - now.headroom, now.held - debits
+            at_best = account.balance - going + own + amount <= BALANCE_MAX
             why = Reason.BALANCE_LIMIT
-        return (
-            self._undecided(number, left_out)
-            if at_best
-            else Answer(Code.REFUSED, why, detail=number)
-        )
+        return self._undecided(number) if at_best else Answer(Code.REFUSED, why, detail=number)
 
-    def _undecided(self, number: str, left_out: tuple[bytes, ...]) -> Answer:
-        """Once the leader has asked about them it isn't asked again: the attempt ends (rule 15)."""
-        if left_out:
+    def _undecided(self, number: str) -> Answer:
+        """Once the leader has asked about them it isn't asked again, nor about too many: the attempt ends (rule 15)."""
+        if self._is_second or len(self._prepared_on[number]) > UNDECIDED_PER_ACCOUNT_MAX:
             return _CONTENDED
-        return _pending_on(self._prepared_on[number])
+        return Answer(Code.PENDING_ON, xids=self.xids_on(number))
+
+    def _sum_left_out(self, xids: tuple[bytes, ...]) -> dict[str, tuple[int, int]]:
+        """Of the legs left out, by account: the sum of debits, and that of credits. Once a chunk, whatever is judged in it."""
+        sums: dict[str, tuple[int, int]] = {}
+        for xid in set(xids):
+            prepared = self.legs.get(xid)
+            for number, amount in prepared.legs if prepared is not None else ():
+                debits, credits_ = sums.get(number, (0, 0))
+                if amount < 0:
+                    sums[number] = debits - amount, credits_
+                else:
+                    sums[number] = debits, credits_ + amount
+        return sums
 
     def _is_locked(self, account: Account, token: Token | None) -> bool:
         """A mark, a newer fence, or a leg of the `exclusive` mode keeps this leg out (rules 34, 35)."""
@@ -547,22 +572,39 @@ class Ledger(Memory):
             return True
         return any(mark > token for mark in account.marks)
 
-    def _judge_opening(
-        self, number: str, opening: int, currency: str, left_out: tuple[bytes, ...]
+    def _reserve_opening(
+        self, staged: _Staged, number: str, opening: int, currency: str
     ) -> Answer | None:
-        """Why an account can't be made here now, None if it can (rule 18)."""
-        assert opening >= 0, "an opening balance is not a debt"
+        """Reserve the opening balance of an account that can be made here; or say why it can't (rules 13, 18)."""
         if self._account(number) is not None:
             return Answer(Code.REFUSED, Reason.ACCOUNT_EXISTS, detail=number)
-        if opening > BALANCE_MAX or not self._external_has_room(currency, -opening):
+        if opening > BALANCE_MAX:
             return Answer(Code.REFUSED, Reason.BALANCE_LIMIT, detail=number)
-        return self._undecided(number, left_out) if number in self._prepared_on else None
+        if number in self._prepared_on:
+            return self._undecided(number)
+        if not opening:
+            return None
+        lacks = self._external_lacks(staged, currency, -opening)
+        if lacks is None:
+            self._stage(staged, EXTERNAL, currency).held += opening
+        return lacks
 
-    def _external_has_room(self, currency: str, amount: int) -> bool:
-        """`@external` has no limit of its own; but its balance, like all that is stored, is a number of 64 bits."""
-        account = self._account(external_number(currency))
-        balance = 0 if account is None else account.balance - account.held + account.headroom
-        return abs(balance + amount) <= _EXTERNAL_MAX
+    def _external_lacks(self, staged: _Staged, currency: str, amount: int) -> Answer | None:
+        """Why `@external` can't pay or take this much now, None if it can.
+
+        It has no limit of its own; but its balance, like all that is stored, is a number of 64 bits.
+        """
+        number = external_number(currency)
+        row = staged.get(number) or self._account(number)
+        balance, held, headroom = (
+            (row.balance, row.held, row.headroom) if row is not None else (0, 0, 0)
+        )
+        held, headroom = held - min(amount, 0), headroom + max(amount, 0)
+        if max(held - balance, balance + headroom, held, headroom) <= _EXTERNAL_MAX:
+            return None
+        if abs(balance + amount) <= _EXTERNAL_MAX:
+            return _CONTENDED  # what is under way takes the room, and may still give it back
+        return Answer(Code.REFUSED, Reason.BALANCE_LIMIT, detail=EXTERNAL)
 
     def _note_exclusive(self, legs: PreparedLegs) -> None:
         for (number, _), token in zip(legs.legs, legs.tokens, strict=False):
@@ -603,7 +645,7 @@ class Ledger(Memory):
     def _open(
         self, staged: _Staged, postings: list[Posting], legs: PreparedLegs, time: int
     ) -> None:
-        """Show a new account, its opening balance paid by `@external` (rules 17, 18)."""
+        """Show a new account, its opening balance paid by `@external`, which has reserved it (rules 17, 18)."""
         number, opening = legs.legs[0]
         self._created += 1
         name = f"{self.bucket.bucket}-{self.bucket.applied}-{self._created}"
@@ -612,7 +654,6 @@ class Ledger(Memory):
             number, name, legs.currency, headroom=opening, overdraft_limit=limit, version=1
         )
         if opening:
-            self._stage(staged, EXTERNAL, legs.currency).held += opening
             both = ((EXTERNAL, -opening), (number, opening))
             deposit = replace(legs, legs=both, parties=parties(both))
             self._post(staged, postings, deposit, time)
@@ -626,6 +667,7 @@ class Ledger(Memory):
             account = self._account(number)
             if account is None:
                 assert number[0] == EXTERNAL[0], f"{number} has left under prepared legs"
+                assert is_currency(currency), "a currency is three letters"
                 account = Account(number, f"{self.bucket.bucket}-0-0/{currency}", currency)
             staged[number] = row = account.__copy__()
             row.version += 1
@@ -652,9 +694,11 @@ class Ledger(Memory):
             if _is_overtaken(account, token):
                 return _LOCK_CONFLICT
             gone = [mark for mark in account.marks if not compatible(mark.mode, token.mode)]
+            if len(account.marks) - len(gone) >= MARKS_PER_ACCOUNT_MAX:
+                return _LOCK_CONFLICT
             self._put_marks(account, gone, token)
-        xids = self._prepared_on.get(i.account)
-        return _pending_on(xids) if xids else _DONE
+        xids = self.xids_on(i.account)
+        return Answer(Code.PENDING_ON, xids=xids) if xids else _DONE
 
     def _unmark(self, i: Unmark) -> Answer:
         """Take a mark away. One that isn't there may still be on its way, and is set no more (rule 34)."""
@@ -688,7 +732,6 @@ class Ledger(Memory):
             return self._absent(i.account)
         if not i.change_id:
             return self._change_account(account, i)
-        assert len(i.change_id) == PAYMENT_ID_BYTES, "a change is named like a payment"
         content = _hash_change(i)
         record = self._record(i.change_id)
         if record is not None:
@@ -727,7 +770,6 @@ class Ledger(Memory):
         row.frozen = account.frozen if i.frozen is None else i.frozen
         row.closed = account.closed if i.closed is None else i.closed
         if i.overdraft_limit is not None:
-            assert i.overdraft_limit >= 0, "a limit is not a claim"
             row.overdraft_limit = i.overdraft_limit
             if row.balance < -row.overdraft_limit:
                 return Answer(Code.REFUSED, Reason.INSUFFICIENT_FUNDS, detail=i.account)
@@ -749,7 +791,7 @@ class Ledger(Memory):
         row = self._incarnation(name)
         if row.closed:
             return _UNCHANGED
-        row.closed, row.low_water = True, _BEYOND_ALL
+        row.closed, row.low_water = True, BEYOND_ALL
         self._changed_incarnations[name] = row
         return _DONE
 
@@ -785,6 +827,10 @@ class Ledger(Memory):
         return Answer(Code.DONE, number=bucket.nodes_index)
 
 
+def _failed(field: str) -> Answer:
+    return Answer(Code.FAILED, detail=f"{field} is not what it has to be")
+
+
 def _say(record: Record) -> Answer:
     """The record as it stands."""
     return Answer(
@@ -815,11 +861,7 @@ def _gravest(refusals: list[Answer]) -> Answer:
     first = min(refusals, key=lambda refusal: _GRAVITY[refusal.code])
     if first.code is not Code.PENDING_ON or len(refusals) == 1:
         return first
-    return _pending_on(dict.fromkeys(xid for refusal in refusals for xid in refusal.xids))
-
-
-def _pending_on(xids: Iterable[bytes]) -> Answer:
-    """Sorted: the order in which they were prepared is not in the rows, and a replica that restarted lost it."""
+    xids = {xid for refusal in refusals for xid in refusal.xids}
     return Answer(Code.PENDING_ON, xids=tuple(sorted(xids)))
 
 

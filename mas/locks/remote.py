@@ -11,12 +11,14 @@ import logging
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import partial
+from typing import Annotated
 
 import msgspec
 
 from mas.decoding import Buffer, msgpack_decoder
 from mas.errors import MasError, NetworkError, NotFound, Overloaded, Unavailable
 from mas.ledger.instructions import LockMode, Token
+from mas.limits import PAGE_ITEMS_MAX
 from mas.locks.actor import GlobalLockService, LockRequest
 from mas.locks.leases import Leases
 from mas.locks.ports import Peers
@@ -24,10 +26,15 @@ from mas.locks.table import Grant
 from mas.runtime import Clock, Dice
 
 _log = logging.getLogger(__name__)
+_SECONDS_MAX = 86_400.0
 
 LOCKS_CHANNEL = 5
 _GRACE_SECONDS = 0.5
 """Beyond the caller's own, before a frame is taken for lost."""
+
+
+_Seconds = Annotated[float, msgspec.Meta(ge=-_SECONDS_MAX, le=_SECONDS_MAX)]
+"""No number that isn't one gets through either: a deadline made of it would never pass."""
 
 
 class Denial(IntEnum):
@@ -43,12 +50,12 @@ class Acquire(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
     request: int
     owner: bytes
-    lock_ids: tuple[str, ...]
+    lock_ids: Annotated[tuple[str, ...], msgspec.Meta(max_length=PAGE_ITEMS_MAX)]
     mode: LockMode
-    wait: float
+    wait: _Seconds
     marked: bool
     kept: bool
-    lease: float
+    lease: _Seconds
 
 
 class Withdraw(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -80,7 +87,7 @@ class Granted(msgspec.Struct, frozen=True, array_like=True, tag=5):
     request: int
     locks: tuple[str, ...]
     token: Token
-    left: float
+    left: _Seconds
 
 
 class Denied(msgspec.Struct, frozen=True, array_like=True, tag=6):
@@ -173,6 +180,12 @@ class LockDoor:
             _log.warning("a reply about locks to node %d is lost: not connected, or too slow", peer)
 
 
+class _Asked(msgspec.Struct, frozen=True, eq=False):
+    node: int
+    answer: type[Granted | Released]
+    future: asyncio.Future[Reply]
+
+
 class RemoteLocks(Leases):
     """The way to the lock service, wherever it is at work."""
 
@@ -182,7 +195,7 @@ class RemoteLocks(Leases):
         self._clock = clock
         # A reply to this process's previous life must find nobody.
         self._last_request = dice.randrange(1 << 62)
-        self._waiting: dict[int, tuple[int, asyncio.Future[Reply]]] = {}
+        self._waiting: dict[int, _Asked] = {}
 
     async def acquire_locks(
         self,
@@ -223,19 +236,26 @@ class RemoteLocks(Leases):
         return reply.was_held
 
     def on_reply(self, peer: int, reply: Reply) -> None:
-        """Give it to whoever asked, if it still waits."""
-        node, future = self._waiting.get(reply.request, (0, None))
-        if future is not None and node == peer and not future.done():
-            future.set_result(reply)
+        """Give it to whoever asked, if it still waits.
+
+        Raises:
+            NetworkError: it isn't an answer to what was asked.
+        """
+        asked = self._waiting.get(reply.request)
+        if asked is None or asked.node != peer or asked.future.done():
+            return
+        if not isinstance(reply, asked.answer | Denied):
+            raise NetworkError(f"node {peer} answers with {type(reply).__name__}")
+        asked.future.set_result(reply)
 
     def on_peer(self, peer: int, up: bool) -> None:  # noqa: FBT001 - the transport calls it so
         """A peer came or went: what was asked of one that went isn't had."""
         if up:
             return
-        for request, (node, future) in list(self._waiting.items()):
-            if node == peer and not future.done():
+        for request, asked in list(self._waiting.items()):
+            if asked.node == peer and not asked.future.done():
                 detail = f"the connection with node {peer}, where the lock service is, broke"
-                future.set_result(Denied(request, Denial.UNAVAILABLE, detail))
+                asked.future.set_result(Denied(request, Denial.UNAVAILABLE, detail))
 
     async def _ask(self, request: int, question: Question, timeout: float) -> Granted | Released:
         node = self._where()
@@ -244,7 +264,8 @@ class RemoteLocks(Leases):
                 f"node {node}, where the lock service is, can't be reached: try again"
             )
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._waiting[request] = (node, future)
+        answer = Granted if isinstance(question, Acquire) else Released
+        self._waiting[request] = _Asked(node, answer, future)
         try:
             async with asyncio.timeout(timeout):
                 reply = await future

@@ -64,7 +64,7 @@ class Piece(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     group: int
     name: _Name
     offset: Counter
-    data: bytes
+    data: Annotated[bytes, msgspec.Meta(max_length=SNAPSHOT_CHUNK_BYTES)]
 
 
 class Verdict(IntEnum):

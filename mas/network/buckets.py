@@ -6,13 +6,14 @@ messages of one turn of the loop to one peer are one frame, and answers come bac
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
 from mas import limits
-from mas.errors import RequestFailed, Unavailable
+from mas.errors import NetworkError, RequestFailed, Unavailable
 from mas.ledger.instructions import Answer, Chunk, begins
 from mas.ledger.instructions import encode as encode_chunk
 from mas.network.channels import Channel
@@ -24,6 +25,7 @@ from mas.transaction.messages import (
     ForLeader,
     PassOn,
     ReadReplica,
+    ReadRequest,
     ReplicaView,
     Reply,
     Request,
@@ -31,10 +33,13 @@ from mas.transaction.messages import (
     TurnedAway,
     Why,
     batches,
+    can_answer,
     decode_replies,
     encode,
     frame_of,
 )
+
+_log = logging.getLogger(__name__)
 
 OnAnswer = Callable[[int, Answer | TurnedAway], None]
 
@@ -87,6 +92,7 @@ class _Submission:
         "sent",
         "trouble",
     )
+    kind: type[Request] = Submit
 
     def __init__(self, bucket: int, chunk: Chunk, on_answer: OnAnswer, deadline: float) -> None:
         self.bucket = bucket
@@ -104,6 +110,12 @@ class _Submission:
         self.sent = 0.0
         self.trouble = "no replica is connected"
 
+    def misanswered(self, position: int) -> NetworkError:
+        """An answer for what wasn't asked."""
+        return NetworkError(
+            f"node {self.peer} answers instruction {position} of {len(self.answered)}"
+        )
+
     def unanswered(self) -> list[int]:
         return [position for position, flag in enumerate(self.answered) if not flag]
 
@@ -118,13 +130,21 @@ class _Submission:
 class _Question:
     """A read under way at one replica."""
 
-    __slots__ = ("bucket", "future", "is_named", "peer", "sent")
+    __slots__ = ("bucket", "future", "is_named", "kind", "peer", "sent")
 
     def __init__(
-        self, bucket: int, peer: int, future: asyncio.Future[Reply], sent: float, *, is_named: bool
+        self,
+        bucket: int,
+        peer: int,
+        kind: type[Request],
+        future: asyncio.Future[Reply],
+        sent: float,
+        *,
+        is_named: bool,
     ) -> None:
         self.bucket = bucket
         self.peer = peer
+        self.kind = kind
         self.future = future
         self.sent = sent
         self.is_named = is_named
@@ -139,6 +159,7 @@ class _Look:
     """A replica is asked who leads a bucket, while `silent` doesn't answer."""
 
     __slots__ = ("bucket", "peer", "sent", "silent")
+    kind: type[Request] = ReadReplica
 
     def __init__(self, bucket: int, peer: int, silent: int, sent: float) -> None:
         self.bucket = bucket
@@ -207,8 +228,10 @@ class BucketRouter:
         Calls back once for each position, in any order, on a later turn of the loop. `TurnedAway.why` UNKNOWN: it
         was sent and lost sight of; anything else: it has done nothing and never will.
         """
-        assert bucket in self._leaders, f"unknown bucket {bucket}"
         if not chunk.instructions:
+            return
+        if bucket not in self._leaders:
+            self._refuse_unknown(bucket, chunk, on_answer)
             return
         deadline = self._clock.monotonic() + self._settings.timeout
         beginning = sum(map(begins, chunk.instructions))
@@ -236,6 +259,18 @@ class BucketRouter:
         if kept:
             self._start(_part(bucket, chunk, kept, on_answer, deadline), 0)
 
+    def _refuse_unknown(self, bucket: int, chunk: Chunk, on_answer: OnAnswer) -> None:
+        """Somebody has named a bucket that isn't there: whoever waits for it waits on, and this process lives on."""
+        _log.error(
+            "%s for bucket %d, which this node doesn't know: nothing was sent. A coordinator has named a bucket that the "
+            "cluster doesn't have",
+            type(chunk.instructions[0]).__name__,
+            bucket,
+        )
+        turned_away = TurnedAway(0, Why.UNAVAILABLE, detail=f"bucket {bucket} is not known here")
+        for position in range(len(chunk.instructions)):
+            asyncio.get_running_loop().call_soon(on_answer, position, turned_away)
+
     def _dispatch(self, submission: _Submission) -> None:
         """Towards the leader as far as it is known; or wait, where there is nobody to send to."""
         node = self._leaders.next_hop(submission.bucket)
@@ -249,7 +284,8 @@ class BucketRouter:
         submission.hops += 1
         submission.sent = self._clock.monotonic()
         self._live[number] = submission
-        message = Submit(number, submission.bucket, submission.data)
+        left = _left_ms(submission.deadline - submission.sent)
+        message = Submit(number, submission.bucket, submission.data, left)
         self._send(node, self._passed_on(submission.bucket, message), submission)
 
     def _passed_on(self, bucket: int, message: Request) -> Request:
@@ -274,7 +310,8 @@ class BucketRouter:
             Unavailable: nobody answered in time; the last reason is named.
             RequestFailed: the read raised where it was answered.
         """
-        assert bucket in self._leaders, f"unknown bucket {bucket}"
+        if bucket not in self._leaders:
+            raise Unavailable(f"bucket {bucket} is not known here: check its number")
         deadline = self._clock.monotonic() + timeout
         hops = 0
         why = "no replica is connected"
@@ -304,9 +341,12 @@ class BucketRouter:
             return TurnedAway(0, Why.UNAVAILABLE, detail="not connected")
         number = self._next_number()
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        question = _Question(bucket, node, future, self._clock.monotonic(), is_named=is_named)
+        now = self._clock.monotonic()
+        question = _Question(bucket, node, type(request), future, now, is_named=is_named)
         self._live[number] = question
         message = msgspec.structs.replace(request, request=number)
+        if isinstance(message, ReadRequest):
+            message = msgspec.structs.replace(message, left_ms=_left_ms(timeout))
         self._send(node, message if is_named else self._passed_on(bucket, message), question)
         self._ensure_timer()
         try:
@@ -363,7 +403,7 @@ class BucketRouter:
         """Take a frame of replies.
 
         Raises:
-            NetworkError: it can't be read; what it answered will be unknown.
+            NetworkError: it can't be read, or answers what wasn't asked; what it answered will be unknown.
         """
         live = self._live
         self._heard[peer] = self._clock.monotonic()
@@ -372,6 +412,10 @@ class BucketRouter:
             asked = live.get(reply.request)
             if asked is None or asked.peer != peer:
                 continue  # given up meanwhile, or asked in this process's previous life
+            if not can_answer(asked.kind, reply):
+                raise NetworkError(
+                    f"node {peer} answers a {asked.kind.__name__} with {type(reply).__name__}"
+                )
             if type(asked) is _Question:
                 asked.settle(reply)
             elif type(asked) is _Look:
@@ -387,6 +431,8 @@ class BucketRouter:
     def _on_answers(self, submission: _Submission, answers: tuple[tuple[int, Answer], ...]) -> None:
         answered, on_answer = submission.answered, submission.on_answer
         for position, answer in answers:
+            if not 0 <= position < len(answered):
+                raise submission.misanswered(position)
             if not answered[position]:
                 answered[position] = 1
                 submission.left -= 1
@@ -396,6 +442,9 @@ class BucketRouter:
 
     def _on_turned_away(self, submission: _Submission, reply: TurnedAway) -> None:
         positions = submission.unanswered()
+        for position in reply.positions:
+            if not 0 <= position < len(submission.answered):
+                raise submission.misanswered(position)
         if reply.positions:
             positions = [each for each in reply.positions if not submission.answered[each]]
         if reply.why in (Why.NOT_LEADING, Why.INVALID):
@@ -554,6 +603,11 @@ _Outgoing = tuple[bytes, int, _Asked]
 
 def _data_of(item: _Outgoing) -> bytes:
     return item[0]
+
+
+def _left_ms(seconds: float) -> int:
+    """As it travels, so that what nobody waits for any more isn't begun (rule 16); 0 would mean that nobody knows."""
+    return max(1, round(1000 * seconds))
 
 
 def _part(

@@ -39,14 +39,15 @@ class Connection:
     """Frames to and from one peer; each is delivered once and in order of its lane, or never."""
 
     def __init__(
-        self, peer: int, socket: MessageSocket, keys: tuple[bytes, bytes], *, dialled: bool
+        self, peer: int, socket: MessageSocket, keys: tuple[bytes, bytes] | None, *, dialled: bool
     ) -> None:
+        """`keys`: of what the dialler sends, and of what the listener sends; None over TLS."""
         self.peer = peer
         self.dialled = dialled
         self.socket = socket
-        ours, theirs = keys if dialled else reversed(keys)
-        self._packer = Packer(ours)
-        self._unpacker = Unpacker(theirs)
+        of_dialler, of_listener = keys or (None, None)
+        self._packer = Packer(of_dialler if dialled else of_listener)
+        self._unpacker = Unpacker(of_listener if dialled else of_dialler)
         self._urgent = _Lane(limits.PEER_QUEUE_BYTES_MAX)
         self._bulk = _Lane(limits.PEER_BULK_BYTES_MAX)
         self._wake = asyncio.Event()

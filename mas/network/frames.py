@@ -1,12 +1,12 @@
 """How frames lie in a message of a connection.
 
-    message = AES-256-GCM of frame*
+    message = frame*, over TLS; else AES-256-GCM of frame*
     frame   = channel (1)  length (4, big-endian)  payload
 
-What queued up for a peer since the last write is one message: one encryption, one system call. The key is the
-connection's own for this direction, the nonce counts the messages: one that was damaged, lost, repeated, forged, or meant
-for another connection is never taken for the next one, so a frame is taken once (rule 6). It doesn't ask whether TLS lies
-below: what nodes say to each other is theirs alone, whatever stands between them.
+What queued up for a peer since the last write is one message: one encryption, one system call. A message that was
+damaged, lost, repeated, forged, or meant for another connection is never taken for the next one, so a frame is taken once
+(rule 6). TLS sees to that; where there is none, the key is the connection's own for this direction, and the nonce counts
+the messages.
 """
 
 import struct
@@ -33,8 +33,9 @@ Frame = tuple[int, bytes]
 class Packer:
     """One direction of one connection, at its sender."""
 
-    def __init__(self, key: bytes) -> None:
-        self._cipher = AESGCM(key)
+    def __init__(self, key: bytes | None) -> None:
+        """`key`: None over TLS."""
+        self._cipher = AESGCM(key) if key is not None else None
         self._count = 0
 
     def pack(self, frames: list[Frame]) -> bytes:
@@ -43,16 +44,20 @@ class Packer:
         for channel, payload in frames:
             parts.append(_HEADER.pack(channel, len(payload)))
             parts.append(payload)
+        body = b"".join(parts)
+        if self._cipher is None:
+            return body
         nonce = self._count.to_bytes(_NONCE_BYTES, "big")
         self._count += 1
-        return self._cipher.encrypt(nonce, b"".join(parts), None)
+        return self._cipher.encrypt(nonce, body, None)
 
 
 class Unpacker:
     """One direction of one connection, at its receiver."""
 
-    def __init__(self, key: bytes) -> None:
-        self._cipher = AESGCM(key)
+    def __init__(self, key: bytes | None) -> None:
+        """`key`: None over TLS."""
+        self._cipher = AESGCM(key) if key is not None else None
         self._count = 0
 
     def unpack(self, message: bytes) -> list[Frame]:
@@ -61,15 +66,20 @@ class Unpacker:
         Raises:
             NetworkError: it isn't the next message of this connection, as it was sent.
         """
+        if self._cipher is not None:
+            message = self._open(self._cipher, message)
+        return list(_split(memoryview(message)))
+
+    def _open(self, cipher: AESGCM, message: bytes) -> bytes:
         nonce = self._count.to_bytes(_NONCE_BYTES, "big")
         try:
-            body = self._cipher.decrypt(nonce, message, None)
+            body = cipher.decrypt(nonce, message, None)
         except InvalidTag:
             raise NetworkError(
                 "a message is damaged, forged, or out of its turn: the connection is closed"
             ) from None
         self._count += 1
-        return list(_split(memoryview(body)))
+        return body
 
 
 def _split(body: memoryview) -> Iterator[Frame]:

@@ -7,8 +7,9 @@
 
 A proof is an HMAC over everything that both have said, nonces included, under a label of its side: it can't be used
 twice, reflected, or carried to another connection, cluster or node. The secret itself never travels. What both end
-with are the connection's *keys*, one a direction, which follow from the secret and both nonces and with which its frames
-are encrypted: whoever passes the handshake on, between the two, can neither read nor say anything afterwards.
+with are the connection's *keys*, one a direction, which follow from the secret and both nonces. Where there is no TLS its
+frames are encrypted with them: whoever passes the handshake on, between the two, can neither read nor say anything
+afterwards.
 
 Each side also names its *store*, drawn once for its data directory: a node that comes back under its id with another has
 lost what it promised, and whoever knew it refuses it.

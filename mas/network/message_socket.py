@@ -6,6 +6,7 @@ this connection has ended, and no other thing has.
 """
 
 import asyncio
+import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from mas.limits import clip
 
 Socket = web.WebSocketResponse | aiohttp.ClientWebSocketResponse[bool]
 
+_UNSENT_BYTES = 128 * 1024
 _REASON_BYTES_MAX = 120
 """A WebSocket's close frame has room for 123."""
 
@@ -28,9 +30,10 @@ class ConnectionEnded(NetworkError):
 class MessageSocket:
     """Binary messages, one way and the other, until it ends."""
 
-    def __init__(self, socket: Socket, close_seconds: float) -> None:
+    def __init__(self, websocket: Socket, close_seconds: float) -> None:
         """`close_seconds`: how long `close` waits for a peer that doesn't answer, or doesn't read."""
-        self._socket = socket
+        self._socket = websocket
+        _keep_little_unsent(websocket)
         self._close_seconds = close_seconds
 
     def certificate(self) -> Mapping[str, Any] | None:
@@ -64,6 +67,13 @@ class MessageSocket:
                 await self._socket.close(code=code, message=text.decode(errors="ignore").encode())
         except Exception:  # noqa: BLE001, S110 - it has ended, in whatever way
             pass
+
+
+def _keep_little_unsent(websocket: Socket) -> None:
+    """Have what waits wait in our lanes, where a beat passes a snapshot, and not in the kernel's megabytes."""
+    kernels: socket.socket | None = websocket.get_extra_info("socket")
+    if kernels is not None:
+        kernels.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
 
 
 def _why(kind: WSMsgType, data: object, extra: str | None) -> str:

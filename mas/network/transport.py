@@ -383,7 +383,7 @@ class PeerTransport(Actor):
         except BaseException:
             await socket.close("handshake")
             raise
-        return Connection(peer.node, socket, keys, dialled=True)
+        return Connection(peer.node, socket, self._keys(keys), dialled=True)
 
     async def _call(self, address: str) -> MessageSocket:
         """A WebSocket to this address; raises NetworkError, whatever aiohttp raised."""
@@ -472,7 +472,10 @@ class PeerTransport(Actor):
             self._seldom.info("gone", "a caller went away in its handshake: %s", error)
             await socket.close("handshake", WSCloseCode.POLICY_VIOLATION)
             return None
-        return Connection(listener.peer, socket, listener.keys(), dialled=False)
+        return Connection(listener.peer, socket, self._keys(listener.keys()), dialled=False)
+
+    def _keys(self, keys: tuple[bytes, bytes]) -> tuple[bytes, bytes] | None:
+        return None if self._server_tls else keys
 
     def _certified(self, socket: MessageSocket) -> frozenset[int] | None:
         return certified_nodes(socket.certificate()) if self._server_tls else None

@@ -10,12 +10,19 @@ does, and every replica applies alike (rule 16).
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import NoReturn, TypeVar
 
 import msgspec
 
-from mas.errors import DatabaseUnavailable, InvalidRequest, NotLeading, Overloaded
+from mas.errors import (
+    DatabaseUnavailable,
+    InvalidRequest,
+    MasError,
+    NotLeading,
+    Overloaded,
+)
 from mas.ledger import (
     Abort,
     Answer,
@@ -57,7 +64,7 @@ from mas.resource.reads import (
 )
 from mas.resource.relay import Relay
 from mas.resource.routes import OWN, Proposed, Route
-from mas.resource.undecided import SetAside, Waiting, again
+from mas.resource.undecided import SetAside, Waiting, second_proposals
 from mas.runtime import Actor, Clock, Mailbox, Supervisor
 from mas.transaction.messages import (
     Answers,
@@ -71,6 +78,7 @@ from mas.transaction.messages import (
     ReadLevel,
     ReadNodes,
     ReadPostings,
+    ReadRequest,
     Reply,
     Submit,
     TurnedAway,
@@ -90,8 +98,11 @@ _RESOLVE_SECONDS = 0.25
 _IDLE_SECONDS = 1.0
 _RELOAD_SECONDS = 0.5
 _INCARNATION_SILENT_SECONDS = 24 * 3600.0
+_CLOSE_AGAIN_SECONDS = 60.0
 _REQUESTS_WAITING = 65_536
 _FILTER_PAGE = 5_000
+_READS_OPEN_MAX = 16_384
+_SWEEP_SECONDS = 0.1
 _SETTLED = (Code.POSTED, Code.FREED)
 
 
@@ -146,14 +157,17 @@ class AccountService(Actor):
         self._group = ports.group
         self._database = ports.database
         self._buckets = ports.buckets
-        self._reply = ports.reply
+        self._send_reply = ports.reply
+        # When each read that isn't answered yet is given up by its asker, by peer and request.
+        self._reads_open: dict[tuple[int, int], float] = {}
+        self._reads_swept = 0.0
         self._proposer = ports.proposer
         self._clock = clock
         self._settings = settings
 
         self._leadership = Leadership(0, 0, leading=False)
         self._heard_leader = clock.monotonic()
-        self._proposals = Proposals(ports.group, ports.proposer)
+        self._proposals = Proposals(ports.group, ports.proposer, clock)
         self._reads: dict[int, list[Read]] = {}
         self._reads_waiting: list[tuple[int, list[Read]]] = []
         self._reads_to_load: Mailbox[Read] = Mailbox(f"{self.name}.reads", _REQUESTS_WAITING)
@@ -166,7 +180,8 @@ class AccountService(Actor):
         self._noted_at = 0
         self._set_aside = SetAside(self._anchors, self._propose_again)
         self._settlements: list[Commit | Abort] = []
-        self._second_proposals: list[tuple[Waiting, Instruction]] = []
+        self._to_settle: dict[tuple[bytes, ...], None] = {}
+        self._second_proposals: list[tuple[list[Waiting], tuple[bytes, ...]]] = []
         self._filter_empty = asyncio.Event()
         self._heard: dict[bytes, float] = {}
         self._start_from(kept)
@@ -204,9 +219,7 @@ class AccountService(Actor):
 
     async def _propose_turn(self) -> None:
         reads: list[Read] = []
-        drained = await self.requests.drain()
-        gives_up = self._clock.monotonic() + QUESTION_SECONDS_MAX
-        for peer, request in drained:
+        for peer, request in await self.requests.drain():
             if isinstance(request, PassOn):
                 request = request.message
                 if self._leadership.leader and not self._leadership.leading:
@@ -216,9 +229,11 @@ class AccountService(Actor):
                 case Submit():
                     self._admit(peer, request)
                 case ReadAccounts() | ReadClaims() | ReadNodes() | ReadPostings():
-                    reads.append(Read(peer, request, gives_up))
+                    if (gives_up := self._admit_read(peer, request)) is not None:
+                        reads.append(Read(peer, request, gives_up))
                 case ReadBucket():
-                    self._read_later(Stored(peer, request, gives_up), self._statements)
+                    if (gives_up := self._admit_read(peer, request)) is not None:
+                        self._read_later(Stored(peer, request, gives_up), self._statements)
         self._propose()
         self._take_reads(reads)
 
@@ -236,23 +251,61 @@ class AccountService(Actor):
             self._heard[chunk.incarnation] = self._clock.monotonic()
         if self._set_aside:
             self._end_set_aside(chunk)
-        refusal = self._overload()
-        if refusal is not None and any(map(begins, chunk.instructions)):
-            self._admit_what_ends(peer, request.request, chunk, *refusal)
-        else:
-            route = Route(peer, request.request)
-            self._proposals.add(Item(chunk, request.chunk, route))
-
-    def _admit_what_ends(
-        self, peer: int, request: int, chunk: Chunk, why: Why, detail: str
-    ) -> None:
+        deadline = _deadline(self._clock.monotonic(), request.left_ms)
         begun = tuple(i for i, each in enumerate(chunk.instructions) if begins(each))
-        self._reply(peer, TurnedAway(request, why, positions=begun, detail=detail))
-        kept = tuple(i for i, each in enumerate(chunk.instructions) if not begins(each))
-        if kept:
-            rest = tuple(chunk.instructions[i] for i in kept)
-            route = Route(peer, request, kept)
-            self._proposals.add(Item.of(Chunk(chunk.incarnation, chunk.low_water, rest), route))
+        if not begun:
+            self._proposals.add(Item(chunk, request.chunk, Route(peer, request.request)))
+            return
+        refusal = self._overload()
+        if refusal is not None:
+            why, detail = refusal
+            self._reply(peer, TurnedAway(request.request, why, positions=begun, detail=detail))
+        elif len(begun) == len(chunk.instructions):
+            item = Item(chunk, request.chunk, Route(peer, request.request), deadline)
+            self._proposals.add(item, begins=True)
+            return
+        else:
+            self._add_part(peer, request.request, chunk, begun, deadline)
+        ended = tuple(i for i, each in enumerate(chunk.instructions) if not begins(each))
+        if ended:
+            self._add_part(peer, request.request, chunk, ended)
+
+    def _admit_read(self, peer: int, request: ReadRequest) -> float | None:
+        """When its asker gives it up; until then, or until it is answered, it holds a place. None: there is none left."""
+        now = self._clock.monotonic()
+        if len(self._reads_open) >= _READS_OPEN_MAX and now - self._reads_swept > _SWEEP_SECONDS:
+            self._reads_swept = now
+            self._reads_open = {
+                read: gives_up for read, gives_up in self._reads_open.items() if gives_up > now
+            }
+        if len(self._reads_open) >= _READS_OPEN_MAX:
+            detail = f"bucket {self.bucket} has {_READS_OPEN_MAX} reads under way"
+            self._reply(peer, TurnedAway(request.request, Why.OVERLOADED, detail=detail))
+            return None
+        gives_up = min(_deadline(now, request.left_ms), now + QUESTION_SECONDS_MAX)
+        self._reads_open[peer, request.request] = gives_up
+        return gives_up
+
+    def _reply(self, peer: int, reply: Reply) -> None:
+        self._reads_open.pop((peer, reply.request), None)
+        self._send_reply(peer, reply)
+
+    def _add_part(
+        self,
+        peer: int,
+        request: int,
+        chunk: Chunk,
+        positions: tuple[int, ...],
+        deadline: float | None = None,
+    ) -> None:
+        """Some of a chunk's instructions: those that begin something have a deadline, and go behind those that end something."""
+        instructions = tuple([chunk.instructions[position] for position in positions])
+        part = Chunk(chunk.incarnation, chunk.low_water, instructions, chunk.left_out)
+        route = Route(peer, request, positions)
+        if deadline is None:
+            self._proposals.add(Item.of(part, route))
+        else:
+            self._proposals.add(Item.of(part, route, deadline), begins=True)
 
     def _overload(self) -> tuple[Why, str] | None:
         if self._flusher.failing_since is not None:
@@ -268,8 +321,7 @@ class AccountService(Actor):
 
     def _propose(self) -> None:
         for proposed, error in self._proposals.send():
-            why = Why.INVALID if isinstance(error, InvalidRequest) else Why.OVERLOADED
-            self._turn_away(proposed, why, str(error))
+            self._turn_away(proposed, _why_refused(error), str(error))
 
     def _submit_own(self, *instructions: Instruction) -> None:
         """This leader's own instructions; they end something and have room of their own (rule 16). Nobody is answered."""
@@ -290,6 +342,7 @@ class AccountService(Actor):
         for event in await self._group.commit_c.drain():
             match event:
                 case Committed():
+                    await self._wait_for_room()
                     await self._apply_all(event.entries)
                 case Leadership():
                     self._on_leadership(event)
@@ -297,6 +350,11 @@ class AccountService(Actor):
                     self._on_read_ready(event)
                 case Restored():
                     await self._on_restored(event)
+
+    async def _wait_for_room(self) -> None:
+        """A leader turns new work away; a follower stops where memory holds too much that its database doesn't."""
+        if not self._leadership.leading:
+            await self._flusher.wait_until_below(self._settings.unflushed)
 
     async def _apply_all(self, entries: tuple[Entry, ...]) -> None:
         """Load what the entries need in one query, then apply them, giving way to others every 10 ms."""
@@ -313,6 +371,7 @@ class AccountService(Actor):
                 await self._clock.sleep(0)
                 started = self._clock.monotonic()
         self._after_apply()
+        self._have_all_settled()
         if self._leadership.leading:
             self._set_aside.add(waiting, self._ledger.legs)
         else:
@@ -387,11 +446,16 @@ class AccountService(Actor):
                     waiting.append(Waiting(route, place, instruction, answer.xids))
                     continue
                 # Whoever asked asks again: proposed here a second time, it could come behind its own end.
-                self._have_settled(answer.xids)
+                self._to_settle[answer.xids] = None
                 answer = Answer(Code.PENDING_ON)
             answers.append((place, answer))
         if answers:
             self._reply(route.peer, Answers(route.request, tuple(answers)))
+
+    def _have_all_settled(self) -> None:
+        """What this turn's answers named, once, however many named it."""
+        wanted, self._to_settle = self._to_settle, {}
+        self._have_settled(dict.fromkeys(xid for xids in wanted for xid in xids))
 
     def _have_settled(self, xids: Iterable[bytes]) -> None:
         """Ask the anchors of these legs, for whoever comes to ask again."""
@@ -407,9 +471,9 @@ class AccountService(Actor):
         self._go_on_soon()
         self._settlements.append(outcome)
 
-    def _propose_again(self, items: list[Waiting], undecided: Mapping[bytes, None]) -> None:
+    def _propose_again(self, items: list[Waiting], left_out: tuple[bytes, ...]) -> None:
         self._go_on_soon()
-        self._second_proposals += [(item, again(item, undecided)) for item in items]
+        self._second_proposals.append((items, left_out))
 
     def _go_on_soon(self) -> None:
         if not self._settlements and not self._second_proposals:
@@ -420,14 +484,14 @@ class AccountService(Actor):
         settled, self._settlements = self._settlements, []
         second, self._second_proposals = self._second_proposals, []
         if not self._leadership.leading:
-            self._turn_back([item for item, _ in second])
+            self._turn_back([item for items, _ in second for item in items])
             return
         for start in range(0, len(settled), TURN_INSTRUCTIONS_MAX):
             chunk = Chunk(b"", 0, tuple(settled[start : start + TURN_INSTRUCTIONS_MAX]))
             self._proposals.add(Item.of(chunk, OWN))
-        for item, instruction in second:
-            route = Route(item.route.peer, item.route.request, (item.position,), second=True)
-            self._proposals.add(Item.of(Chunk(b"", 0, (instruction,)), route))
+        for items, left_out in second:
+            for chunk, route in second_proposals(items, left_out):
+                self._proposals.add(Item.of(chunk, route))
         self._propose()
 
     def _end_set_aside(self, chunk: Chunk) -> None:
@@ -450,7 +514,8 @@ class AccountService(Actor):
     def _after_apply(self) -> None:
         self._propose()
         applied = self._ledger.bucket.applied
-        self._heard_leader = self._clock.monotonic()
+        if self._leadership.leader:  # what is replayed at the start comes from nobody
+            self._heard_leader = self._clock.monotonic()
         self._group.set_applied(applied, self._flusher.flushed)
         self._flusher.wake()
         # Here and nowhere else: what an apply has loaded must not leave before it is applied.
@@ -548,6 +613,8 @@ class AccountService(Actor):
     def _answer_reads(self, reads: list[Read]) -> None:
         """Answer what memory can; what must be loaded waits for its rows, and for nobody else's."""
         for read in reads:
+            if self._clock.monotonic() > read.gives_up:
+                continue
             try:
                 if missing_numbers(self._ledger, read.request):
                     self._read_later(read, self._reads_to_load)
@@ -735,9 +802,14 @@ class AccountService(Actor):
             for incarnation, heard in self._heard.items()
             if now - heard > _INCARNATION_SILENT_SECONDS
         ]
+        still_open = set(self._ledger.incarnations()) if silent else ()
         for incarnation in silent:
-            del self._heard[incarnation]
-            self._submit_own(CloseIncarnation(incarnation))
+            if incarnation in still_open:
+                # Again a little later: nothing is done while a leg of it is prepared, or where the group has no room.
+                self._heard[incarnation] += _CLOSE_AGAIN_SECONDS
+                self._submit_own(CloseIncarnation(incarnation))
+            else:
+                del self._heard[incarnation]
 
     async def _filter_turn(self) -> None:
         """Until the filter holds every record's id it answers "maybe" (rule 24)."""
@@ -760,6 +832,17 @@ class AccountService(Actor):
 
 def _nobody(_: bytes, __: Word) -> None:
     """Whatever it is, it is settled here, and nobody waits for it."""
+
+
+def _deadline(now: float, left_ms: int) -> float:
+    """Counted from here: clocks needn't agree. A sender that doesn't say waits for ever."""
+    return now + left_ms / 1000 if left_ms else math.inf
+
+
+def _why_refused(error: MasError) -> Why:
+    if isinstance(error, InvalidRequest):
+        return Why.INVALID
+    return Why.OVERLOADED if isinstance(error, Overloaded) else Why.UNAVAILABLE
 
 
 def _why(refused: Refused) -> tuple[Why, int]:

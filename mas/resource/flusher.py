@@ -41,6 +41,7 @@ class Flusher:
         self.failing_since: float | None = None
         """Monotonic seconds since which the database refuses, None while it works."""
         self._retired = asyncio.Event()
+        self._progress = asyncio.Event()
 
     def wake(self) -> None:
         """Something has been applied."""
@@ -56,6 +57,7 @@ class Flusher:
     def retire(self) -> None:
         """A snapshot has taken the database's state away from under this flusher: another one takes over."""
         self._retired.set()
+        self._progress.set()
         self._hurry.set()
         self._dirty.set()
         for _, waiter in self._waiters:
@@ -72,6 +74,12 @@ class Flusher:
         self._hurry.set()
         self._dirty.set()
         await waiter
+
+    async def wait_until_below(self, bound: int) -> None:
+        """Return once fewer instructions than this are applied and not durable."""
+        while self.behind >= bound and not self._retired.is_set():
+            self._progress.clear()
+            await self._progress.wait()
 
     async def flush(self) -> None:
         """Wait for something to flush, flush it, and pause: what comes meanwhile is the next flush.
@@ -104,6 +112,7 @@ class Flusher:
         self.failing_since = self._taken_since = None
         self.flushed = applied
         self.behind -= taken
+        self._progress.set()
         self._ledger.flushed(writes)
         self._answer_waiters()
 

@@ -4,16 +4,18 @@ While an entry is on its way, what comes waits and is the next one; only full en
 light load an entry carries one instruction and leaves at once, and under heavy load as many as the bounds of a turn allow.
 """
 
+import math
 from collections import deque
 
 import msgspec
 
 from mas.decoding import msgpack_decoder
-from mas.errors import CorruptData, InvalidRequest, MasError, Overloaded
+from mas.errors import CorruptData, InvalidRequest, MasError, Overloaded, Unavailable
 from mas.ledger import LEDGER_VERSION, Chunk, Proposal, RawProposal, decode_proposal, encode
 from mas.limits import TURN_BYTES_MAX, TURN_INSTRUCTIONS_MAX
 from mas.resource.ports import Group
 from mas.resource.routes import Proposed, Route
+from mas.runtime import Clock
 
 _ON_THEIR_WAY_MAX = 4
 """Entries between the leader and its own apply."""
@@ -27,20 +29,25 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     chunk: Chunk
     raw: msgspec.Raw
     route: Route
+    deadline: float = math.inf
+    """Monotonic seconds: whoever sent it waits no longer."""
 
     @classmethod
-    def of(cls, chunk: Chunk, route: Route) -> "Item":
+    def of(cls, chunk: Chunk, route: Route, deadline: float = math.inf) -> "Item":
         """A chunk that this bucket's leader has made itself."""
-        return cls(chunk, msgspec.Raw(encode(chunk)), route)
+        return cls(chunk, msgspec.Raw(encode(chunk)), route, deadline)
 
 
 class Proposals:
     """The proposals of one bucket's leader, waiting and on their way."""
 
-    def __init__(self, group: Group, proposer: int) -> None:
+    def __init__(self, group: Group, proposer: int, clock: Clock) -> None:
         self._group = group
         self._proposer = proposer
-        self._waiting: deque[Item] = deque()
+        self._clock = clock
+        # What ends something goes before all that begins something, however long it has waited (rule 16).
+        self._ending: deque[Item] = deque()
+        self._beginning: deque[Item] = deque()
         self._waiting_instructions = 0
         self._waiting_bytes = 0
         self._on_their_way: dict[int, Proposed] = {}
@@ -53,19 +60,24 @@ class Proposals:
         self._last_number += 1
         return self._last_number
 
-    def add(self, item: Item) -> None:
-        """Have it proposed, by the next `send`."""
-        self._waiting.append(item)
+    def add(self, item: Item, *, begins: bool = False) -> None:
+        """Have it proposed, by the next `send`: before all that begins something, or behind it."""
+        (self._beginning if begins else self._ending).append(item)
         self._waiting_instructions += len(item.chunk.instructions)
         self._waiting_bytes += len(item.raw)
         self.instructions += len(item.chunk.instructions)
 
     def send(self) -> list[tuple[Proposed, MasError]]:
-        """Propose what waits, as far as there is room on the way; what the group has no room for comes back."""
+        """Propose what waits, as far as there is room on the way; what the group has no room for comes back.
+
+        So does what begins something and has waited for longer than its sender does.
+        """
         refused: list[tuple[Proposed, MasError]] = []
         while self._may_send():
+            items = self._take(refused)
+            if not items:
+                continue
             number = self.next_number()
-            items = self._take()
             proposed = Proposed(
                 tuple(item.chunk for item in items), tuple(item.route for item in items)
             )
@@ -88,7 +100,7 @@ class Proposals:
         return refused
 
     def _may_send(self) -> bool:
-        if not self._waiting or len(self._on_their_way) >= _ON_THEIR_WAY_MAX:
+        if not (self._ending or self._beginning) or len(self._on_their_way) >= _ON_THEIR_WAY_MAX:
             return False
         return not self._on_their_way or self._fills_an_entry()
 
@@ -98,20 +110,32 @@ class Proposals:
             or self._waiting_bytes >= TURN_BYTES_MAX
         )
 
-    def _take(self) -> list[Item]:
+    def _take(self, late: list[tuple[Proposed, MasError]]) -> list[Item]:
         """One entry's worth (rule 38)."""
+        now = self._clock.monotonic()
         items: list[Item] = []
         instructions = size = 0
-        while self._waiting:
-            item = self._waiting[0]
-            instructions += len(item.chunk.instructions)
-            size += len(item.raw)
-            if items and (instructions > TURN_INSTRUCTIONS_MAX or size > TURN_BYTES_MAX):
-                break
-            items.append(self._waiting.popleft())
-            self._waiting_instructions -= len(item.chunk.instructions)
-            self._waiting_bytes -= len(item.raw)
+        for lane in (self._ending, self._beginning):
+            while lane:
+                item = lane[0]
+                if item.deadline <= now:
+                    self._drop(lane.popleft(), late)
+                    continue
+                instructions += len(item.chunk.instructions)
+                size += len(item.raw)
+                if items and (instructions > TURN_INSTRUCTIONS_MAX or size > TURN_BYTES_MAX):
+                    return items
+                items.append(lane.popleft())
+                self._waiting_instructions -= len(item.chunk.instructions)
+                self._waiting_bytes -= len(item.raw)
         return items
+
+    def _drop(self, item: Item, late: list[tuple[Proposed, MasError]]) -> None:
+        self._waiting_instructions -= len(item.chunk.instructions)
+        self._waiting_bytes -= len(item.raw)
+        self.instructions -= len(item.chunk.instructions)
+        error = Unavailable("it has waited here for longer than its sender does: nothing was done")
+        late.append((Proposed((item.chunk,), (item.route,)), error))
 
     def decode(self, data: bytes) -> Proposal:
         """An entry's content. Of one that is this leader's own the chunks are here already."""
@@ -137,8 +161,11 @@ class Proposals:
     def give_up(self) -> tuple[list[Proposed], list[Proposed]]:
         """Leadership is lost: what is on its way, now unknown (rule 39), and what waited and has done nothing."""
         lost = list(self._on_their_way.values())
-        waited = [Proposed((item.chunk,), (item.route,)) for item in self._waiting]
+        waited = [
+            Proposed((item.chunk,), (item.route,)) for item in (*self._ending, *self._beginning)
+        ]
         self._on_their_way.clear()
-        self._waiting.clear()
+        self._ending.clear()
+        self._beginning.clear()
         self._waiting_instructions = self._waiting_bytes = self.instructions = 0
         return lost, waited

@@ -13,8 +13,6 @@ class Route(msgspec.Struct, gc=False):
     request: int
     positions: tuple[int, ...] = ()
     """Where the chunk isn't the request's whole: each instruction's place in the request, -1 for our own."""
-    second: bool = False
-    """Proposed again after PENDING_ON (rule 15): whatever the ledger says now is the answer."""
 
     def place(self, position: int) -> int:
         """The place in the request of the chunk's instruction at `position`."""

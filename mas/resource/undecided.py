@@ -7,11 +7,12 @@ leg counts then as it stands, and the attempt ends if it depends on it.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 
-from mas.ledger import NONE_LEFT_OUT, Decide, Instruction, Prepare, PreparedLegs
+from mas.ledger import NONE_LEFT_OUT, Chunk, Decide, Prepare, PreparedLegs
+from mas.limits import TURN_INSTRUCTIONS_MAX
 from mas.resource.anchors import Anchors, Open, Word
 from mas.resource.routes import Route
 
@@ -44,9 +45,9 @@ class SetAside:
     """What waits for the anchors of other payments' legs."""
 
     def __init__(
-        self, anchors: Anchors, again: Callable[[list[Waiting], Mapping[bytes, None]], None]
+        self, anchors: Anchors, again: Callable[[list[Waiting], tuple[bytes, ...]], None]
     ) -> None:
-        """`again` takes what is to be proposed a second time, and the legs that are undecided."""
+        """`again` takes what is to be proposed a second time, and what is left out then."""
         self._anchors = anchors
         self._again = again
         self._groups: dict[bytes, _Group] = {}
@@ -93,7 +94,7 @@ class SetAside:
         for item in items:
             del self._groups[item.instruction.xid]
         if items:
-            self._again(items, group.undecided)
+            self._again(items, tuple(group.undecided) or NONE_LEFT_OUT)
 
     def end(self, xid: bytes) -> Waiting | None:
         """The attempt that brought this instruction has ended: it isn't proposed again (rule 10)."""
@@ -111,7 +112,16 @@ class SetAside:
         return items
 
 
-def again(item: Waiting, undecided: Mapping[bytes, None]) -> Instruction:
-    """The second proposal of what waited."""
-    left_out = tuple(xid for xid in item.xids if xid in undecided)
-    return msgspec.structs.replace(item.instruction, left_out=left_out or NONE_LEFT_OUT)
+def second_proposals(
+    items: Iterable[Waiting], left_out: tuple[bytes, ...]
+) -> Iterator[tuple[Chunk, Route]]:
+    """What waited together, as one chunk for each request that brought some: what is left out is named once for all of it."""
+    by_request: dict[tuple[int, int], list[Waiting]] = {}
+    for item in items:
+        by_request.setdefault((item.route.peer, item.route.request), []).append(item)
+    for (peer, request), together in by_request.items():
+        for start in range(0, len(together), TURN_INSTRUCTIONS_MAX):
+            part = together[start : start + TURN_INSTRUCTIONS_MAX]
+            instructions = tuple([item.instruction for item in part])
+            positions = tuple([item.position for item in part])
+            yield Chunk(b"", 0, instructions, left_out), Route(peer, request, positions)

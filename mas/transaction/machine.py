@@ -41,10 +41,11 @@ from mas.ledger.instructions import (
     Reason,
     Token,
     parties,
+    payer,
 )
 from mas.transaction.attempts import Attempts
 from mas.transaction.messages import Why
-from mas.transaction.outcome import PaymentResult, Status, payer
+from mas.transaction.outcome import PaymentResult, Status
 from mas.transaction.participant import instruct
 from mas.transaction.placement import Placement
 

@@ -51,6 +51,8 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     request: int
     bucket: int
     chunk: msgspec.Raw
+    left_ms: int = 0
+    """How long its sender waits, in milliseconds from its sending; 0: it doesn't say (rule 16)."""
 
 
 class Answers(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
@@ -77,6 +79,8 @@ class ReadAccounts(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4
     bucket: int
     level: ReadLevel
     numbers: tuple[str, ...]
+    left_ms: int = 0
+    """How long its sender waits, in milliseconds from its sending; 0: it doesn't say (rule 16)."""
 
 
 class AccountView(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -114,6 +118,8 @@ class ReadClaims(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
     request: int
     bucket: int
     numbers: tuple[str, ...]
+    left_ms: int = 0
+    """How long its sender waits, in milliseconds from its sending; 0: it doesn't say (rule 16)."""
 
 
 class Claims(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=7):
@@ -131,6 +137,8 @@ class ReadPostings(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=8
     number: str
     before: int
     limit: int
+    left_ms: int = 0
+    """How long its sender waits, in milliseconds from its sending; 0: it doesn't say (rule 16)."""
 
 
 class PostingView(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -160,6 +168,8 @@ class ReadBucket(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=10)
 
     request: int
     bucket: int
+    left_ms: int = 0
+    """How long its sender waits, in milliseconds from its sending; 0: it doesn't say (rule 16)."""
 
 
 class BucketView(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):
@@ -194,6 +204,8 @@ class ReadNodes(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=12):
 
     request: int
     bucket: int
+    left_ms: int = 0
+    """How long its sender waits, in milliseconds from its sending; 0: it doesn't say (rule 16)."""
 
 
 class Nodes(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=13):
@@ -284,6 +296,7 @@ class ReplicaView(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=16
     """Where it leads."""
 
 
+ReadRequest = ReadAccounts | ReadClaims | ReadPostings | ReadBucket | ReadNodes
 ForLeader = Submit | ReadAccounts | ReadClaims | ReadPostings | ReadNodes
 """What a bucket's leader answers, and nobody else."""
 
@@ -301,6 +314,23 @@ BucketRequest = ForLeader | ReadBucket | PassOn
 """For the bucket's own service; the others are about the replica itself."""
 Request = BucketRequest | ReadReplica | ChangeMembers
 Reply = Answers | TurnedAway | AccountViews | Claims | Postings | BucketView | Nodes | ReplicaView
+
+_ANSWERS: dict[type[Request], type[Reply]] = {
+    Submit: Answers,
+    ReadAccounts: AccountViews,
+    ReadClaims: Claims,
+    ReadPostings: Postings,
+    ReadBucket: BucketView,
+    ReadNodes: Nodes,
+    ReadReplica: ReplicaView,
+    ChangeMembers: ReplicaView,
+}
+
+
+def can_answer(request: type[Request], reply: Reply) -> bool:
+    """Whether such a request is answered so: each has its kind of answer, and all can be turned away."""
+    return isinstance(reply, TurnedAway | _ANSWERS[request])
+
 
 encode = msgspec.msgpack.Encoder().encode
 

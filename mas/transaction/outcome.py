@@ -13,7 +13,7 @@ from hashlib import blake2b
 import msgspec
 
 from mas.ids import payment_id
-from mas.ledger.instructions import EXTERNAL, Body, Kind, Reason, encode
+from mas.ledger.instructions import Body, Kind, Reason, encode, payer
 
 BODY_HASH_BYTES = 16
 
@@ -21,7 +21,7 @@ _CHANGE = 255
 """Of a change's name: no kind of payment has this number."""
 
 # On CPython 3.11 a member looked up in its enum costs as much as a call; every payment passes here.
-_PAYMENT, _CREATION, _DEPOSIT = Kind.PAYMENT, Kind.CREATION, Kind.DEPOSIT
+_PAYMENT, _CREATION = Kind.PAYMENT, Kind.CREATION
 
 
 class Status(IntEnum):
@@ -60,23 +60,6 @@ class PaymentResult(msgspec.Struct, frozen=True, gc=False):
     """COMMITTED: microseconds since the epoch."""
     bucket: int = 0
     """COMMITTED creation: where the account lives."""
-
-
-def payer(body: Body) -> str:
-    """The account whose bucket is the anchor (rule 3): a creation's number; in a deposit, the account paid into."""
-    return body.legs[payer_position(body)][0]
-
-
-def payer_position(body: Body) -> int:
-    """Which leg is the payer's."""
-    kind = body.kind
-    if kind is _CREATION:
-        return 0
-    into = kind is _DEPOSIT
-    for position, (number, amount) in enumerate(body.legs):
-        if (amount > 0) is into and number != EXTERNAL:
-            return position
-    raise AssertionError(f"{body} has no payer")
 
 
 def name(request: PaymentRequest) -> bytes:

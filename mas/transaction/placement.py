@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from mas.ledger.instructions import EXTERNAL, Body
-from mas.transaction.outcome import payer_position
+from mas.ledger.instructions import EXTERNAL, Body, payer_position
 
 
 class Placement(msgspec.Struct, frozen=True, gc=False):

@@ -131,6 +131,16 @@ async def test_security_b4_a_stranger_is_refused_before_its_request_comes(
         assert len(edge.shares) == 0
 
 
+@pytest.mark.asyncio
+async def test_security_b4_a_stranger_says_nothing_long() -> None:
+    """The name of the service that is watched was kept as long as the watch, of four million bytes too."""
+    async with serving() as edge, edge.channel() as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        request = health_pb2.HealthCheckRequest(service="x" * 5_000)
+        for call in (stub.Watch(request).read(), stub.Check(request)):
+            assert type(error_from_rpc(await failure(call))) is errors.InvalidRequest
+
+
 # -- what callers with a token can do ------------------------------------------------------------
 
 
@@ -167,6 +177,33 @@ async def test_security_b4_calls_that_bring_nothing_are_one_callers_and_bounded(
         await until(lambda: not any(map(held.held, Held)))
         edge.coordinator.accounts["mallory"] = account("mallory")
         assert (await stub.GetAccount(request, metadata=mallory)).accounts[0].found
+
+
+@pytest.mark.asyncio
+async def test_security_b4_a_payment_above_the_share_waits_for_its_callers_own() -> None:
+    coordinator = FakeCoordinator(lambda _: None)
+    shares = SharesConfig(account=ShareConfig(payments=2))
+    async with serving(coordinator, shares=shares) as edge, edge.channel() as channel:
+        stub = AccountServiceStub(channel)
+        metadata = (("authorization", edge.token("account:alice")),)
+
+        def pay(key: str, timeout: float = 20.0) -> Any:
+            payment = pb.Payment(
+                from_account="alice", to_account="bob", amount=1, idempotency_key=key
+            )
+            return stub.CreatePayment(payment, metadata=metadata, timeout=timeout)
+
+        first = [pay("a"), pay("b")]
+        await until(lambda: len(coordinator.waiting) == 2)
+        impatient = error_from_rpc(await failure(pay("c", timeout=0.2)))
+        assert isinstance(impatient, errors.Overloaded | errors.DeadlineExceeded)
+        patient = asyncio.ensure_future(pay("d"))
+        held = edge.shares.of(Caller("account:alice", Rank.ACCOUNT))
+        await until(lambda: held.held(Held.CALLS) == 3)
+        assert len(coordinator.requests) == 2
+        coordinator.decide = FakeCoordinator().decide
+        coordinator.settle()
+        assert [(await call).outcome for call in (*first, patient)] == [pb.OUTCOME_COMMITTED] * 3
 
 
 @pytest.mark.asyncio

@@ -8,8 +8,6 @@ prepared stays prepared.
 import asyncio
 from collections.abc import Callable, Sequence
 
-import msgspec
-
 from mas.coordinator.ports import PendingEntry
 from mas.errors import DatabaseUnavailable, Unavailable
 from mas.ids import home_bucket
@@ -154,16 +152,21 @@ class Buckets:
                 undecided.append(xid)
             else:
                 self.apply(bucket, decided)
-        again = msgspec.structs.replace(instruction, left_out=tuple(undecided) or NONE_LEFT_OUT)
-        return self.apply(bucket, again, *mark)
+        left_out = tuple(undecided) or NONE_LEFT_OUT
+        return self.apply(bucket, instruction, *mark, left_out)
 
     def apply(
-        self, bucket: int, instruction: Instruction, incarnation: bytes = b"", low_water: int = 0
+        self,
+        bucket: int,
+        instruction: Instruction,
+        incarnation: bytes = b"",
+        low_water: int = 0,
+        left_out: tuple[bytes, ...] = (),
     ) -> Answer:
         """One entry with one instruction, whatever the network is like."""
         ledger = self._ledgers[bucket]
         self.now += 1
-        chunk = Chunk(incarnation, low_water, (instruction,))
+        chunk = Chunk(incarnation, low_water, (instruction,), left_out)
         proposal = Proposal(1, self.now, 1, self.now, (chunk,))
         ledger.load(ledger.missing(proposal), Loaded(ledger.bucket.applied, {}, {}, {}))
         return ledger.apply(ledger.bucket.applied + 1, 1, proposal)[0][0]

@@ -81,6 +81,8 @@ TABLE: list[tuple[str, Any, set[str]]] = [
     ("CancelPayment", a.PaymentName(payer="mallory", payment_id=ID, kind=Kind.DEPOSIT), set()),
     ("GetPayment", a.PaymentName(payer=NUMBER, idempotency_key=KEY), set()),  # not made yet
     ("GetPayment", a.PaymentName(payer=NUMBER, payment_id=CREATION, kind=Kind.CREATION), READERS),
+    ("GetPayment", a.PaymentName(payer="mallory", payment_id=CREATION, kind=Kind.CREATION), set()),
+    ("GetPayment", a.PaymentName(payer="mallory", payment_id=CREATION), set()),
     ("ListPostings", a.ListPostingsRequest(account_number=NUMBER), READERS),
     ("ListPostings", a.ListPostingsRequest(account_number=NUMBER, before=2, limit=1), READERS),
     ("SetAccount", a.SetAccountRequest(account_number=NUMBER, overdraft_limit=0), OPERATORS),
@@ -232,6 +234,11 @@ async def test_security_b2_what_is_anothers_is_anothers_by_every_name(doors: Doo
         assert (await doors.call(caller, "GetPayment", by_id)).outcome == a.OUTCOME_COMMITTED
     assert (await doors.call(ALICE, "CancelPayment", by_id)).outcome == a.OUTCOME_COMMITTED
     assert isinstance(await doors.call(MALLORY, "GetPayment", by_id), errors.PermissionDenied)
+    for kind in (Kind.PAYMENT, Kind.CREATION):
+        hers = a.PaymentName(payer="mallory", payment_id=ID, kind=kind)
+        for method in ("GetPayment", "CancelPayment"):
+            reply = await doors.call(MALLORY, method, hers)
+            assert isinstance(reply, errors.InvalidRequest), f"{method}: {reply}"
 
 
 async def streams_refuse_what_calls_refuse(doors: Doors) -> None:

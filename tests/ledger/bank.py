@@ -198,10 +198,15 @@ class Bank:
         return answers
 
     def do(
-        self, *instructions: Instruction, low_water: int = 0, sender: bytes = TC, stamp: int = 0
+        self,
+        *instructions: Instruction,
+        low_water: int = 0,
+        sender: bytes = TC,
+        stamp: int = 0,
+        left_out: tuple[bytes, ...] = (),
     ) -> list[Answer]:
         """One entry with one chunk."""
-        return self.propose(Chunk(sender, low_water, instructions), stamp=stamp)[0]
+        return self.propose(Chunk(sender, low_water, instructions, left_out), stamp=stamp)[0]
 
     def one(self, instruction: Instruction, **rest: object) -> Answer:
         (answer,) = self.do(instruction, **rest)
@@ -241,7 +246,9 @@ class Bank:
         """Section 6 of the design: what must hold after every apply."""
         reserved: dict[str, list[int]] = defaultdict(lambda: [0, 0])
         for legs in self.ledger.legs.values():
-            if legs.kind is not Kind.CREATION:
+            if legs.kind is Kind.CREATION:
+                reserved[external_number(legs.currency)][0] += legs.legs[0][1]
+            else:
                 for number, amount in legs.legs:
                     reserved[number][amount > 0] += abs(amount)
         posted: dict[str, list[Posting]] = defaultdict(list)

@@ -21,6 +21,8 @@ class Record:
     attempt: int = 0
     xid: bytes = b""
     body_hash: bytes = b""
+    owner: str = ""
+    """Whose it is; empty where only attempts have died."""
 
 
 @dataclass
@@ -91,14 +93,14 @@ class Reference:
 
     # -- instructions ------------------------------------------------------------------------------------
 
-    def prepare(self, i: Prepare) -> Code | Reason:
+    def prepare(self, i: Prepare, left_out: tuple[bytes, ...] = ()) -> Code | Reason:
         if i.xid in self.prepared:
             return Code.PREPARED
         if self.is_over(i.xid):
             return Code.STALE_XID
         if i.xid in self.posted_xids:
             return Code.POSTED
-        said = self.judge(i.legs, i.left_out)
+        said = self.judge(i.legs, left_out)
         if said is Code.PREPARED:
             self.prepared[i.xid] = i.legs
         return said
@@ -117,14 +119,14 @@ class Reference:
             return Code.OVER
         return Code.ALARM if xid in self.posted_xids else Code.FREED
 
-    def decide(self, i: Decide) -> Code | Reason:
+    def decide(self, i: Decide, left_out: tuple[bytes, ...] = ()) -> Code | Reason:
         record = self.records.get(i.payment_id)
         if record and record.outcome is not Code.ABORTED:
             return self.tell(record, i.body_hash)
         if record and record.attempt >= i.attempt:
             return Code.ABORTED
         legs = tuple(i.body.legs[position] for position in i.own)
-        said = self.judge(legs, i.left_out)
+        said = self.judge(legs, left_out)
         if said in (Code.WRONG_BUCKET, Code.PENDING_ON):
             return said
         if isinstance(said, Reason):
@@ -134,19 +136,29 @@ class Reference:
             self.posted += legs
         else:
             record = Record(Code.ABORTED, Reason[said.name], i.attempt, i.xid, i.body_hash)
+        record.owner = next(number for number, amount in i.body.legs if amount < 0)
         self.records[i.payment_id] = record
         return self.tell(record, i.body_hash)
 
     def end(self, i: End) -> Code | Reason:
         record = self.records.get(i.payment_id)
+        if record and record.owner not in ("", i.payer):
+            return Code.NONE
         if record and record.outcome is not Code.ABORTED:
             return self.tell(record, i.body_hash)
         if i.payer not in self.limits:
             return Code.WRONG_BUCKET
         if record and i.attempt and record.attempt >= i.attempt:
             return Code.ABORTED
-        self.records[i.payment_id] = Record(Code.REFUSED, i.reason, i.attempt, b"", i.body_hash)
+        record = Record(Code.REFUSED, i.reason, i.attempt, b"", i.body_hash, i.payer)
+        self.records[i.payment_id] = record
         return i.reason
+
+    def look(self, payment_id: bytes, payer: str) -> Code | Reason:
+        record = self.records.get(payment_id)
+        if record is None or record.owner not in ("", payer):
+            return Code.NONE
+        return self.tell(record, b"")
 
     def ask(self, payment_id: bytes, attempt: int) -> Code | Reason:
         record = self.records.get(payment_id)

@@ -384,3 +384,8 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
 @pytest.fixture
 def make_node() -> type[Node]:
     return Node
+
+
+@pytest.fixture
+def make_cluster() -> type[Cluster]:
+    return Cluster

@@ -445,6 +445,29 @@ async def test_the_buckets_and_their_nodes() -> None:
 
 
 @pytest.mark.asyncio
+async def test_twopc_a1_a_bucket_that_is_not_there_is_an_alarm_and_not_an_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An anchor, or a claim, may name any number: whoever asks hears that it isn't known, later, and asks again."""
+    router = BucketRouter(
+        FakePeers(2), {1: [2]}, clock=SystemClock(), dice=Random(1), settings=SETTINGS
+    )
+    answers: list[tuple[int, Answer | TurnedAway]] = []
+    chunk = Chunk(b"", 0, (Commit(bytes(16), 1), Abort(bytes(16))))
+    router.submit(99, chunk, lambda position, answer: answers.append((position, answer)))
+    assert not answers, "never within the call"
+    await asyncio.sleep(0)
+    assert [(position, answer.why) for position, answer in answers] == [
+        (0, Why.UNAVAILABLE),
+        (1, Why.UNAVAILABLE),
+    ]
+    assert "bucket 99" in caplog.text
+    with pytest.raises(Unavailable, match="bucket 99"):
+        await router.query(99, ReadBucket(0, 99), 1.0)
+    router.close()
+
+
+@pytest.mark.asyncio
 async def test_consensus_f3_frames_of_questions_are_cut_by_bytes() -> None:
     caller = Caller()
     numbers = tuple(f"{i:064d}" for i in range(1_000))
@@ -549,7 +572,8 @@ async def test_bank_5_a_follower_passes_on_to_a_leader_out_of_reach_from_here() 
     caller.reply(2, TurnedAway(submit.request, Why.NOT_LEADING, leader=1))
     peer, (passed,) = await caller.next()
     assert isinstance(passed, PassOn)
-    assert (peer, passed.message) == (2, Submit(passed.request, 1, submit.chunk))
+    again = Submit(passed.request, 1, submit.chunk, passed.message.left_ms)
+    assert (peer, passed.message) == (2, again)
     caller.reply(2, Answers(passed.request, ((0, DONE),)))
     assert caller.answers == [(0, DONE)]
 

@@ -13,8 +13,10 @@ KEY = bytes(range(32))
 frames = st.lists(st.tuples(st.integers(0, 255), st.binary(max_size=300)), min_size=1, max_size=20)
 
 
-@given(st.lists(frames, min_size=1, max_size=5), st.binary(min_size=32, max_size=32))
-def test_what_is_packed_is_unpacked(messages: list[list[tuple[int, bytes]]], key: bytes) -> None:
+@given(st.lists(frames, min_size=1, max_size=5), st.none() | st.binary(min_size=32, max_size=32))
+def test_what_is_packed_is_unpacked(
+    messages: list[list[tuple[int, bytes]]], key: bytes | None
+) -> None:
     packer, unpacker = Packer(key), Unpacker(key)
     for message in messages:
         assert unpacker.unpack(packer.pack(message)) == message
@@ -85,3 +87,12 @@ def test_security_b13_who_knows_what_was_said_can_neither_read_nor_forge() -> No
 def test_any_bytes_are_taken_or_refused(message: bytes) -> None:
     with pytest.raises(NetworkError):
         Unpacker(KEY).unpack(message)
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_over_tls_are_frames_or_refused(message: bytes) -> None:
+    try:
+        found = Unpacker(None).unpack(message)
+    except NetworkError:
+        return
+    assert Packer(None).pack(found) == message

@@ -145,19 +145,19 @@ def test_security_b13_what_a_certificate_names(names: object, nodes: set[int]) -
 
 
 def transport(
-    node: int, files: TlsFiles, *, shows_certificate: bool = True, secret: bytes = b"secret"
+    node: int, files: TlsFiles, *, shows_certificate: bool = True, tls: bool = True
 ) -> PeerTransport:
     client = client_context(files)
     if not shows_certificate:
         client = ssl.create_default_context(cafile=str(files.ca))
     return PeerTransport(
-        Identity("bank", node, secret),
+        Identity("bank", node, b"secret"),
         host="127.0.0.1",
         port=0,
         clock=CLOCK,
         dice=Random(node),
-        server_tls=server_context(files),
-        client_tls=client,
+        server_tls=server_context(files) if tls else None,
+        client_tls=client if tls else None,
         settings=TransportSettings(backoff_refused=0.05),
     )
 
@@ -186,6 +186,46 @@ async def trouble(dialler: PeerTransport, listener: PeerTransport) -> str:
 async def test_security_b13_peers_meet_over_mutual_tls(tmp_path: Path) -> None:
     one, two = make(tmp_path, 1), make(tmp_path, 2)
     assert await trouble(transport(1, one), transport(2, two)) == ""
+
+
+@pytest.mark.asyncio
+async def test_security_b13_nothing_can_be_read_on_the_way(tmp_path: Path) -> None:
+    """With TLS, and without: in neither case does what goes out of the process hold what was said."""
+    make(tmp_path, 1)
+    make(tmp_path, 2)
+    heard = bytearray()
+
+    async def overhear(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", two.port)
+
+        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            while data := await source.read(65_536):
+                heard.extend(data)
+                sink.write(data)
+            sink.close()
+
+        await asyncio.gather(pump(reader, back), pump(there, writer), return_exceptions=True)
+
+    for tls in (True, False):
+        one = transport(1, TlsFiles.within(tmp_path, 1), tls=tls)
+        two = transport(2, TlsFiles.within(tmp_path, 2), tls=tls)
+        arrived: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        two.on_frame(Channel.RAFT, lambda _, payload, to=arrived: to.set_result(payload))
+        await one.start()
+        await two.start()
+        relay = await asyncio.start_server(overhear, "127.0.0.1", 0)
+        two.add_peer(1)
+        one.add_peer(2, f"127.0.0.1:{relay.sockets[0].getsockname()[1]}")
+        while not one.is_connected(2):
+            await asyncio.sleep(0.005)
+        one.send(2, Channel.RAFT, b"clinic bill")
+        assert await arrived == b"clinic bill"
+        assert len(heard) > 500
+        assert b"clinic" not in heard
+        await one.stop()
+        await two.stop()
+        relay.close()
+        heard.clear()
 
 
 @pytest.mark.asyncio

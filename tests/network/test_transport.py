@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from random import Random
@@ -630,3 +631,12 @@ async def test_a_node_that_nobody_answers_is_refused_by_nobody() -> None:
         await until(one.transport.has_answers)
         assert one.peer(2).trouble == "unreachable"
         assert one.transport.refusal() == ""
+
+
+@pytest.mark.asyncio
+async def test_consensus_f4_what_waits_waits_where_beats_pass_it() -> None:
+    async with a_pair() as (one, two):
+        for each in (connection(one, 2), two.transport._peers[1].accepted):
+            assert each is not None
+            kernels = each.socket._socket.get_extra_info("socket")
+            assert kernels.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == 128 * 1024

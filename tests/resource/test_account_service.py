@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import msgspec
 import pytest
@@ -10,6 +10,7 @@ import pytest_asyncio
 
 from mas.errors import DatabaseUnavailable, NotLeading, Overloaded
 from mas.ids import make_xid
+from mas.ledger import rules
 from mas.ledger.instructions import (
     EXTERNAL,
     Abort,
@@ -17,6 +18,7 @@ from mas.ledger.instructions import (
     Ask,
     Body,
     Chunk,
+    CloseIncarnation,
     Code,
     Commit,
     Decide,
@@ -25,11 +27,13 @@ from mas.ledger.instructions import (
     Look,
     Mark,
     Prepare,
+    Proposal,
     Reason,
     RegisterNode,
     RetireNode,
     Token,
     Unmark,
+    decode_proposal,
     encode,
 )
 from mas.ledger.rows import Kept, NodeRow
@@ -67,7 +71,7 @@ class World:
         self.database = FakeDatabase()
         self.buckets = FakeBuckets()
         self.replies = Replies()
-        self.settings = ResourceSettings("test", 1, lock_timeout=0.05, flush_pause=0.001)
+        self.settings = ResourceSettings("test", 3, lock_timeout=0.05, flush_pause=0.001)
         self.counter = 0
         self.requests = 0
         self.service: AccountService
@@ -82,10 +86,10 @@ class World:
             while not condition():
                 await asyncio.sleep(0)
 
-    def submit(self, *instructions: Instruction, low_water: int = 0) -> int:
+    def submit(self, *instructions: Instruction, low_water: int = 0, left_ms: int = 0) -> int:
         self.requests += 1
         raw = msgspec.Raw(encode(Chunk(TC, low_water, instructions)))
-        self.service.requests.put((CALLER, Submit(self.requests, 1, raw)))
+        self.service.requests.put((CALLER, Submit(self.requests, 1, raw, left_ms)))
         return self.requests
 
     def read(self, *numbers: str, level: ReadLevel = ReadLevel.LINEARIZABLE) -> int:
@@ -137,6 +141,14 @@ class World:
         return Prepare(
             self.xid(), key.encode().ljust(16), 1, b"h", anchor, (1,), Kind.PAYMENT, "USD", legs
         )
+
+
+@pytest.fixture(autouse=True)
+def _every_number_is_at_home_here() -> Iterator[None]:
+    """So that a creation is one entry, whatever the number."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rules, "home_bucket", lambda number, buckets: 1)
+        yield
 
 
 @pytest_asyncio.fixture
@@ -746,6 +758,7 @@ async def test_twopc_a2_what_was_set_aside_ends_with_its_attempt(world: World) -
     request = world.submit(outgoing)
     await world.until(lambda: world.buckets.asked)
     assert (await world.answer(world.submit(Abort(outgoing.xid)))).code is Code.FREED
+    assert world.reply_to(request) is not None, "told at once, not when its patience is over"
     assert (await world.answer(request)).code is Code.CONTENDED
     world.buckets.asked[0][2](0, committed(incoming))
     await world.until(lambda: not world.service._ledger.legs)
@@ -900,3 +913,180 @@ async def test_a_read_sees_an_account_whose_creation_was_answered(world: World) 
     assert isinstance(reply, AccountViews)
     assert reply.views[0] is not None
     assert reply.views[0].balance == 70
+
+
+# -- What goes first, and what goes no more ------------------------------------------------------------------
+
+
+async def _fill_the_way(world: World, entries: int) -> list[int]:
+    """Proposals of a thousand payments each, of which only the first few are on their way while the group holds them."""
+    world.group.held = []
+    requests = []
+    for entry in range(entries):
+        pays = [world.pay("alice", "bob", 1, f"{entry}-{n}") for n in range(1_000)]
+        requests.append(world.submit(*pays))
+    await world.until(lambda: len(world.group.held or ()) == 4)
+    return requests
+
+
+@pytest.mark.asyncio
+async def test_twopc_d1_what_ends_a_payment_goes_before_all_that_begins_one(world: World) -> None:
+    """Behind ten thousand new payments a COMMIT would be in the eleventh entry, and its money held as long."""
+    await open_accounts(world, alice=100_000, bob=0)
+    prepared = world.prepare((("bob", 5),), "coming")
+    assert (await world.answer(world.submit(prepared))).code is Code.PREPARED
+    await _fill_the_way(world, 10)
+    mixed = world.submit(world.pay("alice", "bob", 1, "late"), Commit(prepared.xid, 5))
+    await world.until(lambda: not len(world.service.requests))
+    before = len(world.group.entries)
+    world.group.release()
+
+    def places(kind: type) -> list[int]:
+        return [
+            place
+            for place, entry in enumerate(world.group.entries[before:])
+            for chunk in decode_proposal(entry.data).chunks
+            if any(isinstance(each, kind) for each in chunk.instructions)
+        ]
+
+    await world.until(lambda: len(places(Decide)) == 11)
+    assert places(Commit) == [4], "the first entry that was made after it came"
+    assert max(places(Decide)) > 9
+
+    def answers() -> dict[int, Answer]:
+        replies = [r for _, r in world.replies.all if r.request == mixed and isinstance(r, Answers)]
+        return {position: answer for reply in replies for position, answer in reply.answers}
+
+    await world.until(lambda: len(answers()) == 2)
+    codes = {position: answer.code for position, answer in answers().items()}
+    assert codes == {0: Code.COMMITTED, 1: Code.POSTED}, "each under its own position"
+
+
+@pytest.mark.asyncio
+async def test_twopc_d1_what_nobody_waits_for_any_more_is_not_begun(world: World) -> None:
+    """Rule 16: under overload a bucket would carry out payments whose callers have gone, and then their copies."""
+    await open_accounts(world, alice=100_000, bob=0)
+    prepared = world.prepare((("bob", 5),), "coming")
+    assert (await world.answer(world.submit(prepared))).code is Code.PREPARED
+    await _fill_the_way(world, 5)
+    late = world.submit(world.pay("alice", "bob", 1, "late"), Abort(prepared.xid), left_ms=20)
+    patient = world.submit(world.pay("alice", "bob", 1, "patient"), left_ms=60_000)
+    await asyncio.sleep(0.03)  # what is tested is time itself
+    world.group.release()
+    assert (await world.answer(patient)).code is Code.COMMITTED
+    replies = [reply for _, reply in world.replies.all if reply.request == late]
+    turned_away = [reply for reply in replies if isinstance(reply, TurnedAway)]
+    assert [(each.why, each.positions) for each in turned_away] == [(Why.UNAVAILABLE, (0,))]
+    ended = [reply.answers for reply in replies if isinstance(reply, Answers)]
+    assert [answers[0][1].code for answers in ended] == [Code.FREED], "what ends has no deadline"
+    assert all(
+        instruction.payment_id != b"late".ljust(16)
+        for entry in world.group.entries
+        for chunk in decode_proposal(entry.data).chunks
+        for instruction in chunk.instructions
+        if isinstance(instruction, Decide)
+    )
+
+
+@pytest.mark.asyncio
+async def test_twopc_d2_an_incarnation_is_forgotten_only_once_it_is_closed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A leg of it that was prepared at that moment would have kept its row, and its posted xids, for ever."""
+    monkeypatch.setattr(service_module, "_CLOSE_AGAIN_SECONDS", 0.0)
+    await open_accounts(world, alice=100)
+    prepared = world.prepare((("alice", -5),), "held")
+    assert (await world.answer(world.submit(prepared))).code is Code.PREPARED
+    service = world.service
+    service._heard[TC] = -1e9
+
+    def closes() -> int:
+        return sum(
+            CloseIncarnation(TC) in chunk.instructions
+            for entry in world.group.entries
+            for chunk in decode_proposal(entry.data).chunks
+        )
+
+    service._close_silent(service._clock.monotonic())
+    await world.until(lambda: closes() == 1)
+    assert TC in service._ledger.incarnations(), "a leg of it is prepared"
+    service._submit_own(Abort(prepared.xid))
+    service._close_silent(service._clock.monotonic())
+    await world.until(lambda: TC not in service._ledger.incarnations())
+    assert closes() == 2
+    service._close_silent(service._clock.monotonic())
+    assert TC not in service._heard
+
+
+@pytest.mark.asyncio
+async def test_consensus_d2_reads_under_way_are_bounded(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the database is away nothing was turned away, and memory grew with every read."""
+    monkeypatch.setattr(service_module, "_READS_OPEN_MAX", 10)
+    await open_accounts(world, alice=100)
+    world.group.read_indexes_held = True
+    reads = [world.read("alice") for _ in range(30)]
+    last = await world.reply(reads[-1])
+    assert isinstance(last, TurnedAway)
+    assert last.why is Why.OVERLOADED
+    answered = [request for request in reads if world.reply_to(request) is not None]
+    assert len(answered) == 20, "ten hold their places"
+    world.group.read_indexes_held = False
+    for number in world.group.reads:
+        world.group.commit_c.put(ReadReady((number,), world.group.index))
+    assert isinstance(await world.reply(reads[0]), AccountViews)
+    assert isinstance(await world.reply(world.read("alice")), AccountViews), "places are given back"
+
+
+@pytest.mark.asyncio
+async def test_consensus_d2_an_abandoned_read_gives_its_place_back_and_costs_no_work(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "_READS_OPEN_MAX", 1)
+    monkeypatch.setattr(service_module, "_SWEEP_SECONDS", 0.0)
+    await open_accounts(world, alice=100)
+    world.group.read_indexes_held = True
+    world.requests += 1
+    abandoned = ReadAccounts(world.requests, 1, ReadLevel.LINEARIZABLE, ("alice",), left_ms=1)
+    world.service.requests.put((CALLER, abandoned))
+    await world.until(lambda: world.group.reads)
+    await asyncio.sleep(0.002)  # what is tested is time itself
+    world.group.read_indexes_held = False
+    request = world.read("alice")
+    assert isinstance(await world.reply(request), AccountViews)
+    world.group.commit_c.put(ReadReady((world.group.reads[0],), world.group.index))
+    assert isinstance(await world.reply(world.read("alice")), AccountViews)
+    assert world.reply_to(abandoned.request) is None
+
+
+@pytest.mark.asyncio
+async def test_consensus_d4_a_follower_stops_where_its_database_is_too_far_behind() -> None:
+    """It has nobody to turn away: it leaves what is committed to the log, which costs no memory."""
+    world = World()
+    world.settings = ResourceSettings("test", 3, flush_pause=0.001, unflushed=1_000)
+    await world.open()
+    async with Supervisor() as supervisor:
+        supervisor.spawn("service", world.service.run())
+        world.group.lead(term=2, leading=False, leader=2)
+        can_write = asyncio.Event()
+        flush = world.database.flush
+
+        async def wait_and_flush(*given: object, **named: object) -> bool:
+            await can_write.wait()
+            return await flush(*given, **named)  # type: ignore[arg-type]
+
+        world.database.flush = wait_and_flush  # type: ignore[method-assign]
+        for number in range(30):
+            pays = tuple(world.pay("alice", "bob", 1, f"{number}-{n}") for n in range(500))
+            chunk = Chunk(TC, 0, pays)
+            world.group.commit(encode(Proposal(1, number, 12, number, (chunk,))))
+            await asyncio.sleep(0)
+        service = world.service
+        await world.until(lambda: service._flusher.behind >= 1_000)
+        for _ in range(200):
+            await asyncio.sleep(0)
+        assert service._flusher.behind <= 1_500
+        can_write.set()
+        await world.until(lambda: service._ledger.bucket.applied == 30)
+        await world.until(lambda: service._flusher.behind == 0)

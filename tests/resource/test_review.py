@@ -1,5 +1,6 @@
 """Schedules in which answers were lost, overstated or never given, or a fault outside stopped a whole bucket."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 import msgspec
@@ -21,7 +22,12 @@ from mas.transaction.messages import (
     TurnedAway,
     Why,
 )
-from tests.resource.test_account_service import CALLER, World, open_accounts
+from tests.resource.test_account_service import (
+    CALLER,
+    World,
+    _every_number_is_at_home_here,  # noqa: F401 - a fixture
+    open_accounts,
+)
 
 
 @pytest_asyncio.fixture
@@ -171,3 +177,18 @@ async def test_bank_5_a_read_is_passed_on_too(world: World) -> None:
     world.service.requests.put((CALLER, PassOn(79, 1, read)))
     assert await world.reply(79) == AccountViews(79, (None,))
     assert world.buckets.queries == [read]
+
+
+@pytest.mark.asyncio
+async def test_twopc_e_a_replica_that_replays_its_log_has_heard_of_nobody() -> None:
+    """A STALE read says how old it may be: a replica without a leader isn't fresh because it has just started."""
+    world = World()
+    await world.open()
+    async with Supervisor() as supervisor:
+        supervisor.spawn("service", world.service.run())
+        await asyncio.sleep(0.05)
+        world.group.commit(b"")
+        await world.until(lambda: world.service._ledger.bucket.applied == 1)
+        reply = await world.reply(world.read("alice", level=ReadLevel.STALE))
+        assert isinstance(reply, AccountViews)
+        assert reply.age_ms >= 50

@@ -54,7 +54,7 @@ BODY = Body(Kind.PAYMENT, "USD", (("payer", -5), ("payee", 5)))
 PAYMENT_ID = bytes(16)
 FATAL = (Code.ALARM, Code.FAILED)
 STRANGER = b"somebody-else" + bytes(3)
-HOLD = Prepare(STRANGER, STRANGER, 1, b"", 9, (), Kind.PAYMENT, "USD", (("payer", -10),))
+HOLD = Prepare(STRANGER, STRANGER, 1, b"", 2, (), Kind.PAYMENT, "USD", (("payer", -10),))
 
 
 # -- One bucket, as numbers -----------------------------------------------------------------------------------------
@@ -74,7 +74,12 @@ class Rows(NamedTuple):
 
 
 def apply(
-    bucket: int, rows: Rows, incarnation: bytes, low_water: int, *instructions: Instruction
+    bucket: int,
+    rows: Rows,
+    incarnation: bytes,
+    low_water: int,
+    *instructions: Instruction,
+    left_out: tuple[bytes, ...] = (),
 ) -> tuple[Rows, list[Answer]]:
     """What the ledger makes of it."""
     incarnations = {
@@ -94,7 +99,7 @@ def apply(
         Loaded(0, {number: rows.account.__copy__()}, records, {}),
     )
     (answers,) = ledger.apply(
-        1, 1, Proposal(1, 0, 1, 1, (Chunk(incarnation, low_water, instructions),))
+        1, 1, Proposal(1, 0, 1, 1, (Chunk(incarnation, low_water, instructions, left_out),))
     )
     ledger.state_hash()  # forgets posted xids below the mark
     account = ledger.account(number).__copy__()
@@ -335,8 +340,6 @@ class Search:
     def judge(self, at: int, number: int, message: Message, circumstance: str) -> tuple[int, int]:
         before, behind = CIRCUMSTANCES[circumstance]
         instruction = message.instruction
-        if circumstance == "contended":
-            instruction = change(instruction, left_out=(STRANGER,))
         rows, answers = apply(
             message.bucket,
             self.buckets.things[at],
@@ -345,6 +348,7 @@ class Search:
             *before,
             instruction,
             *behind,
+            left_out=(STRANGER,) if circumstance == "contended" else (),
         )
         answer = answers[len(before)]
         is_heard = message.sender >= 0 and not isinstance(instruction, Commit | Abort)

@@ -3,8 +3,8 @@
 import pytest
 
 from mas import ids
-from mas.ledger.instructions import EXTERNAL, Body, Kind, Legs
-from mas.transaction.outcome import PaymentRequest, hash_body, name, payer
+from mas.ledger.instructions import EXTERNAL, Body, Kind, Legs, payer
+from mas.transaction.outcome import PaymentRequest, hash_body, name
 
 TRANSFER = Body(Kind.PAYMENT, "USD", (("A", -5), ("B", 5)))
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from mas.errors import MasError, OutcomeUnknown, Unavailable
 from mas.ledger import EXTERNAL, Answer, Body, Code, Kind, LockMode, SetAccount
+from mas.ledger.instructions import payer
 from mas.locks import ACCOUNT
 from mas.locks.table import Grant
 from mas.sim.plan import pick
@@ -34,7 +35,6 @@ from mas.transaction.outcome import (
     PaymentResult,
     Status,
     name,
-    payer,
 )
 
 CURRENCY = "USD"
