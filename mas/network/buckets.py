@@ -19,6 +19,7 @@ from mas.ledger.instructions import encode as encode_chunk
 from mas.network.channels import Channel
 from mas.network.leaders import NOWHERE, Leaders
 from mas.runtime import Clock, Dice
+from mas.telemetry import Seldom
 from mas.transaction.messages import (
     MESSAGE_BYTES_MAX,
     Answers,
@@ -188,6 +189,7 @@ class BucketRouter:
     ) -> None:
         self._peers = peers
         self._clock = clock
+        self._seldom = Seldom(_log, clock.monotonic)
         self._settings = settings or RouterSettings()
         self._leaders = Leaders(peers.is_connected)
         for bucket in sorted(replicas):
@@ -261,7 +263,8 @@ class BucketRouter:
 
     def _refuse_unknown(self, bucket: int, chunk: Chunk, on_answer: OnAnswer) -> None:
         """Somebody has named a bucket that isn't there: whoever waits for it waits on, and this process lives on."""
-        _log.error(
+        self._seldom.warning(
+            "unknown bucket",
             "%s for bucket %d, which this node doesn't know: nothing was sent. A coordinator has named a bucket that the "
             "cluster doesn't have",
             type(chunk.instructions[0]).__name__,

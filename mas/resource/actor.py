@@ -66,6 +66,7 @@ from mas.resource.relay import Relay
 from mas.resource.routes import OWN, Proposed, Route
 from mas.resource.undecided import SetAside, Waiting, second_proposals
 from mas.runtime import Actor, Clock, Mailbox, Supervisor
+from mas.telemetry import Seldom
 from mas.transaction.messages import (
     Answers,
     BucketRequest,
@@ -158,6 +159,7 @@ class AccountService(Actor):
         self._database = ports.database
         self._buckets = ports.buckets
         self._send_reply = ports.reply
+        self._seldom = Seldom(_log, clock.monotonic)
         # When each read that isn't answered yet is given up by its asker, by peer and request.
         self._reads_open: dict[tuple[int, int], float] = {}
         self._reads_swept = 0.0
@@ -448,6 +450,16 @@ class AccountService(Actor):
                 # Whoever asked asks again: proposed here a second time, it could come behind its own end.
                 self._to_settle[answer.xids] = None
                 answer = Answer(Code.PENDING_ON)
+            elif answer.code is Code.FAILED:
+                self._seldom.warning(
+                    "failed",
+                    "bucket %d: a %s of node %d failed, alike on every replica (%s): a fault of that node's program, "
+                    "or of this one's",
+                    self.bucket,
+                    type(chunk.instructions[position]).__name__,
+                    route.peer,
+                    answer.detail,
+                )
             answers.append((place, answer))
         if answers:
             self._reply(route.peer, Answers(route.request, tuple(answers)))

@@ -1049,14 +1049,12 @@ def test_twopc_b1_marks_on_one_account_are_bounded(bank: Bank) -> None:
 def test_twopc_a3_openings_under_way_reserve_what_external_has_room_for() -> None:
     """Each was judged against the same balance, and together they left no number that a database holds."""
     bank = Bank()
-    count = 0
-    codes = []
-    while Code.CONTENDED not in codes:
-        creations = []
-        for _ in range(10):
-            count += 1
-            creations.append(prepare(count, (f"n{count}", BALANCE_MAX), kind=Kind.CREATION))
-        codes = [answer.code for answer in bank.do(*creations)]
+    count = 10
+    creations = [
+        prepare(n, (f"n{n}", BALANCE_MAX), kind=Kind.CREATION) for n in range(1, count + 1)
+    ]
+    said = codes(bank.do(*creations))
+    assert said == [Code.PREPARED] * 7 + [Code.CONTENDED] * 3
     prepared = list(bank.ledger.legs)
     assert len(prepared) == 7
     assert bank.account(USD).held == 7 * BALANCE_MAX

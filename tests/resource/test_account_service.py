@@ -22,6 +22,7 @@ from mas.ledger.instructions import (
     Code,
     Commit,
     Decide,
+    End,
     Instruction,
     Kind,
     Look,
@@ -1090,3 +1091,34 @@ async def test_consensus_d4_a_follower_stops_where_its_database_is_too_far_behin
         can_write.set()
         await world.until(lambda: service._ledger.bucket.applied == 30)
         await world.until(lambda: service._flusher.behind == 0)
+
+
+@pytest.mark.asyncio
+async def test_twopc_a1_what_no_rule_can_read_is_failed_at_every_replay(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each replica died of it, was started, and died of it again: the bucket was gone until somebody edited a log."""
+    await open_accounts(world, alice=100, bob=0)
+    pay = world.pay("alice", "bob", 5, "k")
+    poison = [
+        msgspec.structs.replace(pay, own=(5,)),
+        Ask(b"p", 1, world.xid(), b"h"),
+        world.prepare((("bob", 5),), "p", anchor=99),
+        End(b"p" * 16, Kind.PAYMENT, "", 0, Reason.CANCELLED),
+    ]
+    for each in poison:
+        assert (await world.answer(world.submit(each))).code is Code.FAILED
+    assert "alike on every replica" in caplog.text
+    assert (await world.answer(world.submit(pay))).code is Code.COMMITTED
+    assert not world.buckets.asked, "no anchor that isn't there is asked for anything"
+
+    again = World()
+    await again.open()
+    async with Supervisor() as supervisor:
+        supervisor.spawn("service", again.service.run())
+        for entry in world.group.entries:
+            again.group.commit(entry.data)
+        applied = len(world.group.entries)
+        await again.until(lambda: again.service._ledger.bucket.applied == applied)
+        hashes = [each.service._ledger.state_hash() for each in (world, again)]
+        assert hashes[0] == hashes[1]
