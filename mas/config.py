@@ -13,7 +13,7 @@ import msgspec
 from mas.addresses import bare_host, is_loopback, join_address, split_address
 from mas.decoding import convert, parse_toml
 from mas.errors import ConfigError
-from mas.limits import BUCKET_ID_MAX, CLUSTER_ID_CHARACTERS_MAX, NODE_ID_MAX
+from mas.limits import BUCKET_ID_MAX, CLUSTER_ID_CHARACTERS_MAX, NODE_ID_MAX, shorten
 
 Role = Literal["all", "tm", "tc", "gls", "rm"]
 NodeId = Annotated[int, msgspec.Meta(ge=1, le=NODE_ID_MAX)]
@@ -142,8 +142,8 @@ class ShareConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Streams open."""
     receiving: Count = 16
     """Calls whose request is on its way in: each may need 4 MiB. More wait."""
-    payments: Count = 2_048
-    """Payments begun whose results the caller hasn't been sent. More wait."""
+    payments: Count = 256
+    """Payments begun whose results the caller hasn't been sent. More wait, and these are what others' payments wait behind."""
     statements: Count = 4
     """Statements, and checks of buckets, being read. More wait."""
     refusals_a_day: Count = 10_000
@@ -159,7 +159,7 @@ class OperatorShareConfig(ShareConfig, frozen=True, kw_only=True):
     """Payments begun whose results it hasn't been sent."""
     statements: Count = 16
     """Statements, and checks of buckets, being read."""
-    refusals_a_day: Count = 1_000_000
+    refusals_a_day: Count = 10_000_000
     """Payments refused or cancelled."""
 
 
@@ -381,15 +381,18 @@ def convert_config(tree: dict[str, Any]) -> Config:
     return convert(tree, Config, ConfigError)
 
 
+_ID_DIGITS_MAX = len(str(NODE_ID_MAX))
+
+
 def parse_ids(what: str, text: str) -> list[int]:
     """The ids in a text like "1,2,3".
 
     Raises:
         ConfigError: it isn't one.
     """
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() for part in parts):
-        raise ConfigError(f"{what} is {text!r}: expected ids like 1,2,3")
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and len(part) <= _ID_DIGITS_MAX for part in parts):
+        raise ConfigError(f"{what} is {shorten(text)}: expected ids like 1,2,3")
     return [int(part) for part in parts]
 
 

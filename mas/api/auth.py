@@ -83,6 +83,14 @@ class Authenticator:
             self.check_expiry(principal)
         return principal
 
+    def accepts(self, token: str) -> bool:
+        """Whether this token would let its bearer in now."""
+        try:
+            self.authenticate(((AUTHORIZATION_KEY, token),))
+        except Unauthenticated:
+            return False
+        return True
+
     def check_expiry(self, principal: Principal) -> None:
         """A stream asks this again for each of its messages.
 

@@ -5,10 +5,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mas.cli.session import Session, end_with, receipt_tree, talking
+from mas.cli.output import complain
+from mas.cli.session import Session, end_with, key_or_new, receipt_tree, talking
+from mas.errors import ConfigError
 from mas.money import DEFAULT_CURRENCY, format_amount
 
 if TYPE_CHECKING:
+    from mas.client import Client, Receipt
+    from mas.ledger.instructions import AccountState
     from mas.transaction.messages import AccountView, PostingView
 
 _LEVELS = ("LINEARIZABLE", "READ_COMMITTED", "READ_UNCOMMITTED", "STALE")
@@ -24,31 +28,46 @@ def account() -> None:
 @click.option("--balance", default="0", show_default=True, help='Opening balance, "100.00".')
 @click.option("--currency", default=DEFAULT_CURRENCY, show_default=True)
 @click.option("--overdraft", default="0", show_default=True, help="How far it may go below zero.")
-@click.option("--key", default="", help="Idempotency key: the same key opens it once.")
+@click.option("--key", help="Idempotency key: the same key opens it once.  [default: a new one]")
 @talking
 def create(
-    session: Session, number: str, balance: str, currency: str, overdraft: str, key: str
+    session: Session, number: str, balance: str, currency: str, overdraft: str, key: str | None
 ) -> None:
-    """Open account NUMBER, and keep its token. Operators only."""
+    """Open account NUMBER, and keep its token for --as. Operators only."""
+    asked = key_or_new(key)
+    token = ""
+
+    async def open_it(client: "Client") -> "Receipt":
+        nonlocal token
+        made = await client.create_account(
+            number, balance, currency=currency, overdraft_limit=overdraft, key=asked
+        )
+        token = made.token
+        return made.receipt
+
+    receipt = session.ask_for(number, asked, open_it)
+    kept, where = _keep(session, number, token, session.again(asked))
+    if receipt.committed or session.as_json:
+        tree = receipt_tree(receipt) | {"number": number, "token_file": kept}
+        opening = format_amount(_units(balance, currency), currency)
+        session.show(tree, f"Account {number} is open with {opening} {currency}{where}")
+    end_with(receipt, f"opening account {number}", session.again(asked))
+
+
+def _keep(session: Session, number: str, token: str, again: str) -> tuple[str, str]:
+    """Keep a new account's token; the file, and a clause that says so. That the account is open doesn't depend on it."""
     from mas.client import profile
 
-    made = session.ask(
-        lambda client: client.create_account(
-            number, balance, currency=currency, overdraft_limit=overdraft, key=key
-        )
-    )
-    kept = profile.keep_token(number, made.token) if made.token else None
-    if made.receipt.committed or session.as_json:
-        tree = receipt_tree(made.receipt) | {"number": number, "token_file": str(kept or "")}
-        opening = format_amount(_units(balance, currency), currency)
-        where = f"; its token is in {kept}" if kept else ""
-        session.show(tree, f"Account {number} is open with {opening} {currency}{where}")
-    end_with(
-        made.receipt,
-        f"opening account {number}",
-        f"mas account create {number} --balance {balance} --currency {currency} "
-        f"--key {made.receipt.key}",
-    )
+    if not token:
+        return "", ""
+    try:
+        before = profile.find_token(session.profile, number)
+        kept = profile.keep_token(session.profile, number, token)
+    except ConfigError as error:
+        complain(f"Error: the token of account {number} isn't kept: {error}. For another: {again}")
+        return "", ""
+    replaced = ", in the place of an older one" if before and before != token else ""
+    return str(kept), f"; its token is in {kept}{replaced}"
 
 
 @account.command()
@@ -87,14 +106,18 @@ def get(session: Session, numbers: tuple[str, ...], level: str) -> None:
 @talking
 def postings(session: Session, number: str, limit: int, before: int) -> None:
     """The statement of account NUMBER, newest first."""
-    view = session.ask(lambda client: client.account(number))
-    page = session.ask(lambda client: client.postings(number, before=before, limit=limit))
-    trees = [_posting_tree(posting, view.currency) for posting in page]
-    session.show(trees, "\n".join(_posting_lines(page, view.currency)))
+
+    async def read(client: "Client") -> "tuple[list[PostingView], str]":
+        page = await client.postings(number, before=before, limit=limit)
+        return page, (await client.account(number)).currency
+
+    page, currency = session.ask(read)
+    trees = [_posting_tree(posting, currency) for posting in page]
+    session.show(trees, "\n".join(_posting_lines(page, currency)))
 
 
 _change_key = click.option(
-    "--key", default="", help="Idempotency key: the same key changes it once."
+    "--key", help="Idempotency key: the same key changes it once.  [default: a new one]"
 )
 
 
@@ -102,46 +125,49 @@ _change_key = click.option(
 @click.argument("number")
 @_change_key
 @talking
-def freeze(session: Session, number: str, key: str) -> None:
+def freeze(session: Session, number: str, key: str | None) -> None:
     """Let no new payment touch account NUMBER. Operators only."""
-    _change(session, number, key, "freez", "frozen", frozen=True)
+    _change(session, number, key, "freezing", frozen=True)
 
 
 @account.command()
 @click.argument("number")
 @_change_key
 @talking
-def unfreeze(session: Session, number: str, key: str) -> None:
+def unfreeze(session: Session, number: str, key: str | None) -> None:
     """Undo freeze. Operators only."""
-    _change(session, number, key, "unfreez", "open", frozen=False)
+    _change(session, number, key, "unfreezing", frozen=False)
 
 
 @account.command()
 @click.argument("number")
 @_change_key
 @talking
-def close(session: Session, number: str, key: str) -> None:
-    """Close account NUMBER for good. Operators only."""
-    _change(session, number, key, "clos", "closed", closed=True)
+def close(session: Session, number: str, key: str | None) -> None:
+    """Close account NUMBER for good; it must be empty. Operators only."""
+    _change(session, number, key, "closing", closed=True)
 
 
 def _change(
     session: Session,
     number: str,
-    key: str,
-    stem: str,
-    state: str,
+    key: str | None,
+    doing: str,
     *,
     frozen: bool | None = None,
     closed: bool | None = None,
 ) -> None:
-    receipt = session.ask(
-        lambda client: client.set_account(number, frozen=frozen, closed=closed, key=key)
+    asked = key_or_new(key)
+    receipt = session.ask_for(
+        number,
+        asked,
+        lambda client: client.set_account(number, frozen=frozen, closed=closed, key=asked),
     )
     if receipt.committed or session.as_json:
-        session.show(receipt_tree(receipt) | {"number": number}, f"Account {number} is {state}")
-    again = f"mas account {stem}e {number} --key {receipt.key}"
-    end_with(receipt, f"{stem}ing account {number}", again)
+        state = _state(receipt.state) if receipt.state is not None else ""
+        tree = receipt_tree(receipt) | {"number": number, "state": state}
+        session.show(tree, f"Account {number} is {state}")
+    end_with(receipt, f"{doing} account {number}", session.again(asked))
 
 
 def _units(text: str, currency: str) -> int:
@@ -150,7 +176,7 @@ def _units(text: str, currency: str) -> int:
     return parse_amount(text, currency, zero_allowed=True)
 
 
-def _state(view: "AccountView") -> str:
+def _state(view: "AccountView | AccountState") -> str:
     return "closed" if view.closed else "frozen" if view.frozen else "open"
 
 
@@ -194,19 +220,25 @@ def _posting_tree(posting: "PostingView", currency: str) -> dict[str, object]:
         "amount": format_amount(posting.amount, currency),
         "balance": format_amount(posting.balance, currency),
         "payment_id": posting.payment_id.hex(),
+        "counterparty": posting.counterparty,
+        "reference": posting.reference,
     }
 
 
 def _posting_lines(page: "list[PostingView]", currency: str) -> list[str]:
     if not page:
         return ["There are no postings."]
-    lines = [f"{'#':>8}  {'time (UTC)':19}  {'amount ' + currency:>18}  {'balance':>18}  payment"]
+    lines = [
+        f"{'#':>8}  {'time (UTC)':19}  {'amount ' + currency:>18}  {'balance':>18}  {'payment':32}  from or to"
+    ]
     for posting in page:
         time = datetime.fromtimestamp(posting.time / 1e6, UTC)
         amount = format_amount(posting.amount, currency)
         balance = format_amount(posting.balance, currency)
+        party = f"{'from' if posting.amount >= 0 else 'to'} {posting.counterparty}"
+        reference = f": {posting.reference}" if posting.reference else ""
         lines.append(
             f"{posting.sequence:>8}  {time:%Y-%m-%d %H:%M:%S}  {amount:>18}  {balance:>18}  "
-            f"{posting.payment_id.hex()}"
+            f"{posting.payment_id.hex()}  {party}{reference}"
         )
     return lines

@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from mas.addresses import join_address
+from mas.cli.output import complain, show
 from mas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -55,10 +56,7 @@ class Desk:
         try:
             return asyncio.run(talk())
         except KeyboardInterrupt:
-            click.echo(
-                "What has begun goes on in the cluster; the same command goes on from there.",
-                err=True,
-            )
+            complain("What has begun goes on in the cluster; the same command goes on from there.")
             raise
 
     def say(self, text: str) -> None:
@@ -68,7 +66,7 @@ class Desk:
 
     def show(self, tree: object, text: str) -> None:
         """The answer."""
-        click.echo(msgspec.json.encode(tree).decode() if self.as_json else text)
+        show(tree, text, as_json=self.as_json)
 
 
 def at_desk(command: Command) -> Command:

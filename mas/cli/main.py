@@ -13,9 +13,10 @@ import click
 from mas.cli.accounts import account
 from mas.cli.admin import admin
 from mas.cli.certs import certs
+from mas.cli.output import complain
 from mas.cli.payments import pay, payment
 from mas.cli.process import bench, demo, serve, version
-from mas.cli.session import EXIT_REFUSED, EXIT_TRY_AGAIN, EXIT_USAGE
+from mas.cli.session import ARGUMENTS, EXIT_REFUSED, EXIT_TRY_AGAIN, EXIT_USAGE
 from mas.cli.sim import sim
 from mas.cli.tokens import token
 from mas.errors import (
@@ -42,12 +43,17 @@ def exit_code_of(error: MasError) -> int:
 class _Commands(click.Group):
     """Commands whose errors are sentences, not tracebacks."""
 
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Remember what was typed, for a command that has to say how it is asked again."""
+        context.meta[ARGUMENTS] = list(args)
+        return super().parse_args(context, args)
+
     def invoke(self, context: click.Context) -> Any:  # noqa: ANN401 - click's own type
         """Run the command that the arguments name."""
         try:
             return super().invoke(context)
         except MasError as error:
-            click.echo(f"Error: {error}", err=True)
+            complain(f"Error: {error}")
             context.exit(exit_code_of(error))
 
 

@@ -4,7 +4,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mas.cli.session import Command, Session, end_with, receipt_tree, talking
+from mas.cli.output import complain
+from mas.cli.session import (
+    EXIT_REFUSED,
+    Command,
+    Session,
+    end_with,
+    key_or_new,
+    receipt_tree,
+    talking,
+)
 from mas.money import DEFAULT_CURRENCY
 
 if TYPE_CHECKING:
@@ -16,29 +25,42 @@ if TYPE_CHECKING:
 @click.argument("payee", metavar="TO")
 @click.argument("amount")
 @click.option("--currency", default=DEFAULT_CURRENCY, show_default=True)
-@click.option("--key", default="", help="Idempotency key: with the same key it happens once.")
+@click.option(
+    "--key", help="Idempotency key: with the same key it happens once.  [default: a new one]"
+)
 @click.option("--reference", default="", help="What the payee is told.")
 @talking
 def pay(
-    session: Session, payer: str, payee: str, amount: str, currency: str, key: str, reference: str
+    session: Session,
+    payer: str,
+    payee: str,
+    amount: str,
+    currency: str,
+    key: str | None,
+    reference: str,
 ) -> None:
     """Pay AMOUNT ("12.50") from account FROM to account TO.
 
-    Uses the token of FROM if it is kept here, else the profile's. FROM or TO may be @external: a deposit or a
-    withdrawal.
+    FROM or TO may be @external: a deposit or a withdrawal.
+
+    The same --key never pays twice from FROM: not later, nor from another machine, nor by another operator. The keys of
+    an account's own token (--as) are its own, and so are those of a token issued with --keys.
     """
-    receipt = session.ask(
+    what = f"paying {amount} {currency} from {payer} to {payee}"
+    asked = key_or_new(key)
+    receipt = session.ask_for(
+        payer,
+        asked,
         # A key that is given may have been used before: whoever asks again must hear of it.
         lambda client: client.pay(
             payer,
             payee,
             amount,
             currency=currency,
-            key=key,
+            key=asked,
             reference=reference,
             repeat=bool(key),
         ),
-        payer=payer,
     )
     if receipt.committed or session.as_json:
         session.show(
@@ -46,11 +68,7 @@ def pay(
             f"Paid {amount} {currency} from {payer} to {payee}: "
             f"payment {receipt.payment_id.hex()}, key {receipt.key}",
         )
-    end_with(
-        receipt,
-        f"paying {amount} {currency} from {payer} to {payee}",
-        f"mas pay {payer} {payee} {amount} --currency {currency} --key {receipt.key}",
-    )
+    end_with(receipt, what, session.again(asked))
 
 
 @click.group()
@@ -71,7 +89,7 @@ def _named(command: Command) -> Command:
 def get(session: Session, payer: str, key: str, payment_id: str) -> None:
     """What has become of a payment from account PAYER (of a deposit, the account paid into)."""
     given = _parse_id(key, payment_id)
-    receipt = session.ask(lambda client: client.payment(payer, key, payment_id=given), payer=payer)
+    receipt = session.ask(lambda client: client.payment(payer, key, payment_id=given))
     session.show(receipt_tree(receipt), _text(receipt))
 
 
@@ -81,14 +99,14 @@ def get(session: Session, payer: str, key: str, payment_id: str) -> None:
 def cancel(session: Session, payer: str, key: str, payment_id: str) -> None:
     """See to it that a payment never happens, unless it has."""
     given = _parse_id(key, payment_id)
-    receipt = session.ask(lambda client: client.cancel(payer, key, payment_id=given), payer=payer)
+    receipt = session.ask(lambda client: client.cancel(payer, key, payment_id=given))
     if receipt.final or session.as_json:
         session.show(receipt_tree(receipt), _text(receipt))
     if receipt.committed:
-        click.echo("Error: it had happened before: nothing was cancelled", err=True)
-        raise SystemExit(1)
+        complain("Error: it had happened before: nothing was cancelled")
+        raise SystemExit(EXIT_REFUSED)
     if not receipt.final:
-        end_with(receipt, "cancelling", "the same command")
+        end_with(receipt, f"cancelling a payment of account {payer}", session.again())
 
 
 def _parse_id(key: str, payment_id: str) -> bytes:

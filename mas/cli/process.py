@@ -11,6 +11,8 @@ from mas import __version__
 if TYPE_CHECKING:
     from mas.config import Config
 
+_PORT_DIGITS_MAX = 5
+
 
 @click.command()
 @click.option(
@@ -90,7 +92,8 @@ def override(config: "Config", given: dict[str, Any]) -> "Config":
         tree["node"]["hold"] = parse_ids("--hold", given["hold"])
     if given.get("address") is not None:
         port = given["address"].rpartition(":")[2]
-        tree["listen"]["peer"] = int(port) if port.isdecimal() else tree["listen"]["peer"]
+        if port.isdecimal() and len(port) <= _PORT_DIGITS_MAX:
+            tree["listen"]["peer"] = int(port)
     return convert_config(tree)
 
 

@@ -10,7 +10,7 @@ import grpc
 
 from mas.addresses import is_loopback
 from mas.errors import ConfigError, InvalidRequest, MasError, NetworkError, Unavailable
-from mas.limits import MESSAGE_BYTES_MAX
+from mas.limits import MESSAGE_BYTES_MAX, shorten
 from mas.wire.status import error_from_rpc
 
 T = TypeVar("T")
@@ -31,12 +31,15 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 
-def open_channel(address: str, ca: Path | bytes | None, *, plaintext: bool) -> grpc.aio.Channel:
+def open_channel(address: object, ca: Path | bytes | None, *, plaintext: bool) -> grpc.aio.Channel:
     """A channel that checks the server against `ca` (PEM, or a file of it; None: what the machine trusts).
 
     Raises:
+        InvalidRequest: the address can't be one.
         ConfigError: the file can't be read.
     """
+    if not isinstance(address, str) or not (address.isascii() and address.isprintable()):
+        raise InvalidRequest(f'address {shorten(address)} is not one: expected "host:port"')
     options = channel_options(address)
     if plaintext:
         return grpc.aio.insecure_channel(address, options=options)

@@ -13,13 +13,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
+import msgspec
+
 from mas.client import requests
 from mas.client.channel import check_bearer, connected, open_channel, readable
 from mas.client.payment_stream import Order, PaymentStream
 from mas.client.receipt import NewAccount, Payment, Receipt, receipt_from_wire
 from mas.client.retries import Call, Retries
 from mas.errors import MasError, NotFound
-from mas.ledger.instructions import EXTERNAL, Kind
+from mas.ledger.instructions import EXTERNAL, AccountState, Kind
 from mas.limits import check_timeout
 from mas.money import DEFAULT_CURRENCY
 from mas.runtime import Clock, Dice, Supervisor, SystemClock, SystemDice
@@ -369,20 +371,27 @@ class Client:
     ) -> Receipt:
         """Freeze, close, or set the overdraft limit (minor units); None leaves a property as it is. Operators only.
 
-        Under one `key` a change is carried out once: asked for again after UNKNOWN, it undoes nothing that came after it.
+        Only an empty account can be closed, and closed is for good. The receipt of what was done has the account's
+        `state`. Under one `key` a change is carried out once: asked for again after UNKNOWN, it undoes nothing that came
+        after it.
         """
         key = self._key(key)
         request = requests.to_change(
             number, key, frozen=frozen, closed=closed, overdraft_limit=overdraft_limit
         )
 
+        state: AccountState | None = None
+
         async def change(seconds: float) -> pb.PaymentResult:
+            nonlocal state
             reply = readable(
                 await self._stub.SetAccount(request, timeout=seconds, metadata=self._metadata)
             )
+            state = AccountState(reply.frozen, reply.closed, reply.overdraft_limit)
             return pb.PaymentResult(outcome=reply.outcome, reason=reply.reason, detail=reply.detail)
 
-        return await self._change(change, timeout, key)
+        receipt = await self._change(change, timeout, key)
+        return msgspec.structs.replace(receipt, state=state) if receipt.committed else receipt
 
     # -- buckets ---------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from mas.ledger.instructions import Reason
+from mas.ledger.instructions import AccountState, Reason
 from mas.money import DEFAULT_CURRENCY
 from mas.transaction.outcome import Status
 from mas.wire.gen.mas.v1 import account_pb2 as pb
@@ -38,6 +38,8 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
     """COMMITTED: microseconds since the epoch."""
     bucket: int = 0
     """COMMITTED creation: where the account lives."""
+    state: AccountState | None = None
+    """COMMITTED change of an account: how it has left it."""
 
     @property
     def committed(self) -> bool:

@@ -94,7 +94,7 @@ def to_creation(
     number: str, balance: str | int, currency: str, overdraft_limit: str | int, key: str
 ) -> pb.CreateAccountRequest:
     """A new account."""
-    limits.check_account_number(number, "number")
+    limits.check_account_number(number)
     limits.check_idempotency_key(key, "key")
     return pb.CreateAccountRequest(
         account_number=number,
@@ -126,13 +126,13 @@ def to_reads(numbers: object, level: ReadLevel) -> pb.GetAccountRequest:
             f"numbers {shorten(numbers)} is not allowed: expected 1 to {limits.PAGE_ITEMS_MAX} of them"
         )
     for number in numbers:
-        limits.check_account_number(number, "number")
+        limits.check_account_number(number)
     return to_message(pb.GetAccountRequest, account_numbers=numbers, level=level)
 
 
 def to_page(number: str, before: int, limit: int) -> pb.ListPostingsRequest:
     """A page of a statement."""
-    limits.check_account_number(number, "number")
+    limits.check_account_number(number)
     limits.check_sequence(before, "before")
     limits.check_page_items(limit)
     return to_message(pb.ListPostingsRequest, account_number=number, before=before, limit=limit)
@@ -142,8 +142,8 @@ def to_change(
     number: str, key: str, *, frozen: bool | None, closed: bool | None, overdraft_limit: int | None
 ) -> pb.SetAccountRequest:
     """A change of an account's properties."""
-    limits.check_account_number(number, "number")
-    limits.check_idempotency_key(key)
+    limits.check_account_number(number)
+    limits.check_idempotency_key(key, "key")
     if overdraft_limit is not None:
         limits.check_amount(overdraft_limit, "overdraft_limit", zero_allowed=True)
     return to_message(

@@ -8,6 +8,7 @@ Stopping goes the other way: edges first, so that nobody is left without an answ
 
 import asyncio
 import logging
+import shlex
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -350,7 +351,7 @@ class Process:
             )
             self._spawn(PeersList(self._membership, self._router, store, self._clock))
             if role == "all" and issuer is not None:
-                self._welcome(api, operators, issuer)
+                self._welcome(api, operators, issuer, authenticator)
 
     def _start_locks(self, store: ByteShelf) -> Leases:
         """The lock service itself on the one node where it is at work, the way to it on all others."""
@@ -383,7 +384,13 @@ class Process:
             return read_secret(Path(jwt.secret_file))
         return self._directory.secret("jwt.secret", self._dice)
 
-    def _welcome(self, api: ApiServer, operators: ApiServer, issuer: TokenIssuer) -> None:
+    def _welcome(
+        self,
+        api: ApiServer,
+        operators: ApiServer,
+        issuer: TokenIssuer,
+        authenticator: Authenticator,
+    ) -> None:
         """A single node to play with: leave its address and an operator's token where the command line finds them."""
         host = self._config.listen.host
         address = join_address(host, api.port)
@@ -395,15 +402,24 @@ class Process:
             plaintext=self._tls is None,
             node_service=join_address(host, operators.port),
             secret_file=str(Path(secret).resolve()),
+            cluster=self._config.node.cluster_id,
         )
-        kept = profile.write(found)
+        kept = profile.leave(
+            found,
+            authenticator.accepts,
+            self._directory.path.resolve() / profile.PROFILE_NAME,
+        )
+        default = profile.default_path()
+        named = "" if kept == default else " --profile " + shlex.quote(str(kept))
+        if named:
+            self._greeting.append(f"{default} isn't this cluster's, and stays as it is.")
         self._greeting += [
             f"API on {address}; its CA and an operator's token are in {kept}. Try:",
             "",
-            "  mas account create alice --balance 100.00",
-            "  mas account create bob",
-            "  mas pay alice bob 12.50",
-            "  mas account get alice",
+            f"  mas account create alice --balance 100.00{named}",
+            f"  mas account create bob{named}",
+            f"  mas pay alice bob 12.50{named}",
+            f"  mas account get alice{named}",
             "",
             "Ctrl-C stops it; everything is kept in " + str(self._directory.path),
         ]

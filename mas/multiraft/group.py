@@ -243,6 +243,11 @@ class RaftGroup:
         """The time to stamp a proposal with: this node's clock, or its peers' median where it is off by a second (rule 12)."""
         return self._world.clocks.stamp_us(self.members.newest.voters)
 
+    @property
+    def messages_waiting(self) -> int:
+        """What the core has to say once its Ready is finished."""
+        return self._core.messages_waiting
+
     def status(self) -> GroupStatus:
         """The group as it stands."""
         return GroupStatus(
@@ -609,7 +614,7 @@ class RaftGroup:
     def _is_full(self) -> bool:
         """Whether nothing can be said, and too much waits to be said already."""
         held = self.in_flight or self.is_frozen
-        return held and self._core.messages_waiting >= _MESSAGES_WAITING
+        return held and self.messages_waiting >= _MESSAGES_WAITING
 
     def _release_flush_waiters(self) -> None:
         for index, waiter in self._flush_waiters:

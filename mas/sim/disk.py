@@ -9,6 +9,7 @@ that isn't whole is cut off by the next start. The databases commit durably or n
 """
 
 import asyncio
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,7 @@ from mas.storage.group_log import (
 T = TypeVar("T")
 Groups = dict[int, GroupLog]
 
-_ROOM = 1 << 40
+ROOM = 1 << 40
 _TAIL_ENTRIES = 16
 _TAIL_BYTES = 1 << 20
 """What of a log is kept in memory; the rest is read from the disk, where it may be damaged."""
@@ -76,8 +77,14 @@ class Disk:
         """Groups with a damaged record, and its index."""
         self.fails_next_sync = False
         self.is_database_away = False
-        self.room = _ROOM
+        self.room = ROOM
         """Bytes for snapshots; the log has room of its own."""
+        self.file_error = 0
+        """The errno of whatever is done with a snapshot's file; 0: it works."""
+        self.file_seconds = 0.0
+        """What each such piece of work takes beyond its time."""
+        self.hangs = False
+        """No write of the log returns any more, in this life."""
         self._dice = dice
         self._on_note = on_note
         self._unsynced: list[Groups] = []
@@ -109,7 +116,16 @@ class Disk:
             self.durable = self._unsynced[whole - 1]
         self.written = self.durable
         self._unsynced = []
-        self.fails_next_sync = self.is_database_away = False
+        self.fails_next_sync = self.is_database_away = self.hangs = False
+
+    def mend_files(self) -> None:
+        """There is room, and whatever is done with a file works, at once."""
+        self.room, self.file_error, self.file_seconds = ROOM, 0, 0.0
+
+    def check_files(self) -> None:
+        """Before any work with a snapshot's file. Raises `OSError`."""
+        if self.file_error:
+            raise OSError(self.file_error, f"{os.strerror(self.file_error)} (injected)")
 
     def spoil_files(self) -> None:
         """Cut off what is being installed: a start that finds a note must do without the file."""
@@ -230,8 +246,12 @@ class SimBatch(ChangeBatch):
 class SimWorker:
     """Does one piece of work after the other, each once its virtual time is over."""
 
-    def __init__(self, seconds: Callable[[], float]) -> None:
+    def __init__(
+        self, seconds: Callable[[], float], check: Callable[[], None] = lambda: None
+    ) -> None:
+        """`check` comes before each piece, and what it raises is what comes of it."""
         self._seconds = seconds
+        self._check = check
         self._turn = asyncio.Lock()
         self._under_way: Callable[[], object] | None = None
 
@@ -241,6 +261,7 @@ class SimWorker:
             self._under_way = work
             await asyncio.sleep(self._seconds())
             self._under_way = None
+            self._check()
             return work()
 
     def die(self, dice: Dice) -> None:
@@ -274,6 +295,10 @@ class SimDatabases:
     def read(self, group: int) -> State:
         """A group's state, as it was last flushed or installed."""
         return self._disk.databases.get(group, State())
+
+    async def open(self, group: int) -> State:
+        """The same, for whoever takes the database over. Raises `DatabaseUnavailable`."""
+        return await self._worker.run(partial(self._read, group))
 
     async def flush(self, group: int, before: int, state: State) -> bool:
         """Swap the state, if it is still at the applied index `before` (rule 25). Raises `DatabaseUnavailable`."""

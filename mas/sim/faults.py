@@ -1,6 +1,7 @@
 """The hand that strikes: cuts lines, kills and freezes nodes, spoils disks, moves leadership and members."""
 
 import asyncio
+import errno
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -87,6 +88,7 @@ class Nemesis:
             "crash": (self._crash, self._crash, self._crash, self._black_out),
             "fsync": (self._fail_sync,),
             "database": (self._take_database_away,),
+            "disk": (self._fill_disk, self._fail_files, self._slow_files, self._hang),
             "damage": (self._damage,),
             "clock": (self._jump,),
             "pause": (self._pause,),
@@ -190,6 +192,38 @@ class Nemesis:
 
     def _bring_database_back(self, disk: Disk) -> None:
         disk.is_database_away = False
+
+    def _fill_disk(self) -> None:
+        node = self._node()
+        if node is not None:
+            self._trace.add(node.id, "has no room for snapshots for a while")
+            node.disk.room = -1
+            self._mend_later(node.disk)
+
+    def _fail_files(self) -> None:
+        """Of snapshots, whatever is done with them: the log is on another disk, or was written before."""
+        node = self._node()
+        if node is not None:
+            node.disk.file_error = pick(self._dice, (errno.EIO, errno.ENOSPC))
+            self._trace.add(node.id, f"fails at its files for a while: {node.disk.file_error}")
+            self._mend_later(node.disk)
+
+    def _slow_files(self) -> None:
+        node = self._node()
+        if node is not None:
+            self._trace.add(node.id, "is slow at its files for a while")
+            node.disk.file_seconds = self._seconds(2.0)
+            self._mend_later(node.disk)
+
+    def _mend_later(self, disk: Disk) -> None:
+        self._loop.call_later(self._seconds(8.0), disk.mend_files)
+
+    def _hang(self) -> None:
+        """Until its process has had enough."""
+        node = self._node()
+        if node is not None:
+            self._trace.add(node.id, "writes no log any more")
+            node.disk.hangs = True
 
     def _damage(self) -> None:
         """One record of a group, where the others can do without this replica for good."""

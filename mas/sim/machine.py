@@ -54,6 +54,9 @@ class Database(Protocol):
 
     def read(self, group: int) -> State: ...
 
+    async def open(self, group: int) -> State:
+        """Raises `DatabaseUnavailable`."""
+
     async def flush(self, group: int, before: int, state: State) -> bool:
         """Conditional on the applied index `before` (rule 25). Raises `DatabaseUnavailable`."""
 
@@ -142,7 +145,7 @@ class ListService(Actor):
                     case ReadReady():
                         self._on_read_ready(event)
                     case Restored():
-                        self._on_restored(event)
+                        await self._on_restored(event)
 
     def _apply(self, entries: tuple[Entry, ...]) -> None:
         self._watcher.on_committed(self._node, self.group.id, entries)
@@ -187,15 +190,22 @@ class ListService(Actor):
         operation.length = self._state.length
         self._watcher.on_answer(operation)
 
-    def _on_restored(self, restored: Restored) -> None:
+    async def _on_restored(self, restored: Restored) -> None:
         """The database holds a snapshot: memory starts from there, and what waited for other events is never answered."""
         self._proposed.clear()
         self._reading.clear()
         self._reads_waiting.clear()
         self.is_leading = False
-        self._state = self._database.read(self.group.id)
+        self._state = await self._open()
         self._flushed = self._state.applied
         self._watcher.on_restored(self._node, self.group.id, self._state, restored)
+
+    async def _open(self) -> State:
+        while True:
+            try:
+                return await self._database.open(self.group.id)
+            except DatabaseUnavailable:
+                await self._clock.sleep(_RETRY_SECONDS)
 
     async def _run_error(self) -> None:
         while True:

@@ -27,6 +27,7 @@ FAULTS = {
     "pause": "nodes stand still for a while",
     "members": "learners and voters come and go, one by one and jointly",
     "transfer": "leadership is handed over",
+    "disk": "disks have no room for snapshots, fail or are slow at their files, or hang at a write of the log",
     "compact": "logs are cut close behind what is flushed, and nodes left behind, so that they need snapshots",
 }
 """The classes, for `mas sim --faults`."""

@@ -75,6 +75,7 @@ class Recovery:
                 self.stays_down = (chosen,)
         for node_id, node in cluster.nodes.items():
             node.disk.fails_next_sync = node.disk.is_database_away = False
+            node.disk.mend_files()
             if node_id in self.stays_down:
                 if node.is_up:
                     node.kill()

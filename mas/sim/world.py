@@ -12,7 +12,7 @@ from random import Random
 
 import msgspec
 
-from mas.errors import CorruptData, DatabaseUnavailable, StorageError
+from mas.errors import CorruptData, DatabaseUnavailable, StorageError, WriteHangs
 from mas.multiraft import RAFT_CHANNEL, HostConfig, RaftHost
 from mas.raft import ConfState, CorruptState
 from mas.runtime import Supervisor
@@ -22,6 +22,7 @@ from mas.sim.clients import Clients
 from mas.sim.clock import VirtualClock
 from mas.sim.disk import Disk, SimDatabases, SimLog, SimWorker
 from mas.sim.faults import Nemesis
+from mas.sim.growth import Growth
 from mas.sim.leases import Leases
 from mas.sim.machine import ListService
 from mas.sim.network import Messages, Network, SimPeers
@@ -34,6 +35,8 @@ TICK_MS = 100
 _SPARE_NODES = 3
 """How many may be added to a cluster in its life."""
 _LOOK_SECONDS = 0.1
+_HANGING_SECONDS = 3.0
+_FOR_EVER = 1e6
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -129,7 +132,8 @@ class Node:
         except DatabaseUnavailable as error:
             self._world.trace.add(self.id, "can't start:", str(error))
         except StorageError as error:
-            expected = self.disk.fails_next_sync
+            hangs = self.disk.hangs and isinstance(error, WriteHangs)
+            expected = self.disk.fails_next_sync or hangs
             self._world.trace.require(self.id, expected, "stops: {}", error)
         except Exception as error:  # noqa: BLE001  (whatever it is, it is what the simulation looks for)
             self._world.trace.violate(self.id, f"fails: {error!r}")
@@ -137,11 +141,13 @@ class Node:
         await asyncio.sleep(0)
 
     async def _serve(self) -> None:
-        plan, dice = self._world.plan, self.dice
+        plan, dice, disk = self._world.plan, self.dice, self.disk
         log_worker, database_worker, file_worker = self._workers = [
-            SimWorker(lambda: plan.log_seconds * (1 + dice.randrange(1000)) / 1000),
+            SimWorker(self._log_seconds),
             SimWorker(lambda: plan.flush_seconds * (1 + dice.randrange(1000)) / 4000),
-            SimWorker(lambda: 0.001 * (1 + dice.randrange(20))),
+            SimWorker(
+                lambda: 0.001 * (1 + dice.randrange(20)) + disk.file_seconds, disk.check_files
+            ),
         ]
         databases = SimDatabases(
             self.disk, database_worker, dice, lambda: plan.snapshot_padding, self._tell
@@ -154,6 +160,7 @@ class Node:
                 election_tick=plan.election_tick,
                 log_margin_entries=plan.log_margin_entries,
                 log_margin_seconds=0.0,
+                log_write_seconds=_HANGING_SECONDS,
                 snapshot_idle_seconds=2.0,
             ),
             log=SimLog(self.disk),
@@ -177,6 +184,11 @@ class Node:
             for service in services.values():
                 supervisor.spawn(service.name, service.run())
             await supervisor.wait()
+
+    def _log_seconds(self) -> float:
+        if self.disk.hangs:
+            return _FOR_EVER
+        return self._world.plan.log_seconds * (1 + self.dice.randrange(1000)) / 1000
 
     def _open(self, host: RaftHost, group: int, databases: SimDatabases) -> ListService | None:
         state = databases.read(group)
@@ -250,6 +262,7 @@ class World:
         self.network = Network(loop, self._dice("network"), self.trace, self.checks.on_sent)
         self._clients = Clients(self, self.plan, self._dice("clients"), self.checks.on_question)
         self.recovery = Recovery(self, self._clients, self._dice("recovery"))
+        self._growth = Growth(self.plan.log_margin_entries)
         self.nemesis = Nemesis(self, self.plan, self._dice("nemesis"), self.trace)
 
     # -- the life of a cluster -----------------------------------------------------------------
@@ -371,6 +384,9 @@ class World:
                 for group, service in node.services.items():
                     if service.group.error is not None:
                         self.isolate(node.id, group, service.group.error)
+                        continue
+                    grown = self._growth.look(node.id, node.life, service.group, self._loop.time())
+                    self.trace.require(node.id, not grown, "{}, in group {}", grown, group)
 
     def _leases(self, group: int) -> Leases:
         seconds = Leases.of_ticks(self.plan.election_tick, TICK_MS / 1000)

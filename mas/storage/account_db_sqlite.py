@@ -376,9 +376,8 @@ def _export(
     try:
         return _write_export(connection, bucket, path, check_room)
     finally:
-        _shrink_wal(
-            connection, _WAL_BYTES_KEPT
-        )  # it couldn't begin anew while this transaction read from it
+        # It couldn't begin anew while this transaction read from it.
+        _shrink_wal(connection, _WAL_BYTES_KEPT)
 
 
 def _write_export(
@@ -508,16 +507,16 @@ def _transaction(connection: _Connection, kind: str = "IMMEDIATE") -> Iterator[N
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         if kind != "DEFERRED":
-            _shrink_wal(
-                connection, 0
-            )  # what it had written is worth nothing, and may be all that the disk had
+            # What it had written is worth nothing, and may be all that the disk had.
+            _shrink_wal(connection, 0)
         raise
 
 
 def _shrink_wal(connection: _Connection, keep: int) -> None:
     """Give a WAL of more bytes than this back to the disk, unless others use it: then whoever ends last does."""
     _, _, path = connection.execute("PRAGMA database_list").fetchone()
-    if Path(f"{path}-wal").stat().st_size <= keep:
+    wal = Path(f"{path}-wal")
+    if not wal.exists() or wal.stat().st_size <= keep:
         return
     (busy,) = connection.execute("PRAGMA busy_timeout").fetchone()
     connection.execute("PRAGMA busy_timeout = 0")

@@ -652,12 +652,13 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
         attempt = self.attempt
         if self.phase is Phase.PREPARING:
             assert attempt is not None
+            silent = self._silent()
             self.rollback(attempt, effects)
-            self._give_up(Reason.TIMED_OUT, "no vote in time", effects)
+            self._give_up(Reason.TIMED_OUT, silent, effects)
         elif self.phase is Phase.DECIDING:
             assert attempt is not None
             if self._has_done_nothing(attempt):
-                self._reply(self._nothing(), effects, Reason.UNAVAILABLE)
+                self._reply(self._nothing(), effects, Reason.UNAVAILABLE, self._silent())
             else:
                 self.reason = Reason.TIMED_OUT
                 self._ask(attempt, effects)
@@ -668,14 +669,27 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
             self.late_now(effects)
         if self.replied:
             return
-        if self.begun or self.repeat or self.number:
-            result = PaymentResult(Status.UNKNOWN, self.payment_id, Reason.TIMED_OUT)
-        else:
-            result = PaymentResult(Status.TURNED_AWAY, self.payment_id, Reason.TIMED_OUT)
+        begun = self.begun or self.repeat or self.number
+        status = Status.UNKNOWN if begun else Status.TURNED_AWAY
+        result = PaymentResult(status, self.payment_id, Reason.TIMED_OUT, self._silent())
         self.replied = True
         effects.append(Reply(self, result))
         if self.phase not in _AT_THE_ANCHOR or not self.unsettled:
             self._done(effects)
+
+    def _silent(self) -> str:
+        """Who hasn't answered: what whoever gives up waiting is told."""
+        if self.phase is Phase.LOCATING:
+            return "the buckets that know where its accounts are have not answered in time"
+        if self.phase is Phase.LOCKING:
+            return "the lock service has not answered in time"
+        attempt = self.attempt
+        buckets = [attempt.anchor if attempt else self._place().anchor]
+        if self.phase is Phase.PREPARING and attempt is not None:
+            buckets = [part.bucket for part in attempt.locals if part.vote is Vote.ASKED]
+        if len(buckets) == 1:
+            return f"bucket {buckets[0]} has not answered in time"
+        return f"buckets {', '.join(map(str, buckets))} have not answered in time"
 
     def again(self, send: "Send", effects: "list[Effect]") -> None:
         """The pause of a `Later` is over: send it once more, if it still matters."""

@@ -1,64 +1,23 @@
 """The commands against a real server: what a person reads, what a program reads, and how each command ends."""
 
-import asyncio
 import json
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
-from click.testing import CliRunner, Result
 
 from mas import __version__, errors
 from mas.api import Role
 from mas.api.tokens import CLUSTER_KEY_SPACE
-from mas.cli import cli
 from mas.cli.main import exit_code_of
 from mas.client import Profile, profile
 from mas.config import Config
 from mas.files import write_private
-from mas.ledger.instructions import Answer, Body, Code, Kind, Reason
+from mas.ledger.instructions import EXTERNAL, AccountState, Answer, Body, Code, Kind, Reason
 from mas.transaction.messages import PostingView, ReadLevel
 from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, name
-from tests.api.edge import START_US, Edge, FakeCoordinator, account, certificate, commit, serving
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MAS_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def edge(tmp_path: Path) -> Iterator[Edge]:
-    """A server on a loop of its own: each command runs a loop too."""
-    ready = threading.Event()
-    found: list[Edge] = []
-    loop = asyncio.new_event_loop()
-    stop = asyncio.Event()
-
-    async def serve() -> None:
-        async with serving(FakeCoordinator()) as edge:
-            found.append(edge)
-            ready.set()
-            await stop.wait()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    assert ready.wait(5)
-    (tmp_path / "ca.crt").write_bytes(certificate()[0])
-    token = found[0].token("operator:root", Role.GATEWAY)
-    profile.write(Profile(found[0].address, str(tmp_path / "ca.crt"), token))
-    yield found[0]
-    loop.call_soon_threadsafe(stop.set)
-    thread.join(5)
-    loop.close()
-
-
-def mas(*arguments: str) -> Result:
-    result = CliRunner().invoke(cli, arguments)
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.output
-    return result
+from tests.api.edge import START_US, Edge, account, certificate, commit
+from tests.cli.typed import mas
 
 
 def deciding(status: Status, reason: Reason = Reason.NONE, detail: str = "") -> object:
@@ -72,7 +31,8 @@ def test_opening_an_account_keeps_its_token(edge: Edge, home: Path) -> None:
     result = mas("account", "create", "alice", "--balance", "100.00")
     assert result.exit_code == 0
     assert result.stdout.startswith("Account alice is open with 100.00 USD")
-    kept = home / "tokens" / "alice"
+    kept = profile.token_path(profile.read(), "alice")
+    assert kept.is_relative_to(home / "tokens")
     assert str(kept) in result.stdout
     assert kept.stat().st_mode & 0o777 == 0o600
     principal = edge.authenticator.authenticate((("authorization", kept.read_text().strip()),))
@@ -88,13 +48,66 @@ def test_an_account_that_exists_is_refused(edge: Edge, home: Path) -> None:
     assert not (home / "tokens").exists()
 
 
-def test_paying_uses_the_payers_own_token(edge: Edge) -> None:
-    profile.keep_token("alice", edge.token("account:alice"))
-    result = mas("pay", "alice", "bob", "12.50", "--reference", "rent")
+def test_users_3_a_command_acts_as_the_profile_says_whatever_is_kept(edge: Edge) -> None:
+    """The same command is the same payment, with the payer's token beside it and without; --as says another caller."""
+    key = ("--key", "rent")
+    without = mas("pay", "alice", "bob", "1", *key, "--json")
+    profile.keep_token(profile.read(), "alice", edge.token("account:alice"))
+    beside = mas("pay", "alice", "bob", "1", *key, "--json")
+    assert beside.stdout == without.stdout
+    own = mas("pay", "alice", "bob", "1", *key, "--json", "--as", "alice")
+    assert json.loads(own.stdout)["payment_id"] != json.loads(without.stdout)["payment_id"]
+    assert [request.key_space for request in edge.coordinator.requests] == [
+        CLUSTER_KEY_SPACE,
+        CLUSTER_KEY_SPACE,
+        "account:alice",
+    ]
+    nobody = mas("pay", "bob", "alice", "1", "--as", "bob")
+    assert nobody.exit_code == 2
+    assert "no token of account bob is kept here for this server" in nobody.stderr
+
+
+def test_users_3_a_token_that_would_do_is_pointed_out_and_not_taken(edge: Edge) -> None:
+    found = profile.read()
+    profile.write(msgspec.structs.replace(found, token=edge.token("operator:root", Role.OPERATOR)))
+    refused = mas("pay", "alice", "bob", "1")
+    assert (refused.exit_code, "--as" in refused.stderr) == (1, False)
+    profile.keep_token(found, "alice", edge.token("account:alice"))
+    refused = mas("pay", "alice", "bob", "1")
+    assert (refused.exit_code, "add --as alice" in refused.stderr) == (1, True)
+    assert edge.coordinator.requests == []
+    assert mas("pay", "alice", "bob", "1", "--as", "alice").exit_code == 0
+
+
+def test_users_15_a_token_of_another_cluster_is_not_sent(edge: Edge, tmp_path: Path) -> None:
+    other = tmp_path / "other.crt"
+    other.write_text("another CA")
+    elsewhere = Profile(edge.address, str(other))
+    profile.keep_token(elsewhere, "alice", "foreign")
+    refused = mas("pay", "alice", "bob", "1", "--as", "alice")
+    assert refused.exit_code == 2
+    assert edge.coordinator.requests == []
+    assert mas("account", "create", "alice").exit_code == 0
+    assert profile.find_token(elsewhere, "alice") == "foreign"
+    profile.keep_token(profile.read(), "alice", "older")
+    assert "in the place of an older one" in mas("account", "create", "alice").stdout
+
+
+@pytest.mark.parametrize("command", [("pay", "a", "b", "1"), ("account", "create", "a")])
+def test_an_empty_key_is_no_key_and_is_not_replaced(edge: Edge, command: tuple[str, ...]) -> None:
+    """`--key "$KEY"` where KEY isn't set would pay anew each time."""
+    result = mas(*command, "--key", "")
+    assert (result.exit_code, "--key is empty" in result.stderr) == (2, True)
+    assert edge.coordinator.requests == []
+
+
+def test_paying(edge: Edge) -> None:
+    profile.keep_token(profile.read(), "alice", edge.token("account:alice"))
+    result = mas("pay", "alice", "bob", "12.50", "--reference", "rent", "--as", "alice")
     assert result.exit_code == 0
     assert result.stdout.startswith("Paid 12.50 USD from alice to bob: payment ")
     mas("pay", "bob", "alice", "1")
-    mas("pay", "alice", "bob", "1", "--key", "mine")
+    mas("pay", "alice", "bob", "1", "--key", "mine", "--as", "alice")
     assert [(r.key_space, r.repeat) for r in edge.coordinator.requests] == [
         ("account:alice", False),
         (CLUSTER_KEY_SPACE, False),
@@ -140,7 +153,7 @@ def test_how_a_payment_ends(
     assert words.lower() in result.stderr.lower()
     assert result.stdout == ""
     if code == 3:
-        assert "mas pay alice bob 1 --currency USD --key k7" in result.stderr
+        assert "mas pay alice bob 1 --key k7 --timeout 0.2" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -186,20 +199,41 @@ def test_reading_accounts(edge: Edge) -> None:
 def test_a_statement(edge: Edge) -> None:
     edge.coordinator.accounts["alice"] = account("alice", 8_750)
     edge.coordinator.postings["alice"] = [
-        PostingView(2, b"\xab" * 16, -1_250, 8_750, 1_700_000_000_000_000),
-        PostingView(1, b"\xcd" * 16, 10_000, 10_000, 1_600_000_000_000_000),
+        PostingView(2, b"\xab" * 16, -1_250, 8_750, 1_700_000_000_000_000, "bob", "invoice 9"),
+        PostingView(1, b"\xcd" * 16, 10_000, 10_000, 1_600_000_000_000_000, EXTERNAL),
     ]
     lines = mas("account", "postings", "alice").stdout.splitlines()
-    assert lines[1].split() == ["2", "2023-11-14", "22:13:20", "-12.50", "87.50", "ab" * 16]
+    assert lines[1].split()[:6] == ["2", "2023-11-14", "22:13:20", "-12.50", "87.50", "ab" * 16]
+    # Who was on the other side, and what the payer said (faults: users 7).
+    assert lines[1].endswith("to bob: invoice 9")
+    assert lines[2].endswith("from @external")
     assert len(lines) == 3
+    for_programs = json.loads(mas("account", "postings", "alice", "--json").stdout)
+    assert [(one["counterparty"], one["reference"]) for one in for_programs] == [
+        ("bob", "invoice 9"),
+        (EXTERNAL, ""),
+    ]
     older = json.loads(mas("account", "postings", "alice", "--before", "2", "--json").stdout)
     assert [posting["amount"] for posting in older] == ["100.00"]
     assert mas("account", "postings", "nobody").exit_code == 1
 
 
-def test_freezing_and_closing(edge: Edge) -> None:
-    assert mas("account", "freeze", "bob").stdout == "Account bob is frozen\n"
-    assert mas("account", "unfreeze", "bob").stdout == "Account bob is open\n"
+def test_users_5_freezing_and_closing_tell_the_state_of_the_account(edge: Edge) -> None:
+    for state, command, said in [
+        (AccountState(frozen=True, closed=False, overdraft_limit=0), "freeze", "frozen"),
+        (AccountState(frozen=False, closed=False, overdraft_limit=0), "unfreeze", "open"),
+    ]:
+        edge.coordinator.answer = Answer(Code.DONE, state=state)
+        assert mas("account", command, "bob").stdout == f"Account bob is {said}\n"
+        assert json.loads(mas("account", command, "bob", "--json").stdout)["state"] == said
+    edge.coordinator.changes.clear()
+    # Not the state that was asked for, but the one that the account has.
+    edge.coordinator.answer = Answer(Code.UNCHANGED, state=AccountState(True, True, 0))
+    assert mas("account", "freeze", "bob").stdout == "Account bob is closed\n"
+    edge.coordinator.answer = Answer(Code.REFUSED, Reason.ACCOUNT_CLOSED)
+    thawing = mas("account", "unfreeze", "bob")
+    assert (thawing.exit_code, thawing.stdout) == (1, "")
+    assert "ACCOUNT_CLOSED" in thawing.stderr
     edge.coordinator.answer = Answer(Code.REFUSED, Reason.LEGS_PREPARED)
     closing = mas("account", "close", "bob")
     assert closing.exit_code == 1

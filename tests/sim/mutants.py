@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
-from mas.multiraft import actor, group, members, snapshot_receiver, writer
+from mas.multiraft import actor, group, members, snapshot_receiver, snapshot_sender, writer
 from mas.raft import core, log, quorum, read_only
 from mas.storage import group_log
 
@@ -69,7 +69,7 @@ MUTANTS = [
         core.Raft._may_commit,
         "index >= self._first_of_term",
         "index > 0",
-        37,
+        66,
         240,
     ),
     Mutant(
@@ -77,7 +77,7 @@ MUTANTS = [
         core.Raft._may_vote_for,
         "self.vote == message.from_ or (self.vote == NOBODY and self.leader == NOBODY)",
         "True",
-        10,
+        6,
         60,
     ),
     Mutant(
@@ -85,7 +85,7 @@ MUTANTS = [
         log.Log._count_held,
         "if not self.matches(entry.index, entry.term):",
         "if entry.index > self.last_index:",
-        4,
+        1,
         40,
     ),
     Mutant(
@@ -149,7 +149,7 @@ MUTANTS = [
         members.read_members,
         "if entry.type is EntryType.CONF_CHANGE:",
         "if False:",
-        1,
+        34,
         80,
     ),
     Mutant(
@@ -215,5 +215,29 @@ MUTANTS = [
         "start = max(applied, storage.initial_state()[0].commit)",
         1,
         20,
+    ),
+    Mutant(
+        "wait for a disk that hangs",
+        writer.LogWriter.watch,
+        "if looks > _LOOKS:",
+        "if False:",
+        2,
+        20,
+    ),
+    Mutant(
+        "end a process for a file that can't be written",
+        snapshot_receiver.SnapshotReceiver._write_piece,
+        "except OSError as error:",
+        "except ZeroDivisionError as error:",
+        17,
+        120,
+    ),
+    Mutant(
+        "end a process for an export that fails",
+        snapshot_sender.SnapshotSender._export,
+        "except (StorageError, OSError) as error:",
+        "except ZeroDivisionError as error:",
+        17,
+        60,
     ),
 ]

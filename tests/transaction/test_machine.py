@@ -890,3 +890,25 @@ def test_the_client_hears_once() -> None:
 
     assert run.is_silent()
     assert run.wants()[-1] is Commit
+
+
+def test_users_17_whoever_gives_up_is_told_who_has_not_answered() -> None:
+    def told(run: Run) -> tuple[Status, str]:
+        run.expire()
+        result = run.result()
+        return result.status, result.detail
+
+    deciding = Run(buckets=(ANCHOR, ANCHOR)).start()
+    assert told(deciding) == (Status.UNKNOWN, "bucket 1 has not answered in time")
+
+    voting = Run(SPLIT, (ANCHOR, OTHER, FAR)).start()
+    assert len(voting.sent(Prepare)) == 2
+    voting.late()
+    voting.answer(voting.one(Look), Code.NONE)
+    assert voting.result().detail == "buckets 2, 3 have not answered in time"
+
+    assert told(Run()) == (
+        Status.TURNED_AWAY,
+        "the buckets that know where its accounts are have not answered in time",
+    )
+    assert told(Run(exclusive=True).start())[1] == "the lock service has not answered in time"
