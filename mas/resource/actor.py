@@ -654,10 +654,9 @@ class AccountService(Actor):
             return
         if request.level is ReadLevel.LINEARIZABLE:
             noted = [self._note(number) for number in request.numbers]
-            if not all(each.is_decided for each in noted):
-                Firm(request, noted, lambda reply: self._reply(read.peer, reply))
-                return
-        elif request.level is not ReadLevel.STALE:
+            Firm(request, noted, lambda reply: self._reply(read.peer, reply)).answer()
+            return
+        if request.level is not ReadLevel.STALE:
             self._have_opened(request.numbers)
         age_ms = round(1000 * (self._clock.monotonic() - self._heard_leader))
         self._reply(read.peer, view_accounts(self._ledger, request, self.bucket, age_ms))
@@ -670,7 +669,8 @@ class AccountService(Actor):
         noted = self._noted.get(number)
         if noted is None:
             noted = Noted(self._ledger, self.bucket, number, self._anchors)
-            self._noted[number] = noted
+            if not noted.is_decided:
+                self._noted[number] = noted
         return noted
 
     def _have_opened(self, numbers: Sequence[str]) -> None:

@@ -371,6 +371,7 @@ async def test_security_b1_a_read_that_raises_is_answered_and_ends_nothing_else(
     assert statement.why is Why.FAILED
     # Siblings: a read from memory, and one whose rows must be loaded.
     monkeypatch.setattr(service_module, "view_accounts", _raise)
+    monkeypatch.setattr(service_module, "Noted", _raise)
     for level in (ReadLevel.LINEARIZABLE, ReadLevel.READ_COMMITTED):
         for number in ("alice", "not in memory"):
             reply = await world.reply(world.read(number, level=level))
@@ -533,6 +534,20 @@ async def test_bank_1_a_read_waits_until_every_leg_it_noted_is_decided(world: Wo
     )
     hear_again(0, committed(two))
     assert (await balance(world, first), await balance(world, second)) == (157, 157)
+
+
+@pytest.mark.asyncio
+async def test_bank_1_a_read_behind_another_one_shows_no_less(world: World) -> None:
+    """What the first one found committed isn't posted yet; the next one notes the account at the same index."""
+    one, two = await two_incoming(world)
+    first = world.read("alice")
+    await world.until(lambda: len(world.buckets.asked) == 2)
+    world.group.held = []  # nothing is posted meanwhile
+    world.buckets.asked[0][2](0, committed(one))
+    world.buckets.asked[1][2](0, committed(two))
+    assert await balance(world, first) == 157
+    assert await balance(world, world.read("alice")) == 157
+    assert list(world.service._ledger.legs) == [one.xid, two.xid]
 
 
 @pytest.mark.asyncio
