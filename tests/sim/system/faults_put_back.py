@@ -16,6 +16,7 @@ from tests.sim.mutants import Mutant, applied
 
 TICKS = 60
 EVERYTHING = Options(ticks=TICKS, faults=tuple(FAULTS))
+LATE = Options(ticks=TICKS, faults=("delay",))
 
 Patch = tuple[Callable[..., Any], str, str]
 
@@ -48,7 +49,7 @@ FAULTS_PUT_BACK = [
         "bank 3: a statement doesn't wait for what is prepared on its account",
         ((reads.shown, "return ledger.prepared_on((request.number,))", "return []"),),
         "lacks",
-        EVERYTHING,
+        LATE,
         1,
         10,
     ),
