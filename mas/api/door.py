@@ -73,35 +73,17 @@ class Door(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic onl
 
     def _guard(self, method: str, handler: "grpc.RpcMethodHandler[Any, Any]") -> Any:  # noqa: ANN401 - a handler as gRPC makes it
         service = self._services.get(method.split("/")[1])
+        serve = _server(method, handler)
         streaming = handler.request_streaming or handler.response_streaming
-        assert handler.request_deserializer is not None, "generated code has one"
-        decode = _decoder(method, handler.request_deserializer)
-        kinds = (
-            handler.unary_unary,
-            handler.unary_stream,
-            handler.stream_unary,
-            handler.stream_stream,
-        )
-        act: Callable[[Any, Any], Any] = next(kind for kind in kinds if kind is not None)
 
-        async def serve(caller: Caller, context: Context) -> Any:  # noqa: ANN401 - any reply
-            with self._shares.call(caller, streaming=streaming) as share:
-                if handler.request_streaming:
-                    reply = act(_messages(context, share, decode), context)
-                else:
-                    reply = act(await _request(context, share, decode), context)
-                if not inspect.isasyncgen(reply):
-                    return await reply
-                async for message in reply:
-                    await context.write(message)
-                return None
-
-        async def answer(_: object, context: Context) -> Any:  # noqa: ANN401 - any reply
+        async def answer(_: object, context: Context) -> None:
             try:
                 caller = self._identify(service, context)
-                if caller.rank is not Rank.STRANGER:
-                    return await serve(caller, context)
-                return await self._in_time(serve(caller, context))
+                with self._shares.call(caller, streaming=streaming) as share:
+                    if caller.rank is Rank.STRANGER:
+                        await self._in_time(serve(share, context))
+                    else:
+                        await serve(share, context)
             except InvalidRequest as error:
                 self._seldom.info("refused", "a call of %s is refused: %s", method, error)
                 await _abort(context, error)
@@ -109,16 +91,15 @@ class Door(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic onl
                 await _abort(context, error)
             except grpc.aio.AbortError:
                 raise
+            except grpc.aio.BaseError:
+                return  # the client has gone while it was written to: there is nobody to tell
             except Exception:  # noqa: BLE001 - whatever it is, it ends this call alone
                 self._seldom.exception(method, "a call of %s failed", method)
                 await _abort(context, _FAULT)
 
-        make = (
-            grpc.stream_stream_rpc_method_handler
-            if handler.response_streaming
-            else grpc.stream_unary_rpc_method_handler
+        return grpc.stream_stream_rpc_method_handler(
+            answer, response_serializer=handler.response_serializer
         )
-        return make(answer, response_serializer=handler.response_serializer)
 
     def _identify(self, service: Known | None, context: Context) -> Caller:
         metadata = metadata_of(context)
@@ -131,12 +112,12 @@ class Door(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic onl
                 continue
         return Caller(_address(context.peer()), Rank.STRANGER)
 
-    async def _in_time(self, serving: Awaitable[Any]) -> Any:  # noqa: ANN401 - any reply
+    async def _in_time(self, serving: Awaitable[None]) -> None:
         seconds = self._shares.stranger_seconds
         limit = asyncio.timeout(seconds)
         try:
             async with limit:
-                return await serving
+                await serving
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -160,6 +141,32 @@ _FAULT = OutcomeUnknown(
 async def _abort(context: Context, error: MasError) -> NoReturn:
     """End the call with a status that says what went wrong, in words and for programs."""
     await context.abort(code_of(error), str(error), trailers_of(error))
+
+
+def _server(
+    method: str, handler: "grpc.RpcMethodHandler[Any, Any]"
+) -> Callable[[Share, Context], Awaitable[None]]:
+    """What reads a call's request, or requests, has them handled, and writes what comes of it."""
+    assert handler.request_deserializer is not None, "generated code has one"
+    decode = _decoder(method, handler.request_deserializer)
+    kinds = handler.unary_unary, handler.unary_stream, handler.stream_unary, handler.stream_stream
+    act: Callable[[Any, Any], Any] = next(kind for kind in kinds if kind is not None)
+
+    async def serve(share: Share, context: Context) -> None:
+        if handler.request_streaming:
+            reply = act(_messages(context, share, decode), context)
+        else:
+            reply = act(await _request(context, share, decode), context)
+        if inspect.isasyncgen(reply):
+            async for message in reply:
+                await context.write(message)
+        elif handler.response_streaming:
+            await reply  # it writes by itself
+        else:
+            # Inside the share: a caller that doesn't read its reply holds it.
+            await context.write(await reply)
+
+    return serve
 
 
 async def _request(context: Context, share: Share, decode: Decode) -> Any:  # noqa: ANN401 - any message
