@@ -10,6 +10,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from ipaddress import IPv6Address, ip_network
 from typing import Any, NoReturn, Protocol
 from urllib.parse import unquote
@@ -76,14 +77,16 @@ class Door(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic onl
         serve = _server(method, handler)
         streaming = handler.request_streaming or handler.response_streaming
 
-        async def answer(_: object, context: Context) -> None:
+        async def answer(_: object, context: Context) -> Any:  # noqa: ANN401 - any reply
             try:
                 caller = self._identify(service, context)
-                with self._shares.call(caller, streaming=streaming) as share:
-                    if caller.rank is Rank.STRANGER:
-                        await self._in_time(serve(share, context))
-                    else:
-                        await serve(share, context)
+                share = self._shares.enter(caller, streaming=streaming)
+                # Once the call is over, not the handler: a caller that doesn't read its reply holds it.
+                leave = partial(self._shares.leave, share, streaming=streaming)
+                context.add_done_callback(lambda _: leave())  # type: ignore[arg-type]  # published as a class
+                if caller.rank is Rank.STRANGER:
+                    return await self._in_time(serve(share, context))
+                return await serve(share, context)
             except InvalidRequest as error:
                 self._seldom.info("refused", "a call of %s is refused: %s", method, error)
                 await _abort(context, error)
@@ -92,14 +95,17 @@ class Door(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic onl
             except grpc.aio.AbortError:
                 raise
             except grpc.aio.BaseError:
-                return  # the client has gone while it was written to: there is nobody to tell
+                return None  # the client has gone while it was written to: there is nobody to tell
             except Exception:  # noqa: BLE001 - whatever it is, it ends this call alone
                 self._seldom.exception(method, "a call of %s failed", method)
                 await _abort(context, _FAULT)
 
-        return grpc.stream_stream_rpc_method_handler(
-            answer, response_serializer=handler.response_serializer
+        make = (
+            grpc.stream_stream_rpc_method_handler
+            if handler.response_streaming
+            else grpc.stream_unary_rpc_method_handler
         )
+        return make(answer, response_serializer=handler.response_serializer)
 
     def _identify(self, service: Known | None, context: Context) -> Caller:
         metadata = metadata_of(context)
@@ -112,12 +118,12 @@ class Door(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic onl
                 continue
         return Caller(_address(context.peer()), Rank.STRANGER)
 
-    async def _in_time(self, serving: Awaitable[None]) -> None:
+    async def _in_time(self, serving: Awaitable[Any]) -> Any:  # noqa: ANN401 - any reply
         seconds = self._shares.stranger_seconds
         limit = asyncio.timeout(seconds)
         try:
             async with limit:
-                await serving
+                return await serving
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -145,26 +151,23 @@ async def _abort(context: Context, error: MasError) -> NoReturn:
 
 def _server(
     method: str, handler: "grpc.RpcMethodHandler[Any, Any]"
-) -> Callable[[Share, Context], Awaitable[None]]:
-    """What reads a call's request, or requests, has them handled, and writes what comes of it."""
+) -> Callable[[Share, Context], Awaitable[Any]]:
+    """What reads a call's request, or requests, and has them handled; a stream's replies are written."""
     assert handler.request_deserializer is not None, "generated code has one"
     decode = _decoder(method, handler.request_deserializer)
     kinds = handler.unary_unary, handler.unary_stream, handler.stream_unary, handler.stream_stream
     act: Callable[[Any, Any], Any] = next(kind for kind in kinds if kind is not None)
 
-    async def serve(share: Share, context: Context) -> None:
+    async def serve(share: Share, context: Context) -> Any:  # noqa: ANN401 - any reply
         if handler.request_streaming:
             reply = act(_messages(context, share, decode), context)
         else:
             reply = act(await _request(context, share, decode), context)
-        if inspect.isasyncgen(reply):
-            async for message in reply:
-                await context.write(message)
-        elif handler.response_streaming:
-            await reply  # it writes by itself
-        else:
-            # Inside the share: a caller that doesn't read its reply holds it.
-            await context.write(await reply)
+        if not inspect.isasyncgen(reply):
+            return await reply
+        async for message in reply:
+            await context.write(message)
+        return None
 
     return serve
 
