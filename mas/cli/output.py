@@ -5,7 +5,6 @@ what neither takes is dropped, and the exit status still tells the outcome.
 """
 
 import contextlib
-import os
 import sys
 
 import click
@@ -34,14 +33,5 @@ def _write(answer: str) -> str:
     try:
         click.echo(answer)
     except (OSError, ValueError) as error:
-        _let_go_of_stdout()
         return str(error)
     return ""
-
-
-def _let_go_of_stdout() -> None:
-    """What is still buffered must not fail once more at exit, with a status of its own."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)

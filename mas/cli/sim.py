@@ -1,14 +1,12 @@
-"""`mas sim`: a cluster's consensus on virtual time, all its hardship from one seed."""
+"""`mas sim`: whole clusters on virtual time, all their hardship from one seed."""
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import click
 
 from mas.cli.session import EXIT_REFUSED
-
-if TYPE_CHECKING:
-    from mas.sim.world import Options
 
 _PROGRESS_EVERY = 25
 _SEEDS_MAX = 1_000_000
@@ -31,22 +29,19 @@ def _read_seeds(
     return range(first, last + 1)
 
 
-def _read_faults(
-    _context: click.Context, _parameter: click.Parameter, value: str
-) -> tuple[str, ...]:
+def _read_faults(text: str, known: Mapping[str, str]) -> tuple[str, ...]:
     """Classes of faults by their names, in the order that they are listed in."""
-    from mas.sim.plan import FAULTS
-
-    if value == "all":
-        return tuple(FAULTS)
-    named = [] if value == "none" else [name.strip() for name in value.split(",")]
-    unknown = [name for name in named if name not in FAULTS]
+    if text == "all":
+        return tuple(known)
+    named = [] if text == "none" else [name.strip() for name in text.split(",")]
+    unknown = [name for name in named if name not in known]
     if unknown:
         raise click.BadParameter(
             f"there are no faults {', '.join(map(repr, unknown))}: expected all, none, or some of "
-            f"{', '.join(FAULTS)}, separated by commas"
+            f"{', '.join(known)}, separated by commas",
+            param_hint="'--faults'",
         )
-    return tuple(name for name in FAULTS if name in named)
+    return tuple(name for name in known if name in named)
 
 
 @click.command()
@@ -57,11 +52,16 @@ def _read_faults(
     "--seeds", metavar="A..B", callback=_read_seeds, help="Many runs, first and last seed included."
 )
 @click.option(
+    "--world",
+    type=click.Choice(["system", "raft"]),
+    default="system",
+    show_default=True,
+    help="The whole system and its clients, or consensus alone, more closely watched.",
+)
+@click.option(
     "--nodes",
     type=click.Choice(["3", "5"]),
-    default="3",
-    show_default=True,
-    help="Nodes that the cluster begins with.",
+    help="Nodes that hold buckets. [default: 5, of consensus alone 3]",
 )
 @click.option(
     "--ticks",
@@ -73,66 +73,114 @@ def _read_faults(
 @click.option(
     "--faults",
     metavar="CLASSES",
-    callback=_read_faults,
     default="all",
     show_default=True,
     help="What may happen: all, none, or names separated by commas.",
+)
+@click.option(
+    "--drill",
+    type=click.Choice(["pause", "quorum"]),
+    help="Instead of faults: leaders that stand still, or one bucket without a majority, and a bound for each payment.",
 )
 @click.option("--trace", is_flag=True, help="Show the last events of a run that went well, too.")
 def sim(
     *,
     seed: int | None,
     seeds: range | None,
-    nodes: str,
+    world: str,
+    nodes: str | None,
     ticks: int,
-    faults: tuple[str, ...],
+    faults: str,
+    drill: str | None,
     trace: bool,
 ) -> None:
-    """Simulate clusters, and check every promise of Raft in every step.
+    """Simulate clusters, and check every promise in every step.
 
     The same seed and options give the same run. A seed that fails says how to see it again.
     """
-    from mas.sim.world import Options
-
-    options = Options(nodes=int(nodes), ticks=ticks, faults=faults)
+    if world == "raft":
+        if drill:
+            raise click.UsageError("a drill is one of the whole system: leave out --world raft")
+        runs = _raft(nodes, ticks, faults)
+    else:
+        runs = _system(nodes, ticks, faults, drill or "")
     if (seed is None) == (seeds is None):
         raise click.UsageError("say which: --seed N for one run, or --seeds A..B for many")
-    failed = _run_one(seed, options, trace=trace) if seed is not None else _run_many(seeds, options)
+    failed = _run_one(seed, runs, trace=trace) if seed is not None else _run_many(seeds, runs)
     if failed:
         click.get_current_context().exit(EXIT_REFUSED)
 
 
-def _run_one(seed: int, options: "Options", *, trace: bool) -> bool:
-    from mas.sim.run import describe, replay_command, simulate
+class Outcome(Protocol):
+    """What both worlds say of a run."""
 
-    outcome = simulate(seed, options)
+    @property
+    def violation(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def lines(self) -> Sequence[str]: ...
+    @property
+    def committed(self) -> int: ...
+    @property
+    def crashes(self) -> int: ...
+
+
+class _Runs(NamedTuple):
+    """Seeds of one world, with the options of this command."""
+
+    simulate: Callable[[int], Outcome]
+    describe: Callable[[Any], str]
+    again: Callable[[int], str]
+
+
+def _system(nodes: str | None, ticks: int, faults: str, drill: str) -> _Runs:
+    from mas.sim.system.plan import FAULTS
+    from mas.sim.system.run import describe, replay_command, simulate
+    from mas.sim.system.world import Options
+
+    options = Options(int(nodes or 5), ticks, _read_faults(faults, FAULTS), drill)
+    return _Runs(
+        lambda seed: simulate(seed, options), describe, lambda seed: replay_command(seed, options)
+    )
+
+
+def _raft(nodes: str | None, ticks: int, faults: str) -> _Runs:
+    from mas.sim.plan import FAULTS
+    from mas.sim.run import describe, replay_command, simulate
+    from mas.sim.world import Options
+
+    options = Options(int(nodes or 3), ticks, _read_faults(faults, FAULTS))
+    return _Runs(
+        lambda seed: simulate(seed, options), describe, lambda seed: replay_command(seed, options)
+    )
+
+
+def _run_one(seed: int, runs: _Runs, *, trace: bool) -> bool:
+    outcome = runs.simulate(seed)
     if outcome.violation or trace:
         click.echo("\n".join(outcome.lines))
-    click.echo(f"Seed {seed}: {describe(outcome)}. Digest {outcome.digest}.")
+    click.echo(f"Seed {seed}: {runs.describe(outcome)}. Digest {outcome.digest}.")
     if not outcome.violation:
         click.echo("Every promise was kept.")
         return False
     click.echo(f"FAILED {outcome.violation}")
-    click.echo(f"Again: {replay_command(seed, options)}")
+    click.echo(f"Again: {runs.again(seed)}")
     return True
 
 
-def _run_many(seeds: range | None, options: "Options") -> bool:
-    from mas.sim.run import replay_command, simulate
-
+def _run_many(seeds: range | None, runs: _Runs) -> bool:
     assert seeds is not None
     failed = committed = crashes = 0
     for done, seed in enumerate(seeds, start=1):
-        outcome = simulate(seed, options)
+        outcome = runs.simulate(seed)
         committed += outcome.committed
         crashes += outcome.crashes
         if outcome.violation:
             failed += 1
             click.echo(f"Seed {seed} FAILED {outcome.violation}")
-            click.echo(f"Again: {replay_command(seed, options)}")
+            click.echo(f"Again: {runs.again(seed)}")
         if done % _PROGRESS_EVERY == 0:
             click.echo(f"{done} of {len(seeds)} seeds, {failed} failed", err=True)
-    click.echo(
-        f"{len(seeds)} seeds, {failed} failed: {committed} entries committed, {crashes} crashes."
-    )
+    click.echo(f"{len(seeds)} seeds, {failed} failed: {committed} committed, {crashes} crashes.")
     return failed > 0

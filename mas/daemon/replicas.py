@@ -23,6 +23,7 @@ from mas.errors import (
     Unavailable,
     UnknownVersion,
 )
+from mas.ledger.rows import BucketRow
 from mas.membership import BucketMembers, Membership, is_removal_known
 from mas.membership.ports import Buckets as MembershipBuckets
 from mas.multiraft import RaftGroup, RaftHost
@@ -145,6 +146,7 @@ class Replicas(Actor):
         kept = await self._database.open(bucket, writer_mark(self._proposer))
         applied, term = kept.bucket.applied, kept.bucket.term
         try:
+            self._check_rows(kept.bucket)
             if host_runs:
                 await self._host.create_group(bucket, members.founders, applied=applied)
             group = self._host.add_group(
@@ -161,6 +163,15 @@ class Replicas(Actor):
         self._manager.add(service)
         self._served[bucket] = self._supervisor.spawn(service.name, self._serve(service, group))
         self._stopped.pop(bucket, None)
+
+    def _check_rows(self, row: BucketRow) -> None:
+        """Raises CorruptData where the database is of another cluster, as its first entry says (rule 20)."""
+        ours = self._settings.cluster, self._settings.buckets
+        if row.buckets and (row.cluster, row.buckets) != ours:
+            raise CorruptData(
+                f"its rows are of cluster {row.cluster!r} with {row.buckets} buckets, and this node is of {ours[0]!r} with "
+                f"{ours[1]}: give this node the database and the configuration that belong together"
+            )
 
     async def _serve(self, service: AccountService, group: RaftGroup) -> None:
         """Until cancelled. What a bucket's own entries or rows raise stops this replica, and none else of the node.

@@ -117,7 +117,9 @@ class Operations:
             raise InvalidRequest(f"node {node} is the one that you ask: have another retire it")
         if self.roster.may_hold(node):
             await self._check_has_left(node)
-        await self._register(RetireNode(node), self._clock.monotonic() + timeout)
+        deadline = self._clock.monotonic() + timeout
+        await self._register(RetireNode(node), deadline)
+        await self._take_off(node, deadline)
         return self.roster
 
     # -- replicas ------------------------------------------------------------------------------
@@ -138,7 +140,13 @@ class Operations:
                 f"{[n for n, known in self.roster.nodes().items() if not known.retired]}"
             )
         self._check_may_hold(bucket, row)
-        await self._change(bucket, Change.ADD, node, self._clock.monotonic() + timeout)
+        deadline = self._clock.monotonic() + timeout
+        await self._change(bucket, Change.ADD, node, deadline)
+        # Whoever retires the node marks it first and looks for its replicas then: one of the two sees the other.
+        await self._read_register(max(deadline - self._clock.monotonic(), _PAUSE_SECONDS))
+        if self.roster.nodes()[node].retired:
+            await self._change(bucket, Change.REMOVE, node, deadline)
+            raise InvalidRequest(f"node {node} was retired meanwhile: name another")
 
     async def remove_replica(self, bucket: int, node: int, timeout: float) -> None:
         """Have the node hold the bucket no more; where it leads, leadership moves first.
@@ -300,6 +308,24 @@ class Operations:
                     f"nodes {holder} and {row.node} are both on {row.host!r}, and would fall together: "
                     f"name a node elsewhere, or remove the replica of node {holder} first"
                 )
+
+    async def _take_off(self, node: int, deadline: float) -> None:
+        """Take a retired node off the buckets that it was added to as it was retired.
+
+        Raises:
+            Unavailable: a bucket's leader doesn't answer.
+        """
+        buckets = list(self.roster.holders())
+        views = await asyncio.gather(
+            *(
+                self._buckets.query(bucket, ReadReplica(0, bucket), _VIEW_SECONDS)
+                for bucket in buckets
+            )
+        )
+        for bucket, view in zip(buckets, views, strict=True):
+            assert isinstance(view, ReplicaView), f"{view} in answer to a question for a replica"
+            if node in view.voters + view.learners:
+                await self._change(bucket, Change.REMOVE, node, deadline)
 
     async def _check_has_left(self, node: int) -> None:
         """Nobody hears a node that is retired: as long as it votes in a bucket that it was removed from, it is needed.

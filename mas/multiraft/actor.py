@@ -25,7 +25,12 @@ from mas.multiraft.clocks import PeerClocks
 from mas.multiraft.config import HostConfig
 from mas.multiraft.frames import Beat, Outbox, decode_frame
 from mas.multiraft.group import RaftGroup, World
-from mas.multiraft.group_log import check_database, lost_acknowledged, lost_log
+from mas.multiraft.group_log import (
+    check_database,
+    check_founders,
+    lost_acknowledged,
+    lost_log,
+)
 from mas.multiraft.members import is_member_behind, read_members
 from mas.multiraft.ports import Peers, RaftLog, SnapshotFiles, Worker
 from mas.multiraft.resting import Resting
@@ -157,6 +162,7 @@ class RaftHost(Actor):
             raise lost_acknowledged(group_id, self._config.node, proof)
         settle_note(self._log, group_id, applied)
         storage = self._log.storage(group_id)
+        check_founders(group_id, storage, _first_members(group_id, voters))
         check_database(group_id, storage, applied, applied_term)
         members = read_members(storage, applied)
         removed_at = self._log.removed_at(group_id)

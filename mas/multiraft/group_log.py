@@ -23,6 +23,20 @@ def lost_acknowledged(group: int, node: int, proof: str) -> CorruptData:
     )
 
 
+def check_founders(group: int, storage: Storage, founders: ConfState) -> None:
+    """Whether a log that holds all since the group's beginning began with these.
+
+    Raises:
+        CorruptData: it began with others, and is another group's.
+    """
+    began = storage.initial_state()[1]
+    if storage.first_index() == 1 and began != founders:
+        raise CorruptData(
+            f"bucket {group}: its log began with the voters {list(began.voters)}, and the cluster was founded with "
+            f"{list(founders.voters)}: this isn't a log of this cluster. Give this node the data directory that it had"
+        )
+
+
 def check_database(group: int, storage: Storage, applied: int, applied_term: int) -> None:
     """Whether the log can be the one that the AccountDB's state came from (rule 28).
 

@@ -132,6 +132,7 @@ class Noted:
         self.index = self._ledger.bucket.applied
         self.view = None if account is None else _view(account, self._bucket)
         self._legs = {legs.xid: legs for legs in self._ledger.prepared_on((self._number,))}
+        self.was_prepared = bool(self._legs)
 
     @property
     def is_decided(self) -> bool:
@@ -184,15 +185,22 @@ class Firm:
         self._done = done
         self._open = {each: None for each in noted if not each.is_decided}
         self._left = len(self._open)
+        self._patience: asyncio.TimerHandle | None = None
+
+    def answer(self) -> None:
+        """Now, if all is decided that these accounts depend on; otherwise once it is, or patience is over."""
+        if not self._open:
+            self._conclude()
+            return
+        loop = asyncio.get_running_loop()
+        self._patience = loop.call_later(_PATIENCE_SECONDS, self._conclude)
         for each in self._open:
             each.join(self._on_decided)
-        loop = asyncio.get_running_loop()
-        patience = _PATIENCE_SECONDS if self._open else 0.0
-        self._patience = loop.call_later(patience, self._conclude)
 
     def _on_decided(self) -> None:
         self._left -= 1
         if not self._left:
+            assert self._patience is not None
             self._patience.cancel()
             self._conclude()
 
@@ -201,7 +209,8 @@ class Firm:
             each.leave(self._on_decided)
         undecided = tuple([i for i, each in enumerate(self._noted) if not each.is_decided])
         views = tuple([each.view if each.is_decided else None for each in self._noted])
-        self._done(AccountViews(self._request.request, views, undecided))
+        prepared = any(each.was_prepared for each in self._noted)
+        self._done(AccountViews(self._request.request, views, undecided, prepared=prepared))
 
 
 class Posted:

@@ -26,9 +26,7 @@ def simulate(seed: int, options: Options, *, kept: int | None = 400) -> Outcome:
 def replay_command(seed: int, options: Options) -> str:
     """What to type to see a seed's run again."""
     faults = "all" if options.faults == tuple(FAULTS) else ",".join(options.faults) or "none"
-    return (
-        f"mas sim --seed {seed} --nodes {options.nodes} --ticks {options.ticks} --faults {faults}"
-    )
+    return f"mas sim --world raft --seed {seed} --nodes {options.nodes} --ticks {options.ticks} --faults {faults}"
 
 
 def describe(outcome: Outcome) -> str:

@@ -4,17 +4,31 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mas.cli import cli
+from mas.ledger import Ledger
 from mas.multiraft.writer import LogWriter
-from tests.sim.mutants import MUTANTS, applied
+from tests.sim.mutants import MUTANTS, Mutant, applied
 
 pytestmark = pytest.mark.sim
 
 [NO_SYNC] = [mutant for mutant in MUTANTS if mutant.function == LogWriter.run]
 """Found by any seed, as soon as somebody votes."""
 SEED = "1"
+NO_MONEY = Mutant(
+    "post what isn't there",
+    Ledger._post,
+    "row.balance += amount",
+    "row.balance += amount + 1",
+    1,
+    1,
+)
+"""Found by any seed, as soon as somebody opens an account."""
 
 
 def mas(*arguments: str) -> Result:
+    return mas_sim("--world", "raft", *arguments)
+
+
+def mas_sim(*arguments: str) -> Result:
     result = CliRunner().invoke(cli, ["sim", *arguments])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.output
     return result
@@ -44,8 +58,10 @@ def test_a_seed_that_fails_ends_with_what_was_broken_and_how_to_see_it_again() -
         *trace, _summary, failed, again = result.stdout.splitlines()
         assert failed.startswith("FAILED at ")
         assert any("VIOLATION: group " in line for line in trace)
-        assert again == f"Again: mas sim --seed {SEED} --nodes 3 --ticks 150 --faults all"
-        assert mas(*again.split()[3:]).stdout == result.stdout
+        assert again == (
+            f"Again: mas sim --world raft --seed {SEED} --nodes 3 --ticks 150 --faults all"
+        )
+        assert mas_sim(*again.split()[3:]).stdout == result.stdout
     assert mas("--seed", SEED).exit_code == 0
 
 
@@ -62,8 +78,26 @@ def test_one_that_fails_among_many_is_named() -> None:
     assert result.exit_code == 1
     named, again, count = result.stdout.splitlines()
     assert named.startswith(f"Seed {SEED} FAILED at ")
-    assert again.startswith(f"Again: mas sim --seed {SEED} --nodes 3 ")
+    assert again.startswith(f"Again: mas sim --world raft --seed {SEED} --nodes 3 ")
     assert count.startswith("1 seeds, 1 failed: ")
+
+
+def test_the_whole_system_is_simulated_unless_somebody_says_otherwise() -> None:
+    arguments = ("--seed", "3", "--ticks", "20", "--faults", "none")
+    result = mas_sim(*arguments)
+    assert result.exit_code == 0
+    assert " payments committed and " in result.stdout
+    assert result.stdout.endswith("Every promise was kept.\n")
+    assert mas_sim(*arguments, "--trace").stdout.endswith(result.stdout)
+
+
+def test_a_seed_of_the_whole_system_that_fails_says_how_to_see_it_again() -> None:
+    with applied(NO_MONEY):
+        result = mas_sim("--seed", "1", "--ticks", "30", "--faults", "none")
+    assert result.exit_code == 1
+    assert "FAILED at " in result.stdout
+    again = "Again: mas sim --seed 1 --nodes 5 --ticks 30 --faults none\n"
+    assert result.stdout.endswith(again)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +117,7 @@ def test_one_that_fails_among_many_is_named() -> None:
             "there are no faults 'fire': expected all, none",
         ),
         (("--seed", "1", "--faults", ""), "there are no faults ''"),
+        (("--seed", "1", "--drill", "pause"), "a drill is one of the whole system"),
     ],
 )
 def test_a_command_line_that_cant_be_used(arguments: tuple[str, ...], said: str) -> None:

@@ -98,6 +98,9 @@ class Buckets:
         loop = asyncio.get_running_loop()
         self.chunks.append((bucket, chunk))
         for position, instruction in enumerate(chunk.instructions):
+            if bucket not in self._ledgers:
+                loop.call_soon(on_answer, position, TurnedAway(0, Why.UNAVAILABLE))
+                continue
             match self.fault(bucket, instruction):
                 case None:
                     answer = self._lead(bucket, instruction, chunk)
@@ -119,7 +122,7 @@ class Buckets:
     ) -> Reply:
         self.queries.append((bucket, request))
         await asyncio.sleep(0)
-        if bucket in self.unreachable:
+        if bucket in self.unreachable or bucket not in self._ledgers:
             raise Unavailable(f"bucket {bucket} is out of reach within {timeout}")
         match request:
             case ReadClaims():

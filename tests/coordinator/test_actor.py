@@ -1092,3 +1092,20 @@ def _true_of(record: Record | None, request: PaymentRequest, *, is_only_try: boo
     if record.outcome is Code.REFUSED:
         return [Status.REFUSED, *nothing]
     return [Status.COMMITTED] if is_only_try else [Status.COMMITTED, *nothing]
+
+
+@pytest.mark.asyncio
+async def test_twopc_a1_a_claim_that_names_no_bucket_ends_payments_to_it_and_nothing_else(
+    world: World,
+) -> None:
+    """Any client that paid that number ended the process."""
+    world.start()
+    lost = number_at(1, 3, 99)
+    world.buckets._ledgers[1]._claims[lost] = 99
+    results = await world.pay(pay(payee=lost, key="lost", timeout=0.5), pay(30, key="found"))
+    assert [result.status for result in results] == [Status.ABORTED, Status.COMMITTED]
+    assert any(bucket == 99 for bucket, _ in world.buckets.chunks), "it was tried"
+    (view,) = await world.coordinator.read_accounts([lost], ReadLevel.STALE, 0.2)
+    assert isinstance(view, Unavailable)
+    (after,) = await world.pay(pay(5, key="after"))
+    assert after.status is Status.COMMITTED

@@ -1,11 +1,13 @@
 """The replicas of a node: what the roster says is opened or erased, whatever comes late, twice, or in the middle of it."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -422,6 +424,36 @@ async def test_consensus_a1_a_roster_file_that_was_edited_erases_nothing(world: 
     await world.restart()
     await world.wait_led()
     assert world.log.storage(1).last_index() >= last
+
+
+async def test_consensus_a1_rows_and_logs_of_another_cluster_are_not_served(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What all must agree on is compared with what was kept: the bucket count, and the voters that a log began with."""
+    await world.start()
+    await world.wait_led(1)
+    await world.wait_led(2)
+    await world.crash()
+    more = msgspec.structs.replace(SETTINGS, buckets=3)
+    monkeypatch.setitem(globals(), "SETTINGS", more)
+    await world.start()
+    await world.wait_state(ReplicaState.STOPPED)
+    assert re.search("with 2 buckets, and this node is of 'mas' with 3", world.view().trouble)
+    await world.crash()
+    monkeypatch.undo()
+    founded = Roster(
+        buckets=(
+            BucketMembers(1, (NODE, 8), 9, (NODE,)),
+            BucketMembers(2, (NODE,), voters=(NODE,)),
+        )
+    )
+    world.shelf.roster = founded.merge(FOUNDED)[0]
+    await world.start()
+    await world.wait_led(2)
+    assert world.view().state is ReplicaState.STOPPED
+    assert "began with the voters [3], and the cluster was founded with [3, 8]" in (
+        world.view().trouble
+    )
 
 
 async def test_consensus_a1_no_log_is_erased_but_behind_an_entry(world: World) -> None:

@@ -27,6 +27,7 @@ class Server:
         )
         self.config = directory / "mas.toml"
         self.data = directory / "data"
+        self.log = directory / "serve.log"
         self.write_config(Config(node=NodeConfig(cluster_id=cluster), listen=self.listen))
 
     def write_config(self, config: Config) -> None:
@@ -47,7 +48,7 @@ class Server:
     @contextmanager
     def running(self) -> Iterator["subprocess.Popen[str]"]:
         """The process, once it says that it serves; killed at the end if it still lives."""
-        log = self.directory / "serve.log"
+        log = self.log
         with log.open("w") as output:
             process = subprocess.Popen(
                 self.command(), stdout=output, stderr=output, env=self.environment, text=True

@@ -55,6 +55,33 @@ def test_what_the_greeting_says_works_and_a_restart_finds_everything(tmp_path: P
         assert balance_of(server, "bob") == "12.50"
 
 
+def test_users_15_a_second_cluster_leaves_the_first_ones_profile_and_tokens_alone(
+    tmp_path: Path,
+) -> None:
+    home, own = tmp_path / "home", tmp_path / "second" / "data" / "client.toml"
+    servers = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        servers.append(Server(tmp_path / name))
+        servers[-1].environment["MAS_HOME"] = str(home)
+    first, second = servers
+    with first.running():
+        assert first.run("account", "create", "alice", "--balance", "5.00").returncode == 0
+        before = (home / "client.toml").read_bytes()
+        with second.running():
+            assert f"mas pay alice bob 12.50 --profile {own}" in second.log.read_text()
+            assert (home / "client.toml").read_bytes() == before
+            for number in ("alice", "bob"):
+                opened = second.run("account", "create", number, "--profile", str(own))
+                assert opened.returncode == 0, opened.stderr
+            assert len(list(home.glob("tokens/*/alice"))) == 2
+            assert first.run("account", "create", "bob").returncode == 0
+            paid = first.run("pay", "alice", "bob", "1.00", "--as", "alice")
+            assert paid.returncode == 0, paid.stderr
+            poor = second.run("pay", "alice", "bob", "1.00", "--as", "alice", "--profile", str(own))
+            assert "INSUFFICIENT_FUNDS" in poor.stderr
+
+
 @pytest.mark.parametrize("port", ["api", "peer", "rm"])
 def test_an_occupied_port_is_named(tmp_path: Path, port: str) -> None:
     server = Server(tmp_path)

@@ -304,6 +304,30 @@ async def test_a_change_is_asked_for_until_the_leader_shows_it(
     assert len(asked) == 5, "what is so is so at once"
 
 
+@pytest.mark.parametrize("first", ["add", "retire"])
+async def test_consensus_g_a_node_that_is_added_as_it_is_retired_holds_nothing(first: str) -> None:
+    """Each looked at one process's roster: a bucket could be left with a retired voter."""
+    world = World(ROSTER.merge(Roster(register_index=1, register=(JOINER,)))[0])
+    world.buckets.index, world.buckets.nodes = 1, (JOINER,)
+    world.buckets.gone = [4]
+    change = world.buckets._change
+
+    def retire_meanwhile(bucket: int, request: ChangeMembers) -> None:
+        change(bucket, request)
+        if request.change is Change.ADD:
+            world.buckets._decide(RetireNode(4))
+
+    if first == "add":
+        world.buckets._change = retire_meanwhile  # type: ignore[method-assign]
+        with pytest.raises(InvalidRequest, match="node 4 was retired meanwhile"):
+            await world.operations.add_replica(1, 4, 10)
+    else:
+        change(1, ChangeMembers(0, 1, Change.ADD, 4))
+        await world.operations.retire_node(4, 10)
+    assert 4 not in world.buckets.views[1].voters + world.buckets.views[1].learners
+    assert world.membership.roster.nodes()[4].retired
+
+
 async def test_consensus_b1_a_removal_is_done_once_those_who_stay_can_do_without_the_node() -> None:
     """Until a majority of them has applied it they count it among the voters, and it mustn't be stopped."""
     world = World()

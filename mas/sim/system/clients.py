@@ -48,6 +48,8 @@ _LAST_SECONDS = 10.0
 _GRACE_SECONDS = 1.0
 _TRIES = 4
 _LEASE_SECONDS = 2.0
+_APPETITES = (0, 1, 1, 1, 8)
+"""What a client likes most is another thing in each seed: calls of one kind meet more often."""
 _CERTAIN = (Status.COMMITTED, Status.REFUSED)
 
 
@@ -60,6 +62,9 @@ class Managers(Protocol):
     @property
     def managers(self) -> Sequence[Node]:
         """Those that coordinate."""
+
+    def on_answer(self, node: Node, *, is_creation: bool) -> None:
+        """A manager has just said that a payment is committed."""
 
 
 class Clients:
@@ -76,6 +81,7 @@ class Clients:
         """Accounts that somebody has frozen, or may have."""
         self.requests: dict[bytes, PaymentRequest] = {}
         self.is_closing = False
+        self._latest: PaymentRequest | None = None
 
     # -- their lives ---------------------------------------------------------------------------
 
@@ -106,7 +112,13 @@ class Clients:
             (self._create, 6),
             (self._hold, 3),
         ]
-        choices = [action for action, weight in actions for _ in range(weight)]
+        if self._cluster.plan.is_drill:
+            actions = actions[:2]
+        choices = [
+            action
+            for action, weight in actions
+            for _ in range(weight * pick(self._dice, _APPETITES))
+        ]
         while not self.is_closing:
             pause = self._cluster.plan.pause_client
             await asyncio.sleep(pause * (1 + self._dice.randrange(2000)) / 1000)
@@ -150,9 +162,19 @@ class Clients:
         if result is Status.COMMITTED:
             self.numbers.append(number)
             if self._dice.randrange(2):
+                await self.read_all(client, [number], ReadLevel.READ_COMMITTED)
+            if self._dice.randrange(2):
                 await self._state_of(client, number)
-            else:
-                await self._pay_between(client, number, self.numbers[0])
+            await asyncio.gather(
+                self._pay_between(client, number, self.numbers[0]), self._look_soon(client)
+            )
+
+    async def _look_soon(self, client: int) -> None:
+        """At what has just been begun."""
+        await asyncio.sleep(0.01)
+        request = self._latest
+        if request is not None and not self._dice.randrange(2):
+            await self.look_at(client, request)
 
     async def _repeat(self, client: int) -> None:
         """An earlier key again, now and then with another body."""
@@ -186,8 +208,8 @@ class Clients:
         if request is not None:
             await self.look_at(client, request)
 
-    async def look_at(self, client: int, request: PaymentRequest) -> Look:
-        """Ask what has become of a payment."""
+    async def look_at(self, client: int, request: PaymentRequest) -> bool:
+        """Ask what has become of a payment; whether anybody has answered."""
         body = request.body
         payment_id = name(request)
         call = Look(began=self._loop.time(), client=client, payment_id=payment_id)
@@ -204,7 +226,7 @@ class Clients:
             call.ended, call.is_known = self._loop.time(), True
         elif result is NOTHING:
             call.ended, call.is_known = self._loop.time(), True
-        return call
+        return call.is_known
 
     async def _insist(self, request: PaymentRequest, client: int = 0) -> Status | None:
         """Try until there is an outcome, a few times at the most."""
@@ -223,10 +245,11 @@ class Clients:
         self, client: int, request: PaymentRequest, body: Body, *, repeat: bool
     ) -> Status | None:
         """One try; None: nobody answered."""
-        timeout = pick(self._dice, _TIMEOUTS)
+        timeout = _LAST_SECONDS if self._cluster.plan.is_drill else pick(self._dice, _TIMEOUTS)
         request = PaymentRequest(request.key_space, request.key, body, repeat, timeout)
         payment_id = name(request)
         self.requests.setdefault(payment_id, request)
+        self._latest = request
         call = Try(began=self._loop.time(), client=client, payment_id=payment_id, body=body)
         self.history.tries.append(call)
         node = self._manager()
@@ -234,11 +257,17 @@ class Clients:
             return None
 
         def start(answer: Any) -> None:  # noqa: ANN401  (a node's)
+            def on_result(_: int, result: PaymentResult) -> None:
+                if result.status is Status.COMMITTED:
+                    is_creation = body.kind is Kind.CREATION
+                    self._cluster.on_answer(node, is_creation=is_creation)
+                answer(result)
+
             if node.coordinator is None:
                 answer(None)
                 return
             try:
-                node.coordinator.submit([request], lambda _, result: answer(result))
+                node.coordinator.submit([request], on_result)
             except MasError:
                 answer(PaymentResult(Status.TURNED_AWAY, payment_id))
 
@@ -247,6 +276,7 @@ class Clients:
             return None
         self._tell(client, "is told of", payment_id.hex()[:8], result.status.name)
         call.status, call.reason, call.time = result.status, result.reason, result.time
+        call.heard = self._loop.time()
         if result.status is not Status.UNKNOWN:
             call.ended = self._loop.time()
         return result.status
@@ -258,15 +288,19 @@ class Clients:
         numbers += self._dice.sample(self.numbers, pick(self._dice, (1, 1, 2)))
         await self.read_all(client, list(dict.fromkeys(numbers)))
 
-    async def read_all(self, client: int, numbers: list[str]) -> bool:
-        """Linearizable reads of some accounts, in one call; whether it was answered."""
-        calls = [Read(began=self._loop.time(), client=client, number=number) for number in numbers]
+    async def read_all(
+        self, client: int, numbers: list[str], level: ReadLevel = ReadLevel.LINEARIZABLE
+    ) -> bool:
+        """Read some accounts in one call; whether all were answered."""
+        is_firm = level is ReadLevel.LINEARIZABLE
+        calls = [
+            Read(began=self._loop.time(), client=client, number=number, is_firm=is_firm)
+            for number in numbers
+        ]
         self.history.reads += calls
         result = await self._ask(
             client,
-            lambda node, timeout: node.coordinator.read_accounts(
-                numbers, ReadLevel.LINEARIZABLE, timeout
-            ),
+            lambda node, timeout: node.coordinator.read_accounts(numbers, level, timeout),
         )
         if not isinstance(result, list):
             return False

@@ -6,12 +6,15 @@ from typing import Protocol
 
 from mas.runtime import Dice
 from mas.sim.plan import pick
+from mas.sim.system.history import Trouble
 from mas.sim.system.node import Node
 from mas.sim.system.plan import Plan
 from mas.sim.system.wires import Wires
 from mas.sim.trace import WORLD, Trace
 from mas.transaction.messages import Change, ChangeMembers
 
+_REST_SECONDS = 3.0
+"""Between two strikes of a drill: a bucket that has its majority again has a leader by then."""
 _HOUR_US = 3_600_000_000
 
 
@@ -55,15 +58,20 @@ class Nemesis:
             "members": (self._remove, self._add, self._add),
             "quorum": (self._lose_quorum,),
         }
+        if self._plan.is_drill:
+            strikes = {"pause": (self._drill_pause,), "quorum": (self._lose_quorum,)}
         self._strikes = [
             strike for name in self._plan.classes if name in strikes for strike in strikes[name]
         ]
+        self.troubles: list[Trouble] = []
+        """What a drill excuses."""
+        self._busy_until = 0.0
 
     async def run(self) -> None:
         """Strike until cancelled."""
         while True:
             await asyncio.sleep(self._seconds(2 * self._plan.pause_between))
-            if self._strikes:
+            if self._strikes and self._loop.time() >= self._busy_until:
                 pick(self._dice, self._strikes)()
 
     # -- the network ---------------------------------------------------------------------------
@@ -221,6 +229,35 @@ class Nemesis:
             seconds = self._seconds(pick(self._dice, (1.0, 6.0, 12.0)))
             self._loop.call_later(seconds, node.process.thaw)
 
+    def _drill_pause(self) -> None:
+        """A leader is silent, not dead."""
+        leader = self._leader()
+        if leader is not None:
+            self._stand_still([leader.id], 5.0 + self._seconds(5.0))
+
+    def _stand_still(self, nodes: list[int], seconds: float) -> None:
+        self._trace.add(WORLD, f"has nodes {nodes} stand still for {seconds:.1f} s")
+        for node in self._cluster.nodes:
+            if node.id in nodes and node.is_up:
+                node.process.freeze()
+                self._loop.call_later(seconds, node.process.thaw)
+        if self._plan.is_drill:
+            self._busy_until = self._loop.time() + seconds + _REST_SECONDS
+
+    def _cut_away(self, nodes: list[int], seconds: float) -> None:
+        """Nobody reaches them, and everybody knows."""
+        for node in nodes:
+            for other in self._cluster.nodes:
+                if other.id != node:
+                    self._wires.close(node, other.id)
+        self._loop.call_later(seconds, self._heal)
+        self._busy_until = self._loop.time() + seconds + _REST_SECONDS
+
+    def on_answer(self, node: Node, *, is_creation: bool) -> None:
+        """A manager tells a client that a payment is committed, and hasn't told the other buckets: a good time to die."""
+        if "crash" in self._plan.classes and not self._dice.randrange(3 if is_creation else 50):
+            node.process.burn_fuse(1)
+
     def _lose_quorum(self) -> None:
         """All but one of a bucket's nodes that no other bucket needs for its majority are dead for a while."""
         placement = self._cluster.placement
@@ -235,10 +272,12 @@ class Nemesis:
             return
         self._trace.add(WORLD, f"takes bucket {bucket} its majority: nodes {victims}")
         seconds = self._seconds(12.0)
-        for victim in self._cluster.nodes:
-            if victim.id in victims and victim.is_up:
-                victim.process.freeze()
-                self._loop.call_later(seconds, victim.process.thaw)
+        now = self._loop.time()
+        self.troubles.append(Trouble(bucket, now, now + seconds + _REST_SECONDS))
+        if self._plan.is_drill:
+            self._cut_away(victims, seconds)
+        else:
+            self._stand_still(victims, seconds)
 
     # -- groups --------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ payment is settled by its record, whatever a client has or hasn't heard. Then (t
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import msgspec
@@ -54,6 +54,8 @@ class Try(Call, kw_only=True, eq=False):
     status: Status = Status.UNKNOWN
     reason: Reason = Reason.NONE
     time: int = 0
+    heard: float = NEVER
+    """When anything was answered, if only UNKNOWN."""
 
 
 class Cancel(Call, kw_only=True, eq=False):
@@ -75,12 +77,14 @@ class Look(Call, kw_only=True, eq=False):
 
 
 class Read(Call, kw_only=True, eq=False):
-    """A linearizable read of one account; `balance` None: there is no such account."""
+    """A read of one account; `balance` None: there is no such account."""
 
     number: str
     balance: int | None = None
     frozen: bool = False
     is_known: bool = False
+    is_firm: bool = True
+    """Linearizable; else any committed state of an account that exists."""
 
 
 class Statement(Call, kw_only=True, eq=False):
@@ -162,6 +166,32 @@ def judge(history: History, facts: Facts) -> list[str]:
     ]
 
 
+class Trouble(msgspec.Struct, frozen=True):
+    """A bucket can't be expected to answer between two moments."""
+
+    bucket: int
+    began: float
+    ended: float
+
+
+def judge_bound(
+    tries: Iterable[Try], bucket_of: Mapping[str, int], troubles: Sequence[Trouble], bound: float
+) -> Iterator[str]:
+    """Every payment is answered within so many seconds, unless one of its buckets was in trouble meanwhile."""
+    for one in tries:
+        seconds = one.heard - one.began
+        buckets = [bucket_of.get(number, 0) for number, _ in one.body.legs]
+        is_excused = any(
+            trouble.bucket in buckets and trouble.began <= one.heard and one.began <= trouble.ended
+            for trouble in troubles
+        )
+        if seconds > bound and not is_excused:
+            yield (
+                f"a payment of {one.body.legs} was begun at {one.began:.3f} and answered {one.status.name} after {seconds:.1f} s, "
+                f"though its buckets {buckets} were well: at most {bound} are allowed"
+            )
+
+
 def _payments(history: History, facts: Facts) -> dict[bytes, Payment]:
     payments: dict[bytes, Payment] = {}
     for one in history.tries:
@@ -217,7 +247,7 @@ def _judge_try(one: Try, payment: Payment, created: dict[str, Payment]) -> Itera
             if record is None or record.outcome is Code.ABORTED or record.body == one.body:
                 yield f"{_name(payment)} was told to have another body, and its record is {record}"
         case Status.TURNED_AWAY if one.reason is Reason.ACCOUNT_NOT_FOUND:
-            yield from _judge_not_found(one, one.body, created)
+            yield from _judge_not_found(one.body, one.began, created)
 
 
 def _judge_told(call: Try | Cancel | Look, payment: Payment, what: str) -> Iterator[str]:
@@ -256,11 +286,11 @@ def _creations(payments: dict[bytes, Payment]) -> dict[str, Payment]:
     }
 
 
-def _judge_not_found(call: Call, body: Body, created: dict[str, Payment]) -> Iterator[str]:
+def _judge_not_found(body: Body, began: float, created: dict[str, Payment]) -> Iterator[str]:
     numbers = [number for number, _ in body.legs if number != EXTERNAL]
-    known = [number in created and created[number].ended < call.began for number in numbers]
+    known = [number in created and created[number].ended < began for number in numbers]
     if all(known):
-        yield f"{numbers} were created, as somebody was told, and at {call.ended:.3f} were told not to exist"
+        yield f"{numbers} were created, as somebody was told, and whoever named them at {began:.3f} was told that they are not"
 
 
 # -- postings ----------------------------------------------------------------------------------------
@@ -297,18 +327,18 @@ def _judge_refusals(
     for one in history.tries:
         if one.status is not Status.REFUSED or not one.is_answered:
             continue
+        first = min(each.began for each in payments[one.payment_id].tries)
         if one.reason is Reason.ACCOUNT_NOT_FOUND:
-            yield from _judge_not_found(one, one.body, created)
+            yield from _judge_not_found(one.body, first, created)
         if one.reason is not Reason.INSUFFICIENT_FUNDS:
             continue
         record = facts.records.get(one.payment_id)
         if record is None or record.body != one.body:
             continue
-        began = min(each.began for each in payments[one.payment_id].tries)
         for number, amount in one.body.legs:
             if amount < 0 and number in created:
                 limit = _overdraft_limit(created[number])
-                least = moves.least(number, began, one.ended, one.payment_id) + limit
+                least = moves.least(number, first, one.ended, one.payment_id) + limit
                 if least >= -amount:
                     break
         else:
@@ -386,6 +416,8 @@ def _judge_reads(history: History, payments: dict[bytes, Payment]) -> Iterator[s
                 creation = created.get(number)
                 if creation is not None and creation.ended < read.began:
                     yield f"{number} was created, as somebody was told at {creation.ended:.3f}, and a read at {read.began:.3f} found none"
+                continue
+            if not read.is_firm:
                 continue
             which = which_were_seen(read.balance, read.began, read.ended, adds)
             if which is None:
@@ -550,7 +582,7 @@ def _judge_settings(history: History, payments: dict[bytes, Payment]) -> Iterato
         steps += [
             Step(read.began, read.ended, read.frozen, is_write=False)
             for read in history.reads
-            if read.number == number and read.is_known and read.balance is not None
+            if read.number == number and read.is_known and read.is_firm and read.balance is not None
         ]
         if not is_register(steps):
             yield f"what administrators were told of {number}, and its reads, have no order: {_steps(steps)}"

@@ -25,10 +25,12 @@ def simulate(seed: int, options: Options, *, kept: int | None = 400) -> Outcome:
 
 def replay_command(seed: int, options: Options) -> str:
     """What to type to see a seed's run again."""
-    faults = "all" if options.faults == tuple(FAULTS) else ",".join(options.faults) or "none"
-    return (
-        f"mas sim --seed {seed} --nodes {options.nodes} --ticks {options.ticks} --faults {faults}"
-    )
+    what = f"--drill {options.drill}" if options.drill else f"--faults {_name(options.faults)}"
+    return f"mas sim --seed {seed} --nodes {options.nodes} --ticks {options.ticks} {what}"
+
+
+def _name(faults: tuple[str, ...]) -> str:
+    return "all" if faults == tuple(FAULTS) else ",".join(faults) or "none"
 
 
 def describe(outcome: Outcome) -> str:

@@ -6,7 +6,8 @@ hardship, then calm, in which everything must come to its end; then the judge.
 
 import asyncio
 import contextvars
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -20,9 +21,9 @@ from mas.sim.process import Process
 from mas.sim.system.books import Posted
 from mas.sim.system.clients import Clients
 from mas.sim.system.faults import Nemesis
-from mas.sim.system.history import Facts, judge
+from mas.sim.system.history import Facts, judge, judge_bound
 from mas.sim.system.node import TICK_MS, Node
-from mas.sim.system.plan import Plan, draw
+from mas.sim.system.plan import DRILL_BOUND_SECONDS, Plan, draw, draw_drill
 from mas.sim.system.shadow import Shadows
 from mas.sim.system.wires import Weather, Wires
 from mas.sim.trace import WORLD, Trace
@@ -31,6 +32,9 @@ BUCKETS = 3
 _CALM_SECONDS = 90.0
 """From the end of all faults until nothing is under way any more: resolvers ask each 30 s at the latest."""
 _LOOK_SECONDS = 0.25
+_ASKED_PER_CALL = 50
+"""Instructions about one payment that a call of a client may lead to: some seconds of questions, each after a pause."""
+_LAST_TRIES = 3
 _SHOWN = 5
 """Of the judge's findings."""
 
@@ -44,6 +48,8 @@ class Options(msgspec.Struct, frozen=True):
     """Of hardship, at 100 ms; what follows is as long as the cluster needs to recover."""
     faults: tuple[str, ...] = ()
     """The classes that may strike."""
+    drill: str = ""
+    """One of `DRILLS`, instead."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -74,7 +80,10 @@ class World:
     def __init__(self, seed: int, options: Options, folder: Path, kept: int | None) -> None:
         loop = asyncio.get_running_loop()
         self.seed = seed
-        self.plan: Plan = draw(self._dice("plan"), options.faults)
+        dice = self._dice("plan")
+        self.plan: Plan = (
+            draw_drill(dice, options.drill) if options.drill else draw(dice, options.faults)
+        )
         self.trace = Trace(loop, kept)
         self.processes: list[Process] = []
         self.wires = Wires(loop, self._dice("wires"), self.trace)
@@ -83,7 +92,7 @@ class World:
         self._folder = folder
         self._loop = loop
         self._outside = contextvars.copy_context()
-        self._is_calm = False
+        self._opened = 0.0
         first = options.nodes + 1 if self.plan.managers_apart else 1
         manager_ids = (first, first + 1)
         self.lock_node = first
@@ -103,6 +112,7 @@ class World:
                 node.start()
             tasks = [self._loop.create_task(self.wires.run())]
             await self._clients.open_accounts()
+            self._opened = self._loop.time()
             self.wires.weather = self.plan.weather
             tasks += [
                 self._loop.create_task(self._clients.run(client))
@@ -132,7 +142,6 @@ class World:
     async def _recover(self) -> None:
         """All faults end; then everybody is served, and everything that was begun ends, within the bound."""
         self.trace.add(WORLD, "calms down")
-        self._is_calm = True
         self._clients.is_closing = True
         self.wires.heal()
         self.wires.weather = Weather()
@@ -160,15 +169,19 @@ class World:
             await self._ask_last()
 
     async def _ask_last(self) -> None:
-        """Whoever asks now is answered."""
-        numbers = list(self._clients.numbers)
-        for number in self._clients.frozen:
-            await self._clients.set_frozen(0, number, frozen=False)
-        looks = [self._clients.look_at(0, request) for request in self._clients.requests.values()]
-        answered = await asyncio.gather(*looks)
-        was_read = await self._clients.read_all(0, numbers)
-        if not was_read or not all(look.is_known for look in answered):
-            self.trace.violate(WORLD, "a client isn't answered though all is well")
+        """Whoever asks now is answered, at his second or third try at the latest."""
+        clients = self._clients
+        for number in clients.frozen:
+            await self._insist(partial(clients.set_frozen, 0, number, frozen=False))
+        await self._insist(partial(clients.read_all, 0, list(clients.numbers)))
+        looks = [partial(clients.look_at, 0, request) for request in clients.requests.values()]
+        await asyncio.gather(*[self._insist(look) for look in looks])
+
+    async def _insist(self, ask: Callable[[], Awaitable[bool]]) -> None:
+        for _ in range(_LAST_TRIES):
+            if await ask():
+                return
+        self.trace.violate(WORLD, "a client isn't answered though all is well")
 
     def _unsettled(self) -> list[str]:
         """What of all that was begun hasn't ended."""
@@ -207,8 +220,36 @@ class World:
                     bucket,
                 )
         found = judge(self._clients.history, Facts(books.records, postings))
+        if self.plan.is_drill:
+            found += self._judge_bound()
+        found += self._judge_questions()
         for fault in found[:_SHOWN]:
             self.trace.violate(WORLD, fault)
+
+    def _judge_bound(self) -> list[str]:
+        bucket_of = {
+            number: bucket
+            for bucket, books in self._shadows.books.buckets.items()
+            for number in books.accounts
+        }
+        troubles = self._nemesis.troubles
+        tries = [one for one in self._clients.history.tries if one.began > self._opened]
+        return list(judge_bound(tries, bucket_of, troubles, DRILL_BOUND_SECONDS))
+
+    def _judge_questions(self) -> list[str]:
+        """Nobody asks the buckets about a payment again and again without a pause."""
+        calls: dict[bytes, int] = {}
+        history = self._clients.history
+        about = [each.payment_id for each in history.tries]
+        about += [each.payment_id for each in history.looks]
+        about += [each.payment_id for each in history.cancels]
+        for payment_id in about:
+            calls[payment_id] = calls.get(payment_id, 0) + 1
+        return [
+            f"payment {payment_id.hex()[:8]} has cost {asked} instructions, for {calls.get(payment_id, 0)} calls of clients"
+            for payment_id, asked in self._shadows.asked.items()
+            if asked > _ASKED_PER_CALL * (1 + calls.get(payment_id, 0))
+        ]
 
     async def _bury(self) -> None:
         """Cancel everything that is left, dead or alive: what it does now, nobody sees."""
@@ -243,6 +284,10 @@ class World:
     def on_note(self, node: Node) -> None:
         """The installation of a snapshot begins or ends."""
         self._nemesis.on_note(node)
+
+    def on_answer(self, node: Node, *, is_creation: bool) -> None:
+        """A manager has just said that a payment is committed."""
+        self._nemesis.on_answer(node, is_creation=is_creation)
 
     def on_death(self, node: Node) -> None:
         """It comes back after a while."""

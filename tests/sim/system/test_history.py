@@ -180,7 +180,15 @@ def test_c3_an_open_record_told_as_an_outcome(story: Story) -> None:
 
 def test_an_account_that_was_created_and_isnt_found(story: Story) -> None:
     story.attempt(P, body("a", "b", 10), 2, 3, Status.TURNED_AWAY, Reason.ACCOUNT_NOT_FOUND)
-    story.assert_rejected("told not to exist")
+    story.assert_rejected("told that they are not")
+
+
+def test_an_account_that_wasnt_there_when_a_payment_was_begun_first(story: Story) -> None:
+    its = body("a", "b", 10)
+    for began in (0.5, 2):
+        story.attempt(P, its, began, 3, Status.REFUSED, Reason.ACCOUNT_NOT_FOUND)
+    story.record(P, Code.REFUSED, its, Reason.ACCOUNT_NOT_FOUND)
+    assert story.verdict() == []
 
 
 # -- postings ----------------------------------------------------------------------------------------

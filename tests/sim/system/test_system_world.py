@@ -11,8 +11,8 @@ from mas.sim.system.world import Options, Outcome
 pytestmark = pytest.mark.sim
 
 ALL = tuple(FAULTS)
-SEEDS = 16
-TICKS = 60
+SEEDS = 12
+TICKS = 50
 _AT_ONCE = 4
 
 
@@ -32,7 +32,7 @@ def test_the_system_keeps_its_promises_and_recovers(first: int) -> None:
 
 @pytest.mark.timeout(120)
 def test_three_nodes_do_as_well() -> None:
-    for seed in (1, 2):
+    for seed in (1,):
         run(seed, nodes=3)
 
 
@@ -40,13 +40,13 @@ def test_three_nodes_do_as_well() -> None:
 def test_the_lives_are_hard() -> None:
     """What the default run goes through: a simulation in which nothing happens finds nothing."""
     lives = [run(seed) for seed in range(1, SEEDS + 1)]
-    assert sum(life.crashes for life in lives) > 10
-    assert sum(life.committed for life in lives) > 500
-    assert sum(life.refused for life in lives) > 100
-    assert sum(life.reads for life in lives) > 500
-    assert sum(life.statements for life in lives) > 100
-    assert sum(life.holds for life in lives) > 5
-    assert sum(life.unknown for life in lives) > 100
+    assert sum(life.crashes for life in lives) > 5
+    assert sum(life.committed for life in lives) > 200
+    assert sum(life.refused for life in lives) > 50
+    assert sum(life.reads for life in lives) > 200
+    assert sum(life.statements for life in lives) > 40
+    assert sum(life.holds for life in lives) > 2
+    assert sum(life.unknown for life in lives) > 50
 
 
 @pytest.mark.timeout(120)
@@ -59,7 +59,7 @@ def test_without_faults_nobody_dies() -> None:
 
 @pytest.mark.timeout(120)
 def test_one_seed_is_one_run() -> None:
-    for seed in (2, 9):
+    for seed in (2,):
         first = run(seed)
         assert first.events > 300
         assert simulate(seed, Options(ticks=TICKS, faults=ALL)).digest == first.digest

@@ -5,6 +5,9 @@ Accounts and payments: what clients call.
 
 Every call carries a token in the metadata `authorization`, bare or after "Bearer ". Amounts are whole
 numbers of the currency's smallest unit (1250 is 12.50 USD). Times are microseconds since the epoch.
+
+Account numbers, keys and references have one spelling: Unicode's composed form (NFC), of characters that are printed
+and seen. Anything else is INVALID_ARGUMENT, and the message names the character.
 """
 
 from collections import abc as _abc
