@@ -253,24 +253,24 @@ class AccountService(Actor):
             self._heard[chunk.incarnation] = self._clock.monotonic()
         if self._set_aside:
             self._end_set_aside(chunk)
-        deadline = _deadline(self._clock.monotonic(), request.left_ms)
         begun = tuple(i for i, each in enumerate(chunk.instructions) if begins(each))
+        deadline = _deadline(self._clock.monotonic(), request.left_ms) if begun else math.inf
+        whole = Item(chunk, request.chunk, Route(peer, request.request), deadline)
         if not begun:
-            self._proposals.add(Item(chunk, request.chunk, Route(peer, request.request)))
+            self._proposals.add(whole)
             return
         refusal = self._overload()
         if refusal is not None:
             why, detail = refusal
             self._reply(peer, TurnedAway(request.request, why, positions=begun, detail=detail))
         elif len(begun) == len(chunk.instructions):
-            item = Item(chunk, request.chunk, Route(peer, request.request), deadline)
-            self._proposals.add(item, begins=True)
+            self._proposals.add(whole, begins=True)
             return
         else:
-            self._add_part(peer, request.request, chunk, begun, deadline)
-        ended = tuple(i for i, each in enumerate(chunk.instructions) if not begins(each))
+            self._proposals.add(whole.part(begun), begins=True)
+        ended = [i for i, each in enumerate(chunk.instructions) if not begins(each)]
         if ended:
-            self._add_part(peer, request.request, chunk, ended)
+            self._proposals.add(msgspec.structs.replace(whole.part(ended), deadline=math.inf))
 
     def _admit_read(self, peer: int, request: ReadRequest) -> float | None:
         """When its asker gives it up; until then, or until it is answered, it holds a place. None: there is none left."""

@@ -6,13 +6,23 @@ light load an entry carries one instruction and leaves at once, and under heavy 
 
 import math
 from collections import deque
+from collections.abc import Sequence
 
 import msgspec
 
 from mas.decoding import msgpack_decoder
 from mas.errors import CorruptData, InvalidRequest, MasError, Overloaded, Unavailable
-from mas.ledger import LEDGER_VERSION, Chunk, Proposal, RawProposal, decode_proposal, encode
-from mas.limits import TURN_BYTES_MAX, TURN_INSTRUCTIONS_MAX
+from mas.ledger import (
+    LEDGER_VERSION,
+    Abort,
+    Chunk,
+    Prepare,
+    Proposal,
+    RawProposal,
+    decode_proposal,
+    encode,
+)
+from mas.limits import MAILBOX_ITEMS_MAX, TURN_BYTES_MAX, TURN_INSTRUCTIONS_MAX
 from mas.resource.ports import Group
 from mas.resource.routes import Proposed, Route
 from mas.runtime import Clock
@@ -37,6 +47,17 @@ class Item(msgspec.Struct, frozen=True, gc=False):
         """A chunk that this bucket's leader has made itself."""
         return cls(chunk, msgspec.Raw(encode(chunk)), route, deadline)
 
+    def part(self, positions: Sequence[int]) -> "Item":
+        """Some of its instructions, each for whom it was."""
+        chunk, route = self.chunk, self.route
+        instructions = tuple([chunk.instructions[position] for position in positions])
+        places = tuple([route.place(position) for position in positions])
+        return Item.of(
+            Chunk(chunk.incarnation, chunk.low_water, instructions, chunk.left_out),
+            Route(route.peer, route.request, places),
+            self.deadline,
+        )
+
 
 class Proposals:
     """The proposals of one bucket's leader, waiting and on their way."""
@@ -48,6 +69,8 @@ class Proposals:
         # What ends something goes before all that begins something, however long it has waited (rule 16).
         self._ending: deque[Item] = deque()
         self._beginning: deque[Item] = deque()
+        # Attempts whose ABORT has overtaken what waits: their PREPARE would hold funds for nobody.
+        self._ended: set[bytes] = set()
         self._waiting_instructions = 0
         self._waiting_bytes = 0
         self._on_their_way: dict[int, Proposed] = {}
@@ -63,9 +86,12 @@ class Proposals:
     def add(self, item: Item, *, begins: bool = False) -> None:
         """Have it proposed, by the next `send`: before all that begins something, or behind it."""
         (self._beginning if begins else self._ending).append(item)
-        self._waiting_instructions += len(item.chunk.instructions)
-        self._waiting_bytes += len(item.raw)
+        self._enter(item)
         self.instructions += len(item.chunk.instructions)
+        if self._beginning and not begins:
+            self._ended.update(i.xid for i in item.chunk.instructions if isinstance(i, Abort))
+            if len(self._ended) > MAILBOX_ITEMS_MAX:
+                self._ended.clear()  # what is prepared all the same asks its anchor, and is freed
 
     def send(self) -> list[tuple[Proposed, MasError]]:
         """Propose what waits, as far as there is room on the way; what the group has no room for comes back.
@@ -119,22 +145,49 @@ class Proposals:
             while lane:
                 item = lane[0]
                 if item.deadline <= now:
-                    self._drop(lane.popleft(), late)
+                    self._leave(lane.popleft())
+                    self._give_back(item, late)
+                    continue
+                if self._ended and lane is self._beginning and self._without_ended(item, late):
                     continue
                 instructions += len(item.chunk.instructions)
                 size += len(item.raw)
                 if items and (instructions > TURN_INSTRUCTIONS_MAX or size > TURN_BYTES_MAX):
                     return items
                 items.append(lane.popleft())
-                self._waiting_instructions -= len(item.chunk.instructions)
-                self._waiting_bytes -= len(item.raw)
+                self._leave(item)
+        self._ended.clear()
         return items
 
-    def _drop(self, item: Item, late: list[tuple[Proposed, MasError]]) -> None:
+    def _without_ended(self, first: Item, late: list[tuple[Proposed, MasError]]) -> bool:
+        """Give back what of the first to begin belongs to attempts that have ended; whether there was any."""
+        instructions = first.chunk.instructions
+        gone: list[int] = []
+        kept: list[int] = []
+        for position, each in enumerate(instructions):
+            is_ended = isinstance(each, Prepare) and each.xid in self._ended
+            (gone if is_ended else kept).append(position)
+        if not gone:
+            return False
+        self._leave(self._beginning.popleft())
+        self._give_back(first.part(gone), late)
+        if kept:
+            rest = first.part(kept)
+            self._beginning.appendleft(rest)
+            self._enter(rest)
+        return True
+
+    def _enter(self, item: Item) -> None:
+        self._waiting_instructions += len(item.chunk.instructions)
+        self._waiting_bytes += len(item.raw)
+
+    def _leave(self, item: Item) -> None:
         self._waiting_instructions -= len(item.chunk.instructions)
         self._waiting_bytes -= len(item.raw)
+
+    def _give_back(self, item: Item, late: list[tuple[Proposed, MasError]]) -> None:
         self.instructions -= len(item.chunk.instructions)
-        error = Unavailable("it has waited here for longer than its sender does: nothing was done")
+        error = Unavailable("nobody waits for it any more: nothing was done")
         late.append((Proposed((item.chunk,), (item.route,)), error))
 
     def decode(self, data: bytes) -> Proposal:
@@ -167,5 +220,6 @@ class Proposals:
         self._on_their_way.clear()
         self._ending.clear()
         self._beginning.clear()
+        self._ended.clear()
         self._waiting_instructions = self._waiting_bytes = self.instructions = 0
         return lost, waited

@@ -225,6 +225,15 @@ COMMANDS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("admin", "node", "drain"): ("1",),
     ("admin", "node", "retire"): ("1",),
 }
+SHARED = {
+    "--profile": ("account", "get"),
+    "--as": ("account", "get"),
+    "--config": ("admin", "members"),
+    "--address": ("admin", "members"),
+    "--ca": ("admin", "members"),
+    "--timeout": ("pay",),
+}
+"""Options that many commands have in one way, and the command that tries each."""
 OTHERS_TEST = {("sim",), ("certs",)}
 
 
@@ -277,7 +286,9 @@ def test_users_11_whatever_is_typed_a_command_ends_with_a_sentence(
             ends_with_a_sentence(*path, "--", *base[:place], strange, *COMMANDS[path][place + 1 :])
             tried += 1
     for option in command.params:
-        if isinstance(option, click.Option) and not option.is_flag:
+        if not isinstance(option, click.Option) or option.is_flag:
+            continue
+        if SHARED.get(option.opts[0], path) == path or path == ("serve",):
             for strange in STRANGE:
                 ends_with_a_sentence(*path, *base, f"{option.opts[0]}={strange}")
                 tried += 1

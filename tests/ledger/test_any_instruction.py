@@ -119,7 +119,11 @@ INSTRUCTIONS: st.SearchStrategy[Instruction] = st.one_of(
     st.builds(CloseIncarnation, mostly(TC, OTHER_TC, rarely=st.binary(max_size=12))),
     st.builds(Genesis, TEXTS, BUCKET_IDS, BUCKET_IDS),
     st.builds(Epoch, TEXTS),
-    st.builds(SetAccount, NUMBERS, OPTIONAL, OPTIONAL, st.none() | AMOUNTS, st.none() | TOKENS),
+    st.builds(
+        SetAccount,
+        *(NUMBERS, OPTIONAL, OPTIONAL, st.none() | AMOUNTS, st.none() | TOKENS),
+        mostly(b"", pid(1), pid(9), rarely=st.binary(max_size=20)),
+    ),
     st.builds(RegisterNode, COUNTS, TEXTS, st.lists(TEXTS, max_size=2).map(tuple), TEXTS, IDS),
     st.builds(RetireNode, COUNTS),
 )
@@ -231,7 +235,7 @@ async def agree(database: SqliteAccountDB, entries: list[Proposal]) -> None:
     assert eager.ledger.state_hash() == lazy.ledger.state_hash()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(entries=ENTRIES)
 def test_twopc_a1_whatever_an_instruction_holds_every_replica_does_the_same(
     database: SqliteAccountDB, entries: list[Proposal]

@@ -1137,3 +1137,30 @@ async def test_twopc_a1_what_no_rule_can_read_is_failed_at_every_replay(
         await again.until(lambda: again.service._ledger.bucket.applied == applied)
         hashes = [each.service._ledger.state_hash() for each in (world, again)]
         assert hashes[0] == hashes[1]
+
+
+@pytest.mark.asyncio
+async def test_twopc_a2_what_waits_to_be_prepared_ends_with_its_attempt(world: World) -> None:
+    """Its ABORT goes first; prepared behind that, it would hold funds for nobody."""
+    await open_accounts(world, alice=100_000, bob=0)
+    await _fill_the_way(world, 6)
+    ended, other = (world.prepare((("bob", 5),), key) for key in ("ended", "other"))
+    request = world.submit(ended, other)
+    freed = world.submit(Abort(ended.xid))
+    await world.until(lambda: not len(world.service.requests))
+    world.group.release()
+    assert (await world.answer(freed)).code is Code.FREED
+
+    def replies() -> list[Reply]:
+        return [reply for _, reply in world.replies.all if reply.request == request]
+
+    await world.until(lambda: len(replies()) == 2)
+    turned, prepared = sorted(replies(), key=lambda reply: isinstance(reply, Answers))
+    assert isinstance(turned, TurnedAway)
+    assert (turned.why, turned.positions) == (Why.UNAVAILABLE, (0,))
+    assert isinstance(prepared, Answers)
+    assert [(place, answer.code) for place, answer in prepared.answers] == [(1, Code.PREPARED)]
+    assert list(world.service._ledger.legs) == [other.xid]
+    await world.until(lambda: not world.service._proposals.instructions)
+    proposals = world.service._proposals
+    assert (proposals._waiting_instructions, proposals._waiting_bytes) == (0, 0)
