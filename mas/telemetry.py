@@ -19,6 +19,8 @@ _STANDARD_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {
     "asctime",
     "taskName",
 }
+_GRPC_SECONDS = 60.0
+_KIND_CHARACTERS_MAX = 40
 _KINDS_MAX = 256
 """Of lines that one `Seldom` tells apart."""
 _PLAIN_VALUE = re.compile(r"[^\s\"=]+")
@@ -46,6 +48,7 @@ def setup_logging(level: str = "INFO", style: Literal["text", "json"] = "text") 
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter() if style == "json" else _TextFormatter())
+    handler.addFilter(_SeldomGrpc())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
@@ -84,6 +87,26 @@ class _JsonFormatter(_FieldsFormatter):
 def _quoted(value: object) -> str:
     text = str(value)
     return text if _PLAIN_VALUE.fullmatch(text) else msgspec.json.encode(text).decode()
+
+
+class _SeldomGrpc(logging.Filter):
+    """gRPC logs with a traceback what its callers do to it: each of its messages is let pass once a minute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._until: dict[str, float] = {}
+        """By message, before its arguments are put in: there are few."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith("grpc"):
+            return True
+        kind = str(record.msg)[:_KIND_CHARACTERS_MAX]
+        if record.created < self._until.get(kind, 0.0):
+            return False
+        if len(self._until) >= _KINDS_MAX:
+            self._until.clear()
+        self._until[kind] = record.created + _GRPC_SECONDS
+        return True
 
 
 class Seldom:

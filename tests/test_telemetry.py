@@ -110,3 +110,15 @@ def test_security_b11_kinds_that_strangers_name_take_no_memory(
     seldom.warning("a new one", "there is room again")
     assert len(caplog.records) == said + 1
     assert len(seldom._kinds) == 1
+
+
+def test_security_b11_what_callers_do_to_grpc_is_logged_once_a_minute(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    setup_logging()
+    for number in range(100):
+        logging.getLogger("grpc._cython.cygrpc").error("%s raised in core by call %d", "It", number)
+        logging.getLogger("mas.test").error("said %d", number)
+    lines = capsys.readouterr().err.splitlines()
+    assert sum("raised in core" in line for line in lines) == 1
+    assert sum("said" in line for line in lines) == 100

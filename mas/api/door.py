@@ -10,6 +10,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from ipaddress import IPv6Address, ip_network
 from typing import Any, NoReturn, Protocol
 from urllib.parse import unquote
@@ -73,35 +74,19 @@ class Door(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic onl
 
     def _guard(self, method: str, handler: "grpc.RpcMethodHandler[Any, Any]") -> Any:  # noqa: ANN401 - a handler as gRPC makes it
         service = self._services.get(method.split("/")[1])
+        serve = _server(method, handler)
         streaming = handler.request_streaming or handler.response_streaming
-        assert handler.request_deserializer is not None, "generated code has one"
-        decode = _decoder(method, handler.request_deserializer)
-        kinds = (
-            handler.unary_unary,
-            handler.unary_stream,
-            handler.stream_unary,
-            handler.stream_stream,
-        )
-        act: Callable[[Any, Any], Any] = next(kind for kind in kinds if kind is not None)
-
-        async def serve(caller: Caller, context: Context) -> Any:  # noqa: ANN401 - any reply
-            with self._shares.call(caller, streaming=streaming) as share:
-                if handler.request_streaming:
-                    reply = act(_messages(context, share, decode), context)
-                else:
-                    reply = act(await _request(context, share, decode), context)
-                if not inspect.isasyncgen(reply):
-                    return await reply
-                async for message in reply:
-                    await context.write(message)
-                return None
 
         async def answer(_: object, context: Context) -> Any:  # noqa: ANN401 - any reply
             try:
                 caller = self._identify(service, context)
-                if caller.rank is not Rank.STRANGER:
-                    return await serve(caller, context)
-                return await self._in_time(serve(caller, context))
+                share = self._shares.enter(caller, streaming=streaming)
+                # Once the call is over, not the handler: a caller that doesn't read its reply holds it.
+                leave = partial(self._shares.leave, share, streaming=streaming)
+                context.add_done_callback(lambda _: leave())  # type: ignore[arg-type]  # published as a class
+                if caller.rank is Rank.STRANGER:
+                    return await self._in_time(serve(share, context))
+                return await serve(share, context)
             except InvalidRequest as error:
                 self._seldom.info("refused", "a call of %s is refused: %s", method, error)
                 await _abort(context, error)
@@ -109,6 +94,8 @@ class Door(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic onl
                 await _abort(context, error)
             except grpc.aio.AbortError:
                 raise
+            except grpc.aio.BaseError:
+                return None  # the client has gone while it was written to: there is nobody to tell
             except Exception:  # noqa: BLE001 - whatever it is, it ends this call alone
                 self._seldom.exception(method, "a call of %s failed", method)
                 await _abort(context, _FAULT)
@@ -160,6 +147,29 @@ _FAULT = OutcomeUnknown(
 async def _abort(context: Context, error: MasError) -> NoReturn:
     """End the call with a status that says what went wrong, in words and for programs."""
     await context.abort(code_of(error), str(error), trailers_of(error))
+
+
+def _server(
+    method: str, handler: "grpc.RpcMethodHandler[Any, Any]"
+) -> Callable[[Share, Context], Awaitable[Any]]:
+    """What reads a call's request, or requests, and has them handled; a stream's replies are written."""
+    assert handler.request_deserializer is not None, "generated code has one"
+    decode = _decoder(method, handler.request_deserializer)
+    kinds = handler.unary_unary, handler.unary_stream, handler.stream_unary, handler.stream_stream
+    act: Callable[[Any, Any], Any] = next(kind for kind in kinds if kind is not None)
+
+    async def serve(share: Share, context: Context) -> Any:  # noqa: ANN401 - any reply
+        if handler.request_streaming:
+            reply = act(_messages(context, share, decode), context)
+        else:
+            reply = act(await _request(context, share, decode), context)
+        if not inspect.isasyncgen(reply):
+            return await reply
+        async for message in reply:
+            await context.write(message)
+        return None
+
+    return serve
 
 
 async def _request(context: Context, share: Share, decode: Decode) -> Any:  # noqa: ANN401 - any message

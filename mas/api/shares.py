@@ -7,8 +7,8 @@ where waiting costs nothing: for the same caller's turn, never for anybody else'
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from enum import Enum
 
 import msgspec
@@ -159,14 +159,12 @@ class Shares:
             share = self._shares[caller] = Share(caller, self._most(caller))
         return share
 
-    @contextmanager
-    def call(self, caller: Caller, *, streaming: bool) -> Iterator[Share]:
-        """Count a call, or a stream, inside the block.
+    def enter(self, caller: Caller, *, streaming: bool) -> Share:
+        """Count a call, or a stream, until it leaves.
 
         Raises:
             Overloaded: the caller has its share of them, or all strangers together have theirs.
         """
-        what = Held.STREAMS if streaming else Held.CALLS
         is_stranger = caller.rank is Rank.STRANGER
         if is_stranger and self._strangers >= self._config.strangers:
             raise Overloaded(
@@ -174,13 +172,14 @@ class Shares:
                 "come with a token, or later"
             )
         share = self.of(caller)
-        share.take(what)
+        share.take(Held.STREAMS if streaming else Held.CALLS)
         self._strangers += is_stranger
-        try:
-            yield share
-        finally:
-            self._strangers -= is_stranger
-            share.give(what)
+        return share
+
+    def leave(self, share: Share, *, streaming: bool) -> None:
+        """It has ended, and so has all that was written of it."""
+        self._strangers -= share.caller.rank is Rank.STRANGER
+        share.give(Held.STREAMS if streaming else Held.CALLS)
 
     def _most(self, caller: Caller) -> ShareConfig:
         most: ShareConfig = getattr(self._config, caller.rank.value)

@@ -17,6 +17,7 @@ from mas.api.door import _address
 from mas.api.shares import Caller, Held, Rank
 from mas.config import ShareConfig, SharesConfig, StrangerShareConfig
 from mas.ledger.instructions import Reason
+from mas.transaction.messages import PostingView
 from mas.transaction.outcome import PaymentResult, Status, name
 from mas.wire.gen.mas.v1 import account_pb2 as pb
 from mas.wire.gen.mas.v1.account_pb2_grpc import AccountServiceStub
@@ -27,6 +28,7 @@ from tests.api.edge import (
     FakeCoordinator,
     account,
     api_server,
+    certificate,
     secure_channel,
     serving,
 )
@@ -204,6 +206,41 @@ async def test_security_b4_a_payment_above_the_share_waits_for_its_callers_own()
         coordinator.decide = FakeCoordinator().decide
         coordinator.settle()
         assert [(await call).outcome for call in (*first, patient)] == [pb.OUTCOME_COMMITTED] * 3
+
+
+@pytest.mark.asyncio
+async def test_security_b6_a_reply_that_is_not_read_is_held_by_its_caller(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What had been answered counted no more, and its reply stayed: four thousand of them were all calls that there are."""
+    shares = SharesConfig(account=ShareConfig(calls=3))
+    # gRPC's client takes what it isn't asked for too, unless it is told otherwise.
+    lazy = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1_024)]
+    credentials = grpc.ssl_channel_credentials(certificate()[0])
+    async with serving(shares=shares) as edge:
+        edge.coordinator.postings["alice"] = [
+            PostingView(number, b"i" * 16, 1, 1, 1, "bob", "r" * 140) for number in range(1_000)
+        ]
+        metadata = (("authorization", edge.token("account:alice")),)
+        request = pb.ListPostingsRequest(account_number="alice", limit=1_000).SerializeToString()
+        held = edge.shares.of(Caller("account:alice", Rank.ACCOUNT))
+        async with grpc.aio.secure_channel(edge.address, credentials, options=lazy) as channel:
+            asked = channel.stream_stream(SERVICE + "ListPostings")
+            unread = [asked(metadata=metadata) for _ in range(3)]
+            for call in unread:
+                await call.write(request)
+            await until(lambda: held.held(Held.CALLS) == 3 and not held.held(Held.RECEIVING))
+            refused = asked(metadata=metadata)
+            assert isinstance(error_from_rpc(await failure(refused.read())), errors.Overloaded)
+            page = pb.ListPostingsReply.FromString(await unread[0].read())
+            assert len(page.postings) == 1_000
+            await until(lambda: held.held(Held.CALLS) == 2)
+            unread[1].cancel()
+            await until(lambda: held.held(Held.CALLS) == 1)
+        # Whoever hangs up in the middle of a reply is nobody's fault.
+        await until(lambda: not any(map(held.held, Held)))
+    ours = [record for record in caplog.records if record.name.startswith("mas")]
+    assert not any(record.exc_info for record in ours)
 
 
 @pytest.mark.asyncio

@@ -1,6 +1,8 @@
 """Each caller's share: counted exactly, given back whatever happens, and waited for in turn."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -14,6 +16,15 @@ BOB = Caller("account:bob", Rank.ACCOUNT)
 DAY_US = 24 * 3600 * 10**6
 
 
+@contextmanager
+def counted(shares: Shares, caller: Caller, *, streaming: bool) -> Iterator[Share]:
+    share = shares.enter(caller, streaming=streaming)
+    try:
+        yield share
+    finally:
+        shares.leave(share, streaming=streaming)
+
+
 def test_what_is_above_the_share_is_refused_and_takes_nothing() -> None:
     share = Share(ALICE, ShareConfig(payments=10))
     share.take(Held.PAYMENTS, 8)
@@ -24,15 +35,13 @@ def test_what_is_above_the_share_is_refused_and_takes_nothing() -> None:
     assert share.held(Held.PAYMENTS) == 0
 
 
-def test_a_call_is_given_back_whatever_becomes_of_it() -> None:
+def test_calls_and_streams_are_counted_for_each_caller() -> None:
     shares = Shares(SharesConfig(account=ShareConfig(calls=1)), HandClock())
-    with shares.call(ALICE, streaming=False) as share:
-        with pytest.raises(Overloaded), shares.call(ALICE, streaming=False):
+    with counted(shares, ALICE, streaming=False) as share:
+        with pytest.raises(Overloaded), counted(shares, ALICE, streaming=False):
             pass
-        with shares.call(BOB, streaming=False), shares.call(ALICE, streaming=True):
+        with counted(shares, BOB, streaming=False), counted(shares, ALICE, streaming=True):
             pass
-    with pytest.raises(ZeroDivisionError), shares.call(ALICE, streaming=False):
-        raise ZeroDivisionError
     assert not any(map(share.held, Held))
 
 
@@ -40,16 +49,19 @@ def test_strangers_have_a_share_together() -> None:
     config = SharesConfig(strangers=2, stranger=StrangerShareConfig(calls=1))
     shares = Shares(config, HandClock())
     here, there, elsewhere = (Caller(f"127.0.0.{n}", Rank.STRANGER) for n in range(3))
-    with shares.call(here, streaming=False):
-        with pytest.raises(Overloaded, match=r"127\.0\.0\.0"), shares.call(here, streaming=False):
+    with counted(shares, here, streaming=False):
+        with (
+            pytest.raises(Overloaded, match=r"127\.0\.0\.0"),
+            counted(shares, here, streaming=False),
+        ):
             pass
-        with shares.call(there, streaming=False):
+        with counted(shares, there, streaming=False):
             all_of_them = pytest.raises(Overloaded, match="without a token")
-            with all_of_them, shares.call(elsewhere, streaming=False):
+            with all_of_them, counted(shares, elsewhere, streaming=False):
                 pass
-            with shares.call(ALICE, streaming=False):
+            with counted(shares, ALICE, streaming=False):
                 pass
-    with shares.call(elsewhere, streaming=False):
+    with counted(shares, elsewhere, streaming=False):
         pass
 
 
@@ -112,9 +124,9 @@ def test_security_b15_records_of_nothing_are_so_many_a_day() -> None:
 
 def test_callers_that_hold_nothing_are_forgotten() -> None:
     shares = Shares(SharesConfig(), HandClock())
-    with shares.call(ALICE, streaming=False) as share:
+    with counted(shares, ALICE, streaming=False) as share:
         for number in range(5_000):
-            with shares.call(Caller(f"account:{number}", Rank.ACCOUNT), streaming=False):
+            with counted(shares, Caller(f"account:{number}", Rank.ACCOUNT), streaming=False):
                 pass
             assert len(shares) <= 1_024
         assert shares.of(ALICE) is share

@@ -7,7 +7,7 @@ attacks once took all of it, for as long as it lasted.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mas.api.tokens import Role
 from mas.client import Client
+from mas.daemon.open_files import raise_file_limit
 from mas.testing import LocalCluster
 from mas.wire.gen.mas.v1 import account_pb2 as pb
 from mas.wire.gen.mas.v1.account_pb2_grpc import AccountServiceStub
@@ -53,6 +54,11 @@ class Attacker:
             options=[("grpc.use_local_subchannel_pool", 1)],
         )
         return await self._stack.enter_async_context(channel)
+
+    def ports(self) -> list[int]:
+        """Where anybody can knock: the peer ports, and the API."""
+        nodes = self._cluster.nodes.values()
+        return [*(node.listen.peer for node in nodes), self._cluster.transaction_manager.listen.api]
 
     def keep(self, work: Awaitable[Any]) -> None:
         self.held.append(asyncio.ensure_future(work))
@@ -131,6 +137,25 @@ async def statements(attacker: Attacker) -> None:
         attacker.keep(read())
 
 
+async def idle_sockets(attacker: Attacker) -> None:
+    """B7: at each peer port and at the API a thousand sockets over which nothing is said; whoever is hung up on knocks again."""
+    raise_file_limit()
+
+    async def knock(port: int) -> None:
+        while True:
+            with suppress(OSError):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                try:
+                    await reader.read()
+                finally:
+                    writer.close()
+            await asyncio.sleep(1.0)
+
+    for port in attacker.ports():
+        for _ in range(1_000):
+            attacker.keep(knock(port))
+
+
 @pytest_asyncio.fixture
 async def cluster() -> AsyncIterator[LocalCluster]:
     async with LocalCluster(resource_managers=1, buckets=1) as cluster:
@@ -158,8 +183,10 @@ async def _paid(client: Client) -> int:
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("attack", [watches, silent_calls, streams, giants, statements])
-async def test_security_b4_b5_b6_b8_payments_go_on_beside_an_attacker_at_its_limit(
+@pytest.mark.parametrize(
+    "attack", [watches, silent_calls, streams, giants, statements, idle_sockets]
+)
+async def test_security_b4_to_b8_payments_go_on_beside_an_attacker_at_its_limit(
     cluster: LocalCluster, attack: Attack
 ) -> None:
     async with AsyncExitStack() as stack:

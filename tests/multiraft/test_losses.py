@@ -163,6 +163,11 @@ async def test_consensus_g_a_stopped_group_says_so_though_its_events_wait(
     machine.group.read_index(7)
     await cluster.wait(lambda: machine.group.delivery.is_waiting)
     assert machine.is_leading
+
+    def damaged(*_: object) -> list[Entry]:
+        raise CorruptData("entry 7 is damaged")
+
+    machine.group.delivery._storage.entries = damaged  # type: ignore[method-assign]
     machine.group.isolate(CorruptData("the log is damaged"))
     machine.is_open.set()
     await cluster.wait(lambda: not machine.is_leading)

@@ -42,7 +42,9 @@ from mas.transaction.messages import (
 )
 
 DONE = Answer(Code.DONE)
-SETTINGS = RouterSettings(timeout=0.3, query_timeout=0.1, pause=0.02, beginning_max=10)
+SETTINGS = RouterSettings(timeout=30.0, query_timeout=30.0, pause=0.02, beginning_max=10)
+QUICK = RouterSettings(timeout=0.3, query_timeout=0.1, pause=0.02, beginning_max=10)
+"""For what is to run out of time."""
 
 
 class FakePeers:
@@ -220,7 +222,7 @@ async def test_the_rest_of_a_half_answered_request_is_sent_elsewhere() -> None:
 @pytest.mark.asyncio
 async def test_rule_6_there_is_one_live_copy() -> None:
     """A copy that was neither answered nor turned away is never sent again, whatever else happens."""
-    caller = Caller()
+    caller = Caller(settings=QUICK)
     caller.submit(*commits(1))
     await caller.next_submit()
     caller.router.on_peer(2, False)
@@ -259,7 +261,7 @@ async def test_rule_39_what_was_at_a_lost_peer_is_unknown() -> None:
 
 @pytest.mark.asyncio
 async def test_no_answer_in_time_is_unknown_and_another_replica_is_asked_next() -> None:
-    caller = Caller()
+    caller = Caller(settings=QUICK)
     caller.submit(*commits(1))
     await caller.next_submit()
     await until(lambda: caller.answers)
@@ -270,7 +272,7 @@ async def test_no_answer_in_time_is_unknown_and_another_replica_is_asked_next() 
 
 @pytest.mark.asyncio
 async def test_what_nobody_took_in_time_has_done_nothing() -> None:
-    caller = Caller()
+    caller = Caller(settings=QUICK)
     caller.peers.connected = set()
     caller.submit(*commits(2))
     await until(lambda: len(caller.answers) == 2)
@@ -329,7 +331,7 @@ async def test_rule_16_overload_turns_away_what_begins_and_nothing_else() -> Non
 
 @pytest.mark.asyncio
 async def test_room_is_given_back_however_it_ends() -> None:
-    caller = Caller()
+    caller = Caller(settings=QUICK)
     caller.submit(*marks(5))
     _, request = await caller.next_submit()
     caller.reply(1, TurnedAway(request.request, Why.NOT_LEADING, positions=(0, 1), leader=2))
@@ -368,7 +370,7 @@ READ = ReadAccounts(0, 1, ReadLevel.LINEARIZABLE, ("alice",))
 @pytest.mark.asyncio
 async def test_a_read_follows_the_leader_until_it_is_answered() -> None:
     caller = Caller()
-    reading = asyncio.create_task(caller.router.query(1, READ, 1.0))
+    reading = asyncio.create_task(caller.router.query(1, READ, 30.0))
     peer, (request,) = await caller.next()
     caller.reply(peer, TurnedAway(request.request, Why.NOT_LEADING, leader=3))
     peer, (request,) = await caller.next()
@@ -380,8 +382,8 @@ async def test_a_read_follows_the_leader_until_it_is_answered() -> None:
 
 @pytest.mark.asyncio
 async def test_a_read_that_is_not_answered_is_asked_of_another() -> None:
-    caller = Caller()
-    reading = asyncio.create_task(caller.router.query(1, READ, 1.0))
+    caller = Caller(settings=QUICK)
+    reading = asyncio.create_task(caller.router.query(1, READ, 30.0))
     first, _ = await caller.next()
     peer, (request,) = await caller.next()
     assert peer != first
@@ -392,7 +394,7 @@ async def test_a_read_that_is_not_answered_is_asked_of_another() -> None:
 @pytest.mark.asyncio
 async def test_a_read_of_a_lost_peer_goes_on_at_another() -> None:
     caller = Caller()
-    reading = asyncio.create_task(caller.router.query(1, READ, 1.0))
+    reading = asyncio.create_task(caller.router.query(1, READ, 30.0))
     await caller.next()
     caller.peers.connected = {2, 3}
     caller.router.on_peer(1, False)
@@ -414,7 +416,7 @@ async def test_a_read_that_nobody_answers_is_unavailable() -> None:
 @pytest.mark.asyncio
 async def test_security_b1_a_read_that_raised_is_asked_of_nobody_else() -> None:
     caller = Caller()
-    reading = asyncio.create_task(caller.router.query(1, READ, 1.0))
+    reading = asyncio.create_task(caller.router.query(1, READ, 30.0))
     peer, (request,) = await caller.next()
     caller.reply(peer, TurnedAway(request.request, Why.FAILED, detail="it raised"))
     with pytest.raises(RequestFailed, match="it raised"):

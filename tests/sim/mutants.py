@@ -157,7 +157,7 @@ MUTANTS = [
         read_only.ReadRounds.confirmed,
         "if read.round > last_round:",
         "if False:",
-        36,
+        9,
         200,
     ),
     Mutant(
@@ -165,7 +165,7 @@ MUTANTS = [
         core.Raft._read,
         "if self._log.committed < self._first_of_term:",
         "if False:",
-        32,
+        22,
         200,
     ),
     Mutant(
@@ -213,7 +213,7 @@ MUTANTS = [
         group.RaftGroup.__init__,
         "start = max(applied, storage.first_index() - 1)",
         "start = max(applied, storage.initial_state()[0].commit)",
-        1,
+        8,
         20,
     ),
     Mutant(

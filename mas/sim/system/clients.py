@@ -111,6 +111,8 @@ class Clients:
             (self._repeat, 6),
             (self._create, 6),
             (self._hold, 3),
+            (self._freeze, 3),
+            (self._look, 8),
         ]
         if self._cluster.plan.is_drill:
             actions = actions[:2]
@@ -351,7 +353,7 @@ class Clients:
         await self.set_frozen(client, number, frozen=False)
 
     async def set_frozen(self, client: int, number: str, *, frozen: bool) -> bool:
-        """Freeze or thaw an account; whether it is so now."""
+        """Freeze or thaw an account; whether anybody has answered."""
         call = Setting(began=self._loop.time(), client=client, number=number, frozen=frozen)
         self.history.settings.append(call)
         result = await self._ask(
@@ -367,7 +369,7 @@ class Clients:
         call.is_refused |= isinstance(result, Unavailable)
         if call.is_done or call.is_refused:
             call.ended = self._loop.time()
-        return call.is_done
+        return call.is_answered
 
     async def _hold(self, client: int) -> None:
         """Take an account's lock, do nothing with it for a while, and let go."""

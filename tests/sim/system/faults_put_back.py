@@ -7,13 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
-from mas.coordinator.reads import Reads
-from mas.coordinator.waiting import Wait
 from mas.ledger import Ledger
-from mas.network.buckets import BucketRouter
-from mas.resource import AccountService, reads
-from mas.resource.anchors import Anchors
-from mas.resource.undecided import SetAside
+from mas.resource import reads
 from mas.sim.system.plan import FAULTS
 from mas.sim.system.world import Options
 from mas.transaction import participant
@@ -21,9 +16,6 @@ from tests.sim.mutants import Mutant, applied
 
 TICKS = 60
 EVERYTHING = Options(ticks=TICKS, faults=tuple(FAULTS))
-LATE = Options(ticks=100, faults=("delay", "transfer"))
-CRASHES = Options(ticks=100, faults=("crash",))
-DRILL = Options(ticks=150, drill="quorum")
 
 Patch = tuple[Callable[..., Any], str, str]
 
@@ -52,21 +44,6 @@ def put_back(fault: Fault) -> Iterator[None]:
 
 
 FAULTS_PUT_BACK = [
-    # -- that were in the product --------------------------------------------------------------------
-    Fault(
-        "bank 1: a read leaves out what its anchor calls undecided, each at another moment",
-        (
-            (
-                Anchors._on_waited,
-                "if not isinstance(word, Open):",
-                "if word is not Open.UNANSWERED:",
-            ),
-        ),
-        "aren't linearizable",
-        LATE,
-        1,
-        20,
-    ),
     Fault(
         "bank 3: a statement doesn't wait for what is prepared on its account",
         ((reads.shown, "return ledger.prepared_on((request.number,))", "return []"),),
@@ -74,66 +51,6 @@ FAULTS_PUT_BACK = [
         EVERYTHING,
         1,
         10,
-    ),
-    Fault(
-        "twopc A2: a mark that was set aside comes behind its end",
-        (
-            (
-                AccountService._answer,
-                "self._have_settled(answer.xids)",
-                "asyncio.get_running_loop().call_later(1.0, self._submit_own, instruction)",
-            ),
-            (Ledger._mark, "if _is_overtaken(account, token):", "if False:"),
-        ),
-        "is marked with",
-        LATE,
-        1,
-        20,
-    ),
-    Fault(
-        "twopc B2: what waits for one anchor waits as long as its asker does",
-        ((SetAside._ask, "_PATIENCE_SECONDS if legs", "5.0 if legs"),),
-        "are allowed",
-        DRILL,
-        1,
-        5,
-    ),
-    Fault(
-        "twopc B3: a wrong bucket is asked again without a pause",
-        ((Wait.pause, "if self._tries:", "if False:"),),
-        "instructions",
-        CRASHES,
-        1,
-        20,
-    ),
-    Fault(
-        "twopc C4: an account that its bucket doesn't show yet is told not to exist",
-        (
-            (
-                Reads._page,
-                "_not_here(number) if view is None else view",
-                "view",
-            ),
-        ),
-        "found none",
-        CRASHES,
-        1,
-        20,
-    ),
-    # -- that break a rule -----------------------------------------------------------------------------
-    Fault(
-        "rule 6: what was lost sight of is sent a second time",
-        (
-            (
-                BucketRouter._give_up,
-                "self._finish(submission)",
-                "self._finish(submission)\n    if submission.left: self._start(_Submission(submission.bucket, submission.chunk, submission.on_answer, submission.deadline + 5), 0); return",
-            ),
-        ),
-        "",
-        EVERYTHING,
-        1,
-        20,
     ),
     Fault(
         "rule 11: the record's outcome is every attempt's",
@@ -144,14 +61,6 @@ FAULTS_PUT_BACK = [
                 "answer.code is _COMMITTED",
             ),
         ),
-        "",
-        EVERYTHING,
-        1,
-        20,
-    ),
-    Fault(
-        "rule 11: no outcome is taken for a no",
-        ((participant.instruct, "return None", "return Abort(xid)"),),
         "",
         EVERYTHING,
         1,
