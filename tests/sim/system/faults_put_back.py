@@ -1,6 +1,6 @@
 """Faults put back into the production source: each must be found within a stated number of seeds.
 
-Some were in the product once, and were found by others than the simulator; the rest break one rule each.
+The first was in the product once; the others break one rule each.
 """
 
 from collections.abc import Callable, Iterator
