@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any, Protocol
 
+import msgspec
+
 from mas.errors import MasError, OutcomeUnknown, Unavailable
 from mas.ledger import EXTERNAL, Answer, Body, Code, Kind, LockMode, SetAccount
 from mas.ledger.instructions import payer
@@ -53,6 +55,23 @@ _APPETITES = (0, 1, 1, 1, 8)
 _CERTAIN = (Status.COMMITTED, Status.REFUSED)
 
 
+_PURSES = 8
+"""Accounts of one client, in the drill of what is on its way."""
+_IDLE = 100
+"""Accounts that are paid seldom, in the drill of locks."""
+_TRANSIT_MS = 30
+"""A payment is prepared by then, and not yet decided or posted."""
+
+
+class _Purse(msgspec.Struct):
+    """An account whose client spends all that it has, and all that is coming."""
+
+    balance: int = 0
+    """At least, once all that is under way has ended."""
+    sources: dict[str, None] = {}
+    """Accounts from which something may still be on its way."""
+
+
 class Managers(Protocol):
     """A cluster, as its clients see it."""
 
@@ -77,6 +96,8 @@ class Clients:
         self._loop = asyncio.get_running_loop()
         self._last_key = 0
         self.numbers = [f"a{i}" for i in range(ACCOUNTS)]
+        self._purses: dict[str, _Purse] = {}
+        self._idle: list[str] = []
         self.frozen: dict[str, None] = {}
         """Accounts that somebody has frozen, or may have."""
         self.requests: dict[bytes, PaymentRequest] = {}
@@ -87,13 +108,39 @@ class Clients:
 
     async def open_accounts(self) -> None:
         """Everybody begins with an account."""
-        await asyncio.gather(*[self._open(number) for number in list(self.numbers)])
+        opening = [self._open(number) for number in self.numbers]
+        plan = self._cluster.plan
+        if plan.drill == "transit":
+            for client in range(1, plan.clients + 1):
+                for i in range(_PURSES):
+                    self._purses[f"p{client}-{i}"] = _Purse()
+            opening += [self._open(number, is_empty=True) for number in self._purses]
+        if plan.drill == "locks":
+            self._idle = [f"i{i}" for i in range(_IDLE)]
+            opening += [self._open(number, is_empty=True) for number in self._idle]
+        await asyncio.gather(*opening)
+        if plan.drill == "transit":
+            for node in self._cluster.managers:
+                await self._get_to_know(node)
 
-    async def _open(self, number: str) -> None:
+    async def _get_to_know(self, node: Node) -> None:
+        """The manager learns where everybody is, while every number's home can say it."""
+        numbers = [*self.numbers, *self._purses]
+
+        async def read() -> object:
+            assert node.coordinator is not None
+            return await node.coordinator.read_accounts(
+                numbers, ReadLevel.READ_COMMITTED, _LAST_SECONDS
+            )
+
+        await _within(node.call_task("client 0", read), _LAST_SECONDS)
+
+    async def _open(self, number: str, *, is_empty: bool = False) -> None:
+        opening = 0 if is_empty else _OPENING + self._dice.randrange(_OPENING)
         body = Body(
             Kind.CREATION,
             CURRENCY,
-            ((number, _OPENING + self._dice.randrange(_OPENING)),),
+            ((number, opening),),
             overdraft_limit=pick(self._dice, (0, 0, _OPENING)),
         )
         await self._insist(self._request("operator", body))
@@ -116,7 +163,13 @@ class Clients:
             (self._look, 8),
         ]
         if self._cluster.plan.is_drill:
-            actions = actions[:2]
+            drilled = {
+                "transit": self._spend_in_transit,
+                "locks": self._pay_and_hold,
+                "creations": self._create_and_ask,
+            }
+            own = drilled.get(self._cluster.plan.drill)
+            actions = actions[:2] if own is None else [(own, 1)]
         choices = [
             action
             for action, weight in actions
@@ -245,17 +298,32 @@ class Clients:
         return status
 
     async def _try(
-        self, client: int, request: PaymentRequest, body: Body, *, repeat: bool
+        self,
+        client: int,
+        request: PaymentRequest,
+        body: Body,
+        *,
+        repeat: bool,
+        node: Node | None = None,
+        sources: tuple[str, ...] = (),
     ) -> Status | None:
         """One try; None: nobody answered."""
-        timeout = _LAST_SECONDS if self._cluster.plan.is_drill else pick(self._dice, _TIMEOUTS)
+        plan = self._cluster.plan
+        is_patient = plan.is_drill and plan.drill != "locks"
+        timeout = _LAST_SECONDS if is_patient else pick(self._dice, _TIMEOUTS)
         request = PaymentRequest(request.key_space, request.key, body, repeat, timeout)
         payment_id = name(request)
         self.requests.setdefault(payment_id, request)
         self._latest = request
-        call = Try(began=self._loop.time(), client=client, payment_id=payment_id, body=body)
+        call = Try(
+            began=self._loop.time(),
+            client=client,
+            payment_id=payment_id,
+            body=body,
+            sources=sources,
+        )
         self.history.tries.append(call)
-        node = self._manager()
+        node = node or self._manager()
         if node is None:
             return None
 
@@ -374,7 +442,9 @@ class Clients:
 
     async def _hold(self, client: int) -> None:
         """Take an account's lock, do nothing with it for a while, and let go."""
-        number = pick(self._dice, self.numbers)
+        await self._hold_one(client, pick(self._dice, self.numbers))
+
+    async def _hold_one(self, client: int, number: str, patience: float | None = None) -> None:
         owner = self._dice.randbytes(16)
         call = Hold(began=self._loop.time(), client=client, number=number)
         result = await self._ask(
@@ -388,6 +458,7 @@ class Clients:
                 kept=True,
                 lease=_LEASE_SECONDS,
             ),
+            patience,
         )
         self._tell(client, f"holds {number}:", str(result))
         if not isinstance(result, Grant):
@@ -404,6 +475,77 @@ class Clients:
             client,
             lambda node, _: node.locks.release_lock(ACCOUNT + number, owner, result.token),
         )
+
+    # -- drills --------------------------------------------------------------------------------
+
+    async def _spend_in_transit(self, client: int) -> None:
+        """Several accounts spend what is on its way to them from accounts of any bucket, all at once."""
+        purses = [number for number in self._purses if number.startswith(f"p{client}-")]
+        payers = self._dice.sample(self.numbers, len(purses))
+        node = self._manager()
+        pause = self._dice.randrange(_TRANSIT_MS // 2) / 1000
+        await asyncio.gather(
+            *[
+                self._spend_from(client, payer_, purse, pause, node)
+                for payer_, purse in zip(payers, purses, strict=True)
+            ]
+        )
+
+    async def _spend_from(
+        self, client: int, source: str, number: str, pause: float, node: Node | None
+    ) -> None:
+        purse = self._purses[number]
+        purse.sources[source] = None
+        amount = 1 + self._dice.randrange(_AMOUNT)
+        body = Body(Kind.PAYMENT, CURRENCY, ((source, -amount), (number, amount)))
+        coming = asyncio.ensure_future(
+            self._try(client, self._request(source, body), body, repeat=False)
+        )
+        await asyncio.sleep(pause)
+        target = pick(self._dice, [each for each in self.numbers if each != source])
+        spent = purse.balance + amount
+        body = Body(Kind.PAYMENT, CURRENCY, ((number, -spent), (target, spent)))
+        sources = tuple(purse.sources)
+        status = await self._try(
+            client, self._request(number, body), body, repeat=False, node=node, sources=sources
+        )
+        if status not in (Status.REFUSED, Status.ABORTED, Status.TURNED_AWAY):
+            purse.balance -= spent
+        status = await coming
+        if status is Status.COMMITTED:
+            purse.balance += amount
+        if status in (*_CERTAIN, Status.ABORTED):
+            del purse.sources[source]
+
+    async def _pay_and_hold(self, client: int) -> None:
+        """Somebody locks an account that is being paid, and that nobody else pays for a while."""
+        number, one = pick(self._dice, self._idle), pick(self._dice, self.numbers)
+        amount = 1 + self._dice.randrange(_AMOUNT)
+        body = Body(Kind.PAYMENT, CURRENCY, ((one, -amount), (number, amount)))
+        await asyncio.gather(
+            self._try(client, self._request(one, body), body, repeat=False),
+            self._hold_soon(client, number),
+        )
+
+    async def _hold_soon(self, client: int, number: str) -> None:
+        await asyncio.sleep(self._dice.randrange(_TRANSIT_MS) / 1000)
+        await self._hold_one(client, number, 1.0)
+
+    async def _create_and_ask(self, client: int) -> None:
+        """Something is asked for a new account before it is paid: that wouldn't help its creation to its end."""
+        number = f"c{self._last_key}"
+        body = Body(Kind.CREATION, CURRENCY, ((number, self._dice.randrange(_OPENING)),))
+        if await self._insist(self._request("operator", body), client) is not Status.COMMITTED:
+            return
+        body = Body(Kind.PAYMENT, CURRENCY, ((number, -1), (self.numbers[0], 1)))
+        request = self._request(number, body)
+        match self._dice.randrange(3):
+            case 0:
+                await self.look_at(client, request)
+            case 1:
+                await self.set_frozen(client, number, frozen=False)
+            case _:
+                await self._try(client, request, body, repeat=True)
 
     # -- small things --------------------------------------------------------------------------
 
@@ -422,9 +564,15 @@ class Clients:
         up = [node for node in self._cluster.managers if node.is_up]
         return pick(self._dice, up) if up else None
 
-    async def _ask(self, client: int, make: Any) -> Any:  # noqa: ANN401  (whatever is asked for)
+    async def _ask(
+        self,
+        client: int,
+        make: Any,  # noqa: ANN401  (whatever is asked for)
+        patience: float | None = None,
+    ) -> Any:  # noqa: ANN401
         """A call that takes a task at the manager; None: no answer, `NOTHING`: the answer None."""
-        timeout = _LAST_SECONDS if self.is_closing else pick(self._dice, _TIMEOUTS)
+        is_patient = self.is_closing or self._cluster.plan.is_drill
+        timeout = patience or (_LAST_SECONDS if is_patient else pick(self._dice, _TIMEOUTS))
         node = self._manager()
         if node is None:
             return None

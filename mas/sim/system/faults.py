@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from mas.ids import PAYMENT_ID_BYTES, XID_BYTES
+from mas.ledger import Ask, Body, Chunk, Decide, Kind, Prepare
 from mas.runtime import Dice
 from mas.sim.plan import pick
 from mas.sim.system.history import Trouble
 from mas.sim.system.node import Node
-from mas.sim.system.plan import Plan
+from mas.sim.system.plan import LONG, Plan
 from mas.sim.system.wires import Wires
 from mas.sim.trace import WORLD, Trace
 from mas.transaction.messages import Change, ChangeMembers
@@ -59,7 +61,11 @@ class Nemesis:
             "quorum": (self._lose_quorum,),
         }
         if self._plan.is_drill:
-            strikes = {"pause": (self._drill_pause,), "quorum": (self._lose_quorum,)}
+            strikes = {
+                "pause": (self._drill_pause,),
+                "quorum": (self._lose_quorum,),
+                "nonsense": (self._send_nonsense,),
+            }
         self._strikes = [
             strike for name in self._plan.classes if name in strikes for strike in strikes[name]
         ]
@@ -261,7 +267,8 @@ class Nemesis:
         others = [each for each in self._cluster.nodes if each.coordinates and each.is_up]
         if "crash" not in self._plan.classes or len(others) < 2:
             return
-        if not self._dice.randrange(3 if is_creation else 50):
+        often = 1 if self._plan.is_drill else 3
+        if not self._dice.randrange(often if is_creation else 50):
             node.process.burn_fuse(1)
 
     def _lose_quorum(self) -> None:
@@ -278,12 +285,23 @@ class Nemesis:
             return
         self._trace.add(WORLD, f"takes bucket {bucket} its majority: nodes {victims}")
         seconds = self._seconds(12.0)
+        if self._plan.drill in LONG:
+            seconds = 6.0 + seconds / 2
         now = self._loop.time()
         self.troubles.append(Trouble(bucket, now, now + seconds + _REST_SECONDS))
         if self._plan.is_drill:
             self._cut_away(victims, seconds)
         else:
             self._stand_still(victims, seconds)
+
+    def _send_nonsense(self) -> None:
+        """A coordinator of another version sends what no rule of this one knows what to do with."""
+        manager = self._manager()
+        if manager is not None and manager.router is not None:
+            bucket = pick(self._dice, list(self._cluster.placement))
+            chunk = Chunk(b"", 0, (pick(self._dice, nonsense(self._dice)),))
+            self._trace.add(manager.id, f"sends nonsense to bucket {bucket}")
+            manager.process.post(manager.router.submit, bucket, chunk, _hear_nothing)
 
     # -- groups --------------------------------------------------------------------------------
 
@@ -358,3 +376,19 @@ class Nemesis:
 
     def _seconds(self, most: float) -> float:
         return most * (1 + self._dice.randrange(1000)) / 1000
+
+
+def nonsense(dice: Dice) -> Sequence[Ask | Decide | Prepare]:
+    """Each is decoded well, and has a field that its rule can't work with."""
+    xid, payment_id = dice.randbytes(XID_BYTES), dice.randbytes(PAYMENT_ID_BYTES)
+    legs = ((f"a{dice.randrange(8)}", 1),)
+    body = Body(Kind.PAYMENT, "USD", (("a1", -1), ("a2", 1)))
+    return (
+        Decide(xid, payment_id, 1, body, b"hash", (), own=(5,)),
+        Ask(payment_id[:1], 1, xid, b"hash"),
+        Prepare(xid, payment_id, 1, b"hash", 99, (1,), Kind.PAYMENT, "USD", legs),
+    )
+
+
+def _hear_nothing(_: int, __: object) -> None:
+    """Whoever sent it is content with any answer."""

@@ -56,6 +56,8 @@ class Try(Call, kw_only=True, eq=False):
     time: int = 0
     heard: float = NEVER
     """When anything was answered, if only UNKNOWN."""
+    sources: tuple[str, ...] = ()
+    """Other accounts, whose money this spends while it is on its way."""
 
 
 class Cancel(Call, kw_only=True, eq=False):
@@ -177,10 +179,14 @@ class Trouble(msgspec.Struct, frozen=True):
 def judge_bound(
     tries: Iterable[Try], bucket_of: Mapping[str, int], troubles: Sequence[Trouble], bound: float
 ) -> Iterator[str]:
-    """Every payment is answered within so many seconds, unless one of its buckets was in trouble meanwhile."""
+    """Every payment is answered within so many seconds, unless one of its buckets was in trouble meanwhile.
+
+    What spends money that is still on its way waits for the bucket that it comes from as well.
+    """
     for one in tries:
         seconds = one.heard - one.began
-        buckets = [bucket_of.get(number, 0) for number, _ in one.body.legs]
+        numbers = (*[number for number, _ in one.body.legs], *one.sources)
+        buckets = [bucket_of.get(number, 0) for number in numbers]
         is_excused = any(
             trouble.bucket in buckets and trouble.began <= one.heard and one.began <= trouble.ended
             for trouble in troubles

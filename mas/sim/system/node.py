@@ -113,6 +113,7 @@ class Node:
         self.callers: dict[asyncio.Future[Any], None] = {}
         """Whoever waits for this process outside."""
         self.coordinator: TransactionCoordinator | None = None
+        self.router: BucketRouter | None = None
         self.locks: Leases | None = None
         self.members: MembersDoor | None = None
         self.disk: Disk
@@ -297,6 +298,7 @@ class Node:
         )
         supervisor.spawn(coordinator.name, coordinator.run())
         self.locks = locks
+        self.router = router
         self.coordinator = coordinator
 
     def _worker(self, seconds: float) -> SimWorker:
@@ -340,7 +342,7 @@ class Node:
         around = self._around
         self.crashes += 1
         around.trace.add(self.id, "dies")
-        self.coordinator, self.locks, self.members = None, None, None
+        self.coordinator, self.locks, self.members, self.router = None, None, None, None
         self._host = None
         for worker in self._workers:
             worker.die(self.dice)

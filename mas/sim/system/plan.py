@@ -55,38 +55,59 @@ class Plan(msgspec.Struct, frozen=True):
     clients: int
     pause_client: float
     """Seconds between two calls of a client, on average."""
-    is_drill: bool = False
-    """Only payments, patient clients, and a bound for each of them (`DRILLS`)."""
+    drill: str = ""
+    """One of `DRILLS`: patient clients, who only do what it needs."""
+
+    @property
+    def is_drill(self) -> bool:
+        """Whether something is measured, rather than everything tried."""
+        return bool(self.drill)
 
 
 DRILLS = {
     "pause": "leaders stand still, one at a time: every payment is answered within the bound",
     "quorum": "one bucket at a time has no majority: every payment that it has no part in is answered within the bound",
+    "nonsense": "instructions that mean nothing are committed: nobody dies, and every payment is answered within the bound",
+    "transit": "one bucket at a time has no majority, and clients spend what is on its way to them: every payment that spends "
+    "nothing from there is answered within the bound",
+    "locks": "one bucket at a time has no majority, and outsiders lock accounts that its payments are under way to: no "
+    "mark stays",
+    "creations": "managers die when they have told of a new account, and somebody asks for it at once: nobody asks its "
+    "bucket again and again",
 }
 """What `mas sim --drill` measures."""
+
+MEASURED = ("pause", "quorum", "nonsense", "transit")
+"""The drills with a bound for each payment."""
+
+LONG = ("transit", "locks")
+"""The drills whose faults last longer than anybody waits for a bucket's answer."""
+
+_STRUCK = {"transit": "quorum", "locks": "quorum", "creations": "crash"}
+"""The fault of a drill that isn't named for it."""
 
 DRILL_BOUND_SECONDS = 2.5
 """An election of at most a second or two in a row, and what follows."""
 
 
-def draw_drill(dice: Dice, fault: str) -> Plan:
+def draw_drill(dice: Dice, drill: str) -> Plan:
     """A life that is easy but for one fault."""
     return Plan(
-        classes=(fault,),
+        classes=(_STRUCK.get(drill, drill),),
         weather=Weather(),
         election_tick=5,
         log_margin_entries=100,
         log_seconds=0.002,
         flush_seconds=0.02,
-        pause_between=pick(dice, (1.0, 3.0)),
-        restart_seconds=1.0,
+        pause_between=0.5 if drill in LONG else pick(dice, (1.0, 3.0)),
+        restart_seconds=8.0 if drill == "creations" else 1.0,
         cached_rows=1_000,
-        lock_timeout=pick(dice, (0.5, 2.0)),
+        lock_timeout=5.0 if drill == "creations" else pick(dice, (0.5, 2.0)),
         locking="escrow",
         managers_apart=True,
         clients=8,
-        pause_client=0.05,
-        is_drill=True,
+        pause_client=1.0 if drill == "transit" else 0.05,
+        drill=drill,
     )
 
 

@@ -50,7 +50,7 @@ class Shadows:
         self.books = Books(lambda what: trace.violate(WORLD, what))
         self.by_bucket = {bucket: Shadow(bucket) for bucket in buckets}
         self.asked: dict[bytes, int] = {}
-        """By payment: how many instructions about it were committed."""
+        """By payment, or change of an account: how many instructions about it were committed."""
         self._trace = trace
         self._loop = asyncio.get_running_loop()
 
@@ -80,11 +80,18 @@ class Shadows:
         )
 
     def _apply(self, shadow: Shadow, bucket: int, entry: Entry) -> None:
-        for instruction in shadow.apply(entry):
-            payment_id = getattr(instruction, "payment_id", None)
-            if payment_id is not None:
-                self.asked[payment_id] = self.asked.get(payment_id, 0) + 1
-        writes = shadow.ledger.take_writes()
+        try:
+            instructions = shadow.apply(entry)
+            writes = shadow.ledger.take_writes()
+        except Exception as error:  # noqa: BLE001  (whatever it is, every replica would stop here)
+            self._trace.violate(
+                WORLD, f"entry {entry.index} of bucket {bucket} can't be applied: {error!r}"
+            )
+            return
+        for instruction in instructions:
+            name = getattr(instruction, "payment_id", b"") or getattr(instruction, "change_id", b"")
+            if name:
+                self.asked[name] = self.asked.get(name, 0) + 1
         shadow.ledger.flushed(writes)
         shadow.hashes.append(writes.bucket.state_hash)
         self._trace.add(

@@ -23,7 +23,7 @@ from mas.sim.system.clients import Clients
 from mas.sim.system.faults import Nemesis
 from mas.sim.system.history import Facts, judge, judge_bound
 from mas.sim.system.node import TICK_MS, Node
-from mas.sim.system.plan import DRILL_BOUND_SECONDS, Plan, draw, draw_drill
+from mas.sim.system.plan import DRILL_BOUND_SECONDS, MEASURED, Plan, draw, draw_drill
 from mas.sim.system.shadow import Shadows
 from mas.sim.system.wires import Weather, Wires
 from mas.sim.trace import WORLD, Trace
@@ -220,7 +220,7 @@ class World:
                     bucket,
                 )
         found = judge(self._clients.history, Facts(books.records, postings))
-        if self.plan.is_drill:
+        if self.plan.drill in MEASURED:
             found += self._judge_bound()
         found += self._judge_questions()
         for fault in found[:_SHOWN]:

@@ -4,7 +4,7 @@ import functools
 
 import pytest
 
-from mas.sim.system.plan import DRILLS, FAULTS
+from mas.sim.system.plan import FAULTS
 from mas.sim.system.run import simulate
 from mas.sim.system.world import Options, Outcome
 
@@ -59,7 +59,7 @@ def test_without_faults_nobody_dies() -> None:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("drill", list(DRILLS))
+@pytest.mark.parametrize("drill", ["pause", "quorum"])
 def test_what_is_broken_delays_nobody_else_for_long(drill: str, seed: int) -> None:
     """A leader that is silent costs no more than one that is dead; a bucket without a majority costs its own payments alone."""
     outcome = simulate(seed, Options(ticks=100, drill=drill))
