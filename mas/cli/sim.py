@@ -79,8 +79,11 @@ def _read_faults(text: str, known: Mapping[str, str]) -> tuple[str, ...]:
 )
 @click.option(
     "--drill",
-    type=click.Choice(["pause", "quorum"]),
-    help="Instead of faults: leaders that stand still, or one bucket without a majority, and a bound for each payment.",
+    type=click.Choice(["pause", "quorum", "reads", "creations", "attempts", "changes"]),
+    help=(
+        "Instead of faults: leaders that stand still, or one bucket without a majority, and a bound for each payment; "
+        "or calls that meet closely."
+    ),
 )
 @click.option("--trace", is_flag=True, help="Show the last events of a run that went well, too.")
 def sim(

@@ -60,6 +60,8 @@ class Nemesis:
         }
         if self._plan.is_drill:
             strikes = {"pause": (self._drill_pause,), "quorum": (self._lose_quorum,)}
+        if self._plan.meeting:
+            strikes["partition"] = (self._lose_answers,)
         self._strikes = [
             strike for name in self._plan.classes if name in strikes for strike in strikes[name]
         ]
@@ -105,6 +107,18 @@ class Nemesis:
             self._trace.add(WORLD, f"silences the line from node {one.id} to node {other.id}")
             self._wires.silence(one.id, other.id)
             self._loop.call_later(self._seconds(12.0), self._heal)
+
+    def _lose_answers(self) -> None:
+        """A manager doesn't hear a leader, which hears it; then its answers come, or the connection breaks and they never do."""
+        leader, manager = self._leader(), self._manager()
+        if leader is None or manager is None or leader is manager:
+            return
+        self._trace.add(WORLD, f"keeps node {leader.id}'s answers from node {manager.id}")
+        self._wires.silence(leader.id, manager.id)
+        seconds = self._seconds(3.0)
+        if self._dice.randrange(2):
+            self._loop.call_later(seconds, self._wires.hang_up, leader.id, manager.id)
+        self._loop.call_later(seconds, self._wires.open_line, leader.id, manager.id)
 
     def _break_line(self) -> None:
         one, other = pick(self._dice, self._cluster.nodes), pick(self._dice, self._cluster.nodes)

@@ -57,6 +57,8 @@ class Plan(msgspec.Struct, frozen=True):
     """Seconds between two calls of a client, on average."""
     is_drill: bool = False
     """Only payments, patient clients, and a bound for each of them (`DRILLS`)."""
+    meeting: str = ""
+    """What all clients are after; empty: each has an appetite of its own (`MEETINGS`)."""
 
 
 DRILLS = {
@@ -64,6 +66,21 @@ DRILLS = {
     "quorum": "one bucket at a time has no majority: every payment that it has no part in is answered within the bound",
 }
 """What `mas sim --drill` measures."""
+
+MEETINGS = {
+    "reads": "payments from several anchors credit one account while linearizable reads of it overlap them, and leadership moves",
+    "creations": "whoever has created an account looks at it at once, and its bucket is told late",
+    "attempts": "payments whose attempts die young are asked for while they are tried again",
+    "changes": "one operator freezes an account and another thaws it, an outsider locks it, and answers get lost",
+}
+"""Drills in which calls meet that seldom do elsewhere; the judge has the last word."""
+
+_MEETING_CLASSES = {
+    "reads": ("delay", "transfer"),
+    "creations": ("delay", "crash"),
+    "attempts": ("delay", "partition"),
+    "changes": ("delay", "partition"),
+}
 
 DRILL_BOUND_SECONDS = 2.5
 """An election of at most a second or two in a row, and what follows."""
@@ -87,6 +104,27 @@ def draw_drill(dice: Dice, fault: str) -> Plan:
         clients=8,
         pause_client=0.05,
         is_drill=True,
+    )
+
+
+def draw_meeting(dice: Dice, meeting: str) -> Plan:
+    """A life in which clients meet, with just the faults that make it a close thing."""
+    return Plan(
+        classes=_MEETING_CLASSES[meeting],
+        weather=Weather(delay_seconds=pick(dice, (0.02, 0.05))),
+        election_tick=5,
+        log_margin_entries=100,
+        log_seconds=pick(dice, (0.01, 0.03)),
+        flush_seconds=0.02,
+        pause_between=0.15 if meeting == "reads" else 0.5,
+        restart_seconds=0.5,
+        cached_rows=1_000,
+        lock_timeout=0.1 if meeting == "attempts" else 2.0,
+        locking="escrow",
+        managers_apart=True,
+        clients=8,
+        pause_client=0.02,
+        meeting=meeting,
     )
 
 

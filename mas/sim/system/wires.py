@@ -203,12 +203,17 @@ class Wires:
     def heal(self) -> None:
         """Open all lines: what waits on them arrives, late."""
         self._closed.clear()
-        for (sender, to), line in self._lines.items():
-            if line.is_silent:
-                line.is_silent = False
-                held, line.held = line.held, []
-                for number, channel, payload in held:
-                    self._carry_in_order(line, sender, to, (number, channel, payload))
+        for sender, to in list(self._lines):
+            self.open_line(sender, to)
+
+    def open_line(self, sender: int, to: int) -> None:
+        """What waits on this line arrives, late."""
+        line = self._line(sender, to)
+        if line.is_silent:
+            line.is_silent = False
+            held, line.held = line.held, []
+            for number, channel, payload in held:
+                self._carry_in_order(line, sender, to, (number, channel, payload))
 
     # -- frames --------------------------------------------------------------------------------
 

@@ -23,7 +23,14 @@ from mas.sim.system.clients import Clients
 from mas.sim.system.faults import Nemesis
 from mas.sim.system.history import Facts, judge, judge_bound
 from mas.sim.system.node import TICK_MS, Node
-from mas.sim.system.plan import DRILL_BOUND_SECONDS, Plan, draw, draw_drill
+from mas.sim.system.plan import (
+    DRILL_BOUND_SECONDS,
+    MEETINGS,
+    Plan,
+    draw,
+    draw_drill,
+    draw_meeting,
+)
 from mas.sim.system.shadow import Shadows
 from mas.sim.system.wires import Weather, Wires
 from mas.sim.trace import WORLD, Trace
@@ -49,7 +56,7 @@ class Options(msgspec.Struct, frozen=True):
     faults: tuple[str, ...] = ()
     """The classes that may strike."""
     drill: str = ""
-    """One of `DRILLS`, instead."""
+    """One of `DRILLS` or `MEETINGS`, instead."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -80,10 +87,7 @@ class World:
     def __init__(self, seed: int, options: Options, folder: Path, kept: int | None) -> None:
         loop = asyncio.get_running_loop()
         self.seed = seed
-        dice = self._dice("plan")
-        self.plan: Plan = (
-            draw_drill(dice, options.drill) if options.drill else draw(dice, options.faults)
-        )
+        self.plan = _draw(self._dice("plan"), options)
         self.trace = Trace(loop, kept)
         self.processes: list[Process] = []
         self.wires = Wires(loop, self._dice("wires"), self.trace)
@@ -344,6 +348,12 @@ class World:
             holds=len(history.holds),
             unknown=sum(not one.is_answered for one in history.tries),
         )
+
+
+def _draw(dice: Random, options: Options) -> Plan:
+    if options.drill in MEETINGS:
+        return draw_meeting(dice, options.drill)
+    return draw_drill(dice, options.drill) if options.drill else draw(dice, options.faults)
 
 
 def _place(nodes: int) -> dict[int, tuple[int, ...]]:
