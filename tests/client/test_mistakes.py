@@ -355,7 +355,9 @@ async def test_twopc_c2_a_status_of_somebody_between_says_nothing_of_what_is_und
                 assert (code, receipt.status) == (code, Status.UNKNOWN)
                 assert "policy of the proxy" in receipt.detail
 
-    await asyncio.gather(*map(ended, CODES))
+    async with asyncio.TaskGroup() as group:
+        for code in CODES:
+            group.create_task(ended(code))
 
 
 async def test_twopc_c2_nor_of_a_call() -> None:
@@ -370,7 +372,9 @@ async def test_twopc_c2_nor_of_a_call() -> None:
             for receipt in (made.receipt, *others):
                 assert (code, receipt.status) == (code, Status.UNKNOWN)
 
-    await asyncio.gather(*map(ended, CODES))
+    async with asyncio.TaskGroup() as group:
+        for code in CODES:
+            group.create_task(ended(code))
 
 
 async def test_what_was_never_sent_is_refused_by_its_error(client: Client, edge: Edge) -> None:

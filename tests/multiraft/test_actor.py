@@ -127,7 +127,8 @@ async def test_consensus_d3_a_write_that_hangs_ends_the_process_and_nothing_pile
     assert not follower.task.done()
     assert group._core.messages_waiting == 256, "there was more to say than there is room for"
 
-    await asyncio.sleep(4.0)
+    await asyncio.sleep(6.0)
+    assert follower.task.done()
     with pytest.raises(WriteHangs, match="20 seconds: the disk hangs"):
         await follower.task
     follower.is_running = False

@@ -97,6 +97,7 @@ class Clients:
             overdraft_limit=pick(self._dice, (0, 0, _OPENING)),
         )
         await self._insist(self._request("operator", body))
+        await self.read_all(0, [number], ReadLevel.READ_COMMITTED)
 
     async def run(self, client: int) -> None:
         """Do one thing after another, until the faults are over."""
