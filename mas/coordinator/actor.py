@@ -29,6 +29,7 @@ from mas.coordinator.places import Places
 from mas.coordinator.ports import Buckets, Locks, PendingEntry, TxnCoordinatorDAO
 from mas.coordinator.questions import Questions
 from mas.coordinator.reads import AccountAnswer, Reads
+from mas.coordinator.waiting import last_word
 from mas.errors import DatabaseUnavailable, Overloaded, Unavailable
 from mas.ids import home_bucket, make_incarnation
 from mas.ledger.instructions import (
@@ -71,8 +72,6 @@ LATER_MAX = 65_536
 _TICK_SECONDS = 0.025
 _PAUSE_SHORTEST_SECONDS = 0.02
 _PAUSE_LONGEST_SECONDS = 5.0
-_LAST_WORD_SECONDS = 2.0
-"""What is kept at most of a caller's time for asking the anchor, so that the answer need not be UNKNOWN (rule 8)."""
 _RECOVERED_PER_STEP = 200
 _RECOVERY_STEP_SECONDS = 0.1
 _FINISH_STEP_SECONDS = 0.02
@@ -181,7 +180,7 @@ class TransactionCoordinator(Actor):
         self._directory = Directory(
             ports.buckets, ports.store, self._notes, clock, settings.buckets
         )
-        self._questions = Questions(self._directory, ports.buckets, clock, dice)
+        self._questions = Questions(self._directory, ports.buckets, ports.locks, clock, dice)
         self._reads = Reads(self._directory, ports.buckets, clock, dice)
 
         self._in_flight = 0
@@ -375,7 +374,7 @@ class TransactionCoordinator(Actor):
             caller=batch.caller,
             on_result=batch.on_result,
             position=position,
-            late_at=ends - min(request.timeout / 4, _LAST_WORD_SECONDS),
+            late_at=ends - last_word(request.timeout),
             ends=ends,
         )
         self._deadlines.add(payment, payment.late_at)

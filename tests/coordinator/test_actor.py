@@ -1085,6 +1085,7 @@ async def test_twopc_c1_a_change_that_was_lost_sight_of_is_unknown(
 async def test_twopc_c1_a_lock_speaks_for_its_copy_alone(world: World) -> None:
     """The copy that was lost sight of may yet find the lock gone: nobody may say that nothing will change."""
     world.buckets.fault = once(SetAccount, "lost")
+    world.locks.is_away = True
     world.start()
     world.buckets.apply(ELSEWHERE, Mark(PAYEE, Token(1, 1, LockMode.EXCLUSIVE)))
 
