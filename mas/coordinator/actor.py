@@ -6,14 +6,14 @@
 
 What a payment does is decided in `mas.transaction.machine`. Here its effects are carried out, those of all payments
 of a turn together: whatever queued up since the last turn is the next batch (rules 37, 38). Answers are handed to
-the machines as they arrive, on the loop; what follows from them waits for the turn.
+the machines as they arrive, on the loop; what follows from them waits for the turn. What is more than a turn's waits, in
+turns between callers, so that nobody stands behind another's thousands.
 
 A payment costs no task, no future and no log line. It has one entry in the deadlines, and is forgotten with its answer
 as soon as its legs are settled.
 """
 
 import logging
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
@@ -22,11 +22,13 @@ import msgspec
 
 from mas.coordinator.deadlines import Deadlines, Pauses
 from mas.coordinator.directory import Directory
+from mas.coordinator.fair_queue import FairQueue
 from mas.coordinator.notes import Notes
 from mas.coordinator.places import Places
 from mas.coordinator.ports import Buckets, Locks, PendingEntry, TxnCoordinatorDAO
 from mas.coordinator.questions import Questions
 from mas.coordinator.reads import AccountAnswer, Reads
+from mas.coordinator.waiting import last_word
 from mas.errors import DatabaseUnavailable, Overloaded, Unavailable
 from mas.ids import home_bucket, make_incarnation
 from mas.ledger.instructions import (
@@ -77,8 +79,6 @@ LATER_MAX = 65_536
 _TICK_SECONDS = 0.025
 _PAUSE_SHORTEST_SECONDS = 0.02
 _PAUSE_LONGEST_SECONDS = 5.0
-_LAST_WORD_SECONDS = 2.0
-"""What is kept at most of a caller's time for asking the anchor, so that the answer need not be UNKNOWN (rule 8)."""
 _RECOVERED_PER_STEP = 200
 _RECOVERY_STEP_SECONDS = 0.1
 _FINISH_STEP_SECONDS = 0.02
@@ -140,6 +140,7 @@ def _nobody(_: int, __: PaymentResult) -> None:
 class Payment(GlobalTransaction, gc=False, eq=False):
     """A run, and whom its result is for."""
 
+    caller: str = ""
     on_result: OnResult = _nobody
     position: int = 0
     slot: int = 0
@@ -150,12 +151,14 @@ class Payment(GlobalTransaction, gc=False, eq=False):
     """When its caller waits no longer."""
 
 
-class _Batch(msgspec.Struct, gc=False):
-    """What one caller has submitted at once, and how much of it has begun."""
+class _Batch(msgspec.Struct, frozen=True, gc=False):
+    """What one caller has submitted at once."""
 
+    caller: str
     requests: Sequence[PaymentRequest]
     on_result: OnResult
-    begun: int = 0
+    came: float
+    """When its callers' time began: monotonic seconds."""
 
 
 class TransactionCoordinator(Actor):
@@ -175,7 +178,7 @@ class TransactionCoordinator(Actor):
         self._supervisor: Supervisor | None = None
 
         self._attempts = Attempts(lambda: make_incarnation(clock.now_us(), dice.randbytes(4)))
-        self._batches: deque[_Batch] = deque()
+        self._waiting: FairQueue[_Batch] = FairQueue()
         self._effects: list[Effect] = []
         self._outbox: dict[int, list[Send]] = {}
         self._deadlines: Deadlines[Payment] = Deadlines()
@@ -185,7 +188,7 @@ class TransactionCoordinator(Actor):
         self._directory = Directory(
             ports.buckets, ports.store, self._notes, clock, settings.buckets
         )
-        self._questions = Questions(self._directory, ports.buckets, clock, dice)
+        self._questions = Questions(self._directory, ports.buckets, ports.locks, clock, dice)
         self._reads = Reads(self._directory, ports.buckets, clock, dice)
 
         self._in_flight = 0
@@ -200,8 +203,10 @@ class TransactionCoordinator(Actor):
 
     # -- what callers want -------------------------------------------------------------------------------
 
-    def submit(self, requests: Sequence[PaymentRequest], on_result: OnResult) -> None:
+    def submit(self, caller: str, requests: Sequence[PaymentRequest], on_result: OnResult) -> None:
         """Carry out payments and creations; calls back once for each position, on a later turn of the loop.
+
+        `caller` is whose they are: they begin in turns with what others have submitted, behind the same caller's alone.
 
         Raises:
             Overloaded: too many payments are under way; none of these was begun.
@@ -213,7 +218,7 @@ class TransactionCoordinator(Actor):
                 f"{limit}: try again later"
             )
         if requests:
-            self._mailbox.put(_Batch(requests, on_result))
+            self._mailbox.put(_Batch(caller, requests, on_result, self._clock.monotonic()))
             self._in_flight += len(requests)
 
     async def read_accounts(
@@ -296,11 +301,10 @@ class TransactionCoordinator(Actor):
     def _expire_all(self) -> None:
         for payment in self._deadlines.all():
             payment.expired(self._effects)
-        for batch in [*self._batches, *self._mailbox.drain_nowait()]:
-            if batch is not None:
-                for position in range(batch.begun, len(batch.requests)):
-                    self._turn_away(batch, position)
-        self._batches.clear()
+        self._let_wait(self._mailbox.drain_nowait())
+        for batch, positions in self._waiting.take(len(self._waiting)):
+            for position in positions:
+                self._turn_away(batch, position)
         self._carry_out()
 
     def _close_incarnation(self) -> None:
@@ -314,7 +318,7 @@ class TransactionCoordinator(Actor):
         while True:
             batches = await self._mailbox.drain()
             self._is_awake = False
-            self._batches.extend(batch for batch in batches if batch is not None)
+            self._let_wait(batches)
             self._begin_some()
             self._carry_out()
             self._send_chunks()
@@ -349,28 +353,25 @@ class TransactionCoordinator(Actor):
 
     # -- beginning ---------------------------------------------------------------------------------------
 
+    def _let_wait(self, batches: Sequence[_Batch | None]) -> None:
+        for batch in batches:
+            if batch is not None:
+                self._waiting.put(batch.caller, batch, len(batch.requests))
+
     def _begin_some(self) -> None:
         """Begin a turn's worth of payments; what is left is the next turn (rule 38)."""
-        room = TURN_INSTRUCTIONS_MAX
-        now = self._clock.monotonic()
-        while self._batches and room:
-            batch = self._batches[0]
-            last = min(batch.begun + room, len(batch.requests))
-            for position in range(batch.begun, last):
-                self._begin(batch, position, now)
-            room -= last - batch.begun
-            batch.begun = last
-            if last == len(batch.requests):
-                self._batches.popleft()
-        if self._batches:
+        for batch, positions in self._waiting.take(TURN_INSTRUCTIONS_MAX):
+            for position in positions:
+                self._begin(batch, position)
+        if self._waiting:
             self._wake()
 
-    def _begin(self, batch: _Batch, position: int, now: float) -> None:
+    def _begin(self, batch: _Batch, position: int) -> None:
         if self._is_finishing:
             self._turn_away(batch, position)
             return
         request = batch.requests[position]
-        body, ends = request.body, now + request.timeout
+        body, ends = request.body, batch.came + request.timeout
         payment = Payment(
             name(request),
             body,
@@ -378,9 +379,10 @@ class TransactionCoordinator(Actor):
             self._attempts,
             request.repeat,
             self._exclusive,
+            caller=batch.caller,
             on_result=batch.on_result,
             position=position,
-            late_at=ends - min(request.timeout / 4, _LAST_WORD_SECONDS),
+            late_at=ends - last_word(request.timeout),
             ends=ends,
         )
         self._deadlines.add(payment, payment.late_at)
@@ -516,7 +518,7 @@ class TransactionCoordinator(Actor):
     # -- the buckets -------------------------------------------------------------------------------------
 
     def _send_chunks(self) -> None:
-        """One chunk a bucket and turn; what is above a turn's bounds is the next turn (rule 38)."""
+        """One chunk a bucket and turn; what is above a turn's bounds is the next turn (rule 38), in turns between callers."""
         attempts = self._attempts
         incarnation, low_water = attempts.incarnation, attempts.low_water()
         for bucket, queue in self._outbox.items():
@@ -524,6 +526,8 @@ class TransactionCoordinator(Actor):
                 continue
             count = _fitting(queue)
             if count < len(queue):
+                queue = _in_turns(queue)
+                count = _fitting(queue)
                 self._outbox[bucket] = queue[count:]
                 del queue[count:]
                 self._wake()
@@ -590,6 +594,18 @@ def _ignore(_: int, __: Answer | TurnedAway) -> None:
 
 def _instructions(sends: list[Send]) -> tuple[Instruction, ...]:
     return tuple([send.instruction for send in sends])
+
+
+def _in_turns(sends: list[Send]) -> list[Send]:
+    """Every caller's first, then every caller's second, and so on; what is recovered is all one caller's."""
+    seen: dict[str, int] = {}
+    turns = []
+    for send in sends:
+        transaction = send.transaction
+        caller = transaction.caller if isinstance(transaction, Payment) else ""
+        turn = seen[caller] = seen.get(caller, 0) + 1
+        turns.append(turn)
+    return [sends[place] for place in sorted(range(len(sends)), key=turns.__getitem__)]
 
 
 def _fitting(queue: list[Send]) -> int:
