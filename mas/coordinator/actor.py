@@ -24,6 +24,7 @@ from mas.coordinator.deadlines import Deadlines, Pauses
 from mas.coordinator.directory import Directory
 from mas.coordinator.fair_queue import FairQueue
 from mas.coordinator.notes import Notes
+from mas.coordinator.outbox import Outbox
 from mas.coordinator.places import Places
 from mas.coordinator.ports import Buckets, Locks, PendingEntry, TxnCoordinatorDAO
 from mas.coordinator.questions import Questions
@@ -33,26 +34,18 @@ from mas.errors import DatabaseUnavailable, Overloaded, Unavailable
 from mas.ids import home_bucket, make_incarnation
 from mas.ledger.instructions import (
     EXTERNAL,
-    Abort,
     Answer,
-    Ask,
     Body,
     Chunk,
     CloseIncarnation,
-    Commit,
-    Decide,
-    End,
     Instruction,
     Kind,
-    Look,
-    Prepare,
     Reason,
     SetAccount,
 )
 from mas.limits import (
     MAILBOX_ITEMS_MAX,
     REQUESTS_IN_FLIGHT_MAX,
-    TURN_BYTES_MAX,
     TURN_INSTRUCTIONS_MAX,
 )
 from mas.runtime import Actor, Clock, Dice, Mailbox, MailboxStatistics, Supervisor, failpoint
@@ -140,7 +133,6 @@ def _nobody(_: int, __: PaymentResult) -> None:
 class Payment(GlobalTransaction, gc=False, eq=False):
     """A run, and whom its result is for."""
 
-    caller: str = ""
     on_result: OnResult = _nobody
     position: int = 0
     slot: int = 0
@@ -180,7 +172,7 @@ class TransactionCoordinator(Actor):
         self._attempts = Attempts(lambda: make_incarnation(clock.now_us(), dice.randbytes(4)))
         self._waiting: FairQueue[_Batch] = FairQueue()
         self._effects: list[Effect] = []
-        self._outbox: dict[int, list[Send]] = {}
+        self._outboxes: dict[int, Outbox] = {}
         self._deadlines: Deadlines[Payment] = Deadlines()
         self._later: Pauses[Send | Locate] = Pauses(_PAUSE_SHORTEST_SECONDS, _PAUSE_LONGEST_SECONDS)
         self._notes = Notes(ports.store, clock)
@@ -434,13 +426,13 @@ class TransactionCoordinator(Actor):
     def _carry_out(self) -> None:
         """Do what the machines want, in their order."""
         effects, self._effects = self._effects, []
-        outbox = self._outbox
+        outboxes = self._outboxes
         for effect in effects:
             if isinstance(effect, Send):
-                queue = outbox.get(effect.bucket)
-                if queue is None:
-                    queue = outbox[effect.bucket] = []
-                queue.append(effect)
+                outbox = outboxes.get(effect.bucket)
+                if outbox is None:
+                    outbox = outboxes[effect.bucket] = Outbox()
+                outbox.add(effect)
             elif isinstance(effect, Reply):
                 self._reply(effect)
             else:
@@ -521,19 +513,13 @@ class TransactionCoordinator(Actor):
         """One chunk a bucket and turn; what is above a turn's bounds is the next turn (rule 38), in turns between callers."""
         attempts = self._attempts
         incarnation, low_water = attempts.incarnation, attempts.low_water()
-        for bucket, queue in self._outbox.items():
-            if not queue:
+        for bucket, outbox in self._outboxes.items():
+            if not outbox:
                 continue
-            count = _fitting(queue)
-            if count < len(queue):
-                queue = _in_turns(queue)
-                count = _fitting(queue)
-                self._outbox[bucket] = queue[count:]
-                del queue[count:]
+            sends = outbox.take()
+            if outbox:
                 self._wake()
-            else:
-                self._outbox[bucket] = []
-            self._submit(bucket, Chunk(incarnation, low_water, _instructions(queue)), queue)
+            self._submit(bucket, Chunk(incarnation, low_water, _instructions(sends)), sends)
 
     def _submit(self, bucket: int, chunk: Chunk, sends: list[Send]) -> None:
         self._chunks += 1
@@ -594,38 +580,3 @@ def _ignore(_: int, __: Answer | TurnedAway) -> None:
 
 def _instructions(sends: list[Send]) -> tuple[Instruction, ...]:
     return tuple([send.instruction for send in sends])
-
-
-def _in_turns(sends: list[Send]) -> list[Send]:
-    """Every caller's first, then every caller's second, and so on; what is recovered is all one caller's."""
-    seen: dict[str, int] = {}
-    turns = []
-    for send in sends:
-        transaction = send.transaction
-        caller = transaction.caller if isinstance(transaction, Payment) else ""
-        turn = seen[caller] = seen.get(caller, 0) + 1
-        turns.append(turn)
-    return [sends[place] for place in sorted(range(len(sends)), key=turns.__getitem__)]
-
-
-def _fitting(queue: list[Send]) -> int:
-    """How many of these make a chunk: at least one."""
-    size = 0
-    for count, send in enumerate(queue):
-        instruction = send.instruction
-        size += _BYTES.get(type(instruction)) or _weigh(instruction)
-        if size > TURN_BYTES_MAX or count == TURN_INSTRUCTIONS_MAX:
-            return max(count, 1)
-    return len(queue)
-
-
-_BYTES: dict[type, int] = {Commit: 32, Abort: 32, Ask: 80, Look: 80}
-"""About how many bytes an instruction without legs is on its way."""
-
-
-def _weigh(instruction: Instruction) -> int:
-    if isinstance(instruction, Prepare):
-        return 120 + 40 * len(instruction.legs)
-    assert isinstance(instruction, Decide | End)
-    body = instruction.body
-    return 120 if body is None else 120 + 40 * len(body.legs) + len(body.reference)

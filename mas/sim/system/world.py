@@ -27,6 +27,7 @@ from mas.sim.system.plan import DRILL_BOUND_SECONDS, Plan, draw, draw_drill
 from mas.sim.system.shadow import Shadows
 from mas.sim.system.wires import Weather, Wires
 from mas.sim.trace import WORLD, Trace
+from mas.storage.group_log import GroupLog
 
 BUCKETS = 3
 _CALM_SECONDS = 90.0
@@ -285,6 +286,24 @@ class World:
         """The installation of a snapshot begins or ends."""
         self._nemesis.on_note(node)
 
+    def on_erased(self, node: Node, bucket: int, removed_at: int) -> None:
+        """A replica may go once a majority of those who stay has its removal's commit on the disk: they can do without it."""
+        stay = node.roster.holders()[bucket].voters
+        know = [
+            each.id
+            for each in self.nodes
+            if each.id in stay and _has_committed(each.disk.durable.get(bucket), removed_at)
+        ]
+        self.trace.add(node.id, f"erases bucket {bucket}, nodes {know} of {list(stay)} know")
+        self.trace.require(
+            node.id,
+            node.id not in stay and 2 * len(know) > len(stay),
+            "erases its replica of bucket {}, and of those who stay, {}, only {} know that it was removed",
+            bucket,
+            list(stay),
+            know,
+        )
+
     def on_answer(self, node: Node, *, is_creation: bool) -> None:
         """A manager has just said that a payment is committed."""
         self._nemesis.on_answer(node, is_creation=is_creation)
@@ -344,6 +363,10 @@ class World:
             holds=len(history.holds),
             unknown=sum(not one.is_answered for one in history.tries),
         )
+
+
+def _has_committed(log: GroupLog | None, index: int) -> bool:
+    return log is not None and max(log.hard_state.commit, log.start) >= index
 
 
 def _place(nodes: int) -> dict[int, tuple[int, ...]]:

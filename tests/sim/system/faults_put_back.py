@@ -1,12 +1,13 @@
 """Faults put back into the production source: each must be found within a stated number of seeds.
 
-The first was in the product once; the others break one rule each.
+The first was in the product once, and so were those of consensus; the others break one rule each.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
+from mas.daemon import replicas
 from mas.ledger import Ledger
 from mas.resource import reads
 from mas.sim.system.plan import FAULTS
@@ -17,6 +18,8 @@ from tests.sim.mutants import Mutant, applied
 TICKS = 60
 EVERYTHING = Options(ticks=TICKS, faults=tuple(FAULTS))
 LATE = Options(ticks=TICKS, faults=("delay",))
+
+MOVED = Options(ticks=150, faults=("members", "partition"))
 
 Patch = tuple[Callable[..., Any], str, str]
 
@@ -82,5 +85,19 @@ FAULTS_PUT_BACK = [
         EVERYTHING,
         1,
         3,
+    ),
+    Fault(
+        "consensus B1: a removed replica leaves by its own word",
+        (
+            (
+                replicas.Replicas._leave,
+                "if self._known.get(bucket) != members.index:",
+                "if False:",
+            ),
+        ),
+        "only",
+        MOVED,
+        1,
+        10,
     ),
 ]
