@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
+from mas.coordinator.questions import Questions
 from mas.daemon import replicas
 from mas.ledger import Ledger
 from mas.resource import reads
@@ -17,6 +18,7 @@ from tests.sim.mutants import Mutant, applied
 
 TICKS = 60
 EVERYTHING = Options(ticks=TICKS, faults=tuple(FAULTS))
+FORGETFUL = Options(ticks=TICKS, faults=("crash", "store"))
 LATE = Options(ticks=TICKS, faults=("delay",))
 
 MOVED = Options(ticks=150, faults=("members", "partition"))
@@ -99,5 +101,19 @@ FAULTS_PUT_BACK = [
         MOVED,
         1,
         10,
+    ),
+    Fault(
+        "rule 34: an administrator's change doesn't pass the mark of a lock that nobody knows of any more",
+        (
+            (
+                Questions.set_account,
+                "answer = await self._change_in_turn(change, told) or answer",
+                "pass",
+            ),
+        ),
+        "marks outlive a change",
+        FORGETFUL,
+        21,
+        60,
     ),
 ]
