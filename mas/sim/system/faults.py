@@ -311,12 +311,15 @@ class Nemesis:
                 leader.process.post(group.hand_over)
 
     def _remove(self) -> None:
-        """A replica goes, and is erased."""
+        """A replica goes, and is erased; a good time for another not to hear of it."""
         bucket = pick(self._dice, list(self._cluster.placement))
         leader = self._leader_of(bucket)
         if leader is None or self._away(bucket):
             return
         followers = [node for node in self._cluster.placement[bucket] if node != leader.id]
+        if "partition" in self._plan.classes and self._dice.randrange(2):
+            self._wires.silence(leader.id, pick(self._dice, followers))
+            self._loop.call_later(self._seconds(4.0), self._heal)
         self._change(leader, bucket, Change.REMOVE, pick(self._dice, followers))
 
     def _add(self) -> None:

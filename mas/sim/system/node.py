@@ -21,33 +21,35 @@ from mas.network.channels import Channel
 from mas.resource import MembersDoor, ResourceManager, ResourceSettings
 from mas.runtime import Supervisor
 from mas.sim.clock import VirtualClock
-from mas.sim.disk import Disk, DiskWatcher, SimLog, SimWorker
+from mas.sim.disk import Disk, SimLog, SimWorker
 from mas.sim.process import Process
 from mas.sim.system.account_db import DatabaseDisk, SimAccountDB
 from mas.sim.system.plan import Plan
 from mas.sim.system.tm_store import SimTmStore, StoreDisk
 from mas.sim.system.wires import Transport, Wires
 from mas.sim.trace import Trace
-from mas.storage.group_log import Change, GroupLog
+from mas.storage.group_log import Change, Create, GroupLog
 
 TICK_MS = 100
 CLUSTER = "simulated"
 _SPEED = 50
 
 
-class _Nobody:
-    """Watches no disk: `mas sim --world raft` does."""
+class _Erasures:
+    """Sees the logs that are erased. All else of a disk `mas sim --world raft` watches."""
+
+    def __init__(self, on_erased: Callable[[int, int], None]) -> None:
+        self._on_erased = on_erased
 
     def on_write(
         self, disk: Disk, group: int, before: GroupLog | None, after: GroupLog, change: Change
     ) -> None:
         """A log changes."""
+        if isinstance(change, Create) and change.removed_at:
+            self._on_erased(group, change.removed_at)
 
     def on_stored(self, disk: Disk) -> None:
         """A log has changed."""
-
-
-_NOBODY: DiskWatcher = _Nobody()
 
 
 class RosterFile:
@@ -82,6 +84,9 @@ class Around(Protocol):
 
     def on_note(self, node: "Node") -> None:
         """The installation of a snapshot begins or ends."""
+
+    def on_erased(self, node: "Node", bucket: int, removed_at: int) -> None:
+        """A replica's log begins anew, behind the change that had removed it."""
 
     def on_death(self, node: "Node") -> None:
         """It is dead, and may be started again."""
@@ -123,14 +128,20 @@ class Node:
 
     def make_disk(self, folder: Path) -> None:
         """Give it the disk that its logs are on."""
+        watcher = _Erasures(lambda bucket, at: self._around.on_erased(self, bucket, at))
         self.disk = Disk(
-            self.id, folder, self.dice, _NOBODY, on_note=lambda: self._around.on_note(self)
+            self.id, folder, self.dice, watcher, on_note=lambda: self._around.on_note(self)
         )
 
     @property
     def is_up(self) -> bool:
         """Whether it lives; what stands still lives too."""
         return self.life > 0 and not self.process.is_dead
+
+    @property
+    def roster(self) -> Roster:
+        """What it has kept of the cluster's members."""
+        return self._roster_file.roster
 
     @property
     def groups(self) -> dict[int, RaftGroup]:

@@ -13,7 +13,7 @@ from random import Random
 
 import msgspec
 
-from mas.ledger import BucketRow
+from mas.ledger import BucketRow, Token
 from mas.ledger.rows import NodeRow
 from mas.membership.roster import founding_roster
 from mas.multiraft import RaftGroup
@@ -34,6 +34,7 @@ from mas.sim.system.plan import (
 from mas.sim.system.shadow import Shadows
 from mas.sim.system.wires import Weather, Wires
 from mas.sim.trace import WORLD, Trace
+from mas.storage.group_log import GroupLog
 
 BUCKETS = 3
 _CALM_SECONDS = 90.0
@@ -42,6 +43,8 @@ _LOOK_SECONDS = 0.25
 _ASKED_PER_CALL = 50
 """Instructions about one payment that a call of a client may lead to: some seconds of questions, each after a pause."""
 _LAST_TRIES = 3
+_LAST_MARKS_SECONDS = 15.0
+"""From the last change of accounts until no mark is left: a lease, where a release was lost, and some."""
 _SHOWN = 5
 """Of the judge's findings."""
 
@@ -175,11 +178,28 @@ class World:
     async def _ask_last(self) -> None:
         """Whoever asks now is answered, at his second or third try at the latest."""
         clients = self._clients
-        for number in clients.frozen:
+        for number in {**clients.frozen, **self._marked()}:
             await self._insist(partial(clients.set_frozen, 0, number, frozen=False))
+        await self._wait_for_marks()
         await self._insist(partial(clients.read_all, 0, list(clients.numbers)))
         looks = [partial(clients.look_at, 0, request) for request in clients.requests.values()]
         await asyncio.gather(*[self._insist(look) for look in looks])
+
+    async def _wait_for_marks(self) -> None:
+        """Marks that nobody knows of have gone with the change of their account, and those of changes go (rule 34)."""
+        until = self._loop.time() + _LAST_MARKS_SECONDS
+        while not self.trace.violation and (marked := self._marked()):
+            if self._loop.time() > until:
+                self.trace.violate(WORLD, f"marks outlive a change of their accounts: {marked}")
+            await self._wait(_LOOK_SECONDS)
+
+    def _marked(self) -> dict[str, tuple[Token, ...]]:
+        return {
+            number: account.marks
+            for books in self._shadows.books.buckets.values()
+            for number, account in books.accounts.items()
+            if account.marks
+        }
 
     async def _insist(self, ask: Callable[[], Awaitable[bool]]) -> None:
         for _ in range(_LAST_TRIES):
@@ -190,6 +210,8 @@ class World:
     def _unsettled(self) -> list[str]:
         """What of all that was begun hasn't ended."""
         left: list[str] = []
+        if not any(manager.store.has_lost for manager in self.managers):
+            left += [f"{number} is marked with {marks}" for number, marks in self._marked().items()]
         for bucket, shadow in self._shadows.by_bucket.items():
             books = self._shadows.books.buckets.get(bucket)
             if books is None:
@@ -197,11 +219,6 @@ class World:
                 continue
             if books.legs:
                 left.append(f"bucket {bucket} has {len(books.legs)} legs prepared")
-            left += [
-                f"{number} is marked with {account.marks}"
-                for number, account in books.accounts.items()
-                if account.marks
-            ]
             for node in self.nodes:
                 rows = node.database.rows.get(bucket)
                 if bucket in node.groups and (rows is None or rows.bucket.applied < shadow.applied):
@@ -289,6 +306,24 @@ class World:
         """The installation of a snapshot begins or ends."""
         self._nemesis.on_note(node)
 
+    def on_erased(self, node: Node, bucket: int, removed_at: int) -> None:
+        """A replica may go once a majority of those who stay has its removal's commit on the disk: they can do without it."""
+        stay = node.roster.holders()[bucket].voters
+        know = [
+            each.id
+            for each in self.nodes
+            if each.id in stay and _has_committed(each.disk.durable.get(bucket), removed_at)
+        ]
+        self.trace.add(node.id, f"erases bucket {bucket}, nodes {know} of {list(stay)} know")
+        self.trace.require(
+            node.id,
+            node.id not in stay and 2 * len(know) > len(stay),
+            "erases its replica of bucket {}, and of those who stay, {}, only {} know that it was removed",
+            bucket,
+            list(stay),
+            know,
+        )
+
     def on_answer(self, node: Node, *, is_creation: bool) -> None:
         """A manager has just said that a payment is committed."""
         self._nemesis.on_answer(node, is_creation=is_creation)
@@ -354,6 +389,10 @@ def _draw(dice: Random, options: Options) -> Plan:
     if options.drill in MEETINGS:
         return draw_meeting(dice, options.drill)
     return draw_drill(dice, options.drill) if options.drill else draw(dice, options.faults)
+
+
+def _has_committed(log: GroupLog | None, index: int) -> bool:
+    return log is not None and max(log.hard_state.commit, log.start) >= index
 
 
 def _place(nodes: int) -> dict[int, tuple[int, ...]]:

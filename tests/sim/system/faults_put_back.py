@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from mas.coordinator import questions
 from mas.coordinator.questions import Questions
 from mas.coordinator.reads import Reads
+from mas.daemon import replicas
 from mas.ledger import Ledger
 from mas.resource import reads
 from mas.resource.actor import AccountService
@@ -21,11 +22,13 @@ from tests.sim.mutants import Mutant, applied
 
 TICKS = 60
 EVERYTHING = Options(ticks=TICKS, faults=tuple(FAULTS))
+FORGETFUL = Options(ticks=TICKS, faults=("crash", "store"))
 LATE = Options(ticks=TICKS, faults=("delay",))
 READS = Options(ticks=TICKS, drill="reads")
 CREATIONS = Options(ticks=TICKS, drill="creations")
 ATTEMPTS = Options(ticks=TICKS, drill="attempts")
 CHANGES = Options(ticks=TICKS, drill="changes")
+MOVED = Options(ticks=150, faults=("members", "partition"))
 
 # Each read asks the anchors for itself, once, and adds what they call committed.
 _ASK_ONCE = """
@@ -209,5 +212,33 @@ FAULTS_PUT_BACK = [
         EVERYTHING,
         1,
         3,
+    ),
+    Fault(
+        "consensus B1: a removed replica leaves by its own word",
+        (
+            (
+                replicas.Replicas._leave,
+                "if self._known.get(bucket) != members.index:",
+                "if False:",
+            ),
+        ),
+        "only",
+        MOVED,
+        1,
+        10,
+    ),
+    Fault(
+        "rule 34: an administrator's change doesn't pass the mark of a lock that nobody knows of any more",
+        (
+            (
+                Questions.set_account,
+                "answer = await self._change_in_turn(change, told) or answer",
+                "pass",
+            ),
+        ),
+        "marks outlive a change",
+        FORGETFUL,
+        21,
+        60,
     ),
 ]
