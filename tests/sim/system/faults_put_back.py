@@ -51,6 +51,11 @@ _LOCKED_FIRST = """
         return _LOCK_CONFLICT
     content = _hash_change(i)
 """
+_CONFLICT_AT_ONCE = """
+        if answer is not None and answer.code is Code.LOCK_CONFLICT:
+            return answer
+        if answer is None:
+"""
 
 Patch = tuple[Callable[..., Any], str, str]
 
@@ -165,9 +170,9 @@ FAULTS_PUT_BACK = [
                 _LOCKED_FIRST,
             ),
             (
-                Questions._tell,
-                "if answer.code is Code.LOCK_CONFLICT and is_lost:",
-                "if False:",
+                Questions.set_account,
+                "if answer is None:",
+                _CONFLICT_AT_ONCE,
             ),
         ),
         "have no order",
@@ -177,7 +182,7 @@ FAULTS_PUT_BACK = [
     ),
     Fault(
         "twopc C1: a change whose answers are all lost is told to have done nothing",
-        ((Questions._tell, "if is_lost:", "if False:"),),
+        ((Questions._tell, "if told.is_lost:", "if False:"),),
         "have no order",
         CHANGES,
         1,
