@@ -57,7 +57,10 @@ class Nemesis:
             "compact": (self._leave_behind,),
             "members": (self._remove, self._add, self._add),
             "quorum": (self._lose_quorum,),
+            "older": (self._put_back, self._put_back, self._rebuild),
         }
+        if "older" in self._plan.classes:
+            strikes["members"] = ()  # of two replicas, none can be put back
         if self._plan.is_drill:
             strikes = {"pause": (self._drill_pause,), "quorum": (self._lose_quorum,)}
         if self._plan.meeting:
@@ -67,6 +70,8 @@ class Nemesis:
         ]
         self.troubles: list[Trouble] = []
         """What a drill excuses."""
+        self.rebuilt: dict[tuple[int, int], str] = {}
+        """By node and bucket: why replicas were built anew."""
         self._busy_until = 0.0
 
     async def run(self) -> None:
@@ -194,6 +199,37 @@ class Nemesis:
         if self._dice.randrange(2):
             self._burn(node)
 
+    def _put_back(self) -> None:
+        """A node's directory goes back to what it was: the first strike keeps a copy, the next puts it back.
+
+        One node at a time, and only where all other replicas are there: more than one can't be lost.
+        """
+        node = self._node()
+        if node is None or not node.has_buckets:
+            return
+        if node.copy is None:
+            node.take_copy()
+            return
+        placement = self._cluster.placement
+        is_whole = all(self._leader_of(bucket) and not self._away(bucket) for bucket in placement)
+        is_lacking = any(each.lacks for each in self._cluster.nodes)
+        if is_whole and not is_lacking and node.copy.fits(node.disk.durable):
+            self._trace.add(node.id, "has its directory put back")
+            node.put_back(node.copy)
+
+    def _rebuild(self) -> None:
+        """What an operator does about a replica that is stopped: removes it, and adds it again once it is erased."""
+        for bucket, nodes in self._cluster.placement.items():
+            for node in self._cluster.nodes:
+                why = node.why_stopped(bucket) if node.id in nodes else ""
+                leader = self._leader_of(bucket) if why else None
+                if not why or leader is None or node.id in self._away(bucket):
+                    continue
+                self._trace.require(node.id, bucket in node.had, "stops bucket {}: {}", bucket, why)
+                self.rebuilt[node.id, bucket] = why
+                self._change(leader, bucket, Change.REMOVE, node.id)
+            self._add_to(bucket)
+
     def _take_store_away(self) -> None:
         manager = self._manager()
         if manager is not None:
@@ -311,7 +347,10 @@ class Nemesis:
                 leader.process.post(group.hand_over)
 
     def _remove(self) -> None:
-        """A replica goes, and is erased; a good time for another not to hear of it."""
+        """A replica goes, and is erased.
+
+        A good time for another not to hear of it; or for what it has said to be heard when it is there again.
+        """
         bucket = pick(self._dice, list(self._cluster.placement))
         leader = self._leader_of(bucket)
         if leader is None or self._away(bucket):
@@ -320,16 +359,20 @@ class Nemesis:
         if "partition" in self._plan.classes and self._dice.randrange(2):
             self._wires.silence(leader.id, pick(self._dice, followers))
             self._loop.call_later(self._seconds(4.0), self._heal)
-        self._change(leader, bucket, Change.REMOVE, pick(self._dice, followers))
+        node = pick(self._dice, followers)
+        if "delay" in self._plan.classes and self._dice.randrange(2):
+            seconds = 2.0 + self._seconds(2.0)
+            self._wires.hold_up(node, leader.id, seconds)
+            self._loop.call_later(seconds - 0.5, self._add_to, bucket)
+        self._change(leader, bucket, Change.REMOVE, node)
 
     def _add(self) -> None:
         """A replica comes back."""
         self._add_to(pick(self._dice, list(self._cluster.placement)))
 
     def give_back(self) -> list[str]:
-        """Add what was removed; the buckets that don't have their first members again."""
-        for bucket in self._cluster.placement:
-            self._add_to(bucket)
+        """Add what was removed, rebuild what is stopped; the buckets that don't have their first members again."""
+        self._rebuild()
         return [
             f"bucket {bucket} has no leader, or not its members"
             for bucket in self._cluster.placement
@@ -338,7 +381,8 @@ class Nemesis:
 
     def _add_to(self, bucket: int) -> None:
         leader = self._leader_of(bucket)
-        away = self._away(bucket)
+        stopped = [node.id for node in self._cluster.nodes if node.why_stopped(bucket)]
+        away = [node for node in self._away(bucket) if node not in stopped]
         if leader is not None and away:
             self._change(leader, bucket, Change.ADD, away[0])
 

@@ -24,8 +24,9 @@ from mas.sim.clock import VirtualClock
 from mas.sim.disk import Disk, SimLog, SimWorker
 from mas.sim.process import Process
 from mas.sim.system.account_db import DatabaseDisk, SimAccountDB
+from mas.sim.system.older import Copy, Gag, Had
 from mas.sim.system.plan import Plan
-from mas.sim.system.tm_store import SimTmStore, StoreDisk
+from mas.sim.system.tm_store import SimTmStore, StoreDisk, encode_shelf
 from mas.sim.system.wires import Transport, Wires
 from mas.sim.trace import Trace
 from mas.storage.group_log import Change, Create, GroupLog
@@ -114,6 +115,10 @@ class Node:
         self.database_backup: dict[int, bytes] = {}
         self.expects_rollback = False
         """Its databases were put back under it: it has to notice, and stop."""
+        self.copy: Copy | None = None
+        """Of its whole directory."""
+        self.had: dict[int, Had] = {}
+        """What its logs held before its directory was put back last."""
         self.process: Process
         self.callers: dict[asyncio.Future[Any], None] = {}
         """Whoever waits for this process outside."""
@@ -148,6 +153,18 @@ class Node:
         """The buckets that it holds replicas of, and serves."""
         return {} if self._host is None else self._host.groups
 
+    @property
+    def lacks(self) -> list[int]:
+        """The buckets of which it doesn't hold again what it held before its directory was put back."""
+        logs = self.disk.written
+        return [bucket for bucket, had in self.had.items() if not had.is_held(logs.get(bucket))]
+
+    def why_stopped(self, bucket: int) -> str:
+        """Why its replica is stopped, empty where it isn't, or where nobody can say."""
+        if bucket in self.groups:
+            return self.groups[bucket].status().error
+        return "" if self.members is None else self.members.stopped.get(bucket, "")
+
     def leads(self, bucket: int) -> bool:
         """Whether it believes to lead this bucket."""
         group = self.groups.get(bucket)
@@ -165,6 +182,23 @@ class Node:
         """Let the power fail."""
         self.process.kill()
         self._on_death()
+
+    def take_copy(self) -> None:
+        """Keep a copy of its directory, unless a snapshot is being installed there."""
+        logs = self.disk.durable
+        if not any(log.note or log.lost for log in logs.values()):
+            store = encode_shelf(self.store.shelf)
+            self.copy = Copy(dict(logs), self.database.backup(), self.roster, store)
+
+    def put_back(self, copy: Copy) -> None:
+        """Let the power fail, and begin the next life with an older directory."""
+        self.kill()
+        self.had = {bucket: Had.of(log) for bucket, log in self.disk.durable.items()}
+        self.disk.put_back(copy.logs)
+        self.database.restore(copy.rows)
+        self.store.restore(copy.store)
+        self._roster_file.write(copy.roster)
+        self.copy, self.database_backup = None, {}
 
     # -- inside its process --------------------------------------------------------------------
 
@@ -237,7 +271,7 @@ class Node:
             ),
             log=SimLog(self.disk),
             log_thread=self._worker(plan.log_seconds),
-            peers=transport,
+            peers=Gag(transport, self.had, self.disk),
             snapshots=database,
             file_thread=self._worker(0.02),
             clock=self.clock,

@@ -25,10 +25,13 @@ FAULTS = {
     "compact": "logs are cut close behind what is flushed, so that who was away needs a snapshot",
     "members": "replicas are removed and erased, and added again",
     "quorum": "one bucket has no majority for a while, and the others have one",
+    "older": "a node's whole directory is put back from an older copy",
 }
 """The classes, for `mas sim --faults`."""
 
 _FEW = 3
+_DRAWN_LAST = ("older",)
+"""So that all else of a seed's life is drawn as without them."""
 _ALWAYS_DRAWN = frozenset({"clock", "compact"})
 
 
@@ -134,10 +137,11 @@ def draw(dice: Dice, allowed: Sequence[str]) -> Plan:
         name
         for name in FAULTS
         if name in allowed
+        and name not in _DRAWN_LAST
         and (len(allowed) <= _FEW or name in _ALWAYS_DRAWN or dice.randrange(3) == 0)
     )
     slow = "delay" in classes
-    return Plan(
+    plan = Plan(
         classes=classes,
         weather=Weather(
             drop=pick(dice, (1, 3)) if "drop" in classes else 0,
@@ -158,3 +162,9 @@ def draw(dice: Dice, allowed: Sequence[str]) -> Plan:
         clients=pick(dice, (4, 8)),
         pause_client=pick(dice, (0.05, 0.2)),
     )
+    last = [
+        name
+        for name in _DRAWN_LAST
+        if name in allowed and (len(allowed) <= _FEW or dice.randrange(3) == 0)
+    ]
+    return msgspec.structs.replace(plan, classes=(*classes, *last))

@@ -73,6 +73,8 @@ class Line(msgspec.Struct, eq=False):
     is_silent: bool = False
     since: float = 0.0
     last_due: float = 0.0
+    late_until: float = 0.0
+    """Frames of the RAFT channel arrive no sooner."""
     held: list[tuple[int, int, bytes]] = []
     """Connection, channel and payload of what was sent into the silence."""
 
@@ -187,6 +189,10 @@ class Wires:
         if not line.is_silent:
             line.is_silent, line.since = True, self._loop.time()
 
+    def hold_up(self, sender: int, to: int, seconds: float) -> None:
+        """For so long no frame of the RAFT channel arrives in this direction; then all do."""
+        self._line(sender, to).late_until = self._loop.time() + seconds
+
     def close(self, one: int, other: int) -> None:
         """Break the connection, and let none come about."""
         self._closed[_pair(one, other)] = None
@@ -231,7 +237,12 @@ class Wires:
             self._trace.add(sender, "lost on the way to", to)
             return True
         is_raft = channel == Channel.RAFT
-        if is_raft and self._happens(self.weather.reorder):
+        if is_raft and self._loop.time() < line.late_until:
+            line.late_until += _IN_ORDER_SECONDS
+            self._loop.call_at(
+                line.late_until, self._arrive, sender, to, frame, context=self._outside
+            )
+        elif is_raft and self._happens(self.weather.reorder):
             self._later(self._seconds() * 20, self._arrive, sender, to, frame)
         else:
             self._carry_in_order(line, sender, to, frame)

@@ -77,6 +77,8 @@ class Outcome(msgspec.Struct, frozen=True):
     """Payments."""
     refused: int
     crashes: int
+    rebuilt: int
+    """Replicas that were stopped, since they had lost what they had acknowledged, and were built anew."""
     reads: int
     statements: int
     holds: int
@@ -378,6 +380,7 @@ class World:
             committed=sum(record.outcome.name == "COMMITTED" for record in records),
             refused=sum(record.outcome.name == "REFUSED" for record in records),
             crashes=sum(node.crashes for node in self.nodes),
+            rebuilt=len(self._nemesis.rebuilt),
             reads=sum(read.is_known for read in history.reads),
             statements=sum(one.is_known for one in history.statements),
             holds=len(history.holds),

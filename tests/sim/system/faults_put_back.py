@@ -13,6 +13,8 @@ from mas.coordinator.questions import Questions
 from mas.coordinator.reads import Reads
 from mas.daemon import replicas
 from mas.ledger import Ledger
+from mas.multiraft import group
+from mas.raft import core
 from mas.resource import reads
 from mas.resource.actor import AccountService
 from mas.sim.system.plan import FAULTS
@@ -29,6 +31,8 @@ CREATIONS = Options(ticks=TICKS, drill="creations")
 ATTEMPTS = Options(ticks=TICKS, drill="attempts")
 CHANGES = Options(ticks=TICKS, drill="changes")
 MOVED = Options(ticks=150, faults=("members", "partition"))
+LATE_WORDS = Options(ticks=100, faults=("members", "delay"))
+OLDER = Options(ticks=60, faults=("older",))
 
 # Each read asks the anchors for itself, once, and adds what they call committed.
 _ASK_ONCE = """
@@ -245,5 +249,32 @@ FAULTS_PUT_BACK = [
         FORGETFUL,
         21,
         60,
+    ),
+    Fault(
+        "consensus A3: a replica that is told that it lost what it had acknowledged goes on",
+        ((group.RaftGroup.step, "if self.abstains:", "if True:"),),
+        "is behind",
+        OLDER,
+        1,
+        4,
+    ),
+    Fault(
+        "consensus B2: words of an earlier life count for the new one",
+        (
+            (
+                core.Raft._on_append_response,
+                "message.life < progress.life:\n        return\n    if message.life > progress.life:",
+                "False:\n        return\n    if False:",
+            ),
+            (
+                group.RaftGroup._promote_learner,
+                "max(committed, self.members.changed_at)",
+                "committed",
+            ),
+        ),
+        "is behind",
+        LATE_WORDS,
+        1,
+        10,
     ),
 ]

@@ -81,6 +81,12 @@ def test_who_meets_is_told_the_truth(meeting: str, seeds: range) -> None:
 
 
 @pytest.mark.timeout(120)
+def test_a_replica_that_lost_what_it_acknowledged_is_stopped_and_built_anew() -> None:
+    """faults: consensus A3. A node's directory is put back, its leaders prove the loss, an operator removes and adds it."""
+    assert run(1, faults=("older",)).rebuilt
+
+
+@pytest.mark.timeout(120)
 def test_one_seed_is_one_run() -> None:
     for seed in (2,):
         first = run(seed)
