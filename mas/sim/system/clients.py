@@ -155,7 +155,10 @@ class Clients:
         """Small amounts, so that nobody runs out of funds."""
         others = self._dice.sample(self.numbers[1:], 2)
         await asyncio.gather(
-            *[self._pay_between(client, other, self.numbers[0], _AMOUNT >> 5) for other in others]
+            *[
+                self._pay_between(client, other, self.numbers[0], most=_AMOUNT >> 5)
+                for other in others
+            ]
         )
 
     async def _read_hot(self, client: int) -> None:
@@ -222,7 +225,7 @@ class Clients:
             *[self._pay_between(client, *pair) for _ in range(pick(self._dice, (1, 2, 4)))]
         )
 
-    async def _pay_between(self, client: int, one: str, other: str, most: int = 0) -> None:
+    async def _pay_between(self, client: int, one: str, other: str, *, most: int = 0) -> None:
         most = most or pick(self._dice, (_AMOUNT, _AMOUNT, 8 * _AMOUNT))
         amount = 1 + self._dice.randrange(most)
         body = Body(Kind.PAYMENT, CURRENCY, ((one, -amount), (other, amount)))
