@@ -270,7 +270,7 @@ class Clients:
                 answer(None)
                 return
             try:
-                node.coordinator.submit([request], on_result)
+                node.coordinator.submit(f"client {client}", [request], on_result)
             except MasError:
                 answer(PaymentResult(Status.TURNED_AWAY, payment_id))
 

@@ -119,6 +119,8 @@ class Node:
         self.config = self._right_config = config
         self.mistyped = 0
         """The bucket for which its configuration names founders that weren't."""
+        self.files_refused = 0
+        """So often it didn't start for that."""
         self.refused: dict[int, str] = {}
         """By peer: why it refused what this node had to say, or this node what it had."""
         self.has_buckets = has_buckets
@@ -261,8 +263,9 @@ class Node:
         try:
             await self._serve()
         except ConfigError as error:
-            trace.require(self.id, self.mistyped, "doesn't start: {}", error)
+            trace.require(self.id, bool(self.mistyped), "doesn't start: {}", error)
             trace.add(self.id, "refuses its file:", str(error))
+            self.files_refused += 1
             self.mend_config()
         except DatabaseUnavailable as error:
             trace.add(self.id, "can't start:", str(error))

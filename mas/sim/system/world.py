@@ -14,7 +14,7 @@ from random import Random
 import msgspec
 
 from mas.config import BucketConfig, Config, NodeConfig, PeerConfig
-from mas.ledger import BucketRow
+from mas.ledger import BucketRow, Token
 from mas.multiraft import RaftGroup
 from mas.sim.process import Process
 from mas.sim.system.books import Posted
@@ -35,6 +35,8 @@ _LOOK_SECONDS = 0.25
 _ASKED_PER_CALL = 50
 """Instructions about one payment that a call of a client may lead to: some seconds of questions, each after a pause."""
 _LAST_TRIES = 3
+_LAST_MARKS_SECONDS = 15.0
+"""From the last change of accounts until no mark is left: a lease, where a release was lost, and some."""
 _SHOWN = 5
 """Of the judge's findings."""
 
@@ -67,6 +69,8 @@ class Outcome(msgspec.Struct, frozen=True):
     """Payments."""
     refused: int
     crashes: int
+    files_refused: int
+    """Starts that came to nothing, since a configuration named other founders than the first start had."""
     rebuilt: int
     """Replicas that were stopped, since they had lost what they had acknowledged, and were built anew."""
     reads: int
@@ -175,11 +179,28 @@ class World:
     async def _ask_last(self) -> None:
         """Whoever asks now is answered, at his second or third try at the latest."""
         clients = self._clients
-        for number in clients.frozen:
+        for number in {**clients.frozen, **self._marked()}:
             await self._insist(partial(clients.set_frozen, 0, number, frozen=False))
+        await self._wait_for_marks()
         await self._insist(partial(clients.read_all, 0, list(clients.numbers)))
         looks = [partial(clients.look_at, 0, request) for request in clients.requests.values()]
         await asyncio.gather(*[self._insist(look) for look in looks])
+
+    async def _wait_for_marks(self) -> None:
+        """Marks that nobody knows of have gone with the change of their account, and those of changes go (rule 34)."""
+        until = self._loop.time() + _LAST_MARKS_SECONDS
+        while not self.trace.violation and (marked := self._marked()):
+            if self._loop.time() > until:
+                self.trace.violate(WORLD, f"marks outlive a change of their accounts: {marked}")
+            await self._wait(_LOOK_SECONDS)
+
+    def _marked(self) -> dict[str, tuple[Token, ...]]:
+        return {
+            number: account.marks
+            for books in self._shadows.books.buckets.values()
+            for number, account in books.accounts.items()
+            if account.marks
+        }
 
     async def _insist(self, ask: Callable[[], Awaitable[bool]]) -> None:
         for _ in range(_LAST_TRIES):
@@ -190,6 +211,8 @@ class World:
     def _unsettled(self) -> list[str]:
         """What of all that was begun hasn't ended."""
         left: list[str] = []
+        if not any(manager.store.has_lost for manager in self.managers):
+            left += [f"{number} is marked with {marks}" for number, marks in self._marked().items()]
         for bucket, shadow in self._shadows.by_bucket.items():
             books = self._shadows.books.buckets.get(bucket)
             if books is None:
@@ -197,11 +220,6 @@ class World:
                 continue
             if books.legs:
                 left.append(f"bucket {bucket} has {len(books.legs)} legs prepared")
-            left += [
-                f"{number} is marked with {account.marks}"
-                for number, account in books.accounts.items()
-                if account.marks
-            ]
             for node in self.nodes:
                 rows = node.database.rows.get(bucket)
                 if bucket in node.groups and (rows is None or rows.bucket.applied < shadow.applied):
@@ -372,6 +390,7 @@ class World:
             committed=sum(record.outcome.name == "COMMITTED" for record in records),
             refused=sum(record.outcome.name == "REFUSED" for record in records),
             crashes=sum(node.crashes for node in self.nodes),
+            files_refused=sum(node.files_refused for node in self.nodes),
             rebuilt=len(self._nemesis.rebuilt),
             reads=sum(read.is_known for read in history.reads),
             statements=sum(one.is_known for one in history.statements),

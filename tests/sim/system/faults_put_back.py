@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
-from mas.daemon import replicas
+from mas.coordinator.questions import Questions
+from mas.daemon import joining, replicas
 from mas.ledger import Ledger
+from mas.membership import Membership
 from mas.multiraft import group
 from mas.raft import core
 from mas.resource import reads
@@ -19,10 +21,12 @@ from tests.sim.mutants import Mutant, applied
 
 TICKS = 60
 EVERYTHING = Options(ticks=TICKS, faults=tuple(FAULTS))
+FORGETFUL = Options(ticks=TICKS, faults=("crash", "store"))
 LATE = Options(ticks=TICKS, faults=("delay",))
 
 MOVED = Options(ticks=150, faults=("members", "partition"))
 LATE_WORDS = Options(ticks=100, faults=("members", "delay"))
+FILES = Options(ticks=60, faults=("files",))
 OLDER = Options(ticks=60, faults=("older",))
 
 Patch = tuple[Callable[..., Any], str, str]
@@ -105,6 +109,20 @@ FAULTS_PUT_BACK = [
         10,
     ),
     Fault(
+        "rule 34: an administrator's change doesn't pass the mark of a lock that nobody knows of any more",
+        (
+            (
+                Questions.set_account,
+                "answer = await self._change_in_turn(change, told) or answer",
+                "pass",
+            ),
+        ),
+        "marks outlive a change",
+        FORGETFUL,
+        21,
+        60,
+    ),
+    Fault(
         "consensus A3: a replica that is told that it lost what it had acknowledged goes on",
         ((group.RaftGroup.step, "if self.abstains:", "if True:"),),
         "is behind",
@@ -130,5 +148,21 @@ FAULTS_PUT_BACK = [
         LATE_WORDS,
         1,
         10,
+    ),
+    Fault(
+        "consensus A1: a file that names other founders than the first start had is believed",
+        ((joining._check_founders, "if says != was:", "if False:"),),
+        "other founders",
+        FILES,
+        1,
+        3,
+    ),
+    Fault(
+        "consensus A2: nodes that were founded otherwise talk to each other",
+        ((Membership._check_founders, "if ours.founders != members.founders:", "if False:"),),
+        "",
+        FILES,
+        1,
+        3,
     ),
 ]
