@@ -57,6 +57,7 @@ class Nemesis:
             "compact": (self._leave_behind,),
             "members": (self._remove, self._add, self._add),
             "quorum": (self._lose_quorum,),
+            "files": (self._mistype,),
             "older": (self._put_back, self._put_back, self._rebuild),
         }
         if "older" in self._plan.classes:
@@ -72,6 +73,8 @@ class Nemesis:
         """What a drill excuses."""
         self.rebuilt: dict[tuple[int, int], str] = {}
         """By node and bucket: why replicas were built anew."""
+        self._alone: Node | None = None
+        """It was founded otherwise than the others."""
         self._busy_until = 0.0
 
     async def run(self) -> None:
@@ -199,13 +202,62 @@ class Nemesis:
         if self._dice.randrange(2):
             self._burn(node)
 
+    def mistype_first(self) -> None:
+        """Before the first start: one node's configuration has it hold a bucket alone; some time later an operator mends that."""
+        if "files" not in self._plan.classes:
+            return
+        holders = [
+            node for node in self._cluster.nodes if node.has_buckets and not node.coordinates
+        ]
+        node = pick(self._dice, holders)
+        bucket = pick(self._dice, self._buckets_of(node))
+        self._trace.add(node.id, f"is to hold bucket {bucket} alone, by its file")
+        node.mistype(bucket, (node.id,))
+        self._alone = node
+        self._loop.call_later(1.0 + self._seconds(2.0), self._begin_anew, node)
+
+    def _begin_anew(self, node: Node) -> None:
+        """In a new cluster, the node whose file was wrong gets an empty directory; others have refused it since it began."""
+        if node is not self._alone:
+            return
+        self._trace.require(
+            node.id,
+            bool(node.refused),
+            "was founded otherwise than the others, and nobody says so",
+        )
+        node.begin_anew()
+        self._alone = None
+
+    def _mistype(self) -> None:
+        """A file is changed between two lives: voters that aren't a bucket's founders."""
+        node = self._node()
+        if node is None or not node.has_buckets or node.mistyped or not node.roster.buckets:
+            return
+        bucket = pick(self._dice, self._buckets_of(node))
+        others = [each.id for each in self._cluster.nodes if each.has_buckets and each is not node]
+        founders = pick(self._dice, ((node.id,), tuple(others[:3]), (*others[:2], node.id)))
+        if set(founders) != set(self._cluster.placement[bucket]):
+            self._trace.add(node.id, f"has its file changed: bucket {bucket} is of {founders}")
+            node.mistype(bucket, tuple(sorted(founders)))
+            self._burn(node)
+
+    def stop_mistyping(self) -> None:
+        """All files are as they were."""
+        if self._alone is not None:
+            self._begin_anew(self._alone)
+        for node in self._cluster.nodes:
+            node.mend_config()
+
+    def _buckets_of(self, node: Node) -> list[int]:
+        return [each for each, nodes in self._cluster.placement.items() if node.id in nodes]
+
     def _put_back(self) -> None:
         """A node's directory goes back to what it was: the first strike keeps a copy, the next puts it back.
 
         One node at a time, and only where all other replicas are there: more than one can't be lost.
         """
         node = self._node()
-        if node is None or not node.has_buckets:
+        if node is None or not node.has_buckets or node.mistyped:
             return
         if node.copy is None:
             node.take_copy()

@@ -7,11 +7,15 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal, Protocol
 
+from msgspec.structs import replace
+
+from mas.config import BucketConfig, Config
 from mas.coordinator import CoordinatorSettings, TransactionCoordinator
 from mas.coordinator import Ports as CoordinatorPorts
+from mas.daemon.joining import find_roster
 from mas.daemon.lock_shelf import LockShelf
 from mas.daemon.replicas import Parts, Replicas
-from mas.errors import DatabaseUnavailable, StorageError
+from mas.errors import ConfigError, DatabaseUnavailable, StorageError
 from mas.ledger import BucketRow
 from mas.locks import GlobalLockService, Leases, LockDoor, LockSettings, RemoteLocks, join
 from mas.membership import Membership, Roster
@@ -54,10 +58,21 @@ class _Erasures:
 
 
 class RosterFile:
-    """A node's roster on its disk. Fits the membership's shelf."""
+    """A node's roster on its disk. Fits the membership's shelf, and `mas.daemon.joining.Directory`."""
 
-    def __init__(self, roster: Roster) -> None:
-        self.roster = roster
+    def __init__(self, node: int) -> None:
+        self.path = Path(f"node{node}")
+        self.store = b""
+        self.roster = Roster()
+
+    @property
+    def roster_path(self) -> Path:
+        """Its name."""
+        return self.path / "roster.json"
+
+    def read_roster(self) -> Roster:
+        """What is kept; empty at the first start."""
+        return self.roster
 
     def write(self, roster: Roster) -> None:
         """Keep it, synced."""
@@ -77,7 +92,7 @@ class Around(Protocol):
     @property
     def buckets(self) -> tuple[int, ...]: ...
 
-    def on_group(self, group: RaftGroup) -> None:
+    def on_group(self, node: "Node", group: RaftGroup) -> None:
         """A replica takes part in a group."""
 
     def on_flushed(self, node: int, bucket: BucketRow) -> None:
@@ -97,9 +112,17 @@ class Node:
     """One process of the cluster, dead or alive."""
 
     def __init__(
-        self, around: Around, node: int, roster: Roster, *, has_buckets: bool, coordinates: bool
+        self, around: Around, config: Config, *, has_buckets: bool, coordinates: bool
     ) -> None:
+        node = config.node.id
         self.id = node
+        self.config = self._right_config = config
+        self.mistyped = 0
+        """The bucket for which its configuration names founders that weren't."""
+        self.files_refused = 0
+        """So often it didn't start for that."""
+        self.refused: dict[int, str] = {}
+        """By peer: why it refused what this node had to say, or this node what it had."""
         self.has_buckets = has_buckets
         self.coordinates = coordinates
         self.life = 0
@@ -127,7 +150,7 @@ class Node:
         self.members: MembersDoor | None = None
         self.disk: Disk
         self._host: RaftHost | None = None
-        self._roster_file = RosterFile(roster)
+        self._roster_file = RosterFile(node)
         self._around = around
         self._workers: list[SimWorker] = []
 
@@ -183,6 +206,39 @@ class Node:
         self.process.kill()
         self._on_death()
 
+    def mistype(self, bucket: int, founders: tuple[int, ...]) -> None:
+        """Have its configuration name other founders, from its next start on."""
+        self.mistyped = bucket
+        buckets = tuple(
+            BucketConfig(id=each.id, voters=founders if each.id == bucket else each.voters)
+            for each in self._right_config.buckets
+        )
+        self.config = replace(self._right_config, buckets=buckets)
+
+    @property
+    def is_founded_otherwise(self) -> bool:
+        """Whether its first start had other founders than its configuration has."""
+        kept = self.roster.holders()
+        return any(
+            each.id in kept and set(kept[each.id].founders) != set(each.voters)
+            for each in self.config.buckets
+        )
+
+    def mend_config(self) -> None:
+        """Put it back as it was."""
+        self.mistyped, self.config = 0, self._right_config
+
+    def begin_anew(self) -> None:
+        """Let the power fail, and begin the next life with an empty directory and the right configuration."""
+        self.kill()
+        self.mend_config()
+        self.disk.put_back({})
+        self.database.restore({})
+        self.store.lose()
+        self.refused.clear()
+        self.had, self.copy, self.database_backup = {}, None, {}
+        self._roster_file.write(Roster())
+
     def take_copy(self) -> None:
         """Keep a copy of its directory, unless a snapshot is being installed there."""
         logs = self.disk.durable
@@ -206,6 +262,11 @@ class Node:
         trace = self._around.trace
         try:
             await self._serve()
+        except ConfigError as error:
+            trace.require(self.id, bool(self.mistyped), "doesn't start: {}", error)
+            trace.add(self.id, "refuses its file:", str(error))
+            self.files_refused += 1
+            self.mend_config()
         except DatabaseUnavailable as error:
             trace.add(self.id, "can't start:", str(error))
         except StorageError as error:
@@ -220,8 +281,16 @@ class Node:
     async def _serve(self) -> None:
         around = self._around
         self.expects_rollback = False
-        transport = Transport(around.wires, self.id, self.process)
-        membership = Membership(self.id, self._roster_file.roster, transport, self._roster_file)
+        was_founded_otherwise = self.is_founded_otherwise
+        roster = await find_roster(self.config, self._roster_file)
+        around.trace.require(
+            self.id,
+            not was_founded_otherwise,
+            "starts with a configuration that names other founders of bucket {} than it began with",
+            self.mistyped,
+        )
+        transport = Transport(around.wires, self.id, self.process, self.refused)
+        membership = Membership(self.id, roster, transport, self._roster_file)
         router = BucketRouter(
             transport,
             {members.bucket: members.voters for members in membership.roster.buckets},
@@ -277,7 +346,7 @@ class Node:
             clock=self.clock,
             dice=self.dice,
         )
-        host.on_members(around.on_group)
+        host.on_members(lambda group: around.on_group(self, group))
         await host.finish_snapshots()
         members = MembersDoor(self.id, host)
         manager = ResourceManager(transport, members)

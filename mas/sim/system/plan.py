@@ -26,11 +26,12 @@ FAULTS = {
     "members": "replicas are removed and erased, and added again",
     "quorum": "one bucket has no majority for a while, and the others have one",
     "older": "a node's whole directory is put back from an older copy",
+    "files": "a node begins, or starts again, with a configuration that names other founders than the others'",
 }
 """The classes, for `mas sim --faults`."""
 
 _FEW = 3
-_DRAWN_LAST = ("older",)
+_DRAWN_LAST = ("older", "files")
 """So that all else of a seed's life is drawn as without them."""
 _ALWAYS_DRAWN = frozenset({"clock", "compact"})
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from mas.errors import NetworkError
 from mas.ledger import decode_chunk
 from mas.multiraft.frames import decode_frame
 from mas.network.channels import Channel
@@ -82,9 +83,13 @@ class Line(msgspec.Struct, eq=False):
 class Transport:
     """One life's end of all its connections. Fits every room's `Peers`."""
 
-    def __init__(self, wires: "Wires", node: int, process: Process) -> None:
+    def __init__(
+        self, wires: "Wires", node: int, process: Process, refused: dict[int, str]
+    ) -> None:
+        """`refused` is told, by peer, why a frame of it was refused."""
         self.node = node
         self.process = process
+        self._refused = refused
         self.connections: dict[int, int] = {}
         """By peer: the number of the connection with it."""
         self.known: dict[int, None] = {}
@@ -134,7 +139,17 @@ class Transport:
         """A frame is here."""
         handler = self._frame_handlers.get(channel)
         if handler is not None:
-            self.process.post(handler, peer, payload)
+            self.process.post(self._handle, handler, peer, payload, self.connections.get(peer))
+
+    def _handle(self, handler: FrameHandler, peer: int, payload: bytes, number: int | None) -> None:
+        """A frame that is refused ends its connection, and whatever else came over it."""
+        if self.connections.get(peer) != number:
+            return
+        try:
+            handler(peer, payload)
+        except NetworkError as error:
+            self._refused[peer] = str(error)
+            self._wires.refuse(self.node, peer)
 
     def tell(self, peer: int, *, up: bool) -> None:
         """A connection is there, or is gone."""
@@ -205,6 +220,12 @@ class Wires:
             if end is not None and peer in end.connections:
                 number = end.connections[peer]
                 self._later(self._seconds() * 10, self._lose, node, peer, number)
+
+    def refuse(self, node: int, peer: int) -> None:
+        """Break a connection: this end is gone at once, the other hears of it."""
+        number = self._ends[node].connections[peer]
+        self.hang_up(node, peer)
+        self._lose(node, peer, number)
 
     def heal(self) -> None:
         """Open all lines: what waits on them arrives, late."""

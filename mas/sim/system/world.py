@@ -13,9 +13,8 @@ from random import Random
 
 import msgspec
 
+from mas.config import BucketConfig, Config, NodeConfig, PeerConfig
 from mas.ledger import BucketRow, Token
-from mas.ledger.rows import NodeRow
-from mas.membership.roster import founding_roster
 from mas.multiraft import RaftGroup
 from mas.sim.process import Process
 from mas.sim.system.books import Posted
@@ -77,6 +76,8 @@ class Outcome(msgspec.Struct, frozen=True):
     """Payments."""
     refused: int
     crashes: int
+    files_refused: int
+    """Starts that came to nothing, since a configuration named other founders than the first start had."""
     rebuilt: int
     """Replicas that were stopped, since they had lost what they had acknowledged, and were built anew."""
     reads: int
@@ -117,6 +118,7 @@ class World:
         self._loop.set_exception_handler(self._on_error)
         with self.trace.hear_logs(hide=str(self._folder)):
             self.trace.add(WORLD, f"begins: faults: {', '.join(self.plan.classes) or 'none'}")
+            self._nemesis.mistype_first()
             for node in self.nodes:
                 node.start()
             tasks = [self._loop.create_task(self.wires.run())]
@@ -164,6 +166,7 @@ class World:
                 node.process.thaw()
             else:
                 node.start()
+        self._nemesis.stop_mistyping()
         began = self._loop.time()
         while not self.trace.violation:
             await self._wait(_LOOK_SECONDS)
@@ -296,13 +299,16 @@ class World:
         """The processes that coordinate."""
         return [node for node in self.nodes if node.coordinates]
 
-    def on_group(self, group: RaftGroup) -> None:
-        """A replica takes part in a group."""
-        self._shadows.listen(group)
+    def on_group(self, node: Node, group: RaftGroup) -> None:
+        """A replica takes part in a group; but one that was founded otherwise has no part in anything."""
+        if node.mistyped != group.id:
+            self._shadows.listen(group)
 
     def on_flushed(self, node: int, bucket: BucketRow) -> None:
         """A replica's state is durable."""
-        self._shadows.on_flushed(node, bucket)
+        [mistyped] = [each.mistyped for each in self.nodes if each.id == node]
+        if mistyped != bucket.bucket:
+            self._shadows.on_flushed(node, bucket)
 
     def on_note(self, node: Node) -> None:
         """The installation of a snapshot begins or ends."""
@@ -344,16 +350,24 @@ class World:
     def _make_nodes(self, managers: tuple[int, ...]) -> list[Node]:
         holders = range(1, self._options.nodes + 1)
         ids = sorted({*holders, *managers})
-        rows = tuple(
-            NodeRow(node, f"node{node}:1", ("rm",) if node in holders else ("tm",)) for node in ids
+        peers = tuple(
+            PeerConfig(
+                id=node, address=f"node{node}:1", roles=("rm",) if node in holders else ("tm",)
+            )
+            for node in ids
         )
-        roster = founding_roster(rows, self.placement)
+        buckets = tuple(
+            BucketConfig(id=bucket, voters=voters) for bucket, voters in self.placement.items()
+        )
         nodes = []
         for node_id in ids:
             node = Node(
                 self,
-                node_id,
-                roster,
+                Config(
+                    node=NodeConfig(id=node_id, address=f"node{node_id}:1"),
+                    peers=peers,
+                    buckets=buckets,
+                ),
                 has_buckets=node_id in holders,
                 coordinates=node_id in managers,
             )
@@ -380,6 +394,7 @@ class World:
             committed=sum(record.outcome.name == "COMMITTED" for record in records),
             refused=sum(record.outcome.name == "REFUSED" for record in records),
             crashes=sum(node.crashes for node in self.nodes),
+            files_refused=sum(node.files_refused for node in self.nodes),
             rebuilt=len(self._nemesis.rebuilt),
             reads=sum(read.is_known for read in history.reads),
             statements=sum(one.is_known for one in history.statements),

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 from mas.coordinator import questions
 from mas.coordinator.questions import Questions
 from mas.coordinator.reads import Reads
-from mas.daemon import replicas
+from mas.daemon import joining, replicas
 from mas.ledger import Ledger
+from mas.membership import Membership
 from mas.multiraft import group
 from mas.raft import core
 from mas.resource import reads
@@ -32,6 +33,7 @@ ATTEMPTS = Options(ticks=TICKS, drill="attempts")
 CHANGES = Options(ticks=TICKS, drill="changes")
 MOVED = Options(ticks=150, faults=("members", "partition"))
 LATE_WORDS = Options(ticks=100, faults=("members", "delay"))
+FILES = Options(ticks=60, faults=("files",))
 OLDER = Options(ticks=60, faults=("older",))
 
 # Each read asks the anchors for itself, once, and adds what they call committed.
@@ -276,5 +278,21 @@ FAULTS_PUT_BACK = [
         LATE_WORDS,
         1,
         10,
+    ),
+    Fault(
+        "consensus A1: a file that names other founders than the first start had is believed",
+        ((joining._check_founders, "if says != was:", "if False:"),),
+        "other founders",
+        FILES,
+        1,
+        3,
+    ),
+    Fault(
+        "consensus A2: nodes that were founded otherwise talk to each other",
+        ((Membership._check_founders, "if ours.founders != members.founders:", "if False:"),),
+        "",
+        FILES,
+        1,
+        3,
     ),
 ]

@@ -87,6 +87,12 @@ def test_a_replica_that_lost_what_it_acknowledged_is_stopped_and_built_anew() ->
 
 
 @pytest.mark.timeout(120)
+def test_a_node_whose_file_names_other_founders_is_refused_or_does_not_start() -> None:
+    """faults: consensus A1, A2. One node is founded otherwise than the others, which the world requires to be said; files change later."""
+    assert run(3, faults=("files",)).files_refused
+
+
+@pytest.mark.timeout(120)
 def test_one_seed_is_one_run() -> None:
     for seed in (2,):
         first = run(seed)
