@@ -143,7 +143,8 @@ class ShareConfig(msgspec.Struct, frozen=True, kw_only=True):
     receiving: Count = 16
     """Calls whose request is on its way in: each may need 4 MiB. More wait."""
     payments: Count = 256
-    """Payments begun whose results the caller hasn't been sent. More wait, and these are what others' payments wait behind."""
+    """Payments begun whose results the caller hasn't been sent. More wait, and these are what others' payments may wait
+    behind in a bucket."""
     statements: Count = 4
     """Statements, and checks of buckets, being read. More wait."""
     refusals_a_day: Count = 10_000

@@ -151,7 +151,7 @@ class PaymentStream:
 
         self._in_flight += len(requests)
         try:
-            self._coordinator.submit(requests, on_result)
+            self._coordinator.submit(self._share.caller.name, requests, on_result)
         except Unavailable as error:
             self._in_flight -= len(requests)
             for each in positions:

@@ -15,9 +15,14 @@ class Coordinator(Protocol):
     """The transaction coordinator. What it is asked one at a time raises `Unavailable`."""
 
     def submit(
-        self, requests: Sequence[PaymentRequest], on_result: Callable[[int, PaymentResult], None]
+        self,
+        caller: str,
+        requests: Sequence[PaymentRequest],
+        on_result: Callable[[int, PaymentResult], None],
     ) -> None:
         """Carry out payments and creations; calls back once for each position, on the loop.
+
+        `caller` is whose they are: callers' payments begin in turns.
 
         Raises `Unavailable` (as `Overloaded`, or because it is stopping): none of them was begun.
         """

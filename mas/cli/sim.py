@@ -79,8 +79,16 @@ def _read_faults(text: str, known: Mapping[str, str]) -> tuple[str, ...]:
 )
 @click.option(
     "--drill",
-    type=click.Choice(["pause", "quorum", "nonsense", "transit", "locks", "creations"]),
-    help="Instead of faults: one of them, again and again, and a measure (docs/simulator.md).",
+    type=click.Choice(
+        [
+            *("pause", "quorum", "nonsense", "transit", "locks", "openings"),
+            *("reads", "creations", "attempts", "changes"),
+        ]
+    ),
+    help=(
+        "Instead of faults: leaders that stand still, or one bucket without a majority, and a bound for each payment; "
+        "or calls that meet closely (docs/simulator.md)."
+    ),
 )
 @click.option("--trace", is_flag=True, help="Show the last events of a run that went well, too.")
 def sim(

@@ -372,8 +372,8 @@ class Client:
         """Freeze, close, or set the overdraft limit (minor units); None leaves a property as it is. Operators only.
 
         Only an empty account can be closed, and closed is for good. The receipt of what was done has the account's
-        `state`. Under one `key` a change is carried out once: asked for again after UNKNOWN, it undoes nothing that came
-        after it.
+        `state`. A locked account is waited for; ABORTED: its turn hasn't come in time. Under one `key` a change is carried
+        out once: asked for again after UNKNOWN, it undoes nothing that came after it.
         """
         key = self._key(key)
         request = requests.to_change(

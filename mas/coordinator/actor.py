@@ -6,14 +6,14 @@
 
 What a payment does is decided in `mas.transaction.machine`. Here its effects are carried out, those of all payments
 of a turn together: whatever queued up since the last turn is the next batch (rules 37, 38). Answers are handed to
-the machines as they arrive, on the loop; what follows from them waits for the turn.
+the machines as they arrive, on the loop; what follows from them waits for the turn. What is more than a turn's waits, in
+turns between callers, so that nobody stands behind another's thousands.
 
 A payment costs no task, no future and no log line. It has one entry in the deadlines, and is forgotten with its answer
 as soon as its legs are settled.
 """
 
 import logging
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
@@ -22,35 +22,30 @@ import msgspec
 
 from mas.coordinator.deadlines import Deadlines, Pauses
 from mas.coordinator.directory import Directory
+from mas.coordinator.fair_queue import FairQueue
 from mas.coordinator.notes import Notes
+from mas.coordinator.outbox import Outbox
 from mas.coordinator.places import Places
 from mas.coordinator.ports import Buckets, Locks, PendingEntry, TxnCoordinatorDAO
 from mas.coordinator.questions import Questions
 from mas.coordinator.reads import AccountAnswer, Reads
+from mas.coordinator.waiting import last_word
 from mas.errors import DatabaseUnavailable, Overloaded, Unavailable
 from mas.ids import home_bucket, make_incarnation
 from mas.ledger.instructions import (
     EXTERNAL,
-    Abort,
     Answer,
-    Ask,
     Body,
     Chunk,
     CloseIncarnation,
-    Commit,
-    Decide,
-    End,
     Instruction,
     Kind,
-    Look,
-    Prepare,
     Reason,
     SetAccount,
 )
 from mas.limits import (
     MAILBOX_ITEMS_MAX,
     REQUESTS_IN_FLIGHT_MAX,
-    TURN_BYTES_MAX,
     TURN_INSTRUCTIONS_MAX,
 )
 from mas.runtime import Actor, Clock, Dice, Mailbox, MailboxStatistics, Supervisor, failpoint
@@ -77,8 +72,6 @@ LATER_MAX = 65_536
 _TICK_SECONDS = 0.025
 _PAUSE_SHORTEST_SECONDS = 0.02
 _PAUSE_LONGEST_SECONDS = 5.0
-_LAST_WORD_SECONDS = 2.0
-"""What is kept at most of a caller's time for asking the anchor, so that the answer need not be UNKNOWN (rule 8)."""
 _RECOVERED_PER_STEP = 200
 _RECOVERY_STEP_SECONDS = 0.1
 _FINISH_STEP_SECONDS = 0.02
@@ -150,12 +143,14 @@ class Payment(GlobalTransaction, gc=False, eq=False):
     """When its caller waits no longer."""
 
 
-class _Batch(msgspec.Struct, gc=False):
-    """What one caller has submitted at once, and how much of it has begun."""
+class _Batch(msgspec.Struct, frozen=True, gc=False):
+    """What one caller has submitted at once."""
 
+    caller: str
     requests: Sequence[PaymentRequest]
     on_result: OnResult
-    begun: int = 0
+    came: float
+    """When its callers' time began: monotonic seconds."""
 
 
 class TransactionCoordinator(Actor):
@@ -175,9 +170,9 @@ class TransactionCoordinator(Actor):
         self._supervisor: Supervisor | None = None
 
         self._attempts = Attempts(lambda: make_incarnation(clock.now_us(), dice.randbytes(4)))
-        self._batches: deque[_Batch] = deque()
+        self._waiting: FairQueue[_Batch] = FairQueue()
         self._effects: list[Effect] = []
-        self._outbox: dict[int, list[Send]] = {}
+        self._outboxes: dict[int, Outbox] = {}
         self._deadlines: Deadlines[Payment] = Deadlines()
         self._later: Pauses[Send | Locate] = Pauses(_PAUSE_SHORTEST_SECONDS, _PAUSE_LONGEST_SECONDS)
         self._notes = Notes(ports.store, clock)
@@ -185,7 +180,7 @@ class TransactionCoordinator(Actor):
         self._directory = Directory(
             ports.buckets, ports.store, self._notes, clock, settings.buckets
         )
-        self._questions = Questions(self._directory, ports.buckets, clock, dice)
+        self._questions = Questions(self._directory, ports.buckets, ports.locks, clock, dice)
         self._reads = Reads(self._directory, ports.buckets, clock, dice)
 
         self._in_flight = 0
@@ -200,8 +195,10 @@ class TransactionCoordinator(Actor):
 
     # -- what callers want -------------------------------------------------------------------------------
 
-    def submit(self, requests: Sequence[PaymentRequest], on_result: OnResult) -> None:
+    def submit(self, caller: str, requests: Sequence[PaymentRequest], on_result: OnResult) -> None:
         """Carry out payments and creations; calls back once for each position, on a later turn of the loop.
+
+        `caller` is whose they are: they begin in turns with what others have submitted, behind the same caller's alone.
 
         Raises:
             Overloaded: too many payments are under way; none of these was begun.
@@ -213,7 +210,7 @@ class TransactionCoordinator(Actor):
                 f"{limit}: try again later"
             )
         if requests:
-            self._mailbox.put(_Batch(requests, on_result))
+            self._mailbox.put(_Batch(caller, requests, on_result, self._clock.monotonic()))
             self._in_flight += len(requests)
 
     async def read_accounts(
@@ -296,11 +293,10 @@ class TransactionCoordinator(Actor):
     def _expire_all(self) -> None:
         for payment in self._deadlines.all():
             payment.expired(self._effects)
-        for batch in [*self._batches, *self._mailbox.drain_nowait()]:
-            if batch is not None:
-                for position in range(batch.begun, len(batch.requests)):
-                    self._turn_away(batch, position)
-        self._batches.clear()
+        self._let_wait(self._mailbox.drain_nowait())
+        for batch, positions in self._waiting.take(len(self._waiting)):
+            for position in positions:
+                self._turn_away(batch, position)
         self._carry_out()
 
     def _close_incarnation(self) -> None:
@@ -314,7 +310,7 @@ class TransactionCoordinator(Actor):
         while True:
             batches = await self._mailbox.drain()
             self._is_awake = False
-            self._batches.extend(batch for batch in batches if batch is not None)
+            self._let_wait(batches)
             self._begin_some()
             self._carry_out()
             self._send_chunks()
@@ -349,28 +345,25 @@ class TransactionCoordinator(Actor):
 
     # -- beginning ---------------------------------------------------------------------------------------
 
+    def _let_wait(self, batches: Sequence[_Batch | None]) -> None:
+        for batch in batches:
+            if batch is not None:
+                self._waiting.put(batch.caller, batch, len(batch.requests))
+
     def _begin_some(self) -> None:
         """Begin a turn's worth of payments; what is left is the next turn (rule 38)."""
-        room = TURN_INSTRUCTIONS_MAX
-        now = self._clock.monotonic()
-        while self._batches and room:
-            batch = self._batches[0]
-            last = min(batch.begun + room, len(batch.requests))
-            for position in range(batch.begun, last):
-                self._begin(batch, position, now)
-            room -= last - batch.begun
-            batch.begun = last
-            if last == len(batch.requests):
-                self._batches.popleft()
-        if self._batches:
+        for batch, positions in self._waiting.take(TURN_INSTRUCTIONS_MAX):
+            for position in positions:
+                self._begin(batch, position)
+        if self._waiting:
             self._wake()
 
-    def _begin(self, batch: _Batch, position: int, now: float) -> None:
+    def _begin(self, batch: _Batch, position: int) -> None:
         if self._is_finishing:
             self._turn_away(batch, position)
             return
         request = batch.requests[position]
-        body, ends = request.body, now + request.timeout
+        body, ends = request.body, batch.came + request.timeout
         payment = Payment(
             name(request),
             body,
@@ -378,9 +371,10 @@ class TransactionCoordinator(Actor):
             self._attempts,
             request.repeat,
             self._exclusive,
+            caller=batch.caller,
             on_result=batch.on_result,
             position=position,
-            late_at=ends - min(request.timeout / 4, _LAST_WORD_SECONDS),
+            late_at=ends - last_word(request.timeout),
             ends=ends,
         )
         self._deadlines.add(payment, payment.late_at)
@@ -432,13 +426,13 @@ class TransactionCoordinator(Actor):
     def _carry_out(self) -> None:
         """Do what the machines want, in their order."""
         effects, self._effects = self._effects, []
-        outbox = self._outbox
+        outboxes = self._outboxes
         for effect in effects:
             if isinstance(effect, Send):
-                queue = outbox.get(effect.bucket)
-                if queue is None:
-                    queue = outbox[effect.bucket] = []
-                queue.append(effect)
+                outbox = outboxes.get(effect.bucket)
+                if outbox is None:
+                    outbox = outboxes[effect.bucket] = Outbox()
+                outbox.add(effect)
             elif isinstance(effect, Reply):
                 self._reply(effect)
             else:
@@ -516,20 +510,16 @@ class TransactionCoordinator(Actor):
     # -- the buckets -------------------------------------------------------------------------------------
 
     def _send_chunks(self) -> None:
-        """One chunk a bucket and turn; what is above a turn's bounds is the next turn (rule 38)."""
+        """One chunk a bucket and turn; what is above a turn's bounds is the next turn (rule 38), in turns between callers."""
         attempts = self._attempts
         incarnation, low_water = attempts.incarnation, attempts.low_water()
-        for bucket, queue in self._outbox.items():
-            if not queue:
+        for bucket, outbox in self._outboxes.items():
+            if not outbox:
                 continue
-            count = _fitting(queue)
-            if count < len(queue):
-                self._outbox[bucket] = queue[count:]
-                del queue[count:]
+            sends = outbox.take()
+            if outbox:
                 self._wake()
-            else:
-                self._outbox[bucket] = []
-            self._submit(bucket, Chunk(incarnation, low_water, _instructions(queue)), queue)
+            self._submit(bucket, Chunk(incarnation, low_water, _instructions(sends)), sends)
 
     def _submit(self, bucket: int, chunk: Chunk, sends: list[Send]) -> None:
         self._chunks += 1
@@ -590,26 +580,3 @@ def _ignore(_: int, __: Answer | TurnedAway) -> None:
 
 def _instructions(sends: list[Send]) -> tuple[Instruction, ...]:
     return tuple([send.instruction for send in sends])
-
-
-def _fitting(queue: list[Send]) -> int:
-    """How many of these make a chunk: at least one."""
-    size = 0
-    for count, send in enumerate(queue):
-        instruction = send.instruction
-        size += _BYTES.get(type(instruction)) or _weigh(instruction)
-        if size > TURN_BYTES_MAX or count == TURN_INSTRUCTIONS_MAX:
-            return max(count, 1)
-    return len(queue)
-
-
-_BYTES: dict[type, int] = {Commit: 32, Abort: 32, Ask: 80, Look: 80}
-"""About how many bytes an instruction without legs is on its way."""
-
-
-def _weigh(instruction: Instruction) -> int:
-    if isinstance(instruction, Prepare):
-        return 120 + 40 * len(instruction.legs)
-    assert isinstance(instruction, Decide | End)
-    body = instruction.body
-    return 120 if body is None else 120 + 40 * len(body.legs) + len(body.reference)

@@ -80,12 +80,15 @@ class TxnCoordinatorDAO(Protocol):
 
 
 class Locks(Protocol):
-    """The Global Lock Service, for payments that need it (rules 34, 35)."""
+    """The Global Lock Service, for what needs it (rules 34, 35)."""
 
     async def acquire(
         self, owner: bytes, numbers: Sequence[str], mode: LockMode, timeout: float
     ) -> dict[str, Token]:
         """All or none, in sorted order, first come first served. Raises `Unavailable` when not had in time."""
 
+    async def hold(self, owner: bytes, number: str, timeout: float) -> Token:
+        """One account's `EXCLUSIVE` lock, marked in the account (rule 33). Raises `Unavailable` or `NotFound`."""
+
     def release(self, owner: bytes) -> None:
-        """The attempt that carries this owner's tokens has ended."""
+        """What carries this owner's tokens has ended, or the request for them is over."""

@@ -4,13 +4,14 @@ Payments don't come this way. Everything here may be asked again: it changes not
 """
 
 import asyncio
+import logging
 
 import msgspec
 
 from mas.coordinator.directory import Directory
-from mas.coordinator.ports import Buckets
-from mas.coordinator.waiting import Wait, find
-from mas.errors import OutcomeUnknown, Unavailable
+from mas.coordinator.ports import Buckets, Locks
+from mas.coordinator.waiting import Wait, find, last_word
+from mas.errors import NotFound, OutcomeUnknown, Unavailable
 from mas.ids import PAYMENT_ID_BYTES, home_bucket
 from mas.ledger.instructions import (
     Answer,
@@ -22,10 +23,15 @@ from mas.ledger.instructions import (
     Look,
     Reason,
     SetAccount,
+    Token,
 )
 from mas.runtime import Clock, Dice
 from mas.transaction.messages import TurnedAway, Why
 from mas.transaction.outcome import PaymentResult, Status
+
+_OWNER_BYTES = 16
+
+_log = logging.getLogger(__name__)
 
 _STATUS = {
     Code.COMMITTED: Status.COMMITTED,
@@ -33,12 +39,21 @@ _STATUS = {
 }
 
 
+class _Told(Wait):
+    """A caller's time, and whether any copy of what it says was lost sight of: that one may have been done."""
+
+    is_lost = False
+
+
 class Questions:
     """Asks the buckets for one caller, and waits for `timeout` seconds at the most."""
 
-    def __init__(self, directory: Directory, buckets: Buckets, clock: Clock, dice: Dice) -> None:
+    def __init__(
+        self, directory: Directory, buckets: Buckets, locks: Locks, clock: Clock, dice: Dice
+    ) -> None:
         self._directory = directory
         self._buckets = buckets
+        self._locks = locks
         self._clock = clock
         self._dice = dice
 
@@ -49,7 +64,8 @@ class Questions:
     ) -> PaymentResult | None:
         """The outcome that the anchor has recorded, None: none, so far (rule 8). A dead attempt isn't one (rule 3)."""
         try:
-            answer = await self._tell(payer, kind, Look(payment_id, payer, kind), timeout)
+            look = Look(payment_id, payer, kind)
+            answer = await self._tell(payer, kind, look, self._begin(timeout))
         except OutcomeUnknown as error:
             raise Unavailable("the payer's bucket doesn't answer: try again") from error
         if answer is None or answer.code not in _STATUS:
@@ -62,7 +78,7 @@ class Questions:
         """End the key for good, unless the payment has an outcome, which is the answer then (rule 9)."""
         end = End(payment_id, kind, payer, 0, Reason.CANCELLED)
         try:
-            answer = await self._tell(payer, kind, end, timeout)
+            answer = await self._tell(payer, kind, end, self._begin(timeout))
         except (Unavailable, OutcomeUnknown) as error:
             return PaymentResult(Status.UNKNOWN, payment_id, Reason.UNAVAILABLE, str(error))
         if answer is None:
@@ -72,6 +88,9 @@ class Questions:
     async def set_account(self, change: SetAccount, timeout: float) -> Answer:
         """An administrator's change, carried out once under its name; it is given one if it has none.
 
+        An account that somebody has locked is waited for, in turn with everybody. LOCK_CONFLICT: its turn hasn't come in
+        time, or no lock service is at work; it has done nothing, and will not.
+
         Raises:
             Unavailable: it has done nothing, and will not.
             OutcomeUnknown: it may have been done, or be done yet.
@@ -79,13 +98,48 @@ class Questions:
         if not change.change_id:
             change_id = self._dice.randbytes(PAYMENT_ID_BYTES)
             change = msgspec.structs.replace(change, change_id=change_id)
-        answer = await self._tell(change.account, Kind.PAYMENT, change, timeout)
-        if answer is None:
-            return Answer(Code.REFUSED, Reason.ACCOUNT_NOT_FOUND, detail=change.account)
-        return answer
+        told = self._begin(timeout)
+        while True:
+            answer = await self._tell(change.account, Kind.PAYMENT, change, told)
+            if answer is None:
+                return Answer(Code.REFUSED, Reason.ACCOUNT_NOT_FOUND, detail=change.account)
+            if answer.code is Code.LOCK_CONFLICT:
+                answer = await self._change_in_turn(change, told) or answer
+            if answer.code is not Code.LOCK_CONFLICT or not told.is_lost:
+                return answer
+            # A lock speaks for this copy alone: the one that was lost sight of may still find it gone.
+
+    async def _change_in_turn(self, change: SetAccount, told: _Told) -> Answer | None:
+        """Take the account's lock, and make the change under it; None: the lock wasn't had.
+
+        A living holder is waited for. A dead one's mark, which no lock service knows any more, goes with this one's
+        (rule 34): no payment need come by.
+        """
+        owner = self._dice.randbytes(_OWNER_BYTES)
+        try:
+            token = await self._hold(owner, change.account, told)
+            if token is None:
+                return None
+            under_lock = msgspec.structs.replace(change, token=token)
+            return await self._tell(change.account, Kind.PAYMENT, under_lock, told)
+        finally:
+            self._locks.release(owner)
+
+    async def _hold(self, owner: bytes, number: str, told: _Told) -> Token | None:
+        try:
+            left = told.left()
+            patience = left - last_word(left)
+            async with asyncio.timeout(patience):
+                return await self._locks.hold(owner, number, patience)
+        except (Unavailable, NotFound, TimeoutError) as error:
+            _log.info("the lock of %s was not had for a change of it: %s", number, error)
+            return None
+
+    def _begin(self, timeout: float) -> _Told:
+        return _Told(self._clock, timeout)
 
     async def _tell(
-        self, number: str, kind: Kind, instruction: Instruction, timeout: float
+        self, number: str, kind: Kind, instruction: Instruction, told: _Told
     ) -> Answer | None:
         """Tell it to the bucket of this account, or a creation's home, until that answers. None: nobody has claimed it.
 
@@ -93,24 +147,22 @@ class Questions:
             Unavailable: no bucket has taken it.
             OutcomeUnknown: a copy was lost sight of.
         """
-        wait = Wait(self._clock, timeout)
-        is_lost = False
         try:
-            bucket = await self._anchor(number, kind, wait, fresh=False)
+            bucket = await self._anchor(number, kind, told, fresh=False)
             while bucket:
-                await wait.pause()
-                was_lost, is_lost = is_lost, True
-                answer = await self._submit(bucket, instruction, wait)
-                is_lost = was_lost or (isinstance(answer, TurnedAway) and answer.why is Why.UNKNOWN)
+                await told.pause()
+                was_lost, told.is_lost = told.is_lost, True
+                answer = await self._submit(bucket, instruction, told)
+                told.is_lost = was_lost or (
+                    isinstance(answer, TurnedAway) and answer.why is Why.UNKNOWN
+                )
                 if isinstance(answer, TurnedAway) or answer.code is Code.PENDING_ON:
                     continue
-                if answer.code is Code.LOCK_CONFLICT and is_lost:
-                    continue  # speaks for this copy alone; another one may still find the lock gone
                 if answer.code is not Code.WRONG_BUCKET:
                     return answer
-                bucket = await self._anchor(number, kind, wait, fresh=True)
+                bucket = await self._anchor(number, kind, told, fresh=True)
         except Unavailable as error:
-            if is_lost:
+            if told.is_lost:
                 raise OutcomeUnknown(
                     "the bucket was told and hasn't answered: ask again by the same key"
                 ) from error

@@ -10,8 +10,14 @@ from mas.runtime import Clock
 
 Waited = TypeVar("Waited")
 
+_LAST_WORD_SECONDS = 2.0
 _PAUSE_SHORTEST_SECONDS = 0.02
 _PAUSE_LONGEST_SECONDS = 1.0
+
+
+def last_word(seconds: float) -> float:
+    """How much of a caller's time is kept for hearing what became of it, so that the answer need not be UNKNOWN."""
+    return min(seconds / 4, _LAST_WORD_SECONDS)
 
 
 class Wait:

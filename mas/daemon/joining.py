@@ -1,10 +1,10 @@
 """How a process comes to its first roster: it kept one, its configuration names the founders, or it joins a cluster."""
 
 from pathlib import Path
+from typing import Protocol
 
 from mas.client.operator import OperatorClient
 from mas.config import Config
-from mas.daemon.data_directory import DataDirectory
 from mas.errors import ConfigError
 from mas.files import read_secret
 from mas.ledger.rows import NodeRow
@@ -15,7 +15,21 @@ from mas.network.door import listening_socket
 _JOIN_SECONDS = 30.0
 
 
-async def find_roster(config: Config, directory: DataDirectory) -> Roster:
+class Directory(Protocol):
+    """Where this process keeps what it knows; `mas.daemon.data_directory.DataDirectory` is one."""
+
+    path: Path
+    store: bytes
+
+    @property
+    def roster_path(self) -> Path: ...
+
+    def read_roster(self) -> Roster: ...
+
+    def write(self, roster: Roster) -> None: ...
+
+
+async def find_roster(config: Config, directory: Directory) -> Roster:
     """What this process knows of the cluster as it starts.
 
     Where it is to join, it is registered when this returns, and added to the buckets that it shall hold. At a later
@@ -88,7 +102,7 @@ async def _check_port(config: Config) -> None:
     listening.close()
 
 
-async def _join(config: Config, directory: DataDirectory, hold: tuple[int, ...]) -> Roster:
+async def _join(config: Config, directory: Directory, hold: tuple[int, ...]) -> Roster:
     node = config.node
     if not node.secret_file:
         raise ConfigError(

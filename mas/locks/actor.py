@@ -208,7 +208,7 @@ class GlobalLockService(Leases, Actor):
     def release(self, owner: bytes) -> None:
         """See `Leases`."""
         if self._table is not None:
-            self._commands.put(_Release(owner))
+            self._commands.offer(_Release(owner))
 
     async def release_owner(self, owner: bytes) -> bool:
         """See `Leases`."""

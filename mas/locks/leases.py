@@ -67,3 +67,15 @@ class Leases(ABC):
         marked = mode is LockMode.SHARED
         grant = await self.acquire_locks(owner, lock_ids, mode, timeout, marked=marked)
         return dict.fromkeys(numbers, grant.token)
+
+    async def hold(self, owner: bytes, number: str, timeout: float) -> Token:
+        """One account's EXCLUSIVE lock for an administrator's change: marked, and kept as outsiders' are.
+
+        Raises:
+            NotFound: there is no such account.
+            Unavailable: not had within `timeout` seconds, or no lock service is at work.
+        """
+        grant = await self.acquire_locks(
+            owner, [ACCOUNT + number], LockMode.EXCLUSIVE, timeout, marked=True, kept=True
+        )
+        return grant.token

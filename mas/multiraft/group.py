@@ -637,7 +637,12 @@ class RaftGroup:
             except NotLeader as error:
                 self._refuse(Refused(number, NotLeading(str(error), error.leader)))
             except ProposalDropped as error:
-                self._refuse(Refused(number, Overloaded(str(error))))
+                self._refuse(Refused(number, self._why_dropped(error)))
+
+    def _why_dropped(self, error: ProposalDropped) -> MasError:
+        """While leadership moves there is room enough, at the next leader: whoever proposed asks there."""
+        heir = self._core.status().lead_transferee
+        return NotLeading(str(error), heir) if heir else Overloaded(str(error))
 
     def _take_reads(self) -> None:
         """One round of heartbeats for all reads of a turn (rule 32)."""

@@ -118,6 +118,10 @@ class Disk:
         self._unsynced = []
         self.fails_next_sync = self.is_database_away = self.hangs = False
 
+    def put_back(self, logs: Groups) -> None:
+        """Of a node that is dead: hold the logs that were there some time ago."""
+        self.durable = self.written = dict(logs)
+
     def mend_files(self) -> None:
         """There is room, and whatever is done with a file works, at once."""
         self.room, self.file_error, self.file_seconds = ROOM, 0, 0.0

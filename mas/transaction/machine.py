@@ -164,6 +164,8 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
     replied: bool = False
     unsettled: int = 0
     """Buckets that may hold legs of any attempt of this run."""
+    caller: str = ""
+    """Whose it is, or nobody's, if it is taken over from a coordinator that is gone."""
 
     @property
     def is_over(self) -> bool:

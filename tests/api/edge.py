@@ -55,6 +55,8 @@ class FakeCoordinator:
     def __init__(self, decide: Decision = commit) -> None:
         self.decide = decide
         self.batches: list[list[PaymentRequest]] = []
+        self.callers: list[str] = []
+        """Whose each batch is."""
         self.waiting: list[tuple[PaymentRequest, int, Callable[[int, PaymentResult], None]]] = []
         self.overloaded: Exception | None = None
         self.accounts: dict[str, AccountView] = {}
@@ -72,10 +74,14 @@ class FakeCoordinator:
         return [request for batch in self.batches for request in batch]
 
     def submit(
-        self, requests: Sequence[PaymentRequest], on_result: Callable[[int, PaymentResult], None]
+        self,
+        caller: str,
+        requests: Sequence[PaymentRequest],
+        on_result: Callable[[int, PaymentResult], None],
     ) -> None:
         if self.overloaded is not None:
             raise self.overloaded
+        self.callers.append(caller)
         self.batches.append(list(requests))
         self.arrived.set()
         asyncio.get_running_loop().call_soon(self._answer, list(requests), on_result)

@@ -1,4 +1,4 @@
-"""Calls of one turn are one batch; each caller hears its own result, and nobody's absence matters."""
+"""Calls of one caller and turn are one batch; each caller hears its own result, and nobody's absence matters."""
 
 import asyncio
 
@@ -47,6 +47,21 @@ async def test_what_was_not_begun_is_told_to_every_caller_of_the_turn(
         with pytest.raises(type(error)):
             await future
     assert share.held(Held.PAYMENTS) == 0
+
+
+@pytest.mark.asyncio
+async def test_kind_6_each_callers_payments_are_a_batch_of_their_own(share: Share) -> None:
+    """The coordinator takes callers' batches in turns, so none may hold payments of two callers."""
+    coordinator = FakeCoordinator()
+    gathering = Gathering(coordinator)
+    other = Share(Caller("account:z", Rank.ACCOUNT), ShareConfig(payments=3))
+    whose = [share, other, share]
+    requests = [request(key) for key in ("a", "b", "c")]
+    results = await asyncio.gather(*map(gathering.submit, requests, whose))
+    assert [result.payment_id for result in results] == [name(each) for each in requests]
+    assert coordinator.callers == ["account:a", "account:z"]
+    assert [[each.key for each in batch] for batch in coordinator.batches] == [["a", "c"], ["b"]]
+    assert share.held(Held.PAYMENTS) == other.held(Held.PAYMENTS) == 0
 
 
 @pytest.mark.asyncio

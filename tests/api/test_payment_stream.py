@@ -320,7 +320,7 @@ async def test_a_client_that_vanishes_leaves_nothing_behind(edge: Edge, stream: 
 
 @pytest.mark.asyncio
 async def test_answers_that_come_within_submit_are_not_lost(edge: Edge, stream: Stream) -> None:
-    def at_once(requests: list[PaymentRequest], on_result) -> None:  # noqa: ANN001
+    def at_once(_: str, requests: list[PaymentRequest], on_result) -> None:  # noqa: ANN001
         for position, request in enumerate(requests):
             on_result(position, commit(request))
 

@@ -339,5 +339,8 @@ class Locks:
         self.held[owner] = list(numbers)
         return dict.fromkeys(numbers, Token(5, len(self.acquired), mode))
 
+    async def hold(self, owner: bytes, number: str, timeout: float) -> Token:
+        return (await self.acquire(owner, [number], LockMode.EXCLUSIVE, timeout))[number]
+
     def release(self, owner: bytes) -> None:
         self.held.pop(owner, None)

@@ -75,14 +75,16 @@ class World:
         """Submit them at once; all results, by position."""
         return await asyncio.gather(*self.submit(requests))
 
-    def submit(self, requests: Sequence[PaymentRequest]) -> list[asyncio.Future[PaymentResult]]:
+    def submit(
+        self, requests: Sequence[PaymentRequest], caller: str = "caller"
+    ) -> list[asyncio.Future[PaymentResult]]:
         loop = asyncio.get_running_loop()
         futures = [loop.create_future() for _ in requests]
 
         def on_result(position: int, result: PaymentResult) -> None:
             futures[position].set_result(result)  # raises if told twice
 
-        self.coordinator.submit(requests, on_result)
+        self.coordinator.submit(caller, requests, on_result)
         return futures
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -216,6 +218,79 @@ async def test_rule_38_a_chunk_is_bounded(world: World) -> None:
     sizes = [len(chunk.instructions) for _, chunk in world.buckets.chunks]
     assert max(sizes) == TURN_INSTRUCTIONS_MAX
     await world.settled()
+
+
+@pytest.mark.asyncio
+async def test_kind_6_a_single_payment_begins_in_the_very_next_turn_beside_another_callers_thousands(
+    world: World,
+) -> None:
+    """Callers' payments begin in turns, so one that has brought thousands isn't in front of one that has brought one."""
+    world.start()
+    await world.pay(pay(1, "a"), pay(1, "b", payer=NEIGHBOUR))  # where they live is known now
+    await world.settled()
+    world.buckets.chunks.clear()
+    single = pay(1, "one")
+    world.buckets.fault = lambda _, each: (
+        "silent" if isinstance(each, Prepare) and each.payment_id != name(single) else None
+    )
+    crowd = world.submit([pay(1, f"k{i}", payer=NEIGHBOUR) for i in range(8_192)], "a crowd")
+    await world.until(lambda: bool(world.buckets.sent(Prepare)))
+    begun = len(crowd) - len(world.coordinator._waiting)
+    assert begun < len(crowd) - TURN_INSTRUCTIONS_MAX, "more than a turn's worth has to wait"
+
+    (one,) = world.submit([single], "one")
+
+    assert (await one).status is Status.COMMITTED
+    sent = [each.payment_id for _, each in world.buckets.sent(Prepare)]  # type: ignore[attr-defined]
+    assert sent.index(name(single)) < begun + TURN_INSTRUCTIONS_MAX
+
+
+@pytest.mark.asyncio
+async def test_kind_6_what_one_chunk_cannot_hold_is_sent_in_turns_between_callers(
+    world: World,
+) -> None:
+    """What has begun waits for room in its bucket's chunks: nobody stands behind another's wide payments there either."""
+    wide = [(f"payee {i}", 1) for i in range(63)]
+    for number, _ in wide:
+        world.buckets.open_account(number, ELSEWHERE, 0)
+    body = Body(Kind.PAYMENT, "USD", ((NEIGHBOUR, -63), *wide))
+    world.start()
+    await world.pay(pay(1, "a"), PaymentRequest("crowd", "b", body))  # where they live is known now
+    await world.settled()
+    world.buckets.chunks.clear()
+    singles = [pay(1, "one"), pay(1, "two")]
+    names = {name(each) for each in singles}
+    world.buckets.fault = lambda _, each: (
+        "silent" if isinstance(each, Prepare) and each.payment_id not in names else None
+    )
+    world.submit([PaymentRequest("crowd", f"k{i}", body) for i in range(1_000)], "a crowd")
+    await world.until(lambda: bool(world.buckets.sent(Prepare)))
+    assert len(world.coordinator._outboxes[ELSEWHERE]) > 500, (
+        "more than a chunk's worth has to wait"
+    )
+    chunks = len(world.buckets.chunks)
+
+    results = await asyncio.gather(*world.submit(singles, "one"))
+
+    assert {result.status for result in results} == {Status.COMMITTED}
+    (following, *_) = [c for bucket, c in world.buckets.chunks[chunks:] if bucket == ELSEWHERE]
+    ids = [each.payment_id for each in following.instructions if isinstance(each, Prepare)]
+    assert names <= set(ids)
+    assert len(ids) > 50, "the crowd's turn comes beside it"
+
+
+@pytest.mark.asyncio
+async def test_a_caller_has_its_time_from_when_it_asks_not_from_when_its_turn_comes(
+    world: World,
+) -> None:
+    world.buckets.fault = lambda *_: "silent"
+    (waiting,) = world.submit([pay(30, timeout=0.2)])
+    await asyncio.sleep(0.2)
+    world.start()
+
+    asked = world.clock.monotonic()
+    assert (await waiting).status is not Status.COMMITTED
+    assert world.clock.monotonic() - asked < 0.2
 
 
 @pytest.mark.asyncio
@@ -1010,6 +1085,7 @@ async def test_twopc_c1_a_change_that_was_lost_sight_of_is_unknown(
 async def test_twopc_c1_a_lock_speaks_for_its_copy_alone(world: World) -> None:
     """The copy that was lost sight of may yet find the lock gone: nobody may say that nothing will change."""
     world.buckets.fault = once(SetAccount, "lost")
+    world.locks.is_away = True
     world.start()
     world.buckets.apply(ELSEWHERE, Mark(PAYEE, Token(1, 1, LockMode.EXCLUSIVE)))
 

@@ -55,7 +55,7 @@ def test_the_demo_ends_well_and_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_the_commands_for_the_playground_work_as_they_stand(tmp_path: Path) -> None:
     server = Server(tmp_path)
     typed = [c.split()[1:] for c in commands() if c.startswith(".venv/bin/mas ")]

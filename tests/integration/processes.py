@@ -13,6 +13,8 @@ from mas.testing.local_cluster import free_ports
 
 MAS = (sys.executable, "-m", "mas")
 READY_SECONDS = 30
+COMMAND_SECONDS = 100
+"""What the longest of README's commands may take on a busy machine."""
 
 
 class Server:
@@ -46,8 +48,8 @@ class Server:
         )
 
     @contextmanager
-    def running(self) -> Iterator["subprocess.Popen[str]"]:
-        """The process, once it says that it serves; killed at the end if it still lives."""
+    def running(self, says: str = " is ready") -> Iterator["subprocess.Popen[str]"]:
+        """The process, once it says that it serves, or what else is expected; killed at the end if it still lives."""
         log = self.log
         with log.open("w") as output:
             process = subprocess.Popen(
@@ -55,7 +57,7 @@ class Server:
             )
         try:
             deadline = time.monotonic() + READY_SECONDS
-            while " is ready" not in log.read_text():
+            while says not in log.read_text():
                 assert process.poll() is None, log.read_text()
                 assert time.monotonic() < deadline, log.read_text()
                 time.sleep(0.02)
@@ -82,6 +84,6 @@ class Server:
             capture_output=True,
             env=self.environment,
             text=True,
-            timeout=READY_SECONDS,
+            timeout=COMMAND_SECONDS,
             check=False,
         )

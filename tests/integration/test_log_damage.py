@@ -5,7 +5,6 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from struct import Struct
 
 import pytest
 from rocksdict import Options, Rdict
@@ -14,6 +13,7 @@ from mas.api.tokens import Role
 from mas.client import Client, Receipt
 from mas.config import Config, NodeConfig, RaftConfig, StorageConfig
 from mas.errors import MasError
+from mas.storage.raft_log_records import entry_key
 from mas.testing import LocalCluster
 from mas.testing.audit import audit
 from mas.testing.local_cluster import Node
@@ -136,7 +136,7 @@ def damage_entry(directory: Path, bucket: int) -> None:
     """A flipped bit in an entry, of which RocksDB knows nothing."""
     database = Rdict(str(directory), Options(raw_mode=True))
     scan = database.iter()
-    scan.seek(Struct(">QBQ").pack(bucket, 5, 2))
+    scan.seek(entry_key(bucket, 2))
     key, record = scan.key(), bytearray(scan.value())
     assert key.startswith(bucket.to_bytes(8, "big"))
     record[-1] ^= 1

@@ -4,13 +4,14 @@ import shutil
 import signal
 import socket
 import stat
-import time
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from mas.config import BucketConfig, Config, ListenConfig, NodeConfig, PeerConfig
+from mas.config import BucketConfig, Config, ListenConfig, NodeConfig, PeerConfig, TlsConfig
+from mas.network.tls import make_ca
+from mas.runtime import SystemClock
 from tests.integration.processes import Server
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
@@ -177,7 +178,8 @@ def playground(tmp_path_factory: pytest.TempPathFactory) -> Server:
 
 
 def test_a_peer_with_another_secret_is_refused_by_name(tmp_path: Path) -> None:
-    """It can't join, and the node that it knocked at goes on."""
+    """It can't join, though its certificate is good, and the node that it knocked at goes on."""
+    make_ca(tmp_path / "tls", SystemClock())
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     ours.mkdir()
     theirs.mkdir()
@@ -195,12 +197,11 @@ def test_a_peer_with_another_secret_is_refused_by_name(tmp_path: Path) -> None:
                 listen=listen,
                 peers=peers,
                 buckets=buckets,
+                tls=TlsConfig(directory=str(tmp_path / "tls")),
             )
         )
     with first.running():
         assert first.run("account", "create", "alice").returncode == 0
-        with second.running():
-            log = (theirs / "serve.log").read_text
-            while "secret" not in log():
-                time.sleep(0.02)
+        with second.running(says="node 1 has another cluster secret"):
+            assert " is ready" not in second.log.read_text()
         assert first.run("account", "get", "alice").returncode == 0

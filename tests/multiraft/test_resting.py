@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mas.errors import NotLeading
 from mas.multiraft import Restored
 from mas.multiraft.frames import Beat, decode_frame, encode_frame
 from mas.raft import (
@@ -249,6 +250,21 @@ async def test_leadership_is_transferred_from_rest(cluster: "Cluster") -> None:
 
     await cluster.wait(lambda: heir.machines[1].is_leading)
     await all_rest(cluster)
+
+
+async def test_who_proposes_while_leadership_moves_is_sent_to_the_heir(cluster: "Cluster") -> None:
+    """It was told that the bucket had no room, which ended payments in the middle of every rolling restart."""
+    leader = await at_rest(cluster)
+    heir = cluster.followers(leader)[0]
+
+    leader.machines[1].group.hand_over(heir.id)
+    leader.machines[1].group.propose(7, b"late")
+    await cluster.wait(lambda: leader.machines[1].refused)
+
+    [refused] = leader.machines[1].refused
+    assert refused.number == 7
+    assert isinstance(refused.error, NotLeading)
+    assert refused.error.leader == heir.id
 
 
 async def test_a_transfer_that_gets_nowhere_is_given_up(

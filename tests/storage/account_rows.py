@@ -162,7 +162,9 @@ def everything(bucket: int = 1) -> Book:
     book.account("@external/USD", balance=-(2**62))
     for number in range(1, 6):
         book.pay(number)
-    refused = Record(payment_id(90), Code.REFUSED, reason=Reason.CANCELLED, detail="by hand")
+    refused = Record(
+        payment_id(90), Code.REFUSED, reason=Reason.CANCELLED, detail="by hand", payer="alice"
+    )
     book.record(refused)
     book.prepare(prepared(50))
     book.prepare(prepared(51))

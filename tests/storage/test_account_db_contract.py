@@ -91,7 +91,7 @@ async def test_rows_come_back_as_they_were(database: AccountDB) -> None:
     assert loaded.records == {
         **{payment_id(number): record(number) for number in range(1, 6)},
         payment_id(90): Record(
-            payment_id(90), Code.REFUSED, reason=Reason.CANCELLED, detail="by hand"
+            payment_id(90), Code.REFUSED, reason=Reason.CANCELLED, detail="by hand", payer="alice"
         ),
     }
     assert loaded.claims == {"alice": 1, "zoë": 4}

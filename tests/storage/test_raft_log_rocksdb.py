@@ -10,6 +10,7 @@ from rocksdict import Options, Rdict
 
 from mas.errors import CorruptData, DataDirectoryError, StorageError
 from mas.raft import ConfState, Entry, EntryType, HardState
+from mas.storage.raft_log_records import entry_key
 from mas.storage.raft_log_rocksdb import RocksRaftLog
 from tests.storage.raft_log_writer import FailingDatabase, write_and_die
 
@@ -18,10 +19,6 @@ VOTERS = ConfState(voters=(1, 2, 3))
 
 def raw(path: Path) -> Rdict:
     return Rdict(str(path), Options(raw_mode=True))
-
-
-def entry_key(group: int, index: int) -> bytes:
-    return group.to_bytes(8, "big") + b"\5" + index.to_bytes(8, "big")
 
 
 def replace_record(path: Path, key: bytes, record: bytes | None) -> None:

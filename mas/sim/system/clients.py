@@ -5,7 +5,7 @@ at another manager if he likes.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from typing import Any, Protocol
 
@@ -52,6 +52,10 @@ _TRIES = 4
 _LEASE_SECONDS = 2.0
 _APPETITES = (0, 1, 1, 1, 8)
 """What a client likes most is another thing in each seed: calls of one kind meet more often."""
+_MOMENT_SECONDS = 0.001
+"""What is asked so long after an answer has surely begun after it."""
+_LOOKS = 6
+"""Until somebody has seen an account frozen, and then at it thawed."""
 _CERTAIN = (Status.COMMITTED, Status.REFUSED)
 
 
@@ -70,6 +74,10 @@ class _Purse(msgspec.Struct):
     """At least, once all that is under way has ended."""
     sources: dict[str, None] = {}
     """Accounts from which something may still be on its way."""
+
+
+Action = Callable[[int], Awaitable[None]]
+"""What a client does next; takes his number."""
 
 
 class Managers(Protocol):
@@ -148,7 +156,15 @@ class Clients:
 
     async def run(self, client: int) -> None:
         """Do one thing after another, until the faults are over."""
-        actions = [
+        choices = self._meet(client) if self._cluster.plan.meeting else self._like()
+        while not self.is_closing:
+            pause = self._cluster.plan.pause_client
+            await asyncio.sleep(pause * (1 + self._dice.randrange(2000)) / 1000)
+            await pick(self._dice, choices)(client)
+
+    def _like(self) -> "list[Action]":
+        """What a client does, as often as he likes to."""
+        actions: list[tuple[Action, int]] = [
             (self._pay, 40),
             (self._pay_hot, 30),
             (self._pay_outside, 4),
@@ -163,22 +179,88 @@ class Clients:
             (self._look, 8),
         ]
         if self._cluster.plan.is_drill:
-            drilled = {
+            drilled: dict[str, Action] = {
                 "transit": self._spend_in_transit,
                 "locks": self._pay_and_hold,
-                "creations": self._create_and_ask,
+                "openings": self._create_and_ask,
             }
             own = drilled.get(self._cluster.plan.drill)
             actions = actions[:2] if own is None else [(own, 1)]
-        choices = [
+        return [
             action
             for action, weight in actions
             for _ in range(weight * pick(self._dice, _APPETITES))
         ]
-        while not self.is_closing:
-            pause = self._cluster.plan.pause_client
-            await asyncio.sleep(pause * (1 + self._dice.randrange(2000)) / 1000)
-            await pick(self._dice, choices)(client)
+
+    def _meet(self, client: int) -> "list[Action]":
+        """What brings clients together."""
+        meetings: dict[str, list[Action]] = {
+            "reads": [self._read_hot if client % 2 else self._credit_hot],
+            "creations": [self._create_and_look],
+            "attempts": [self._pay_and_look],
+            "changes": [self._freeze_and_thaw],
+        }
+        return meetings[self._cluster.plan.meeting]
+
+    # -- what makes them meet ------------------------------------------------------------------
+
+    async def _credit_hot(self, client: int) -> None:
+        """Small amounts, so that nobody runs out of funds."""
+        others = self._dice.sample(self.numbers[1:], 2)
+        await asyncio.gather(
+            *[
+                self._pay_between(client, other, self.numbers[0], most=_AMOUNT >> 5)
+                for other in others
+            ]
+        )
+
+    async def _read_hot(self, client: int) -> None:
+        async def read_soon() -> None:
+            await asyncio.sleep(0.02 * self._dice.randrange(1000) / 1000)
+            await self.read_all(client, [self.numbers[0]])
+
+        await asyncio.gather(*[read_soon() for _ in range(3)])
+
+    async def _create_and_look(self, client: int) -> None:
+        number = f"c{client}.{len(self.requests)}"
+        body = Body(Kind.CREATION, CURRENCY, ((number, self._dice.randrange(_OPENING)),))
+        if await self._insist(self._request("operator", body), client) is Status.COMMITTED:
+            await asyncio.sleep(_MOMENT_SECONDS)
+            await asyncio.gather(
+                self._state_of(client, number),
+                self.read_all(client, [number], ReadLevel.READ_COMMITTED),
+            )
+
+    async def _pay_and_look(self, client: int) -> None:
+        one, other = self._dice.sample(self.numbers, 2)
+        amount = 1 + self._dice.randrange(_AMOUNT >> 5)
+        body = Body(Kind.PAYMENT, CURRENCY, ((one, -amount), (other, amount)))
+        request = self._request(one, body)
+        paying = asyncio.ensure_future(self._insist(request, client))
+        while not paying.done():
+            await asyncio.sleep(0.1 * (1 + self._dice.randrange(1000)) / 1000)
+            await self.look_at(client, request)
+        await paying
+
+    async def _freeze_and_thaw(self, client: int) -> None:
+        """One freezes; another, at another manager, sees it, thaws, and looks for a while whether it stays so."""
+        number = self.numbers[client % ACCOUNTS]
+        self.frozen[number] = None
+
+        async def thaw() -> None:
+            for _ in range(_LOOKS):
+                await asyncio.sleep(_MOMENT_SECONDS)
+                [read] = await self._read_each(client, [number], at=1)
+                if read.frozen:
+                    break
+            if self._dice.randrange(2):
+                await self._hold_one(client, number, _LEASE_SECONDS)
+            await self.set_frozen(client, number, frozen=False, at=1)
+            for _ in range(_LOOKS):
+                await asyncio.sleep(0.2)
+                await self._read_each(client, [number], at=1)
+
+        await asyncio.gather(self.set_frozen(client, number, frozen=True, at=0), thaw())
 
     # -- payments ------------------------------------------------------------------------------
 
@@ -196,8 +278,9 @@ class Clients:
             *[self._pay_between(client, *pair) for _ in range(pick(self._dice, (1, 2, 4)))]
         )
 
-    async def _pay_between(self, client: int, one: str, other: str) -> None:
-        amount = 1 + self._dice.randrange(pick(self._dice, (_AMOUNT, _AMOUNT, 8 * _AMOUNT)))
+    async def _pay_between(self, client: int, one: str, other: str, *, most: int = 0) -> None:
+        most = most or pick(self._dice, (_AMOUNT, _AMOUNT, 8 * _AMOUNT))
+        amount = 1 + self._dice.randrange(most)
         body = Body(Kind.PAYMENT, CURRENCY, ((one, -amount), (other, amount)))
         await self._insist(self._request(one, body), client)
 
@@ -338,7 +421,7 @@ class Clients:
                 answer(None)
                 return
             try:
-                node.coordinator.submit([request], on_result)
+                node.coordinator.submit(f"client {client}", [request], on_result)
             except MasError:
                 answer(PaymentResult(Status.TURNED_AWAY, payment_id))
 
@@ -363,6 +446,15 @@ class Clients:
         self, client: int, numbers: list[str], level: ReadLevel = ReadLevel.LINEARIZABLE
     ) -> bool:
         """Read some accounts in one call; whether all were answered."""
+        return all(call.is_known for call in await self._read_each(client, numbers, level))
+
+    async def _read_each(
+        self,
+        client: int,
+        numbers: list[str],
+        level: ReadLevel = ReadLevel.LINEARIZABLE,
+        at: int | None = None,
+    ) -> list[Read]:
         is_firm = level is ReadLevel.LINEARIZABLE
         calls = [
             Read(began=self._loop.time(), client=client, number=number, is_firm=is_firm)
@@ -372,9 +464,10 @@ class Clients:
         result = await self._ask(
             client,
             lambda node, timeout: node.coordinator.read_accounts(numbers, level, timeout),
+            at,
         )
         if not isinstance(result, list):
-            return False
+            return calls
         for call, view in zip(calls, result, strict=True):
             if isinstance(view, Unavailable):
                 continue
@@ -382,7 +475,7 @@ class Clients:
             if isinstance(view, AccountView):
                 call.balance, call.frozen = view.balance, view.frozen
                 self._tell(client, "reads", call.number, view.balance)
-        return all(call.is_known for call in calls)
+        return calls
 
     async def _read_state(self, client: int) -> None:
         """Balance and statement, one after the other."""
@@ -421,8 +514,10 @@ class Clients:
             await self.read_all(client, [number])
         await self.set_frozen(client, number, frozen=False)
 
-    async def set_frozen(self, client: int, number: str, *, frozen: bool) -> bool:
-        """Freeze or thaw an account; whether anybody has answered."""
+    async def set_frozen(
+        self, client: int, number: str, *, frozen: bool, at: int | None = None
+    ) -> bool:
+        """Freeze or thaw an account, at this manager or any; whether anybody has answered."""
         call = Setting(began=self._loop.time(), client=client, number=number, frozen=frozen)
         self.history.settings.append(call)
         result = await self._ask(
@@ -430,6 +525,7 @@ class Clients:
             lambda node, timeout: node.coordinator.set_account(
                 SetAccount(number, frozen=frozen), timeout
             ),
+            at,
         )
         self._tell(client, f"sets {number} to {frozen}:", str(result))
         if isinstance(result, Answer):
@@ -444,7 +540,9 @@ class Clients:
         """Take an account's lock, do nothing with it for a while, and let go."""
         await self._hold_one(client, pick(self._dice, self.numbers))
 
-    async def _hold_one(self, client: int, number: str, patience: float | None = None) -> None:
+    async def _hold_one(
+        self, client: int, number: str, most: float = 1.0, patience: float | None = None
+    ) -> None:
         owner = self._dice.randbytes(16)
         call = Hold(began=self._loop.time(), client=client, number=number)
         result = await self._ask(
@@ -458,7 +556,7 @@ class Clients:
                 kept=True,
                 lease=_LEASE_SECONDS,
             ),
-            patience,
+            patience=patience,
         )
         self._tell(client, f"holds {number}:", str(result))
         if not isinstance(result, Grant):
@@ -467,7 +565,7 @@ class Clients:
         # The lease runs from the request on; clocks may be some percent fast.
         call.until = call.began + 0.9 * _LEASE_SECONDS
         self.history.holds.append(call)
-        await asyncio.sleep((1 + self._dice.randrange(1000)) / 1000)
+        await asyncio.sleep(most * (1 + self._dice.randrange(1000)) / 1000)
         if not self._dice.randrange(4):
             return  # it forgets: the lease ends by itself
         call.until = min(call.until, self._loop.time())
@@ -529,7 +627,7 @@ class Clients:
 
     async def _hold_soon(self, client: int, number: str) -> None:
         await asyncio.sleep(self._dice.randrange(_TRANSIT_MS) / 1000)
-        await self._hold_one(client, number, 1.0)
+        await self._hold_one(client, number, patience=1.0)
 
     async def _create_and_ask(self, client: int) -> None:
         """Something is asked for a new account before it is paid: that wouldn't help its creation to its end."""
@@ -560,20 +658,23 @@ class Clients:
             requests = requests[-12:]
         return pick(self._dice, requests) if requests else None
 
-    def _manager(self) -> Node | None:
+    def _manager(self, at: int | None = None) -> Node | None:
         up = [node for node in self._cluster.managers if node.is_up]
+        if at is not None and up:
+            return up[at % len(up)]
         return pick(self._dice, up) if up else None
 
     async def _ask(
         self,
         client: int,
         make: Any,  # noqa: ANN401  (whatever is asked for)
+        at: int | None = None,
         patience: float | None = None,
     ) -> Any:  # noqa: ANN401
         """A call that takes a task at the manager; None: no answer, `NOTHING`: the answer None."""
         is_patient = self.is_closing or self._cluster.plan.is_drill
         timeout = patience or (_LAST_SECONDS if is_patient else pick(self._dice, _TIMEOUTS))
-        node = self._manager()
+        node = self._manager(at)
         if node is None:
             return None
 

@@ -59,18 +59,28 @@ class Nemesis:
             "compact": (self._leave_behind,),
             "members": (self._remove, self._add, self._add),
             "quorum": (self._lose_quorum,),
+            "files": (self._mistype,),
+            "older": (self._put_back, self._put_back, self._rebuild),
         }
+        if "older" in self._plan.classes:
+            strikes["members"] = ()  # of two replicas, none can be put back
         if self._plan.is_drill:
             strikes = {
                 "pause": (self._drill_pause,),
                 "quorum": (self._lose_quorum,),
                 "nonsense": (self._send_nonsense,),
             }
+        if self._plan.meeting:
+            strikes["partition"] = (self._lose_answers,)
         self._strikes = [
             strike for name in self._plan.classes if name in strikes for strike in strikes[name]
         ]
         self.troubles: list[Trouble] = []
         """What a drill excuses."""
+        self.rebuilt: dict[tuple[int, int], str] = {}
+        """By node and bucket: why replicas were built anew."""
+        self._alone: Node | None = None
+        """It was founded otherwise than the others."""
         self._busy_until = 0.0
 
     async def run(self) -> None:
@@ -111,6 +121,18 @@ class Nemesis:
             self._trace.add(WORLD, f"silences the line from node {one.id} to node {other.id}")
             self._wires.silence(one.id, other.id)
             self._loop.call_later(self._seconds(12.0), self._heal)
+
+    def _lose_answers(self) -> None:
+        """A manager doesn't hear a leader, which hears it; then its answers come, or the connection breaks and they never do."""
+        leader, manager = self._leader(), self._manager()
+        if leader is None or manager is None or leader is manager:
+            return
+        self._trace.add(WORLD, f"keeps node {leader.id}'s answers from node {manager.id}")
+        self._wires.silence(leader.id, manager.id)
+        seconds = self._seconds(3.0)
+        if self._dice.randrange(2):
+            self._loop.call_later(seconds, self._wires.hang_up, leader.id, manager.id)
+        self._loop.call_later(seconds, self._wires.open_line, leader.id, manager.id)
 
     def _break_line(self) -> None:
         one, other = pick(self._dice, self._cluster.nodes), pick(self._dice, self._cluster.nodes)
@@ -185,6 +207,86 @@ class Nemesis:
         node.expects_rollback = True
         if self._dice.randrange(2):
             self._burn(node)
+
+    def mistype_first(self) -> None:
+        """Before the first start: one node's configuration has it hold a bucket alone; some time later an operator mends that."""
+        if "files" not in self._plan.classes:
+            return
+        holders = [
+            node for node in self._cluster.nodes if node.has_buckets and not node.coordinates
+        ]
+        node = pick(self._dice, holders)
+        bucket = pick(self._dice, self._buckets_of(node))
+        self._trace.add(node.id, f"is to hold bucket {bucket} alone, by its file")
+        node.mistype(bucket, (node.id,))
+        self._alone = node
+        self._loop.call_later(1.0 + self._seconds(2.0), self._begin_anew, node)
+
+    def _begin_anew(self, node: Node) -> None:
+        """In a new cluster, the node whose file was wrong gets an empty directory; others have refused it since it began."""
+        if node is not self._alone:
+            return
+        self._trace.require(
+            node.id,
+            bool(node.refused),
+            "was founded otherwise than the others, and nobody says so",
+        )
+        node.begin_anew()
+        self._alone = None
+
+    def _mistype(self) -> None:
+        """A file is changed between two lives: voters that aren't a bucket's founders."""
+        node = self._node()
+        if node is None or not node.has_buckets or node.mistyped or not node.roster.buckets:
+            return
+        bucket = pick(self._dice, self._buckets_of(node))
+        others = [each.id for each in self._cluster.nodes if each.has_buckets and each is not node]
+        founders = pick(self._dice, ((node.id,), tuple(others[:3]), (*others[:2], node.id)))
+        if set(founders) != set(self._cluster.placement[bucket]):
+            self._trace.add(node.id, f"has its file changed: bucket {bucket} is of {founders}")
+            node.mistype(bucket, tuple(sorted(founders)))
+            self._burn(node)
+
+    def stop_mistyping(self) -> None:
+        """All files are as they were."""
+        if self._alone is not None:
+            self._begin_anew(self._alone)
+        for node in self._cluster.nodes:
+            node.mend_config()
+
+    def _buckets_of(self, node: Node) -> list[int]:
+        return [each for each, nodes in self._cluster.placement.items() if node.id in nodes]
+
+    def _put_back(self) -> None:
+        """A node's directory goes back to what it was: the first strike keeps a copy, the next puts it back.
+
+        One node at a time, and only where all other replicas are there: more than one can't be lost.
+        """
+        node = self._node()
+        if node is None or not node.has_buckets or node.mistyped:
+            return
+        if node.copy is None:
+            node.take_copy()
+            return
+        placement = self._cluster.placement
+        is_whole = all(self._leader_of(bucket) and not self._away(bucket) for bucket in placement)
+        is_lacking = any(each.lacks for each in self._cluster.nodes)
+        if is_whole and not is_lacking and node.copy.fits(node.disk.durable):
+            self._trace.add(node.id, "has its directory put back")
+            node.put_back(node.copy)
+
+    def _rebuild(self) -> None:
+        """What an operator does about a replica that is stopped: removes it, and adds it again once it is erased."""
+        for bucket, nodes in self._cluster.placement.items():
+            for node in self._cluster.nodes:
+                why = node.why_stopped(bucket) if node.id in nodes else ""
+                leader = self._leader_of(bucket) if why else None
+                if not why or leader is None or node.id in self._away(bucket):
+                    continue
+                self._trace.require(node.id, bucket in node.had, "stops bucket {}: {}", bucket, why)
+                self.rebuilt[node.id, bucket] = why
+                self._change(leader, bucket, Change.REMOVE, node.id)
+            self._add_to(bucket)
 
     def _take_store_away(self) -> None:
         manager = self._manager()
@@ -315,22 +417,32 @@ class Nemesis:
                 leader.process.post(group.hand_over)
 
     def _remove(self) -> None:
-        """A replica goes, and is erased."""
+        """A replica goes, and is erased.
+
+        A good time for another not to hear of it; or for what it has said to be heard when it is there again.
+        """
         bucket = pick(self._dice, list(self._cluster.placement))
         leader = self._leader_of(bucket)
         if leader is None or self._away(bucket):
             return
         followers = [node for node in self._cluster.placement[bucket] if node != leader.id]
-        self._change(leader, bucket, Change.REMOVE, pick(self._dice, followers))
+        if "partition" in self._plan.classes and self._dice.randrange(2):
+            self._wires.silence(leader.id, pick(self._dice, followers))
+            self._loop.call_later(self._seconds(4.0), self._heal)
+        node = pick(self._dice, followers)
+        if "delay" in self._plan.classes and self._dice.randrange(2):
+            seconds = 2.0 + self._seconds(2.0)
+            self._wires.hold_up(node, leader.id, seconds)
+            self._loop.call_later(seconds - 0.5, self._add_to, bucket)
+        self._change(leader, bucket, Change.REMOVE, node)
 
     def _add(self) -> None:
         """A replica comes back."""
         self._add_to(pick(self._dice, list(self._cluster.placement)))
 
     def give_back(self) -> list[str]:
-        """Add what was removed; the buckets that don't have their first members again."""
-        for bucket in self._cluster.placement:
-            self._add_to(bucket)
+        """Add what was removed, rebuild what is stopped; the buckets that don't have their first members again."""
+        self._rebuild()
         return [
             f"bucket {bucket} has no leader, or not its members"
             for bucket in self._cluster.placement
@@ -339,7 +451,8 @@ class Nemesis:
 
     def _add_to(self, bucket: int) -> None:
         leader = self._leader_of(bucket)
-        away = self._away(bucket)
+        stopped = [node.id for node in self._cluster.nodes if node.why_stopped(bucket)]
+        away = [node for node in self._away(bucket) if node not in stopped]
         if leader is not None and away:
             self._change(leader, bucket, Change.ADD, away[0])
 

@@ -7,11 +7,15 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal, Protocol
 
+from msgspec.structs import replace
+
+from mas.config import BucketConfig, Config
 from mas.coordinator import CoordinatorSettings, TransactionCoordinator
 from mas.coordinator import Ports as CoordinatorPorts
+from mas.daemon.joining import find_roster
 from mas.daemon.lock_shelf import LockShelf
 from mas.daemon.replicas import Parts, Replicas
-from mas.errors import DatabaseUnavailable, StorageError
+from mas.errors import ConfigError, DatabaseUnavailable, StorageError
 from mas.ledger import BucketRow
 from mas.locks import GlobalLockService, Leases, LockDoor, LockSettings, RemoteLocks, join
 from mas.membership import Membership, Roster
@@ -21,40 +25,54 @@ from mas.network.channels import Channel
 from mas.resource import MembersDoor, ResourceManager, ResourceSettings
 from mas.runtime import Supervisor
 from mas.sim.clock import VirtualClock
-from mas.sim.disk import Disk, DiskWatcher, SimLog, SimWorker
+from mas.sim.disk import Disk, SimLog, SimWorker
 from mas.sim.process import Process
 from mas.sim.system.account_db import DatabaseDisk, SimAccountDB
+from mas.sim.system.older import Copy, Gag, Had
 from mas.sim.system.plan import Plan
-from mas.sim.system.tm_store import SimTmStore, StoreDisk
+from mas.sim.system.tm_store import SimTmStore, StoreDisk, encode_shelf
 from mas.sim.system.wires import Transport, Wires
 from mas.sim.trace import Trace
-from mas.storage.group_log import Change, GroupLog
+from mas.storage.group_log import Change, Create, GroupLog
 
 TICK_MS = 100
 CLUSTER = "simulated"
 _SPEED = 50
 
 
-class _Nobody:
-    """Watches no disk: `mas sim --world raft` does."""
+class _Erasures:
+    """Sees the logs that are erased. All else of a disk `mas sim --world raft` watches."""
+
+    def __init__(self, on_erased: Callable[[int, int], None]) -> None:
+        self._on_erased = on_erased
 
     def on_write(
         self, disk: Disk, group: int, before: GroupLog | None, after: GroupLog, change: Change
     ) -> None:
         """A log changes."""
+        if isinstance(change, Create) and change.removed_at:
+            self._on_erased(group, change.removed_at)
 
     def on_stored(self, disk: Disk) -> None:
         """A log has changed."""
 
 
-_NOBODY: DiskWatcher = _Nobody()
-
-
 class RosterFile:
-    """A node's roster on its disk. Fits the membership's shelf."""
+    """A node's roster on its disk. Fits the membership's shelf, and `mas.daemon.joining.Directory`."""
 
-    def __init__(self, roster: Roster) -> None:
-        self.roster = roster
+    def __init__(self, node: int) -> None:
+        self.path = Path(f"node{node}")
+        self.store = b""
+        self.roster = Roster()
+
+    @property
+    def roster_path(self) -> Path:
+        """Its name."""
+        return self.path / "roster.json"
+
+    def read_roster(self) -> Roster:
+        """What is kept; empty at the first start."""
+        return self.roster
 
     def write(self, roster: Roster) -> None:
         """Keep it, synced."""
@@ -74,7 +92,7 @@ class Around(Protocol):
     @property
     def buckets(self) -> tuple[int, ...]: ...
 
-    def on_group(self, group: RaftGroup) -> None:
+    def on_group(self, node: "Node", group: RaftGroup) -> None:
         """A replica takes part in a group."""
 
     def on_flushed(self, node: int, bucket: BucketRow) -> None:
@@ -82,6 +100,9 @@ class Around(Protocol):
 
     def on_note(self, node: "Node") -> None:
         """The installation of a snapshot begins or ends."""
+
+    def on_erased(self, node: "Node", bucket: int, removed_at: int) -> None:
+        """A replica's log begins anew, behind the change that had removed it."""
 
     def on_death(self, node: "Node") -> None:
         """It is dead, and may be started again."""
@@ -91,9 +112,17 @@ class Node:
     """One process of the cluster, dead or alive."""
 
     def __init__(
-        self, around: Around, node: int, roster: Roster, *, has_buckets: bool, coordinates: bool
+        self, around: Around, config: Config, *, has_buckets: bool, coordinates: bool
     ) -> None:
+        node = config.node.id
         self.id = node
+        self.config = self._right_config = config
+        self.mistyped = 0
+        """The bucket for which its configuration names founders that weren't."""
+        self.files_refused = 0
+        """So often it didn't start for that."""
+        self.refused: dict[int, str] = {}
+        """By peer: why it refused what this node had to say, or this node what it had."""
         self.has_buckets = has_buckets
         self.coordinates = coordinates
         self.life = 0
@@ -109,6 +138,10 @@ class Node:
         self.database_backup: dict[int, bytes] = {}
         self.expects_rollback = False
         """Its databases were put back under it: it has to notice, and stop."""
+        self.copy: Copy | None = None
+        """Of its whole directory."""
+        self.had: dict[int, Had] = {}
+        """What its logs held before its directory was put back last."""
         self.process: Process
         self.callers: dict[asyncio.Future[Any], None] = {}
         """Whoever waits for this process outside."""
@@ -118,14 +151,15 @@ class Node:
         self.members: MembersDoor | None = None
         self.disk: Disk
         self._host: RaftHost | None = None
-        self._roster_file = RosterFile(roster)
+        self._roster_file = RosterFile(node)
         self._around = around
         self._workers: list[SimWorker] = []
 
     def make_disk(self, folder: Path) -> None:
         """Give it the disk that its logs are on."""
+        watcher = _Erasures(lambda bucket, at: self._around.on_erased(self, bucket, at))
         self.disk = Disk(
-            self.id, folder, self.dice, _NOBODY, on_note=lambda: self._around.on_note(self)
+            self.id, folder, self.dice, watcher, on_note=lambda: self._around.on_note(self)
         )
 
     @property
@@ -134,9 +168,26 @@ class Node:
         return self.life > 0 and not self.process.is_dead
 
     @property
+    def roster(self) -> Roster:
+        """What it has kept of the cluster's members."""
+        return self._roster_file.roster
+
+    @property
     def groups(self) -> dict[int, RaftGroup]:
         """The buckets that it holds replicas of, and serves."""
         return {} if self._host is None else self._host.groups
+
+    @property
+    def lacks(self) -> list[int]:
+        """The buckets of which it doesn't hold again what it held before its directory was put back."""
+        logs = self.disk.written
+        return [bucket for bucket, had in self.had.items() if not had.is_held(logs.get(bucket))]
+
+    def why_stopped(self, bucket: int) -> str:
+        """Why its replica is stopped, empty where it isn't, or where nobody can say."""
+        if bucket in self.groups:
+            return self.groups[bucket].status().error
+        return "" if self.members is None else self.members.stopped.get(bucket, "")
 
     def leads(self, bucket: int) -> bool:
         """Whether it believes to lead this bucket."""
@@ -156,12 +207,67 @@ class Node:
         self.process.kill()
         self._on_death()
 
+    def mistype(self, bucket: int, founders: tuple[int, ...]) -> None:
+        """Have its configuration name other founders, from its next start on."""
+        self.mistyped = bucket
+        buckets = tuple(
+            BucketConfig(id=each.id, voters=founders if each.id == bucket else each.voters)
+            for each in self._right_config.buckets
+        )
+        self.config = replace(self._right_config, buckets=buckets)
+
+    @property
+    def is_founded_otherwise(self) -> bool:
+        """Whether its first start had other founders than its configuration has."""
+        kept = self.roster.holders()
+        return any(
+            each.id in kept and set(kept[each.id].founders) != set(each.voters)
+            for each in self.config.buckets
+        )
+
+    def mend_config(self) -> None:
+        """Put it back as it was."""
+        self.mistyped, self.config = 0, self._right_config
+
+    def begin_anew(self) -> None:
+        """Let the power fail, and begin the next life with an empty directory and the right configuration."""
+        self.kill()
+        self.mend_config()
+        self.disk.put_back({})
+        self.database.restore({})
+        self.store.lose()
+        self.refused.clear()
+        self.had, self.copy, self.database_backup = {}, None, {}
+        self._roster_file.write(Roster())
+
+    def take_copy(self) -> None:
+        """Keep a copy of its directory, unless a snapshot is being installed there."""
+        logs = self.disk.durable
+        if not any(log.note or log.lost for log in logs.values()):
+            store = encode_shelf(self.store.shelf)
+            self.copy = Copy(dict(logs), self.database.backup(), self.roster, store)
+
+    def put_back(self, copy: Copy) -> None:
+        """Let the power fail, and begin the next life with an older directory."""
+        self.kill()
+        self.had = {bucket: Had.of(log) for bucket, log in self.disk.durable.items()}
+        self.disk.put_back(copy.logs)
+        self.database.restore(copy.rows)
+        self.store.restore(copy.store)
+        self._roster_file.write(copy.roster)
+        self.copy, self.database_backup = None, {}
+
     # -- inside its process --------------------------------------------------------------------
 
     async def _run(self) -> None:
         trace = self._around.trace
         try:
             await self._serve()
+        except ConfigError as error:
+            trace.require(self.id, bool(self.mistyped), "doesn't start: {}", error)
+            trace.add(self.id, "refuses its file:", str(error))
+            self.files_refused += 1
+            self.mend_config()
         except DatabaseUnavailable as error:
             trace.add(self.id, "can't start:", str(error))
         except StorageError as error:
@@ -176,8 +282,16 @@ class Node:
     async def _serve(self) -> None:
         around = self._around
         self.expects_rollback = False
-        transport = Transport(around.wires, self.id, self.process)
-        membership = Membership(self.id, self._roster_file.roster, transport, self._roster_file)
+        was_founded_otherwise = self.is_founded_otherwise
+        roster = await find_roster(self.config, self._roster_file)
+        around.trace.require(
+            self.id,
+            not was_founded_otherwise,
+            "starts with a configuration that names other founders of bucket {} than it began with",
+            self.mistyped,
+        )
+        transport = Transport(around.wires, self.id, self.process, self.refused)
+        membership = Membership(self.id, roster, transport, self._roster_file)
         router = BucketRouter(
             transport,
             {members.bucket: members.voters for members in membership.roster.buckets},
@@ -227,13 +341,13 @@ class Node:
             ),
             log=SimLog(self.disk),
             log_thread=self._worker(plan.log_seconds),
-            peers=transport,
+            peers=Gag(transport, self.had, self.disk),
             snapshots=database,
             file_thread=self._worker(0.02),
             clock=self.clock,
             dice=self.dice,
         )
-        host.on_members(around.on_group)
+        host.on_members(lambda group: around.on_group(self, group))
         await host.finish_snapshots()
         members = MembersDoor(self.id, host)
         manager = ResourceManager(transport, members)

@@ -25,10 +25,14 @@ FAULTS = {
     "compact": "logs are cut close behind what is flushed, so that who was away needs a snapshot",
     "members": "replicas are removed and erased, and added again",
     "quorum": "one bucket has no majority for a while, and the others have one",
+    "older": "a node's whole directory is put back from an older copy",
+    "files": "a node begins, or starts again, with a configuration that names other founders than the others'",
 }
 """The classes, for `mas sim --faults`."""
 
 _FEW = 3
+_DRAWN_LAST = ("older", "files")
+"""So that all else of a seed's life is drawn as without them."""
 _ALWAYS_DRAWN = frozenset({"clock", "compact"})
 
 
@@ -57,6 +61,8 @@ class Plan(msgspec.Struct, frozen=True):
     """Seconds between two calls of a client, on average."""
     drill: str = ""
     """One of `DRILLS`: patient clients, who only do what it needs."""
+    meeting: str = ""
+    """What all clients are after; empty: each has an appetite of its own (`MEETINGS`)."""
 
     @property
     def is_drill(self) -> bool:
@@ -72,7 +78,7 @@ DRILLS = {
     "nothing from there is answered within the bound",
     "locks": "one bucket at a time has no majority, and outsiders lock accounts that its payments are under way to: no "
     "mark stays",
-    "creations": "managers die when they have told of a new account, and somebody asks for it at once: nobody asks its "
+    "openings": "managers die when they have told of a new account, and somebody asks for it at once: nobody asks its "
     "bucket again and again",
 }
 """What `mas sim --drill` measures."""
@@ -83,8 +89,23 @@ MEASURED = ("pause", "quorum", "nonsense", "transit")
 LONG = ("transit", "locks")
 """The drills whose faults last longer than anybody waits for a bucket's answer."""
 
-_STRUCK = {"transit": "quorum", "locks": "quorum", "creations": "crash"}
+_STRUCK = {"transit": "quorum", "locks": "quorum", "openings": "crash"}
 """The fault of a drill that isn't named for it."""
+
+MEETINGS = {
+    "reads": "payments from several anchors credit one account while linearizable reads of it overlap them, and leadership moves",
+    "creations": "whoever has created an account looks at it at once, and its bucket is told late",
+    "attempts": "payments whose attempts die young are asked for while they are tried again",
+    "changes": "one operator freezes an account and another thaws it, an outsider locks it, and answers get lost",
+}
+"""Drills in which calls meet that seldom do elsewhere; the judge has the last word."""
+
+_MEETING_CLASSES = {
+    "reads": ("delay", "transfer"),
+    "creations": ("delay", "crash"),
+    "attempts": ("delay", "partition"),
+    "changes": ("delay", "partition"),
+}
 
 DRILL_BOUND_SECONDS = 2.5
 """An election of at most a second or two in a row, and what follows."""
@@ -100,14 +121,35 @@ def draw_drill(dice: Dice, drill: str) -> Plan:
         log_seconds=0.002,
         flush_seconds=0.02,
         pause_between=0.5 if drill in LONG else pick(dice, (1.0, 3.0)),
-        restart_seconds=8.0 if drill == "creations" else 1.0,
+        restart_seconds=8.0 if drill == "openings" else 1.0,
         cached_rows=1_000,
-        lock_timeout=5.0 if drill == "creations" else pick(dice, (0.5, 2.0)),
+        lock_timeout=5.0 if drill == "openings" else pick(dice, (0.5, 2.0)),
         locking="escrow",
         managers_apart=True,
         clients=8,
         pause_client=1.0 if drill == "transit" else 0.05,
         drill=drill,
+    )
+
+
+def draw_meeting(dice: Dice, meeting: str) -> Plan:
+    """A life in which clients meet, with just the faults that make it a close thing."""
+    return Plan(
+        classes=_MEETING_CLASSES[meeting],
+        weather=Weather(delay_seconds=pick(dice, (0.02, 0.05))),
+        election_tick=5,
+        log_margin_entries=100,
+        log_seconds=pick(dice, (0.01, 0.03)),
+        flush_seconds=0.02,
+        pause_between=0.15 if meeting == "reads" else 0.5,
+        restart_seconds=0.5,
+        cached_rows=1_000,
+        lock_timeout=0.1 if meeting == "attempts" else 2.0,
+        locking="escrow",
+        managers_apart=True,
+        clients=8,
+        pause_client=0.02,
+        meeting=meeting,
     )
 
 
@@ -117,10 +159,11 @@ def draw(dice: Dice, allowed: Sequence[str]) -> Plan:
         name
         for name in FAULTS
         if name in allowed
+        and name not in _DRAWN_LAST
         and (len(allowed) <= _FEW or name in _ALWAYS_DRAWN or dice.randrange(3) == 0)
     )
     slow = "delay" in classes
-    return Plan(
+    plan = Plan(
         classes=classes,
         weather=Weather(
             drop=pick(dice, (1, 3)) if "drop" in classes else 0,
@@ -141,3 +184,9 @@ def draw(dice: Dice, allowed: Sequence[str]) -> Plan:
         clients=pick(dice, (4, 8)),
         pause_client=pick(dice, (0.05, 0.2)),
     )
+    last = [
+        name
+        for name in _DRAWN_LAST
+        if name in allowed and (len(allowed) <= _FEW or dice.randrange(3) == 0)
+    ]
+    return msgspec.structs.replace(plan, classes=(*classes, *last))

@@ -34,6 +34,8 @@ class StoreDisk:
         self.shelf = Shelf()
         self.synced = b""
         self.is_away = False
+        self.has_lost = False
+        """Something that was synced: locks that nobody knows of any more are marked in accounts, perhaps."""
 
     def sync(self) -> None:
         """A power cut leaves what is here now."""
@@ -46,11 +48,13 @@ class StoreDisk:
 
     def lose(self) -> None:
         """Hold nothing any more."""
+        self.has_lost = True
         self.shelf = Shelf()
         self.sync()
 
     def restore(self, backup: bytes) -> None:
         """Hold what it held."""
+        self.has_lost = True
         self.shelf = decode_shelf(backup)
         self.sync()
 

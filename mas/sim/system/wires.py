@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from mas.errors import NetworkError
 from mas.ledger import decode_chunk
 from mas.multiraft.frames import decode_frame
 from mas.network.channels import Channel
@@ -73,6 +74,8 @@ class Line(msgspec.Struct, eq=False):
     is_silent: bool = False
     since: float = 0.0
     last_due: float = 0.0
+    late_until: float = 0.0
+    """Frames of the RAFT channel arrive no sooner."""
     held: list[tuple[int, int, bytes]] = []
     """Connection, channel and payload of what was sent into the silence."""
 
@@ -80,9 +83,13 @@ class Line(msgspec.Struct, eq=False):
 class Transport:
     """One life's end of all its connections. Fits every room's `Peers`."""
 
-    def __init__(self, wires: "Wires", node: int, process: Process) -> None:
+    def __init__(
+        self, wires: "Wires", node: int, process: Process, refused: dict[int, str]
+    ) -> None:
+        """`refused` is told, by peer, why a frame of it was refused."""
         self.node = node
         self.process = process
+        self._refused = refused
         self.connections: dict[int, int] = {}
         """By peer: the number of the connection with it."""
         self.known: dict[int, None] = {}
@@ -132,7 +139,17 @@ class Transport:
         """A frame is here."""
         handler = self._frame_handlers.get(channel)
         if handler is not None:
-            self.process.post(handler, peer, payload)
+            self.process.post(self._handle, handler, peer, payload, self.connections.get(peer))
+
+    def _handle(self, handler: FrameHandler, peer: int, payload: bytes, number: int | None) -> None:
+        """A frame that is refused ends its connection, and whatever else came over it."""
+        if self.connections.get(peer) != number:
+            return
+        try:
+            handler(peer, payload)
+        except NetworkError as error:
+            self._refused[peer] = str(error)
+            self._wires.refuse(self.node, peer)
 
     def tell(self, peer: int, *, up: bool) -> None:
         """A connection is there, or is gone."""
@@ -187,6 +204,10 @@ class Wires:
         if not line.is_silent:
             line.is_silent, line.since = True, self._loop.time()
 
+    def hold_up(self, sender: int, to: int, seconds: float) -> None:
+        """For so long no frame of the RAFT channel arrives in this direction; then all do."""
+        self._line(sender, to).late_until = self._loop.time() + seconds
+
     def close(self, one: int, other: int) -> None:
         """Break the connection, and let none come about."""
         self._closed[_pair(one, other)] = None
@@ -200,15 +221,26 @@ class Wires:
                 number = end.connections[peer]
                 self._later(self._seconds() * 10, self._lose, node, peer, number)
 
+    def refuse(self, node: int, peer: int) -> None:
+        """Break a connection: this end is gone at once, the other hears of it."""
+        number = self._ends[node].connections[peer]
+        self.hang_up(node, peer)
+        self._lose(node, peer, number)
+
     def heal(self) -> None:
         """Open all lines: what waits on them arrives, late."""
         self._closed.clear()
-        for (sender, to), line in self._lines.items():
-            if line.is_silent:
-                line.is_silent = False
-                held, line.held = line.held, []
-                for number, channel, payload in held:
-                    self._carry_in_order(line, sender, to, (number, channel, payload))
+        for sender, to in list(self._lines):
+            self.open_line(sender, to)
+
+    def open_line(self, sender: int, to: int) -> None:
+        """What waits on this line arrives, late."""
+        line = self._line(sender, to)
+        if line.is_silent:
+            line.is_silent = False
+            held, line.held = line.held, []
+            for number, channel, payload in held:
+                self._carry_in_order(line, sender, to, (number, channel, payload))
 
     # -- frames --------------------------------------------------------------------------------
 
@@ -226,7 +258,12 @@ class Wires:
             self._trace.add(sender, "lost on the way to", to)
             return True
         is_raft = channel == Channel.RAFT
-        if is_raft and self._happens(self.weather.reorder):
+        if is_raft and self._loop.time() < line.late_until:
+            line.late_until += _IN_ORDER_SECONDS
+            self._loop.call_at(
+                line.late_until, self._arrive, sender, to, frame, context=self._outside
+            )
+        elif is_raft and self._happens(self.weather.reorder):
             self._later(self._seconds() * 20, self._arrive, sender, to, frame)
         else:
             self._carry_in_order(line, sender, to, frame)

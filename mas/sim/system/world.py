@@ -13,9 +13,8 @@ from random import Random
 
 import msgspec
 
-from mas.ledger import BucketRow
-from mas.ledger.rows import NodeRow
-from mas.membership.roster import founding_roster
+from mas.config import BucketConfig, Config, NodeConfig, PeerConfig
+from mas.ledger import BucketRow, Token
 from mas.multiraft import RaftGroup
 from mas.sim.process import Process
 from mas.sim.system.books import Posted
@@ -23,10 +22,19 @@ from mas.sim.system.clients import Clients
 from mas.sim.system.faults import Nemesis
 from mas.sim.system.history import Facts, judge, judge_bound
 from mas.sim.system.node import TICK_MS, Node
-from mas.sim.system.plan import DRILL_BOUND_SECONDS, MEASURED, Plan, draw, draw_drill
+from mas.sim.system.plan import (
+    DRILL_BOUND_SECONDS,
+    MEASURED,
+    MEETINGS,
+    Plan,
+    draw,
+    draw_drill,
+    draw_meeting,
+)
 from mas.sim.system.shadow import Shadows
 from mas.sim.system.wires import Weather, Wires
 from mas.sim.trace import WORLD, Trace
+from mas.storage.group_log import GroupLog
 
 BUCKETS = 3
 _CALM_SECONDS = 90.0
@@ -35,6 +43,8 @@ _LOOK_SECONDS = 0.25
 _ASKED_PER_CALL = 50
 """Instructions about one payment that a call of a client may lead to: some seconds of questions, each after a pause."""
 _LAST_TRIES = 3
+_LAST_MARKS_SECONDS = 15.0
+"""From the last change of accounts until no mark is left: a lease, where a release was lost, and some."""
 _SHOWN = 5
 """Of the judge's findings."""
 
@@ -49,7 +59,7 @@ class Options(msgspec.Struct, frozen=True):
     faults: tuple[str, ...] = ()
     """The classes that may strike."""
     drill: str = ""
-    """One of `DRILLS`, instead."""
+    """One of `DRILLS` or `MEETINGS`, instead."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -67,6 +77,10 @@ class Outcome(msgspec.Struct, frozen=True):
     """Payments."""
     refused: int
     crashes: int
+    files_refused: int
+    """Starts that came to nothing, since a configuration named other founders than the first start had."""
+    rebuilt: int
+    """Replicas that were stopped, since they had lost what they had acknowledged, and were built anew."""
     reads: int
     statements: int
     holds: int
@@ -80,10 +94,7 @@ class World:
     def __init__(self, seed: int, options: Options, folder: Path, kept: int | None) -> None:
         loop = asyncio.get_running_loop()
         self.seed = seed
-        dice = self._dice("plan")
-        self.plan: Plan = (
-            draw_drill(dice, options.drill) if options.drill else draw(dice, options.faults)
-        )
+        self.plan = _draw(self._dice("plan"), options)
         self.trace = Trace(loop, kept)
         self.processes: list[Process] = []
         self.wires = Wires(loop, self._dice("wires"), self.trace)
@@ -108,6 +119,7 @@ class World:
         self._loop.set_exception_handler(self._on_error)
         with self.trace.hear_logs(hide=str(self._folder)):
             self.trace.add(WORLD, f"begins: faults: {', '.join(self.plan.classes) or 'none'}")
+            self._nemesis.mistype_first()
             for node in self.nodes:
                 node.start()
             tasks = [self._loop.create_task(self.wires.run())]
@@ -155,6 +167,7 @@ class World:
                 node.process.thaw()
             else:
                 node.start()
+        self._nemesis.stop_mistyping()
         began = self._loop.time()
         while not self.trace.violation:
             await self._wait(_LOOK_SECONDS)
@@ -171,11 +184,28 @@ class World:
     async def _ask_last(self) -> None:
         """Whoever asks now is answered, at his second or third try at the latest."""
         clients = self._clients
-        for number in clients.frozen:
+        for number in {**clients.frozen, **self._marked()}:
             await self._insist(partial(clients.set_frozen, 0, number, frozen=False))
+        await self._wait_for_marks()
         await self._insist(partial(clients.read_all, 0, list(clients.numbers)))
         looks = [partial(clients.look_at, 0, request) for request in clients.requests.values()]
         await asyncio.gather(*[self._insist(look) for look in looks])
+
+    async def _wait_for_marks(self) -> None:
+        """Marks that nobody knows of have gone with the change of their account, and those of changes go (rule 34)."""
+        until = self._loop.time() + _LAST_MARKS_SECONDS
+        while not self.trace.violation and (marked := self._marked()):
+            if self._loop.time() > until:
+                self.trace.violate(WORLD, f"marks outlive a change of their accounts: {marked}")
+            await self._wait(_LOOK_SECONDS)
+
+    def _marked(self) -> dict[str, tuple[Token, ...]]:
+        return {
+            number: account.marks
+            for books in self._shadows.books.buckets.values()
+            for number, account in books.accounts.items()
+            if account.marks
+        }
 
     async def _insist(self, ask: Callable[[], Awaitable[bool]]) -> None:
         for _ in range(_LAST_TRIES):
@@ -186,6 +216,8 @@ class World:
     def _unsettled(self) -> list[str]:
         """What of all that was begun hasn't ended."""
         left: list[str] = []
+        if not any(manager.store.has_lost for manager in self.managers):
+            left += [f"{number} is marked with {marks}" for number, marks in self._marked().items()]
         for bucket, shadow in self._shadows.by_bucket.items():
             books = self._shadows.books.buckets.get(bucket)
             if books is None:
@@ -193,11 +225,6 @@ class World:
                 continue
             if books.legs:
                 left.append(f"bucket {bucket} has {len(books.legs)} legs prepared")
-            left += [
-                f"{number} is marked with {account.marks}"
-                for number, account in books.accounts.items()
-                if account.marks
-            ]
             for node in self.nodes:
                 rows = node.database.rows.get(bucket)
                 if bucket in node.groups and (rows is None or rows.bucket.applied < shadow.applied):
@@ -273,17 +300,38 @@ class World:
         """The processes that coordinate."""
         return [node for node in self.nodes if node.coordinates]
 
-    def on_group(self, group: RaftGroup) -> None:
-        """A replica takes part in a group."""
-        self._shadows.listen(group)
+    def on_group(self, node: Node, group: RaftGroup) -> None:
+        """A replica takes part in a group; but one that was founded otherwise has no part in anything."""
+        if node.mistyped != group.id:
+            self._shadows.listen(group)
 
     def on_flushed(self, node: int, bucket: BucketRow) -> None:
         """A replica's state is durable."""
-        self._shadows.on_flushed(node, bucket)
+        [mistyped] = [each.mistyped for each in self.nodes if each.id == node]
+        if mistyped != bucket.bucket:
+            self._shadows.on_flushed(node, bucket)
 
     def on_note(self, node: Node) -> None:
         """The installation of a snapshot begins or ends."""
         self._nemesis.on_note(node)
+
+    def on_erased(self, node: Node, bucket: int, removed_at: int) -> None:
+        """A replica may go once a majority of those who stay has its removal's commit on the disk: they can do without it."""
+        stay = node.roster.holders()[bucket].voters
+        know = [
+            each.id
+            for each in self.nodes
+            if each.id in stay and _has_committed(each.disk.durable.get(bucket), removed_at)
+        ]
+        self.trace.add(node.id, f"erases bucket {bucket}, nodes {know} of {list(stay)} know")
+        self.trace.require(
+            node.id,
+            node.id not in stay and 2 * len(know) > len(stay),
+            "erases its replica of bucket {}, and of those who stay, {}, only {} know that it was removed",
+            bucket,
+            list(stay),
+            know,
+        )
 
     def on_answer(self, node: Node, *, is_creation: bool) -> None:
         """A manager has just said that a payment is committed."""
@@ -303,16 +351,24 @@ class World:
     def _make_nodes(self, managers: tuple[int, ...]) -> list[Node]:
         holders = range(1, self._options.nodes + 1)
         ids = sorted({*holders, *managers})
-        rows = tuple(
-            NodeRow(node, f"node{node}:1", ("rm",) if node in holders else ("tm",)) for node in ids
+        peers = tuple(
+            PeerConfig(
+                id=node, address=f"node{node}:1", roles=("rm",) if node in holders else ("tm",)
+            )
+            for node in ids
         )
-        roster = founding_roster(rows, self.placement)
+        buckets = tuple(
+            BucketConfig(id=bucket, voters=voters) for bucket, voters in self.placement.items()
+        )
         nodes = []
         for node_id in ids:
             node = Node(
                 self,
-                node_id,
-                roster,
+                Config(
+                    node=NodeConfig(id=node_id, address=f"node{node_id}:1"),
+                    peers=peers,
+                    buckets=buckets,
+                ),
                 has_buckets=node_id in holders,
                 coordinates=node_id in managers,
             )
@@ -339,11 +395,23 @@ class World:
             committed=sum(record.outcome.name == "COMMITTED" for record in records),
             refused=sum(record.outcome.name == "REFUSED" for record in records),
             crashes=sum(node.crashes for node in self.nodes),
+            files_refused=sum(node.files_refused for node in self.nodes),
+            rebuilt=len(self._nemesis.rebuilt),
             reads=sum(read.is_known for read in history.reads),
             statements=sum(one.is_known for one in history.statements),
             holds=len(history.holds),
             unknown=sum(not one.is_answered for one in history.tries),
         )
+
+
+def _draw(dice: Random, options: Options) -> Plan:
+    if options.drill in MEETINGS:
+        return draw_meeting(dice, options.drill)
+    return draw_drill(dice, options.drill) if options.drill else draw(dice, options.faults)
+
+
+def _has_committed(log: GroupLog | None, index: int) -> bool:
+    return log is not None and max(log.hard_state.commit, log.start) >= index
 
 
 def _place(nodes: int) -> dict[int, tuple[int, ...]]:

@@ -56,7 +56,7 @@ DELAYS_PUT_BACK = [
         ),
         "is marked with",
         Options(ticks=150, drill="locks"),
-        2,
+        1,
         4,
     ),
     Fault(
@@ -101,7 +101,7 @@ DELAYS_PUT_BACK = [
             (GlobalTransaction._locate, "Locate(self, self.misplacements)", "Locate(self, 0)"),
         ),
         "instructions",
-        Options(ticks=80, drill="creations"),
+        Options(ticks=80, drill="openings"),
         1,
         2,
     ),

@@ -1,14 +1,23 @@
 """Faults put back into the production source: each must be found within a stated number of seeds.
 
-The first was in the product once; the others break one rule each.
+Those that are named after where they were found were in the product once; the others break one rule each. A fault that is
+mended twice over is put back wholly: each of its mends is taken out.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
+from mas.coordinator import questions
+from mas.coordinator.questions import Questions
+from mas.coordinator.reads import Reads
+from mas.daemon import joining, replicas
 from mas.ledger import Ledger
+from mas.membership import Membership
+from mas.multiraft import group
+from mas.raft import core
 from mas.resource import reads
+from mas.resource.actor import AccountService
 from mas.sim.system.plan import FAULTS
 from mas.sim.system.world import Options
 from mas.transaction import participant
@@ -16,7 +25,43 @@ from tests.sim.mutants import Mutant, applied
 
 TICKS = 60
 EVERYTHING = Options(ticks=TICKS, faults=tuple(FAULTS))
+FORGETFUL = Options(ticks=TICKS, faults=("crash", "store"))
 LATE = Options(ticks=TICKS, faults=("delay",))
+READS = Options(ticks=TICKS, drill="reads")
+CREATIONS = Options(ticks=TICKS, drill="creations")
+ATTEMPTS = Options(ticks=TICKS, drill="attempts")
+CHANGES = Options(ticks=TICKS, drill="changes")
+MOVED = Options(ticks=150, faults=("members", "partition"))
+LATE_WORDS = Options(ticks=100, faults=("members", "delay"))
+FILES = Options(ticks=60, faults=("files",))
+OLDER = Options(ticks=60, faults=("older",))
+
+# Each read asks the anchors for itself, once, and adds what they call committed.
+_ASK_ONCE = """
+        from mas.ledger import Chunk, Look
+        from mas.transaction.messages import TurnedAway
+        from mas.transaction.participant import settle
+        legs = self._legs.values()
+        for anchor in {one.anchor: None for one in legs}:
+            asked = [one for one in legs if one.anchor == anchor]
+            def hear(i, answer, asked=asked):
+                if not isinstance(answer, TurnedAway):
+                    self._on_outcome(asked[i].xid, settle(asked[i], answer))
+            looks = tuple([Look(one.payment_id) for one in asked])
+            self._anchors._buckets.submit(anchor, Chunk(b"", 0, looks), hear)
+"""
+
+
+_LOCKED_FIRST = """
+    if any(mark.mode is LockMode.EXCLUSIVE for mark in account.marks):
+        return _LOCK_CONFLICT
+    content = _hash_change(i)
+"""
+_CONFLICT_AT_ONCE = """
+        if answer is not None and answer.code is Code.LOCK_CONFLICT:
+            return answer
+        if answer is None:
+"""
 
 Patch = tuple[Callable[..., Any], str, str]
 
@@ -46,12 +91,108 @@ def put_back(fault: Fault) -> Iterator[None]:
 
 FAULTS_PUT_BACK = [
     Fault(
+        "bank 1: a read counts what is undecided as not there",
+        (
+            (
+                reads.Noted._wait,
+                "self._anchors.wait(self._legs.values(), self._on_outcome)",
+                _ASK_ONCE,
+            ),
+            (AccountService._note, "if not noted.is_decided:", "if False:"),
+        ),
+        "aren't linearizable",
+        READS,
+        4,
+        10,
+    ),
+    Fault(
         "bank 3: a statement doesn't wait for what is prepared on its account",
         ((reads.shown, "return ledger.prepared_on((request.number,))", "return []"),),
         "lacks",
         LATE,
         1,
         10,
+    ),
+    Fault(
+        "twopc C4: the statement of an account that has been created says that there is none",
+        (
+            (
+                reads.shown,
+                "return ledger.prepared_on((request.number,))",
+                "return [one for one in ledger.prepared_on((request.number,)) if one.kind is not Kind.CREATION]",
+            ),
+            (
+                Reads.postings,
+                'assert isinstance(reply, Postings), f"{reply} in answer to a read of postings"',
+                "if not reply.found: return None",
+            ),
+        ),
+        "says that it doesn't exist",
+        CREATIONS,
+        1,
+        3,
+    ),
+    Fault(
+        "twopc C4: a committed read of an account that has been created says that there is none",
+        ((Reads._page, "_not_here(number) if view is None else view", "view"),),
+        "found none",
+        CREATIONS,
+        1,
+        3,
+    ),
+    Fault(
+        "twopc C3: a dead attempt is told as the payment's outcome",
+        (
+            (
+                Questions.read_payment,
+                "answer.code not in _STATUS",
+                "answer.code not in (*_STATUS, Code.ABORTED)",
+            ),
+            (
+                questions._result,
+                "_STATUS.get(answer.code, Status.UNKNOWN)",
+                "{**_STATUS, Code.ABORTED: Status.ABORTED}.get(answer.code, Status.UNKNOWN)",
+            ),
+        ),
+        "to be ABORTED by asking for it",
+        ATTEMPTS,
+        1,
+        5,
+    ),
+    Fault(
+        "twopc C1: an administrator's change that is sent again is carried out again",
+        ((Questions.set_account, "if not change.change_id:", "if False:"),),
+        "have no order",
+        CHANGES,
+        2,
+        10,
+    ),
+    Fault(
+        "twopc C1: a change that was carried out is told to have met a lock",
+        (
+            (
+                Ledger._set_account,
+                "content = _hash_change(i)",
+                _LOCKED_FIRST,
+            ),
+            (
+                Questions.set_account,
+                "if answer is None:",
+                _CONFLICT_AT_ONCE,
+            ),
+        ),
+        "have no order",
+        CHANGES,
+        4,
+        10,
+    ),
+    Fault(
+        "twopc C1: a change whose answers are all lost is told to have done nothing",
+        ((Questions._tell, "if told.is_lost:", "if False:"),),
+        "have no order",
+        CHANGES,
+        1,
+        3,
     ),
     Fault(
         "rule 11: the record's outcome is every attempt's",
@@ -80,6 +221,77 @@ FAULTS_PUT_BACK = [
         ((Ledger._reserve, "row.held -= amount", "row.held -= 0"),),
         "has reserved",
         EVERYTHING,
+        1,
+        3,
+    ),
+    Fault(
+        "consensus B1: a removed replica leaves by its own word",
+        (
+            (
+                replicas.Replicas._leave,
+                "if self._known.get(bucket) != members.index:",
+                "if False:",
+            ),
+        ),
+        "only",
+        MOVED,
+        1,
+        10,
+    ),
+    Fault(
+        "rule 34: an administrator's change doesn't pass the mark of a lock that nobody knows of any more",
+        (
+            (
+                Questions.set_account,
+                "answer = await self._change_in_turn(change, told) or answer",
+                "pass",
+            ),
+        ),
+        "marks outlive a change",
+        FORGETFUL,
+        21,
+        60,
+    ),
+    Fault(
+        "consensus A3: a replica that is told that it lost what it had acknowledged goes on",
+        ((group.RaftGroup.step, "if self.abstains:", "if True:"),),
+        "is behind",
+        OLDER,
+        1,
+        4,
+    ),
+    Fault(
+        "consensus B2: words of an earlier life count for the new one",
+        (
+            (
+                core.Raft._on_append_response,
+                "message.life < progress.life:\n        return\n    if message.life > progress.life:",
+                "False:\n        return\n    if False:",
+            ),
+            (
+                group.RaftGroup._promote_learner,
+                "max(committed, self.members.changed_at)",
+                "committed",
+            ),
+        ),
+        "is behind",
+        LATE_WORDS,
+        1,
+        10,
+    ),
+    Fault(
+        "consensus A1: a file that names other founders than the first start had is believed",
+        ((joining._check_founders, "if says != was:", "if False:"),),
+        "other founders",
+        FILES,
+        1,
+        3,
+    ),
+    Fault(
+        "consensus A2: nodes that were founded otherwise talk to each other",
+        ((Membership._check_founders, "if ours.founders != members.founders:", "if False:"),),
+        "",
+        FILES,
         1,
         3,
     ),

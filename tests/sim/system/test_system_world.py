@@ -4,7 +4,7 @@ import functools
 
 import pytest
 
-from mas.sim.system.plan import FAULTS
+from mas.sim.system.plan import FAULTS, MEETINGS
 from mas.sim.system.run import simulate
 from mas.sim.system.world import Options, Outcome
 
@@ -13,6 +13,7 @@ pytestmark = pytest.mark.sim
 ALL = tuple(FAULTS)
 SEEDS = 12
 TICKS = 50
+MEETING_TICKS = 60
 _AT_ONCE = 4
 
 
@@ -65,6 +66,30 @@ def test_what_is_broken_delays_nobody_else_for_long(drill: str, seed: int) -> No
     outcome = simulate(seed, Options(ticks=100, drill=drill))
     assert not outcome.violation, outcome.violation
     assert outcome.committed > 200
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "seeds", [range(1, 2), pytest.param(range(2, 11), marks=pytest.mark.slow)], ids=["one", "more"]
+)
+@pytest.mark.parametrize("meeting", list(MEETINGS))
+def test_who_meets_is_told_the_truth(meeting: str, seeds: range) -> None:
+    """The seeds in which faults are found when they are put back."""
+    for seed in seeds:
+        outcome = simulate(seed, Options(ticks=MEETING_TICKS, drill=meeting))
+        assert not outcome.violation, f"seed {seed}: {outcome.violation}"
+
+
+@pytest.mark.timeout(120)
+def test_a_replica_that_lost_what_it_acknowledged_is_stopped_and_built_anew() -> None:
+    """faults: consensus A3. A node's directory is put back, its leaders prove the loss, an operator removes and adds it."""
+    assert run(1, faults=("older",)).rebuilt
+
+
+@pytest.mark.timeout(120)
+def test_a_node_whose_file_names_other_founders_is_refused_or_does_not_start() -> None:
+    """faults: consensus A1, A2. One node is founded otherwise than the others, which the world requires to be said; files change later."""
+    assert run(3, faults=("files",)).files_refused
 
 
 @pytest.mark.timeout(120)

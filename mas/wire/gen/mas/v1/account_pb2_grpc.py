@@ -143,6 +143,7 @@ class AccountServiceServicer:
     def SetAccount(self, request, context):
         """Operators: freezes, closes, or sets the overdraft limit. Closing is for good: it takes an account without a balance
         or a payment under way (ACCOUNT_NOT_EMPTY, LEGS_PREPARED), and nothing of a closed one changes (ACCOUNT_CLOSED).
+        A locked account is waited for until the call's deadline; ABORTED: its turn hasn't come, and nothing was done.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

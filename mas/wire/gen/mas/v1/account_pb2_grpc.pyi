@@ -59,6 +59,7 @@ class AccountServiceStub:
     SetAccount: _grpc.UnaryUnaryMultiCallable[_account_pb2.SetAccountRequest, _account_pb2.SetAccountReply]
     """Operators: freezes, closes, or sets the overdraft limit. Closing is for good: it takes an account without a balance
     or a payment under way (ACCOUNT_NOT_EMPTY, LEGS_PREPARED), and nothing of a closed one changes (ACCOUNT_CLOSED).
+    A locked account is waited for until the call's deadline; ABORTED: its turn hasn't come, and nothing was done.
     """
     CheckBucket: _grpc.UnaryUnaryMultiCallable[_account_pb2.CheckBucketRequest, _account_pb2.BucketState]
     """Operators: what one replica says of its bucket, from its own rows."""
@@ -89,6 +90,7 @@ class AccountServiceAsyncStub(AccountServiceStub):
     SetAccount: _aio.UnaryUnaryMultiCallable[_account_pb2.SetAccountRequest, _account_pb2.SetAccountReply]  # type: ignore[assignment]
     """Operators: freezes, closes, or sets the overdraft limit. Closing is for good: it takes an account without a balance
     or a payment under way (ACCOUNT_NOT_EMPTY, LEGS_PREPARED), and nothing of a closed one changes (ACCOUNT_CLOSED).
+    A locked account is waited for until the call's deadline; ABORTED: its turn hasn't come, and nothing was done.
     """
     CheckBucket: _aio.UnaryUnaryMultiCallable[_account_pb2.CheckBucketRequest, _account_pb2.BucketState]  # type: ignore[assignment]
     """Operators: what one replica says of its bucket, from its own rows."""
@@ -164,6 +166,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_account_pb2.SetAccountReply, _abc.Awaitable[_account_pb2.SetAccountReply]]:
         """Operators: freezes, closes, or sets the overdraft limit. Closing is for good: it takes an account without a balance
         or a payment under way (ACCOUNT_NOT_EMPTY, LEGS_PREPARED), and nothing of a closed one changes (ACCOUNT_CLOSED).
+        A locked account is waited for until the call's deadline; ABORTED: its turn hasn't come, and nothing was done.
         """
 
     @_abc_1.abstractmethod

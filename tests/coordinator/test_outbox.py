@@ -1,0 +1,106 @@
+"""A chunk is bounded, each caller's order stays, nothing is lost, and nobody waits behind another's thousands."""
+
+from collections import defaultdict
+
+import hypothesis.strategies as st
+from hypothesis import given
+
+from mas.coordinator.outbox import Outbox
+from mas.ledger import Body, Commit, Instruction, Kind, Prepare
+from mas.limits import LEGS_PER_PAYMENT_MAX, TURN_BYTES_MAX, TURN_INSTRUCTIONS_MAX
+from mas.transaction.attempts import Attempts
+from mas.transaction.machine import GlobalTransaction, Send
+
+_BODY = Body(Kind.PAYMENT, "USD", ())
+_SMALL = Commit(bytes(16), 1)
+_ATTEMPTS = Attempts(lambda: bytes(10))
+
+
+def _prepare(legs: int) -> Prepare:
+    return Prepare(bytes(16), bytes(16), 1, b"", 1, (2,), Kind.PAYMENT, "USD", (("a", 1),) * legs)
+
+
+_WIDE = _prepare(LEGS_PER_PAYMENT_MAX)
+
+
+def _sends(caller: str, count: int, instruction: Instruction = _SMALL) -> list[Send]:
+    transaction = GlobalTransaction(bytes(16), _BODY, b"", _ATTEMPTS, caller=caller)
+    return [Send(transaction, 1, instruction) for _ in range(count)]
+
+
+def _add(outbox: Outbox, sends: list[Send]) -> None:
+    for send in sends:
+        outbox.add(send)
+
+
+def _bytes(sends: list[Send]) -> int:
+    return sum(
+        40 * len(each.instruction.legs) if isinstance(each.instruction, Prepare) else 32
+        for each in sends
+    )
+
+
+def test_what_fits_a_chunk_is_the_next_one_in_its_order() -> None:
+    outbox = Outbox()
+    sends = _sends("a", 600) + _sends("b", 200) + _sends("a", 200)
+    _add(outbox, sends)
+    assert outbox.take() == sends
+    assert outbox.take() == []
+
+
+def test_kind_6_one_send_is_in_the_next_chunk_however_much_waits_in_front_of_it() -> None:
+    for instruction in (_SMALL, _WIDE):
+        outbox = Outbox()
+        _add(outbox, _sends("many", 8_192, instruction))
+        outbox.take()
+        single = _sends("one", 1)
+        _add(outbox, single)
+        chunk = outbox.take()
+        assert single[0] in chunk
+        assert len(chunk) > 50, "the others' turn comes beside it"
+
+
+def test_rule_38_a_chunk_is_full_and_no_more() -> None:
+    outbox = Outbox()
+    _add(outbox, _sends("a", 2_500))
+    sizes = [len(outbox.take()) for _ in range(3)]
+    assert sizes == [TURN_INSTRUCTIONS_MAX, TURN_INSTRUCTIONS_MAX, 500]
+    _add(outbox, _sends("a", 500, _WIDE))
+    assert 0.95 * TURN_BYTES_MAX < _bytes(outbox.take()) + 120 * 97 <= TURN_BYTES_MAX
+
+
+_Sends = st.tuples(
+    st.sampled_from("abc"), st.integers(1, 1_500), st.sampled_from([_SMALL, _prepare(2), _WIDE])
+)
+
+
+@given(st.lists(st.one_of(_Sends, st.none()), max_size=8))
+def test_nothing_is_lost_doubled_or_overtaken_by_its_own_caller(
+    steps: list[tuple[str, int, Instruction] | None],
+) -> None:
+    outbox = Outbox()
+    added: dict[str, list[Send]] = defaultdict(list)
+    taken: dict[str, list[Send]] = defaultdict(list)
+
+    def take() -> None:
+        before = len(outbox)
+        chunk = outbox.take()
+        assert bool(chunk) == bool(before)
+        assert len(chunk) + len(outbox) == before
+        assert len(chunk) <= TURN_INSTRUCTIONS_MAX
+        assert _bytes(chunk) <= TURN_BYTES_MAX
+        for send in chunk:
+            taken[send.transaction.caller].append(send)
+
+    for step in steps:
+        if step is None:
+            take()
+        else:
+            sends = _sends(*step)
+            added[step[0]] += sends
+            _add(outbox, sends)
+    while outbox:
+        take()
+    assert {caller: list(map(id, sends)) for caller, sends in taken.items()} == {
+        caller: list(map(id, sends)) for caller, sends in added.items()
+    }
