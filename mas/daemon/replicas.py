@@ -40,6 +40,7 @@ from mas.resource.members import all_voters
 from mas.resource.ports import AccountDB
 from mas.resource.ports import Buckets as ServiceBuckets
 from mas.runtime import Actor, Clock, Supervisor
+from mas.transaction.messages import Reply, Request
 
 _log = logging.getLogger(__name__)
 
@@ -47,8 +48,19 @@ _RETRY_SECONDS = 1.0
 _REMOVED = "removed from the bucket: what is left of it here is being erased"
 
 
-class Buckets(MembershipBuckets, ServiceBuckets, Protocol):
+class Buckets(ServiceBuckets, MembershipBuckets, Protocol):
     """Whichever node leads a bucket, or holds a replica: for the services' questions, and for this node's own."""
+
+    async def query(
+        self,
+        bucket: int,
+        request: Request,
+        timeout: float,
+        *,
+        replica: int = 0,
+        passed_on: bool = False,
+    ) -> Reply:
+        """What both ask. Raises `Unavailable`, or `RequestFailed`."""
 
 
 class Parts(msgspec.Struct, frozen=True):

@@ -88,6 +88,7 @@ class _Submission:
         "left",
         "number",
         "on_answer",
+        "passed_on",
         "peer",
         "resume",
         "sent",
@@ -95,9 +96,12 @@ class _Submission:
     )
     kind: type[Request] = Submit
 
-    def __init__(self, bucket: int, chunk: Chunk, on_answer: OnAnswer, deadline: float) -> None:
+    def __init__(
+        self, bucket: int, chunk: Chunk, on_answer: OnAnswer, deadline: float, *, passed_on: bool
+    ) -> None:
         self.bucket = bucket
         self.chunk = chunk
+        self.passed_on = passed_on
         self.data = msgspec.Raw(encode_chunk(chunk))
         self.on_answer = on_answer
         self.deadline = deadline
@@ -224,8 +228,12 @@ class BucketRouter:
 
     # -- submitting -------------------------------------------------------------------------------
 
-    def submit(self, bucket: int, chunk: Chunk, on_answer: OnAnswer) -> None:
+    def submit(
+        self, bucket: int, chunk: Chunk, on_answer: OnAnswer, *, passed_on: bool = False
+    ) -> None:
         """Send once to the bucket's leader, following hints while nothing can have happened.
+
+        `passed_on`: it came from a node that doesn't reach the leader, and is passed on to no third one.
 
         Calls back once for each position, in any order, on a later turn of the loop. `TurnedAway.why` UNKNOWN: it
         was sent and lost sight of; anything else: it has done nothing and never will.
@@ -238,9 +246,13 @@ class BucketRouter:
         deadline = self._clock.monotonic() + self._settings.timeout
         beginning = sum(map(begins, chunk.instructions))
         if self._beginning + beginning > self._settings.beginning_max and beginning:
-            self._submit_without_beginning(bucket, chunk, on_answer, deadline)
+            self._submit_without_beginning(
+                _Submission(bucket, chunk, on_answer, deadline, passed_on=passed_on)
+            )
         else:
-            self._start(_Submission(bucket, chunk, on_answer, deadline), beginning)
+            self._start(
+                _Submission(bucket, chunk, on_answer, deadline, passed_on=passed_on), beginning
+            )
 
     def _start(self, submission: _Submission, beginning: int) -> None:
         submission.beginning = beginning
@@ -248,10 +260,9 @@ class BucketRouter:
         self._dispatch(submission)
         self._ensure_timer()
 
-    def _submit_without_beginning(
-        self, bucket: int, chunk: Chunk, on_answer: OnAnswer, deadline: float
-    ) -> None:
+    def _submit_without_beginning(self, submission: _Submission) -> None:
         """Overload turns away what begins something, and nothing else (rule 16)."""
+        chunk, on_answer = submission.chunk, submission.on_answer
         away = [i for i, each in enumerate(chunk.instructions) if begins(each)]
         kept = [i for i, each in enumerate(chunk.instructions) if not begins(each)]
         detail = f"{self._beginning} instructions are under way from this node"
@@ -259,7 +270,7 @@ class BucketRouter:
         for position in away:
             asyncio.get_running_loop().call_soon(on_answer, position, turned_away)
         if kept:
-            self._start(_part(bucket, chunk, kept, on_answer, deadline), 0)
+            self._start(_part(submission, kept), 0)
 
     def _refuse_unknown(self, bucket: int, chunk: Chunk, on_answer: OnAnswer) -> None:
         """Somebody has named a bucket that isn't there: whoever waits for it waits on, and this process lives on."""
@@ -280,6 +291,9 @@ class BucketRouter:
         if node == NOWHERE or submission.hops > len(self._leaders.replicas(submission.bucket)):
             submission.resume = self._clock.monotonic() + self._settings.pause
             self._parked.append(submission)
+            return
+        if submission.passed_on and self._leaders.is_away(submission.bucket):
+            asyncio.get_running_loop().call_soon(self._give_up, submission, _OUT_OF_REACH)
             return
         number = self._next_number()
         submission.number = number
@@ -305,9 +319,17 @@ class BucketRouter:
     # -- reading ----------------------------------------------------------------------------------
 
     async def query(
-        self, bucket: int, request: Request, timeout: float, *, replica: int = 0
+        self,
+        bucket: int,
+        request: Request,
+        timeout: float,
+        *,
+        replica: int = 0,
+        passed_on: bool = False,
     ) -> Reply:
         """A read at the bucket's leader, or at a named replica; tried again until `timeout` seconds.
+
+        `passed_on`: as of `submit`.
 
         Raises:
             Unavailable: nobody answered in time; the last reason is named.
@@ -320,6 +342,9 @@ class BucketRouter:
         why = "no replica is connected"
         while (left := deadline - self._clock.monotonic()) > 0:
             node = replica or self._leaders.next_hop(bucket)
+            if passed_on and self._leaders.is_away(bucket):
+                why = _OUT_OF_REACH
+                break
             patience = min(left, self._settings.query_timeout)
             reply = await self._ask(bucket, node, request, patience, is_named=bool(replica))
             if not isinstance(reply, TurnedAway):
@@ -466,13 +491,7 @@ class BucketRouter:
             submission.peer = NOWHERE
             self._dispatch(submission)
             return
-        part = _part(
-            submission.bucket,
-            submission.chunk,
-            positions,
-            submission.on_answer,
-            submission.deadline,
-        )
+        part = _part(submission, positions)
         part.hops = submission.hops
         part.trouble = submission.trouble
         part.beginning = sum(map(begins, part.chunk.instructions))
@@ -600,6 +619,8 @@ class BucketRouter:
         return self._last_number
 
 
+_OUT_OF_REACH = "its leader is out of reach from here too, and what was passed on once isn't again"
+
 _Outgoing = tuple[bytes, int, _Asked]
 """A message's bytes, its number, and what it is of."""
 
@@ -613,10 +634,14 @@ def _left_ms(seconds: float) -> int:
     return max(1, round(1000 * seconds))
 
 
-def _part(
-    bucket: int, chunk: Chunk, positions: Sequence[int], on_answer: OnAnswer, deadline: float
-) -> _Submission:
-    """Some positions of a chunk, as a submission of their own."""
+def _part(whole: _Submission, positions: Sequence[int]) -> _Submission:
+    """Some positions of a submission, as one of their own."""
+    chunk, on_answer = whole.chunk, whole.on_answer
     instructions = tuple([chunk.instructions[position] for position in positions])
-    part = Chunk(chunk.incarnation, chunk.low_water, instructions)
-    return _Submission(bucket, part, lambda i, answer: on_answer(positions[i], answer), deadline)
+    return _Submission(
+        whole.bucket,
+        Chunk(chunk.incarnation, chunk.low_water, instructions),
+        lambda i, answer: on_answer(positions[i], answer),
+        whole.deadline,
+        passed_on=whole.passed_on,
+    )

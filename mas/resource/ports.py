@@ -89,8 +89,15 @@ class Buckets(Protocol):
         bucket: int,
         chunk: Chunk,
         on_answer: Callable[[int, Answer | TurnedAway], None],
+        *,
+        passed_on: bool = False,
     ) -> None:
-        """Calls back once for each position, in any order, on the loop; `TurnedAway` says whether it is unknown."""
+        """Calls back once for each position, in any order, on the loop; `TurnedAway` says whether it is unknown.
 
-    async def query(self, bucket: int, request: Request, timeout: float) -> Reply:
+        `passed_on`: it came from a node that doesn't reach the leader, and is passed on to no third one.
+        """
+
+    async def query(
+        self, bucket: int, request: Request, timeout: float, *, passed_on: bool = False
+    ) -> Reply:
         """A read at the bucket's leader. Raises `Unavailable`, or `RequestFailed`."""

@@ -1,7 +1,7 @@
 """Passing on to a bucket's leader what comes from nodes that don't reach it, and its answers back.
 
-A network may let a coordinator reach the followers and not the leader. What is passed on once isn't passed on again: the leader
-is looked for from here, as for this node's own questions.
+A network may let a coordinator reach the followers and not the leader. The leader is looked for from here, as for this node's
+own questions; but what is passed on once isn't passed on again, or two followers that don't reach it would send it back and forth.
 """
 
 from collections.abc import Callable
@@ -69,13 +69,13 @@ class Relay:
 
         if left:
             self._under_way += 1
-            self._buckets.submit(self._bucket, chunk, on_answer)
+            self._buckets.submit(self._bucket, chunk, on_answer, passed_on=True)
 
     async def _ask(self, peer: int, request: ForLeader) -> None:
         self._under_way += 1
         reply: Reply
         try:
-            reply = await self._buckets.query(self._bucket, request, _QUERY_SECONDS)
+            reply = await self._buckets.query(self._bucket, request, _QUERY_SECONDS, passed_on=True)
         except Unavailable as error:
             reply = TurnedAway(request.request, Why.UNAVAILABLE, detail=str(error))
         except RequestFailed as error:

@@ -596,6 +596,31 @@ async def test_bank_5_a_follower_passes_on_to_a_leader_out_of_reach_from_here() 
 
 
 @pytest.mark.asyncio
+async def test_bank_5_what_was_passed_on_is_not_passed_on_again() -> None:
+    """Two followers that don't reach the leader sent it back and forth, and one alone to itself, a thousand at a time."""
+    caller = Caller(2, 3, settings=LONG)
+    caller.submit(Commit(b"x", 1))
+    _, submit = await caller.next_submit()
+    caller.reply(2, TurnedAway(submit.request, Why.NOT_LEADING, leader=1))
+    _, (own,) = await caller.next()
+    assert isinstance(own, PassOn), "the leader is known to be out of reach"
+
+    whys: list[object] = []
+    chunk = Chunk(b"", 0, (Commit(b"y", 1),))
+    caller.router.submit(1, chunk, lambda _, answer: whys.append(answer), passed_on=True)
+    async with asyncio.timeout(10):
+        while not whys:
+            await asyncio.sleep(0)
+    (turned,) = whys
+    assert isinstance(turned, TurnedAway)
+    assert turned.why is Why.UNAVAILABLE
+    with pytest.raises(Unavailable, match="out of reach from here too"):
+        await caller.router.query(1, READ, 10.0, passed_on=True)
+    assert caller.peers.frames == []
+    caller.router.close()
+
+
+@pytest.mark.asyncio
 async def test_bank_5_a_leader_that_others_hear_and_nothing_comes_from_is_passed_by() -> None:
     """The network swallows what it says to this node alone: an election doesn't come, and nobody else tells."""
     caller = Caller(settings=LONG)

@@ -163,6 +163,7 @@ async def test_bank_5_a_follower_passes_on_what_it_is_asked_to_and_no_more(world
     await world.until(lambda: world.buckets.asked)
     ((bucket, passed, on_answer),) = world.buckets.asked
     assert (bucket, passed) == (1, decode_chunk(chunk))
+    assert world.buckets.passed_on == [True]
     on_answer(1, Answer(Code.FREED))
     assert await world.reply(78) == Answers(78, ((1, Answer(Code.FREED)),))
     on_answer(0, TurnedAway(5, Why.UNKNOWN))
@@ -176,7 +177,7 @@ async def test_bank_5_a_read_is_passed_on_too(world: World) -> None:
     read = ReadAccounts(79, 1, ReadLevel.LINEARIZABLE, ("alice",))
     world.service.requests.put((CALLER, PassOn(79, 1, read)))
     assert await world.reply(79) == AccountViews(79, (None,))
-    assert world.buckets.queries == [read]
+    assert (world.buckets.queries, world.buckets.passed_on) == ([read], [True])
 
 
 @pytest.mark.asyncio

@@ -141,15 +141,25 @@ class FakeBuckets:
     def __init__(self) -> None:
         self.asked: list[tuple[int, Chunk, Callable[[int, Answer | TurnedAway], None]]] = []
         self.queries: list[Request] = []
+        self.passed_on: list[bool] = []
 
-    async def query(self, bucket: int, request: Request, timeout: float) -> Reply:
+    async def query(
+        self, bucket: int, request: Request, timeout: float, *, passed_on: bool = False
+    ) -> Reply:
         """Another node leads this bucket, and holds no account."""
+        self.passed_on.append(passed_on)
         self.queries.append(request)
         return AccountViews(12345, (None,))
 
     def submit(
-        self, bucket: int, chunk: Chunk, on_answer: Callable[[int, Answer | TurnedAway], None]
+        self,
+        bucket: int,
+        chunk: Chunk,
+        on_answer: Callable[[int, Answer | TurnedAway], None],
+        *,
+        passed_on: bool = False,
     ) -> None:
+        self.passed_on.append(passed_on)
         self.asked.append((bucket, chunk, on_answer))
 
 
