@@ -292,9 +292,6 @@ class BucketRouter:
             submission.resume = self._clock.monotonic() + self._settings.pause
             self._parked.append(submission)
             return
-        if submission.passed_on and self._leaders.is_away(submission.bucket):
-            asyncio.get_running_loop().call_soon(self._give_up, submission, _OUT_OF_REACH)
-            return
         number = self._next_number()
         submission.number = number
         submission.peer = node
@@ -302,13 +299,16 @@ class BucketRouter:
         submission.sent = self._clock.monotonic()
         self._live[number] = submission
         left = _left_ms(submission.deadline - submission.sent)
-        message = Submit(number, submission.bucket, submission.data, left)
-        self._send(node, self._passed_on(submission.bucket, message), submission)
+        message: Request = Submit(number, submission.bucket, submission.data, left)
+        if not submission.passed_on:
+            message = self._to_pass_on(submission.bucket, message)
+        self._send(node, message, submission)
 
-    def _passed_on(self, bucket: int, message: Request) -> Request:
+    def _to_pass_on(self, bucket: int, message: Request) -> Request:
         """Where the leader is out of reach from here, a replica that reaches it is asked to pass it on."""
-        if isinstance(message, ForLeader) and self._leaders.is_away(bucket):
-            return PassOn(message.request, bucket, message)
+        leader = self._leaders.away(bucket)
+        if leader != NOWHERE and isinstance(message, ForLeader):
+            return PassOn(message.request, bucket, leader, message)
         return message
 
     def _finish(self, submission: _Submission) -> None:
@@ -342,11 +342,10 @@ class BucketRouter:
         why = "no replica is connected"
         while (left := deadline - self._clock.monotonic()) > 0:
             node = replica or self._leaders.next_hop(bucket)
-            if passed_on and self._leaders.is_away(bucket):
-                why = _OUT_OF_REACH
-                break
             patience = min(left, self._settings.query_timeout)
-            reply = await self._ask(bucket, node, request, patience, is_named=bool(replica))
+            reply = await self._ask(
+                bucket, node, request, patience, is_named=bool(replica), passed_on=passed_on
+            )
             if not isinstance(reply, TurnedAway):
                 return reply
             if reply.why is Why.FAILED:
@@ -363,7 +362,14 @@ class BucketRouter:
         raise Unavailable(f"bucket {bucket} can't be read within {timeout:g} s ({why}): try again")
 
     async def _ask(
-        self, bucket: int, node: int, request: Request, timeout: float, *, is_named: bool
+        self,
+        bucket: int,
+        node: int,
+        request: Request,
+        timeout: float,
+        *,
+        is_named: bool,
+        passed_on: bool,
     ) -> Reply:
         if not self._peers.is_connected(node):
             return TurnedAway(0, Why.UNAVAILABLE, detail="not connected")
@@ -375,7 +381,9 @@ class BucketRouter:
         message = msgspec.structs.replace(request, request=number)
         if isinstance(message, ReadRequest):
             message = msgspec.structs.replace(message, left_ms=_left_ms(timeout))
-        self._send(node, message if is_named else self._passed_on(bucket, message), question)
+        if not is_named and not passed_on:
+            message = self._to_pass_on(bucket, message)
+        self._send(node, message, question)
         self._ensure_timer()
         try:
             async with asyncio.timeout(timeout):
@@ -618,8 +626,6 @@ class BucketRouter:
         self._last_number += 1
         return self._last_number
 
-
-_OUT_OF_REACH = "its leader is out of reach from here too, and what was passed on once isn't again"
 
 _Outgoing = tuple[bytes, int, _Asked]
 """A message's bytes, its number, and what it is of."""

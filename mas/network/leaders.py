@@ -58,10 +58,10 @@ class Leaders:
                 return node
         return NOWHERE
 
-    def is_away(self, bucket: int) -> bool:
-        """Whether the leader is known, and out of reach from here: whoever reaches it has to pass on."""
-        leader = self._away.get(bucket)
-        return leader is not None and not self.reaches(leader)
+    def away(self, bucket: int) -> int:
+        """The leader, where it is known and out of reach from here, so that somebody has to pass on; else `NOWHERE`."""
+        leader = self._away.get(bucket, NOWHERE)
+        return NOWHERE if leader == NOWHERE or self.reaches(leader) else leader
 
     # -- what is heard ------------------------------------------------------------------------------
 

@@ -223,8 +223,9 @@ class AccountService(Actor):
         reads: list[Read] = []
         for peer, request in await self.requests.drain():
             if isinstance(request, PassOn):
-                request = request.message
-                if self._leadership.leader and not self._leadership.leading:
+                out_of_reach, request = request.leader, request.message
+                # Where another one leads by now, whoever asks is told so like everybody, and may reach that one.
+                if self._leadership.leader == out_of_reach and not self._leadership.leading:
                     self._relay.pass_on(peer, request, self._supervisor)
                     continue
             match request:

@@ -307,6 +307,8 @@ class PassOn(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=17):
     request: int
     """As the message's own."""
     bucket: int
+    leader: int
+    """Who leads, as far as whoever asks knows. A replica that knows of another leader names it instead of passing on."""
     message: ForLeader
 
 

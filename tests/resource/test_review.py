@@ -156,7 +156,9 @@ async def test_bank_5_a_follower_passes_on_what_it_is_asked_to_and_no_more(world
     )
     submit = Submit(77, 1, chunk)
     world.service.requests.put((CALLER, submit))
-    world.service.requests.put((CALLER, PassOn(78, 1, msgspec.structs.replace(submit, request=78))))
+    world.service.requests.put(
+        (CALLER, PassOn(78, 1, 3, msgspec.structs.replace(submit, request=78)))
+    )
     assert isinstance(await world.reply(77), TurnedAway), (
         "nobody said that its leader is out of reach"
     )
@@ -171,11 +173,26 @@ async def test_bank_5_a_follower_passes_on_what_it_is_asked_to_and_no_more(world
 
 
 @pytest.mark.asyncio
+async def test_bank_5_who_asks_to_pass_on_to_a_leader_of_the_past_is_told_of_the_next(
+    world: World,
+) -> None:
+    """Else a leader that died would stay the one that is out of reach, and nobody would look for the next."""
+    world.group.lead(term=2, leading=False, leader=3)
+    await world.until(lambda: not world.service._leadership.leading)
+    read = ReadAccounts(79, 1, ReadLevel.LINEARIZABLE, ("alice",))
+    world.service.requests.put((CALLER, PassOn(79, 1, 2, read)))
+    turned = await world.reply(79)
+    assert isinstance(turned, TurnedAway)
+    assert (turned.why, turned.leader) == (Why.NOT_LEADING, 3)
+    assert world.buckets.queries == []
+
+
+@pytest.mark.asyncio
 async def test_bank_5_a_read_is_passed_on_too(world: World) -> None:
     world.group.lead(term=2, leading=False, leader=3)
     await world.until(lambda: not world.service._leadership.leading)
     read = ReadAccounts(79, 1, ReadLevel.LINEARIZABLE, ("alice",))
-    world.service.requests.put((CALLER, PassOn(79, 1, read)))
+    world.service.requests.put((CALLER, PassOn(79, 1, 3, read)))
     assert await world.reply(79) == AccountViews(79, (None,))
     assert (world.buckets.queries, world.buckets.passed_on) == ([read], [True])
 
