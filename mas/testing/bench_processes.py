@@ -34,7 +34,8 @@ async def run_load(module: str, job: msgspec.Struct, result: type[T]) -> T:
     finally:
         await _end(process)
     if process.returncode:
-        raise BenchFailed(f"the load {job} ended with status {process.returncode}")
+        # Not the job itself: it holds a token.
+        raise BenchFailed(f"{module} ended with status {process.returncode}: it says above why")
     return msgspec.json.decode(output, type=result)
 
 
