@@ -114,7 +114,7 @@ class RocksDisk(Disk):
 
     def restart(self) -> Log:
         if self.loses_power:
-            self._path = shutil.copytree(self._path, self._path.with_name(self._path.name + "'"))
+            self._path = copy_of_the_living(self._path)
             cut_back_to_what_was_synced(self._path)
         self.log.close()  # which keeps what wasn't synced too
         self.log = self._open()
@@ -140,6 +140,16 @@ class RocksDisk(Disk):
 
     def fail_next_sync(self) -> None:
         self.log._database = FailingDatabase(self.log._database)
+
+
+def copy_of_the_living(path: Path) -> Path:
+    """The files of a log that is open, as a power cut would leave them; a compaction may take some away meanwhile."""
+    copy = path.with_name(path.name + "'")
+    while True:
+        try:
+            return shutil.copytree(path, copy)
+        except shutil.Error:
+            shutil.rmtree(copy)
 
 
 def record_key(group: int, kind: int, index: int = 0) -> bytes:
