@@ -41,7 +41,7 @@ FROM_OUTSIDE: dict[str, tuple[Decode, type[MasError]]] = {
     "roster": (decode_roster, NetworkError),
     "handshake": (handshake._decode, PeerRefused),
     "hello": (handshake._check_version, PeerRefused),
-    "chunk": (ledger.decode_chunk, InvalidRequest),
+    "chunk": (ledger.decode_batch, InvalidRequest),
 }
 FROM_DISK: dict[str, tuple[Decode, type[MasError]]] = {
     "entry": (ledger.decode_proposal, CorruptData),
@@ -69,8 +69,8 @@ DECODERS = FROM_OUTSIDE | FROM_DISK
 SAMPLES: list[bytes] = [
     frames.encode_frame(7, [(1, Message(MessageType.HEARTBEAT, to=2, from_=1, term=3))]),
     snapshots.encode_message(snapshots.Request(1, 2)),
-    messages.encode((messages.Submit(1, 2, msgspec.Raw(ledger.encode(ledger.Chunk(b"", 0, ())))),)),
-    messages.encode((messages.TurnedAway(1, messages.Why.INVALID, detail="no"),)),
+    messages.encode((messages.Submit(1, 2, msgspec.Raw(ledger.encode(ledger.Batch(b"", 0, ())))),)),
+    messages.encode((messages.Rejected(1, messages.RejectReason.INVALID, detail="no"),)),
     remote._encode(remote.Withdraw(3)),
     msgspec.msgpack.encode(Roster()),
     handshake.encode(handshake.Hello(1, "mas", 1, 2, bytes(32))),
@@ -138,9 +138,9 @@ def test_security_b10_the_errors_that_msgspec_does_not_document_are_raised() -> 
     assert isinstance(nested.value.__cause__, RecursionError)
     with pytest.raises(NetworkError) as damaged:
         messages.decode_replies(
-            messages.encode((messages.TurnedAway(1, messages.Why.INVALID, detail="no"),)).replace(
-                b"no", b"\xff\xff"
-            )
+            messages.encode(
+                (messages.Rejected(1, messages.RejectReason.INVALID, detail="no"),)
+            ).replace(b"no", b"\xff\xff")
         )
     assert isinstance(damaged.value.__cause__, UnicodeDecodeError)
 
@@ -166,10 +166,10 @@ def _damage(sample: bytes, place: int, junk: bytes) -> bytes:
 
 def test_what_a_coordinator_adds_to_its_instructions_is_not_taken() -> None:
     """What is skipped unread could be nested so deep that the log's entry around it can't be read any more."""
-    fields = msgspec.msgpack.decode(ledger.encode(ledger.Chunk(b"", 0, ())))
-    assert ledger.decode_chunk(msgspec.msgpack.encode(fields))
+    fields = msgspec.msgpack.decode(ledger.encode(ledger.Batch(b"", 0, ())))
+    assert ledger.decode_batch(msgspec.msgpack.encode(fields))
     with pytest.raises(InvalidRequest):
-        ledger.decode_chunk(msgspec.msgpack.encode([*fields, [[[]]]]))
+        ledger.decode_batch(msgspec.msgpack.encode([*fields, [[[]]]]))
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from mas.api.authorise import (
     check_may_read,
     check_may_read_all,
 )
+from mas.api.coalescer import Coalescer
 from mas.api.door import Context, metadata_of
-from mas.api.gathering import Gathering
 from mas.api.payment_stream import PaymentStream
 from mas.api.ports import Coordinator
 from mas.api.shares import Caller, Held, Share, Shares, caller_of
@@ -57,7 +57,7 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
         self._token_issuer = token_issuer
         self._shares = shares
         self._dice = dice
-        self._gathering = Gathering(coordinator)
+        self._gathering = Coalescer(coordinator)
         self._streams: dict[PaymentStream, None] = {}
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -260,7 +260,7 @@ def _timeout(context: Context) -> float:
 
 def _raise_if_turned_away(result: PaymentResult) -> None:
     """Overload and outages are statuses, where a call has one."""
-    if result.status is not Status.TURNED_AWAY:
+    if result.status is not Status.REJECTED:
         return
     if result.reason is Reason.OVERLOADED:
         raise Overloaded(result.detail or "the bucket has no room for more: try again later")

@@ -6,8 +6,8 @@ from typing import Protocol
 import msgspec
 
 from mas.errors import MasError
-from mas.ledger.instructions import Answer, Chunk, Kind, LockMode, SetAccount, Token
-from mas.transaction.messages import AccountView, BucketView, PostingView, ReadLevel, TurnedAway
+from mas.ledger.instructions import Answer, Batch, Kind, LockMode, SetAccount, Token
+from mas.transaction.messages import AccountView, BucketView, PostingView, ReadLevel, Rejected
 from mas.transaction.outcome import PaymentRequest, PaymentResult
 
 
@@ -73,7 +73,7 @@ class Buckets(Protocol):
     """The leaders of the buckets."""
 
     def submit(
-        self, bucket: int, chunk: Chunk, on_answer: Callable[[int, Answer | TurnedAway], None]
+        self, bucket: int, chunk: Batch, on_answer: Callable[[int, Answer | Rejected], None]
     ) -> None:
         """Send once; calls back once for each position, on the loop."""
 

@@ -21,17 +21,17 @@ from mas.errors import DeadlineExceeded, InvalidRequest, NotFound
 from mas.ledger.instructions import (
     Abort,
     Answer,
-    Ask,
-    Chunk,
+    Batch,
     Commit,
     Decide,
     Instruction,
-    Look,
     Prepare,
-    decode_chunk,
+    QueryRecord,
+    Resolve,
+    decode_batch,
 )
 from mas.limits import TURN_INSTRUCTIONS_MAX, check_bucket_id
-from mas.transaction.messages import Answers, Reply, TurnedAway, encode
+from mas.transaction.messages import Answers, Rejected, Reply, encode
 from mas.wire.gen.mas.v1 import transaction_pb2 as pb
 from mas.wire.gen.mas.v1 import transaction_pb2_grpc as pb_grpc
 
@@ -74,7 +74,7 @@ class TransactionServicer(pb_grpc.TransactionServiceServicer):
 
     async def Resolve(self, request: pb.Phase, context: Context) -> pb.PhaseReply:
         """Ask an anchor (rules 8, 11, 15)."""
-        return await self._process(request, context, (Ask, Look))
+        return await self._process(request, context, (Resolve, QueryRecord))
 
     async def _process(self, request: pb.Phase, context: Context, kinds: Kinds) -> pb.PhaseReply:
         self._cluster_secret.check(metadata_of(context))
@@ -87,11 +87,11 @@ class TransactionServicer(pb_grpc.TransactionServiceServicer):
         answers = await self._ask(request.bucket, chunk, to_timeout(context.time_remaining()))
         return pb.PhaseReply(frame=encode(_frame(answers)))
 
-    async def _ask(self, bucket: int, chunk: Chunk, timeout: float) -> list[Answer | TurnedAway]:
-        answers: dict[int, Answer | TurnedAway] = {}
+    async def _ask(self, bucket: int, chunk: Batch, timeout: float) -> list[Answer | Rejected]:
+        answers: dict[int, Answer | Rejected] = {}
         complete = asyncio.Event()
 
-        def on_answer(position: int, answer: Answer | TurnedAway) -> None:
+        def on_answer(position: int, answer: Answer | Rejected) -> None:
             answers[position] = answer
             if len(answers) == len(chunk.instructions):
                 complete.set()
@@ -108,9 +108,9 @@ class TransactionServicer(pb_grpc.TransactionServiceServicer):
         return [answers[position] for position in range(len(chunk.instructions))]
 
 
-def _decode(data: bytes, kinds: Kinds) -> Chunk:
+def _decode(data: bytes, kinds: Kinds) -> Batch:
     try:
-        chunk = decode_chunk(data)
+        chunk = decode_batch(data)
     except msgspec.MsgspecError as error:
         raise InvalidRequest(f"chunk can't be read: {error}") from error
     wrong = [type(each).__name__ for each in chunk.instructions if not isinstance(each, kinds)]
@@ -124,13 +124,13 @@ def _decode(data: bytes, kinds: Kinds) -> Chunk:
     return chunk
 
 
-def _frame(answers: list[Answer | TurnedAway]) -> tuple[Reply, ...]:
+def _frame(answers: list[Answer | Rejected]) -> tuple[Reply, ...]:
     given = tuple(
         (position, answer) for position, answer in enumerate(answers) if isinstance(answer, Answer)
     )
     turned_away = tuple(
         msgspec.structs.replace(answer, request=0, positions=(position,))
         for position, answer in enumerate(answers)
-        if isinstance(answer, TurnedAway)
+        if isinstance(answer, Rejected)
     )
     return (Answers(0, given), *turned_away) if given else turned_away

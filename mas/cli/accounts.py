@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mas.cli.output import complain
-from mas.cli.session import Session, end_with, key_or_new, receipt_tree, talking
+from mas.cli.session import Session, client_command, end_with, key_or_new, receipt_tree
 from mas.errors import ConfigError
 from mas.money import DEFAULT_CURRENCY, format_amount
 
@@ -29,7 +29,7 @@ def account() -> None:
 @click.option("--currency", default=DEFAULT_CURRENCY, show_default=True)
 @click.option("--overdraft", default="0", show_default=True, help="How far it may go below zero.")
 @click.option("--key", help="Idempotency key: the same key opens it once.  [default: a new one]")
-@talking
+@client_command
 def create(
     session: Session, number: str, balance: str, currency: str, overdraft: str, key: str | None
 ) -> None:
@@ -79,7 +79,7 @@ def _keep(session: Session, number: str, token: str, again: str) -> tuple[str, s
     show_default=True,
     help="How fresh and firm the answer is.",
 )
-@talking
+@client_command
 def get(session: Session, numbers: tuple[str, ...], level: str) -> None:
     """Read accounts."""
     from mas.errors import MasError, NotFound
@@ -103,7 +103,7 @@ def get(session: Session, numbers: tuple[str, ...], level: str) -> None:
 @click.argument("number")
 @click.option("--limit", type=click.IntRange(1, 1_000), default=20, show_default=True)
 @click.option("--before", type=int, default=0, help="Only postings below this sequence number.")
-@talking
+@client_command
 def postings(session: Session, number: str, limit: int, before: int) -> None:
     """The statement of account NUMBER, newest first."""
 
@@ -124,7 +124,7 @@ _change_key = click.option(
 @account.command()
 @click.argument("number")
 @_change_key
-@talking
+@client_command
 def freeze(session: Session, number: str, key: str | None) -> None:
     """Let no new payment touch account NUMBER. Operators only."""
     _change(session, number, key, "freezing", frozen=True)
@@ -133,7 +133,7 @@ def freeze(session: Session, number: str, key: str | None) -> None:
 @account.command()
 @click.argument("number")
 @_change_key
-@talking
+@client_command
 def unfreeze(session: Session, number: str, key: str | None) -> None:
     """Undo freeze. Operators only."""
     _change(session, number, key, "unfreezing", frozen=False)
@@ -142,7 +142,7 @@ def unfreeze(session: Session, number: str, key: str | None) -> None:
 @account.command()
 @click.argument("number")
 @_change_key
-@talking
+@client_command
 def close(session: Session, number: str, key: str | None) -> None:
     """Close account NUMBER for good; it must be empty. Operators only."""
     _change(session, number, key, "closing", closed=True)

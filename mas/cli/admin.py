@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from mas.cli.desk import Desk, at_desk
+from mas.cli.admin_session import AdminSession, admin_command
 from mas.errors import NotFound, OutcomeUnknown, StorageError, Unavailable
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ def admin() -> None:
 
 @admin.command()
 @click.argument("bucket", type=int, required=False)
-@at_desk
-def members(desk: Desk, bucket: int | None) -> None:
+@admin_command
+def members(desk: AdminSession, bucket: int | None) -> None:
     """Show the nodes, and of each bucket (or one) its replicas: who leads, how far each is."""
 
     async def look(
@@ -65,8 +65,8 @@ def replica() -> None:
 @replica.command()
 @click.argument("bucket", type=int)
 @click.argument("node", type=int)
-@at_desk
-def add(desk: Desk, bucket: int, node: int) -> None:
+@admin_command
+def add(desk: AdminSession, bucket: int, node: int) -> None:
     """Have NODE hold BUCKET: as a learner until it has caught up, then as a voter."""
 
     async def work(operator: "OperatorClient") -> None:
@@ -83,8 +83,8 @@ def add(desk: Desk, bucket: int, node: int) -> None:
 @replica.command()
 @click.argument("bucket", type=int)
 @click.argument("node", type=int)
-@at_desk
-def remove(desk: Desk, bucket: int, node: int) -> None:
+@admin_command
+def remove(desk: AdminSession, bucket: int, node: int) -> None:
     """Have NODE hold BUCKET no more; its copy there is erased."""
     left = desk.ask(lambda operator: operator.remove_replica(bucket, node))
     desk.show(
@@ -97,8 +97,8 @@ def remove(desk: Desk, bucket: int, node: int) -> None:
 @replica.command()
 @click.argument("bucket", type=int)
 @click.argument("node", type=int)
-@at_desk
-def rebuild(desk: Desk, bucket: int, node: int) -> None:
+@admin_command
+def rebuild(desk: AdminSession, bucket: int, node: int) -> None:
     """Erase NODE's copy of BUCKET, damaged or not, and build it anew from the others'.
 
     NODE must run. It is taken out of the bucket first, so that nothing counts on what it had; what it has
@@ -124,8 +124,8 @@ def rebuild(desk: Desk, bucket: int, node: int) -> None:
 @admin.command("transfer-leader")
 @click.argument("bucket", type=int)
 @click.argument("node", type=int)
-@at_desk
-def transfer_leader(desk: Desk, bucket: int, node: int) -> None:
+@admin_command
+def transfer_leader(desk: AdminSession, bucket: int, node: int) -> None:
     """Have NODE lead BUCKET."""
     desk.ask(lambda operator: operator.transfer_leader(bucket, node))
     desk.show({"bucket": bucket, "leader": node}, f"node {node} leads bucket {bucket}")
@@ -138,8 +138,8 @@ def nodes() -> None:
 
 @nodes.command()
 @click.argument("node", type=int)
-@at_desk
-def drain(desk: Desk, node: int) -> None:
+@admin_command
+def drain(desk: AdminSession, node: int) -> None:
     """Take every replica off NODE, one bucket after the other."""
 
     async def work(operator: "OperatorClient") -> list[int]:
@@ -161,8 +161,8 @@ def drain(desk: Desk, node: int) -> None:
 
 @nodes.command()
 @click.argument("node", type=int)
-@at_desk
-def retire(desk: Desk, node: int) -> None:
+@admin_command
+def retire(desk: AdminSession, node: int) -> None:
     """Let NODE, which holds no replica, go for good: its id is never used again."""
     desk.ask(lambda operator: operator.retire_node(node))
     desk.show(
@@ -171,7 +171,7 @@ def retire(desk: Desk, node: int) -> None:
     )
 
 
-def _warn_of_few(desk: Desk, bucket: int, replicas: "list[ReplicaView]") -> None:
+def _warn_of_few(desk: AdminSession, bucket: int, replicas: "list[ReplicaView]") -> None:
     """What is left may be too few to lose another."""
     voters = next((view.voters for view in replicas if view.leading), ())
     if 0 < len(voters) < _SAFE_VOTERS and not desk.as_json:
@@ -188,7 +188,7 @@ def _warn_of_few(desk: Desk, bucket: int, replicas: "list[ReplicaView]") -> None
 class Patience:
     """Shows what moves, and ends when nothing has for too long."""
 
-    def __init__(self, desk: Desk, what: str) -> None:
+    def __init__(self, desk: AdminSession, what: str) -> None:
         from mas.runtime import SystemClock
 
         self._desk = desk
@@ -218,7 +218,9 @@ class Patience:
         await self._clock.sleep(_POLL_SECONDS)
 
 
-async def _until_voter(desk: Desk, operator: "OperatorClient", bucket: int, node: int) -> None:
+async def _until_voter(
+    desk: AdminSession, operator: "OperatorClient", bucket: int, node: int
+) -> None:
     """Show how the replica catches up, until it votes; however long that takes, as long as anything moves."""
     patience = Patience(desk, f"node {node}")
     while True:
@@ -237,7 +239,9 @@ async def _until_voter(desk: Desk, operator: "OperatorClient", bucket: int, node
         await patience.wait(_progress(leader, own, known), place)
 
 
-async def _until_erased(desk: Desk, operator: "OperatorClient", bucket: int, node: int) -> None:
+async def _until_erased(
+    desk: AdminSession, operator: "OperatorClient", bucket: int, node: int
+) -> None:
     from mas.transaction.messages import ReplicaState
 
     patience = Patience(desk, f"node {node}")
@@ -297,11 +301,11 @@ def _bucket_lines(cluster: "Cluster", replicas: "dict[int, list[ReplicaView]]") 
         f"{'bucket':>6}  {'node':>5}  {'part':9}{'term':>6}{'applied':>10}{'flushed':>10}  state"
     ]
     for bucket, views in replicas.items():
-        answering = {view.node: view for view in views}
+        error_to_status = {view.node: view for view in views}
         known = members[bucket]
         for node in (*known.voters, *known.learners):
             part = "learner" if node in known.learners else "voter"
-            view = answering.get(node)
+            view = error_to_status.get(node)
             if view is None:
                 lines.append(f"{bucket:>6}  {node:>5}  {part:9}{'':26}  doesn't answer")
                 continue
@@ -311,7 +315,7 @@ def _bucket_lines(cluster: "Cluster", replicas: "dict[int, list[ReplicaView]]") 
                 f"{view.state.name.lower()}{': ' + view.trouble if view.trouble else ''}"
             )
         if not any(view.leading for view in views):
-            voters = sum(node in answering for node in known.voters)
+            voters = sum(node in error_to_status for node in known.voters)
             lines.append(
                 f"{bucket:>6}  nobody leads: {voters} of {len(known.voters)} voters answer"
             )

@@ -9,10 +9,10 @@ from mas.cli.session import (
     EXIT_REFUSED,
     Command,
     Session,
+    client_command,
     end_with,
     key_or_new,
     receipt_tree,
-    talking,
 )
 from mas.money import DEFAULT_CURRENCY
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     "--key", help="Idempotency key: with the same key it happens once.  [default: a new one]"
 )
 @click.option("--reference", default="", help="What the payee is told.")
-@talking
+@client_command
 def pay(
     session: Session,
     payer: str,
@@ -85,7 +85,7 @@ def _named(command: Command) -> Command:
 
 @payment.command()
 @_named
-@talking
+@client_command
 def get(session: Session, payer: str, key: str, payment_id: str) -> None:
     """What has become of a payment from account PAYER (of a deposit, the account paid into)."""
     given = _parse_id(key, payment_id)
@@ -95,7 +95,7 @@ def get(session: Session, payer: str, key: str, payment_id: str) -> None:
 
 @payment.command()
 @_named
-@talking
+@client_command
 def cancel(session: Session, payer: str, key: str, payment_id: str) -> None:
     """See to it that a payment never happens, unless it has."""
     given = _parse_id(key, payment_id)

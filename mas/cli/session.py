@@ -110,7 +110,7 @@ class Session:
         return token
 
 
-def talking(command: Command) -> Command:
+def client_command(command: Command) -> Command:
     """Give a command its `session`, and the options that say which."""
 
     @click.option(
@@ -193,7 +193,7 @@ def end_with(receipt: "Receipt", what: str, again: str) -> None:
     if receipt.status is Status.COMMITTED:
         return
     passing = receipt.status in (Status.ABORTED, Status.UNKNOWN) or (
-        receipt.status is Status.TURNED_AWAY and receipt.passing
+        receipt.status is Status.REJECTED and receipt.passing
     )
     text = _sentence(receipt, what, again)
     output.complain(f"Error: {text[0].upper()}{text[1:]}")
@@ -213,7 +213,7 @@ def _sentence(receipt: "Receipt", what: str, again: str) -> str:
             return f"{what} did not happen this time{because}; try again: {again}"
         case Status.KEY_REUSED:
             return f"{what} was refused: this key has been used for something else{because}"
-        case Status.TURNED_AWAY if receipt.passing:
+        case Status.REJECTED if receipt.passing:
             return f"{what} was not begun{because}; try again: {again}"
         case _:
             return f"{what} was refused{because}"

@@ -452,4 +452,4 @@ def _message(payment: Payment, key: str) -> pb.Payment:
 
 
 def _turned_away(key: str, error: MasError) -> Receipt:
-    return Receipt(key, Status.TURNED_AWAY, detail=str(error))
+    return Receipt(key, Status.REJECTED, detail=str(error))

@@ -98,7 +98,7 @@ class Order:
         if self.unknown:
             self.end(Receipt(self.key, Status.UNKNOWN, b"", reason, detail))
         else:
-            self.end(self.last or Receipt(self.key, Status.TURNED_AWAY, b"", reason, detail))
+            self.end(self.last or Receipt(self.key, Status.REJECTED, b"", reason, detail))
 
 
 class _Sent:
@@ -277,14 +277,14 @@ class PaymentStream:
                 return
             overloaded = isinstance(error, Overloaded)
             reason = Reason.OVERLOADED if overloaded else Reason.UNAVAILABLE
-            receipt = Receipt(order.key, Status.TURNED_AWAY, b"", reason, str(error))
+            receipt = Receipt(order.key, Status.REJECTED, b"", reason, str(error))
         else:
             receipt = receipt_from_wire(order.key, result)
         if receipt.final:
             order.end(receipt)
             return
         order.last = receipt
-        begun = receipt.status is not Status.TURNED_AWAY
+        begun = receipt.status is not Status.REJECTED
         if not begun and not receipt.passing:
             order.give_up(receipt.reason, receipt.detail)
             return

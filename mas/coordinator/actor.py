@@ -23,11 +23,11 @@ import msgspec
 from mas.coordinator.deadlines import Deadlines, Pauses
 from mas.coordinator.directory import Directory
 from mas.coordinator.fair_queue import FairQueue
-from mas.coordinator.notes import Notes
 from mas.coordinator.outbox import Outbox
-from mas.coordinator.places import Places
+from mas.coordinator.pending import PendingWriter
+from mas.coordinator.placement_ids import PlacementIds
 from mas.coordinator.ports import Buckets, Locks, PendingEntry, TxnCoordinatorDAO
-from mas.coordinator.questions import Questions
+from mas.coordinator.queries import Queries
 from mas.coordinator.reads import AccountAnswer, Reads
 from mas.coordinator.waiting import last_word
 from mas.errors import DatabaseUnavailable, Overloaded, Unavailable
@@ -35,8 +35,8 @@ from mas.ids import home_bucket, make_incarnation
 from mas.ledger.instructions import (
     EXTERNAL,
     Answer,
+    Batch,
     Body,
-    Chunk,
     CloseIncarnation,
     Instruction,
     Kind,
@@ -49,7 +49,6 @@ from mas.limits import (
     TURN_INSTRUCTIONS_MAX,
 )
 from mas.runtime import Actor, Clock, Dice, Mailbox, MailboxStatistics, Supervisor, failpoint
-from mas.transaction.attempts import Attempts
 from mas.transaction.machine import (
     Alarm,
     Effect,
@@ -57,15 +56,16 @@ from mas.transaction.machine import (
     Later,
     Locate,
     NeedLocks,
-    Note,
+    NotePending,
     ReleaseLocks,
     Reply,
     Send,
     Settled,
 )
-from mas.transaction.messages import BucketView, PostingView, ReadLevel, TurnedAway
+from mas.transaction.messages import BucketView, PostingView, ReadLevel, Rejected
 from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, hash_body, name
 from mas.transaction.placement import place, place_creation
+from mas.transaction.xid_source import XidSource
 
 LATER_MAX = 65_536
 """Instructions that wait to be sent again; more, of payments already answered, are left to the buckets' resolvers."""
@@ -169,18 +169,18 @@ class TransactionCoordinator(Actor):
         self._mailbox: Mailbox[_Batch | None] = Mailbox(self.name, MAILBOX_ITEMS_MAX)
         self._supervisor: Supervisor | None = None
 
-        self._attempts = Attempts(lambda: make_incarnation(clock.now_us(), dice.randbytes(4)))
+        self._attempts = XidSource(lambda: make_incarnation(clock.now_us(), dice.randbytes(4)))
         self._waiting: FairQueue[_Batch] = FairQueue()
         self._effects: list[Effect] = []
         self._outboxes: dict[int, Outbox] = {}
         self._deadlines: Deadlines[Payment] = Deadlines()
         self._later: Pauses[Send | Locate] = Pauses(_PAUSE_SHORTEST_SECONDS, _PAUSE_LONGEST_SECONDS)
-        self._notes = Notes(ports.store, clock)
-        self._places = Places(ports.store, clock, dice)
+        self._notes = PendingWriter(ports.store, clock)
+        self._places = PlacementIds(ports.store, clock, dice)
         self._directory = Directory(
             ports.buckets, ports.store, self._notes, clock, settings.buckets
         )
-        self._questions = Questions(self._directory, ports.buckets, ports.locks, clock, dice)
+        self._questions = Queries(self._directory, ports.buckets, ports.locks, clock, dice)
         self._reads = Reads(self._directory, ports.buckets, clock, dice)
 
         self._in_flight = 0
@@ -302,7 +302,7 @@ class TransactionCoordinator(Actor):
     def _close_incarnation(self) -> None:
         """This life is over, and holds nothing: the buckets need not remember it (rule 10)."""
         incarnation = self._attempts.incarnation
-        chunk = Chunk(incarnation, self._attempts.low_water(), (CloseIncarnation(incarnation),))
+        chunk = Batch(incarnation, self._attempts.low_water(), (CloseIncarnation(incarnation),))
         for bucket in self._buckets.all():
             self._buckets.submit(bucket, chunk, _ignore)
 
@@ -385,9 +385,9 @@ class TransactionCoordinator(Actor):
 
     def _turn_away(self, batch: _Batch, position: int) -> None:
         self._in_flight -= 1
-        self._results[Status.TURNED_AWAY] += 1
+        self._results[Status.REJECTED] += 1
         result = PaymentResult(
-            Status.TURNED_AWAY,
+            Status.REJECTED,
             name(batch.requests[position]),
             Reason.UNAVAILABLE,
             "the coordinator is stopping",
@@ -440,7 +440,7 @@ class TransactionCoordinator(Actor):
 
     def _carry_out_other(self, effect: Effect) -> None:
         match effect:
-            case Note():
+            case NotePending():
                 self._unsettled += 1
                 self._notes.note(effect)
             case Settled():
@@ -519,19 +519,19 @@ class TransactionCoordinator(Actor):
             sends = outbox.take()
             if outbox:
                 self._wake()
-            self._submit(bucket, Chunk(incarnation, low_water, _instructions(sends)), sends)
+            self._submit(bucket, Batch(incarnation, low_water, _instructions(sends)), sends)
 
-    def _submit(self, bucket: int, chunk: Chunk, sends: list[Send]) -> None:
+    def _submit(self, bucket: int, chunk: Batch, sends: list[Send]) -> None:
         self._chunks += 1
         self._instructions += len(sends)
         failpoint(f"coordinator.before_{type(sends[0].instruction).__name__.lower()}")
         self._buckets.submit(bucket, chunk, partial(self._on_answer, sends))
 
-    def _on_answer(self, sends: list[Send], position: int, answer: Answer | TurnedAway) -> None:
+    def _on_answer(self, sends: list[Send], position: int, answer: Answer | Rejected) -> None:
         send = sends[position]
         if type(answer) is Answer:
             send.transaction.answered(send, answer, self._effects)
-        elif type(answer) is TurnedAway:
+        elif type(answer) is Rejected:
             send.transaction.turned_away(send, answer.why, self._effects)
         if not self._is_awake:
             self._wake()
@@ -574,7 +574,7 @@ class TransactionCoordinator(Actor):
         )
 
 
-def _ignore(_: int, __: Answer | TurnedAway) -> None:
+def _ignore(_: int, __: Answer | Rejected) -> None:
     """Whether or not it was done is all the same."""
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from mas.coordinator.notes import Notes
+from mas.coordinator.pending import PendingWriter
 from mas.coordinator.ports import Buckets, TxnCoordinatorDAO
 from mas.errors import DatabaseUnavailable, Unavailable
 from mas.ids import home_bucket
@@ -44,7 +44,12 @@ class Directory:
     """Finds the buckets of accounts."""
 
     def __init__(
-        self, buckets: Buckets, store: TxnCoordinatorDAO, notes: Notes, clock: Clock, homes: int
+        self,
+        buckets: Buckets,
+        store: TxnCoordinatorDAO,
+        notes: PendingWriter,
+        clock: Clock,
+        homes: int,
     ) -> None:
         """`homes`: the bucket count at the cluster's creation (rule 20)."""
         self.homes = homes

@@ -5,7 +5,16 @@ not what waits.
 """
 
 from mas.coordinator.fair_queue import FairQueue
-from mas.ledger.instructions import Abort, Ask, Commit, Decide, End, Instruction, Look, Prepare
+from mas.ledger.instructions import (
+    Abort,
+    Commit,
+    Decide,
+    Instruction,
+    Prepare,
+    QueryRecord,
+    RecordRefusal,
+    Resolve,
+)
 from mas.limits import (
     LEGS_PER_PAYMENT_MAX,
     REFERENCE_CHARACTERS_MAX,
@@ -14,7 +23,7 @@ from mas.limits import (
 )
 from mas.transaction.machine import Send
 
-_SMALL_BYTES: dict[type, int] = {Commit: 32, Abort: 32, Ask: 80, Look: 80}
+_SMALL_BYTES: dict[type, int] = {Commit: 32, Abort: 32, Resolve: 80, QueryRecord: 80}
 """About how many bytes an instruction without legs is on its way."""
 _BYTES = 120
 _LEG_BYTES = 40
@@ -81,6 +90,6 @@ def _weigh(instruction: Instruction) -> int:
         return small
     if isinstance(instruction, Prepare):
         return _BYTES + _LEG_BYTES * len(instruction.legs)
-    assert isinstance(instruction, Decide | End)
+    assert isinstance(instruction, Decide | RecordRefusal)
     body = instruction.body
     return _BYTES if body is None else _BYTES + _LEG_BYTES * len(body.legs) + len(body.reference)

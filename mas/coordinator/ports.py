@@ -5,8 +5,8 @@ from typing import Protocol
 
 import msgspec
 
-from mas.ledger.instructions import Answer, Chunk, LockMode, Token
-from mas.transaction.messages import Reply, Request, TurnedAway
+from mas.ledger.instructions import Answer, Batch, LockMode, Token
+from mas.transaction.messages import Rejected, Reply, Request
 
 
 class Buckets(Protocol):
@@ -15,12 +15,12 @@ class Buckets(Protocol):
     def submit(
         self,
         bucket: int,
-        chunk: Chunk,
-        on_answer: Callable[[int, Answer | TurnedAway], None],
+        chunk: Batch,
+        on_answer: Callable[[int, Answer | Rejected], None],
     ) -> None:
         """Send once to the bucket's leader, following NOT_LEADING hints while nothing can have happened.
 
-        Calls back once for each position, in any order, on the loop. `TurnedAway.why` UNKNOWN: it was sent and
+        Calls back once for each position, in any order, on the loop. `Rejected.why` UNKNOWN: it was sent and
         lost sight of; anything else: it has done nothing and never will.
         """
 

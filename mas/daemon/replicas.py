@@ -30,8 +30,8 @@ from mas.multiraft import RaftGroup, RaftHost
 from mas.raft import CorruptState
 from mas.resource import (
     AccountService,
-    MembersDoor,
     Ports,
+    ReplicaAdmin,
     ResourceManager,
     ResourceSettings,
     writer_mark,
@@ -63,14 +63,14 @@ class Buckets(ServiceBuckets, MembershipBuckets, Protocol):
         """What both ask. Raises `Unavailable`, or `RequestFailed`."""
 
 
-class Parts(msgspec.Struct, frozen=True):
+class ReplicaParts(msgspec.Struct, frozen=True):
     """What a node's replicas are made of."""
 
     membership: Membership
     host: RaftHost
     database: AccountDB
     manager: ResourceManager
-    members: MembersDoor
+    members: ReplicaAdmin
     buckets: Buckets
     proposer: int
     """A number that this process drew at its start."""
@@ -84,7 +84,7 @@ class Replicas(Actor):
     def __init__(
         self,
         node: int,
-        parts: Parts,
+        parts: ReplicaParts,
         clock: Clock,
         settings: ResourceSettings,
         supervisor: Supervisor,

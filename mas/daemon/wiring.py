@@ -36,15 +36,15 @@ from mas.coordinator import Ports as CoordinatorPorts
 from mas.daemon.data_directory import DataDirectory, read_file
 from mas.daemon.lock_shelf import ByteShelf, LockShelf
 from mas.daemon.open_files import connections_of_a_server
-from mas.daemon.replicas import Parts, Replicas
+from mas.daemon.replicas import ReplicaParts, Replicas
 from mas.files import read_secret
 from mas.locks import (
+    ClientLocks,
     GlobalLockService,
     Leases,
-    LockDoor,
+    LockClient,
+    LockServer,
     LockSettings,
-    OutsiderLocks,
-    RemoteLocks,
     join,
 )
 from mas.membership import Membership, Operations, PeersList, Roster
@@ -62,7 +62,7 @@ from mas.network.tls import (
     server_context,
 )
 from mas.network.transport import PeerTransport
-from mas.resource import MembersDoor, ResourceManager, ResourceSettings
+from mas.resource import ReplicaAdmin, ResourceManager, ResourceSettings
 from mas.runtime import Actor, Clock, Dice, Supervisor, SystemClock
 
 _log = logging.getLogger(__name__)
@@ -247,9 +247,9 @@ class Process:
             dice=self._dice,
         )
         await host.finish_snapshots()
-        members = MembersDoor(config.node.id, host)
+        members = ReplicaAdmin(config.node.id, host)
         manager = ResourceManager(self._transport, members)
-        parts = Parts(
+        parts = ReplicaParts(
             self._membership,
             host,
             database,
@@ -329,7 +329,7 @@ class Process:
         locks = self._start_locks(store)
         if role != "tc":
             self._serve(
-                config.listen.gls, LockServicer(OutsiderLocks(locks, self._clock), authenticator)
+                config.listen.gls, LockServicer(ClientLocks(locks, self._clock), authenticator)
             )
         if role != "gls":
             self._coordinator = TransactionCoordinator(
@@ -357,7 +357,7 @@ class Process:
         """The lock service itself on the one node where it is at work, the way to it on all others."""
         where = self._config.lock_node()
         if where != self._config.node.id:
-            remote = RemoteLocks(self._transport, lambda: where, clock=self._clock, dice=self._dice)
+            remote = LockClient(self._transport, lambda: where, clock=self._clock, dice=self._dice)
             self._transport.on_frame(Channel.LOCKS, join(None, remote))
             self._transport.on_peer(remote.on_peer)
             return remote
@@ -371,7 +371,7 @@ class Process:
                 lease=self._config.lock_timeout_seconds,
             ),
         )
-        door = LockDoor(service, self._transport, self._clock)
+        door = LockServer(service, self._transport, self._clock)
         self._transport.on_frame(Channel.LOCKS, join(door, None))
         self._spawn(service)
         return service

@@ -61,7 +61,7 @@ class Code(IntEnum):
     """What became of an instruction."""
 
     NONE = 0
-    """A question, or an `End` by an attempt: the payment has no record."""
+    """A question, or an `RecordRefusal` by an attempt: the payment has no record."""
     # Outcomes and attempts, as the anchor's record says them.
     COMMITTED = 1
     REFUSED = 2
@@ -147,7 +147,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, gc=False, omit_defaul
     xids: tuple[bytes, ...] = ()
     detail: str = ""
     number: int = 0
-    """COMMITTED creation: the bucket of the account; `Epoch`: the epoch taken; `RegisterNode` and `RetireNode`, DONE
+    """COMMITTED creation: the bucket of the account; `TakeEpoch`: the epoch taken; `RegisterNode` and `RetireNode`, DONE
     or UNCHANGED: the index of the entry that changed the register last."""
     state: AccountState | None = None
     """`SetAccount`, DONE or UNCHANGED: the account as it is now."""
@@ -241,7 +241,7 @@ class Decide(
     """One for each leg that `own` names, in its order, or none at all; so it is in `Prepare`, for its legs."""
 
 
-class End(
+class RecordRefusal(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag=3
 ):
     """Write an outcome REFUSED: a ledger's no of another bucket (rule 8), or a cancellation (rule 9).
@@ -276,7 +276,7 @@ class Abort(
     xid: bytes
 
 
-class Ask(
+class Resolve(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag=6
 ):
     """The resolver's question at the anchor: without an outcome the attempt is declared dead first (rule 11)."""
@@ -287,7 +287,7 @@ class Ask(
     body_hash: bytes
 
 
-class Look(
+class QueryRecord(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag=7
 ):
     """A question that changes nothing: by payment, naming its payer (rule 8), or by xid, naming none (rule 15)."""
@@ -333,7 +333,7 @@ class Genesis(
     buckets: int
 
 
-class Epoch(
+class TakeEpoch(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag=12
 ):
     """A lock service that starts takes its epoch, in bucket 1 (rule 36); the answer's `number`."""
@@ -384,23 +384,23 @@ class RetireNode(
 Instruction = (
     Prepare
     | Decide
-    | End
+    | RecordRefusal
     | Commit
     | Abort
-    | Ask
-    | Look
+    | Resolve
+    | QueryRecord
     | Mark
     | Unmark
     | CloseIncarnation
     | Genesis
-    | Epoch
+    | TakeEpoch
     | SetAccount
     | RegisterNode
     | RetireNode
 )
 
 
-class Chunk(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+class Batch(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """Instructions of one sender, with the low-water mark that whatever it sends carries (rule 10).
 
     `incarnation` is empty where no coordinator speaks (a resolver, a lock service, a bucket's first leader).
@@ -424,7 +424,7 @@ class Proposal(msgspec.Struct, frozen=True, array_like=True, gc=False):
     proposer: int
     """A number that the proposing process drew at its start."""
     number: int
-    chunks: tuple[Chunk, ...]
+    chunks: tuple[Batch, ...]
 
 
 class RawProposal(
@@ -442,7 +442,7 @@ class RawProposal(
 encode = msgspec.msgpack.Encoder().encode
 decode_proposal = msgpack_decoder(Proposal, "an entry", CorruptData)
 """What an entry of a bucket's log holds. Raises `CorruptData`."""
-decode_chunk = msgpack_decoder(Chunk, "a chunk of instructions", InvalidRequest)
+decode_batch = msgpack_decoder(Batch, "a chunk of instructions", InvalidRequest)
 """What a coordinator sends. Raises `InvalidRequest`."""
 
 

@@ -29,12 +29,12 @@ from mas.ledger.rows import (
     Account,
     BucketRow,
     Incarnation,
-    Kept,
     Loaded,
     NodeRow,
     Posting,
     PreparedLegs,
     Record,
+    ResidentState,
     WriteSet,
 )
 
@@ -75,7 +75,7 @@ class Missing(msgspec.Struct, gc=False):
 class Memory:
     """The rows in memory of one bucket, and what of them isn't durable yet."""
 
-    def __init__(self, kept: Kept) -> None:
+    def __init__(self, kept: ResidentState) -> None:
         self.bucket: BucketRow = kept.bucket
         self.legs: dict[bytes, PreparedLegs] = dict(kept.legs)
         """What is prepared, by xid; in the order of preparation, as far as this memory has seen it."""

@@ -189,7 +189,7 @@ class Loaded(msgspec.Struct, gc=False):
     claims: dict[str, int]
 
 
-class Kept(msgspec.Struct, gc=False):
+class ResidentState(msgspec.Struct, gc=False):
     """What is always in memory, read once at the start (rule 22)."""
 
     bucket: BucketRow

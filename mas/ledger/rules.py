@@ -25,26 +25,26 @@ from mas.ledger.instructions import (
     Abort,
     AccountState,
     Answer,
-    Ask,
     Body,
     CloseIncarnation,
     Code,
     Commit,
     Decide,
-    End,
-    Epoch,
     Genesis,
     Kind,
     Legs,
     LockMode,
-    Look,
     Mark,
     Prepare,
     Proposal,
+    QueryRecord,
     Reason,
+    RecordRefusal,
     RegisterNode,
+    Resolve,
     RetireNode,
     SetAccount,
+    TakeEpoch,
     Token,
     Unmark,
     compatible,
@@ -54,7 +54,7 @@ from mas.ledger.instructions import (
 from mas.ledger.memory import UNKNOWN, Memory, Missing, NotLoaded
 from mas.ledger.needs import NEEDS, external_number, own_legs
 from mas.ledger.register import REGISTER_BUCKET, register, retire
-from mas.ledger.rows import Account, Incarnation, Kept, Posting, PreparedLegs, Record
+from mas.ledger.rows import Account, Incarnation, Posting, PreparedLegs, Record, ResidentState
 from mas.ledger.shape import BEYOND_ALL, TIME_MAX, is_currency, wrong_field, wrong_in_chunk
 from mas.limits import BALANCE_MAX, MARKS_PER_ACCOUNT_MAX, UNDECIDED_PER_ACCOUNT_MAX
 
@@ -90,7 +90,7 @@ _Staged = dict[str, Account]
 class Ledger(Memory):
     """One bucket's ledger, as one replica holds it."""
 
-    def __init__(self, kept: Kept) -> None:
+    def __init__(self, kept: ResidentState) -> None:
         super().__init__(kept)
         self._now = 0
         self._created = 0
@@ -105,16 +105,16 @@ class Ledger(Memory):
         self._rules: dict[type, Callable[[Any], Answer]] = {
             Prepare: self._prepare,
             Decide: self._decide,
-            End: self._end,
+            RecordRefusal: self._end,
             Commit: self._commit,
             Abort: self._abort,
-            Ask: self._ask,
-            Look: self._look,
+            Resolve: self._ask,
+            QueryRecord: self._look,
             Mark: self._mark,
             Unmark: self._unmark,
             CloseIncarnation: self._close_incarnation,
             Genesis: self._genesis,
-            Epoch: self._epoch,
+            TakeEpoch: self._epoch,
             SetAccount: self._set_account,
             RegisterNode: self._change_register,
             RetireNode: self._change_register,
@@ -402,7 +402,7 @@ class Ledger(Memory):
         self._put_record(record)
         return _say(record)
 
-    def _end(self, i: End) -> Answer:
+    def _end(self, i: RecordRefusal) -> Answer:
         """An outcome REFUSED, unless there is one, or the attempt that brings it is dead (rules 8, 9).
 
         Of another account's payment nothing is said and nothing recorded: an id is a hash that anybody can compute.
@@ -432,7 +432,7 @@ class Ledger(Memory):
         self._put_record(record)
         return _say(record)
 
-    def _ask(self, i: Ask) -> Answer:
+    def _ask(self, i: Resolve) -> Answer:
         """Without an outcome the attempt dies first; then the answer is what the record says (rule 11)."""
         record = self._record(i.payment_id)
         if record is None or (record.outcome is Code.ABORTED and record.attempt < i.attempt):
@@ -440,7 +440,7 @@ class Ledger(Memory):
             self._put_record(record)
         return _say(record)
 
-    def _look(self, i: Look) -> Answer:
+    def _look(self, i: QueryRecord) -> Answer:
         if i.payer and i.kind is Kind.CREATION and not self._is_home(i.payer):
             return _WRONG_BUCKET
         record = self._record(i.payment_id)
@@ -806,7 +806,7 @@ class Ledger(Memory):
             return Answer(Code.ALARM, detail="a second genesis says something else")
         return _UNCHANGED
 
-    def _epoch(self, _: Epoch) -> Answer:
+    def _epoch(self, _: TakeEpoch) -> Answer:
         self.bucket.epoch += 1
         return Answer(Code.DONE, number=self.bucket.epoch)
 

@@ -18,22 +18,22 @@ from mas.ids import COUNTER_MAX, INCARNATION_BYTES, PAYMENT_ID_BYTES, XID_BYTES
 from mas.ledger.instructions import (
     EXTERNAL,
     Abort,
-    Ask,
-    Chunk,
+    Batch,
     CloseIncarnation,
     Commit,
     Decide,
-    End,
-    Epoch,
     Genesis,
     Kind,
     Legs,
-    Look,
     Mark,
     Prepare,
+    QueryRecord,
+    RecordRefusal,
     RegisterNode,
+    Resolve,
     RetireNode,
     SetAccount,
+    TakeEpoch,
     Token,
     Unmark,
     payer,
@@ -59,7 +59,7 @@ _find_control = re.compile(r"[\x00-\x1f\x7f]").search
 _CREATION = Kind.CREATION
 
 
-def wrong_in_chunk(chunk: Chunk) -> str:
+def wrong_in_chunk(chunk: Batch) -> str:
     """The field of a chunk that isn't what it has to be, empty if all are."""
     if chunk.incarnation and len(chunk.incarnation) != INCARNATION_BYTES:
         return "incarnation"
@@ -108,7 +108,7 @@ def _in_decide(i: Decide, buckets: int) -> str:
     return _in_attempt(i)
 
 
-def _in_end(i: End, _: int) -> str:
+def _in_end(i: RecordRefusal, _: int) -> str:
     if len(i.payment_id) != PAYMENT_ID_BYTES:
         return "payment_id"
     if not _is_number(i.payer):
@@ -134,11 +134,11 @@ def _in_abort(i: Abort, _: int) -> str:
     return "" if len(i.xid) == XID_BYTES else "xid"
 
 
-def _in_ask(i: Ask, _: int) -> str:
+def _in_ask(i: Resolve, _: int) -> str:
     return _in_attempt(i)
 
 
-def _in_look(i: Look, _: int) -> str:
+def _in_look(i: QueryRecord, _: int) -> str:
     if len(i.payment_id) != PAYMENT_ID_BYTES:
         return "payment_id"
     return "payer" if i.payer and not _is_number(i.payer) else ""
@@ -173,7 +173,7 @@ def _nothing(_: object, __: int) -> str:
     return ""
 
 
-def _in_attempt(i: Prepare | Decide | Ask) -> str:
+def _in_attempt(i: Prepare | Decide | Resolve) -> str:
     if len(i.xid) != XID_BYTES:
         return "xid"
     if len(i.payment_id) != PAYMENT_ID_BYTES:
@@ -231,17 +231,17 @@ def is_currency(currency: str) -> bool:
 _LOOKS: Mapping[type, Callable[[Any, int], str]] = {
     Prepare: _in_prepare,
     Decide: _in_decide,
-    End: _in_end,
+    RecordRefusal: _in_end,
     Commit: _in_commit,
     Abort: _in_abort,
-    Ask: _in_ask,
-    Look: _in_look,
+    Resolve: _in_ask,
+    QueryRecord: _in_look,
     Mark: _in_mark,
     Unmark: _in_mark,
     SetAccount: _in_set_account,
     CloseIncarnation: _in_close,
     Genesis: _in_genesis,
-    Epoch: _nothing,
+    TakeEpoch: _nothing,
     RegisterNode: _nothing,
     RetireNode: _nothing,
 }

@@ -1,26 +1,26 @@
 """The Global Lock Service: leases with fencing tokens, and the marks that keep payments out of an account."""
 
 from mas.locks.actor import GlobalLockService, LockRequest, LockSettings
+from mas.locks.client_locks import ClientLocks
 from mas.locks.global_lock import GlobalLock, LockProperties, LockStatus
 from mas.locks.leases import ACCOUNT, Leases
-from mas.locks.outsiders import OutsiderLocks
 from mas.locks.ports import LockEntry, LockStore
-from mas.locks.remote import LOCKS_CHANNEL, LockDoor, RemoteLocks, join
+from mas.locks.remote import LOCKS_CHANNEL, LockClient, LockServer, join
 
 __all__ = [
     "ACCOUNT",
     "LOCKS_CHANNEL",
+    "ClientLocks",
     "GlobalLock",
     "GlobalLockService",
     "Leases",
-    "LockDoor",
+    "LockClient",
     "LockEntry",
     "LockProperties",
     "LockRequest",
+    "LockServer",
     "LockSettings",
     "LockStatus",
     "LockStore",
-    "OutsiderLocks",
-    "RemoteLocks",
     "join",
 ]

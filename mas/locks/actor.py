@@ -16,7 +16,7 @@ import msgspec
 
 from mas import limits
 from mas.errors import DatabaseUnavailable, MasError, Overloaded, Unavailable
-from mas.ledger.instructions import Answer, Chunk, Code, Epoch, LockMode, Token
+from mas.ledger.instructions import Answer, Batch, Code, LockMode, TakeEpoch, Token
 from mas.locks.kept import KeptLocks
 from mas.locks.leases import ACCOUNT, Leases
 from mas.locks.marks import Marks, Placed
@@ -33,7 +33,7 @@ from mas.locks.table import (
     Withdrawn,
 )
 from mas.runtime import Actor, Clock, Mailbox, Supervisor
-from mas.transaction.messages import TurnedAway
+from mas.transaction.messages import Rejected
 
 _log = logging.getLogger(__name__)
 
@@ -302,9 +302,9 @@ class GlobalLockService(Leases, Actor):
                 return taken.number
             await self._clock.sleep(_RETRY_SECONDS)
 
-    async def _ask_for_epoch(self) -> Answer | TurnedAway:
-        taken: asyncio.Future[Answer | TurnedAway] = asyncio.get_running_loop().create_future()
-        chunk = Chunk(b"", 0, (Epoch(self._holder),))
+    async def _ask_for_epoch(self) -> Answer | Rejected:
+        taken: asyncio.Future[Answer | Rejected] = asyncio.get_running_loop().create_future()
+        chunk = Batch(b"", 0, (TakeEpoch(self._holder),))
         self._buckets.submit(_EPOCH_BUCKET, chunk, lambda _, answer: _resolve(taken, answer))
         return await taken
 

@@ -14,11 +14,11 @@ from functools import partial
 
 from mas.errors import NotFound, Unavailable
 from mas.ids import home_bucket
-from mas.ledger.instructions import Answer, Chunk, Code, LockMode, Mark, Token, Unmark
+from mas.ledger.instructions import Answer, Batch, Code, LockMode, Mark, Token, Unmark
 from mas.limits import MAILBOX_ITEMS_MAX, TURN_INSTRUCTIONS_MAX
 from mas.locks.ports import Buckets
 from mas.runtime import Clock
-from mas.transaction.messages import Claims, ReadClaims, TurnedAway, Why
+from mas.transaction.messages import Claims, ReadClaims, Rejected, RejectReason
 
 _RETRY_SECONDS = 0.1
 _LEAVING_MAX = MAILBOX_ITEMS_MAX
@@ -90,7 +90,7 @@ class Marks:
 
     async def _mark(
         self, placed: Sequence[Placed], token: Token
-    ) -> Mapping[Placed, Answer | TurnedAway]:
+    ) -> Mapping[Placed, Answer | Rejected]:
         """One chunk for each bucket; the answers once all are in.
 
         EXCLUSIVE marks that are to be taken away go first, in the same entry: nobody is granted a lock while its last
@@ -99,16 +99,14 @@ class Marks:
         by_bucket: dict[int, list[Placed]] = {}
         for each in placed:
             by_bucket.setdefault(each[1], []).append(each)
-        answers: dict[Placed, Answer | TurnedAway] = {}
+        answers: dict[Placed, Answer | Rejected] = {}
         all_in: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-        def on_answer(
-            there: list[Placed | None], position: int, answer: Answer | TurnedAway
-        ) -> None:
+        def on_answer(there: list[Placed | None], position: int, answer: Answer | Rejected) -> None:
             marked = there[position]
             if marked is not None:
                 answers[marked] = answer
-                if isinstance(answer, TurnedAway) and answer.why is Why.UNKNOWN:
+                if isinstance(answer, Rejected) and answer.why is RejectReason.UNKNOWN:
                     self.lose_sight(marked, token)
             if len(answers) == len(placed) and not all_in.done():
                 all_in.set_result(None)
@@ -117,7 +115,7 @@ class Marks:
             unmarks = [
                 Unmark(each[0], old) for each in there for old in self._exclusive.get(each, ())
             ]
-            chunk = Chunk(b"", 0, (*unmarks, *[Mark(account, token) for account, _ in there]))
+            chunk = Batch(b"", 0, (*unmarks, *[Mark(account, token) for account, _ in there]))
             places = [*[None] * len(unmarks), *there]
             self._buckets.submit(bucket, chunk, partial(on_answer, places))
         await all_in
@@ -160,10 +158,10 @@ class Marks:
         self._asked[bucket] = None
         left = len(marks)
 
-        def on_answer(position: int, answer: Answer | TurnedAway) -> None:
+        def on_answer(position: int, answer: Answer | Rejected) -> None:
             nonlocal left
             left -= 1
-            if isinstance(answer, TurnedAway):
+            if isinstance(answer, Rejected):
                 self._is_refused = True
             else:
                 self._on_removed(bucket, marks[position], answer)
@@ -171,7 +169,7 @@ class Marks:
                 del self._asked[bucket]
                 self._wake.set()
 
-        chunk = Chunk(b"", 0, tuple([Unmark(*mark) for mark in marks]))
+        chunk = Batch(b"", 0, tuple([Unmark(*mark) for mark in marks]))
         self._buckets.submit(bucket, chunk, on_answer)
 
     def _on_removed(self, bucket: int, mark: _Mark, answer: Answer) -> None:
@@ -189,9 +187,9 @@ class Marks:
             on_removed()
 
 
-def _is_marked(answer: Answer | TurnedAway, placed: Placed) -> bool:
+def _is_marked(answer: Answer | Rejected, placed: Placed) -> bool:
     """Whether an account is marked and nothing prepared before is left on it."""
-    if isinstance(answer, TurnedAway):
+    if isinstance(answer, Rejected):
         return False
     match answer.code:
         case Code.DONE:

@@ -5,8 +5,8 @@ from typing import Protocol
 
 import msgspec
 
-from mas.ledger.instructions import Answer, Chunk, Token
-from mas.transaction.messages import Reply, Request, TurnedAway
+from mas.ledger.instructions import Answer, Batch, Token
+from mas.transaction.messages import Rejected, Reply, Request
 
 
 class Buckets(Protocol):
@@ -15,8 +15,8 @@ class Buckets(Protocol):
     def submit(
         self,
         bucket: int,
-        chunk: Chunk,
-        on_answer: Callable[[int, Answer | TurnedAway], None],
+        chunk: Batch,
+        on_answer: Callable[[int, Answer | Rejected], None],
     ) -> None:
         """Calls back once for each position, in any order, on the loop."""
 

@@ -114,7 +114,7 @@ _decode: Callable[[Buffer], Question | Reply] = msgpack_decoder(
 )
 
 
-class LockDoor:
+class LockServer:
     """Lets other nodes in. Have the transport call `on_frame` for `LOCKS_CHANNEL`; see `join`."""
 
     def __init__(self, service: GlobalLockService, peers: Peers, clock: Clock) -> None:
@@ -186,7 +186,7 @@ class _Asked(msgspec.Struct, frozen=True, eq=False):
     future: asyncio.Future[Reply]
 
 
-class RemoteLocks(Leases):
+class LockClient(Leases):
     """The way to the lock service, wherever it is at work."""
 
     def __init__(self, peers: Peers, where: Callable[[], int], *, clock: Clock, dice: Dice) -> None:
@@ -291,7 +291,7 @@ class RemoteLocks(Leases):
         return self._last_request
 
 
-def join(door: LockDoor | None, remote: RemoteLocks | None) -> Callable[[int, bytes], None]:
+def join(door: LockServer | None, remote: LockClient | None) -> Callable[[int, bytes], None]:
     """What to call for frames on `LOCKS_CHANNEL`, on a node that has either or both.
 
     A frame that can't be read raises `NetworkError`; one that nobody here is for is dropped.

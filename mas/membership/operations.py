@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 
 from mas.errors import DeadlineExceeded, InvalidRequest, MasError, NotFound, Unavailable
-from mas.ledger.instructions import Answer, Chunk, Code, RegisterNode, RetireNode
+from mas.ledger.instructions import Answer, Batch, Code, RegisterNode, RetireNode
 from mas.ledger.rows import NodeRow
 from mas.membership.actor import Membership
 from mas.membership.ports import Buckets
@@ -23,9 +23,9 @@ from mas.transaction.messages import (
     Nodes,
     ReadNodes,
     ReadReplica,
+    Rejected,
     ReplicaState,
     ReplicaView,
-    TurnedAway,
 )
 
 _log = logging.getLogger(__name__)
@@ -273,14 +273,14 @@ class Operations:
             f"the register of nodes didn't answer in time ({trouble}): ask again"
         )
 
-    async def _submit(self, instruction: RegisterNode | RetireNode) -> Answer | TurnedAway:
-        answered: asyncio.Future[Answer | TurnedAway] = asyncio.get_running_loop().create_future()
+    async def _submit(self, instruction: RegisterNode | RetireNode) -> Answer | Rejected:
+        answered: asyncio.Future[Answer | Rejected] = asyncio.get_running_loop().create_future()
 
-        def on_answer(_: int, answer: Answer | TurnedAway) -> None:
+        def on_answer(_: int, answer: Answer | Rejected) -> None:
             if not answered.done():
                 answered.set_result(answer)
 
-        self._buckets.submit(REGISTER_BUCKET, Chunk(b"", 0, (instruction,)), on_answer)
+        self._buckets.submit(REGISTER_BUCKET, Batch(b"", 0, (instruction,)), on_answer)
         return await answered
 
     async def _read_register(self, timeout: float) -> None:

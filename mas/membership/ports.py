@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from mas.ledger.instructions import Answer, Chunk
-from mas.transaction.messages import Reply, Request, TurnedAway
+from mas.ledger.instructions import Answer, Batch
+from mas.transaction.messages import Rejected, Reply, Request
 
 # Of the peer transport (`mas.network.channels`).
 ROSTER_CHANNEL = 6
@@ -27,7 +27,7 @@ class Buckets(Protocol):
     """Whichever node leads a bucket."""
 
     def submit(
-        self, bucket: int, chunk: Chunk, on_answer: Callable[[int, Answer | TurnedAway], None]
+        self, bucket: int, chunk: Batch, on_answer: Callable[[int, Answer | Rejected], None]
     ) -> None:
         """Send once; calls back once for each position, on the loop."""
 

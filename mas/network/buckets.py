@@ -14,7 +14,7 @@ import msgspec
 
 from mas import limits
 from mas.errors import NetworkError, RequestFailed, Unavailable
-from mas.ledger.instructions import Answer, Chunk, begins
+from mas.ledger.instructions import Answer, Batch, begins
 from mas.ledger.instructions import encode as encode_chunk
 from mas.network.channels import Channel
 from mas.network.leaders import NOWHERE, Leaders
@@ -27,12 +27,12 @@ from mas.transaction.messages import (
     PassOn,
     ReadReplica,
     ReadRequest,
+    Rejected,
+    RejectReason,
     ReplicaView,
     Reply,
     Request,
     Submit,
-    TurnedAway,
-    Why,
     batches,
     can_answer,
     decode_replies,
@@ -42,7 +42,7 @@ from mas.transaction.messages import (
 
 _log = logging.getLogger(__name__)
 
-OnAnswer = Callable[[int, Answer | TurnedAway], None]
+OnAnswer = Callable[[int, Answer | Rejected], None]
 
 _SCAN_SECONDS = 0.05
 _SILENCE_SECONDS = 0.5
@@ -97,7 +97,7 @@ class _Submission:
     kind: type[Request] = Submit
 
     def __init__(
-        self, bucket: int, chunk: Chunk, on_answer: OnAnswer, deadline: float, *, passed_on: bool
+        self, bucket: int, chunk: Batch, on_answer: OnAnswer, deadline: float, *, passed_on: bool
     ) -> None:
         self.bucket = bucket
         self.chunk = chunk
@@ -124,7 +124,7 @@ class _Submission:
     def unanswered(self) -> list[int]:
         return [position for position, flag in enumerate(self.answered) if not flag]
 
-    def answer(self, positions: Iterable[int], answer: TurnedAway) -> None:
+    def answer(self, positions: Iterable[int], answer: Rejected) -> None:
         for position in positions:
             if not self.answered[position]:
                 self.answered[position] = 1
@@ -132,7 +132,7 @@ class _Submission:
                 self.on_answer(position, answer)
 
 
-class _Question:
+class _Query:
     """A read under way at one replica."""
 
     __slots__ = ("bucket", "future", "is_named", "kind", "peer", "sent")
@@ -173,7 +173,7 @@ class _Look:
         self.sent = sent
 
 
-_Asked = _Submission | _Question | _Look
+_Asked = _Submission | _Query | _Look
 
 
 class BucketRouter:
@@ -229,13 +229,13 @@ class BucketRouter:
     # -- submitting -------------------------------------------------------------------------------
 
     def submit(
-        self, bucket: int, chunk: Chunk, on_answer: OnAnswer, *, passed_on: bool = False
+        self, bucket: int, chunk: Batch, on_answer: OnAnswer, *, passed_on: bool = False
     ) -> None:
         """Send once to the bucket's leader, following hints while nothing can have happened.
 
         `passed_on`: it came from a node that doesn't reach the leader, and is passed on to no third one.
 
-        Calls back once for each position, in any order, on a later turn of the loop. `TurnedAway.why` UNKNOWN: it
+        Calls back once for each position, in any order, on a later turn of the loop. `Rejected.why` UNKNOWN: it
         was sent and lost sight of; anything else: it has done nothing and never will.
         """
         if not chunk.instructions:
@@ -266,13 +266,13 @@ class BucketRouter:
         away = [i for i, each in enumerate(chunk.instructions) if begins(each)]
         kept = [i for i, each in enumerate(chunk.instructions) if not begins(each)]
         detail = f"{self._beginning} instructions are under way from this node"
-        turned_away = TurnedAway(0, Why.OVERLOADED, detail=detail)
+        turned_away = Rejected(0, RejectReason.OVERLOADED, detail=detail)
         for position in away:
             asyncio.get_running_loop().call_soon(on_answer, position, turned_away)
         if kept:
             self._start(_part(submission, kept), 0)
 
-    def _refuse_unknown(self, bucket: int, chunk: Chunk, on_answer: OnAnswer) -> None:
+    def _refuse_unknown(self, bucket: int, chunk: Batch, on_answer: OnAnswer) -> None:
         """Somebody has named a bucket that isn't there: whoever waits for it waits on, and this process lives on."""
         self._seldom.warning(
             "unknown bucket",
@@ -281,7 +281,9 @@ class BucketRouter:
             type(chunk.instructions[0]).__name__,
             bucket,
         )
-        turned_away = TurnedAway(0, Why.UNAVAILABLE, detail=f"bucket {bucket} is not known here")
+        turned_away = Rejected(
+            0, RejectReason.UNAVAILABLE, detail=f"bucket {bucket} is not known here"
+        )
         for position in range(len(chunk.instructions)):
             asyncio.get_running_loop().call_soon(on_answer, position, turned_away)
 
@@ -346,9 +348,9 @@ class BucketRouter:
             reply = await self._ask(
                 bucket, node, request, patience, is_named=bool(replica), passed_on=passed_on
             )
-            if not isinstance(reply, TurnedAway):
+            if not isinstance(reply, Rejected):
                 return reply
-            if reply.why is Why.FAILED:
+            if reply.why is RejectReason.FAILED:
                 raise RequestFailed(f"bucket {bucket}, node {node}: {reply.detail}")
             why = f"node {node}: {reply.detail or reply.why.name}" if node else why
             hops += 1
@@ -372,11 +374,11 @@ class BucketRouter:
         passed_on: bool,
     ) -> Reply:
         if not self._peers.is_connected(node):
-            return TurnedAway(0, Why.UNAVAILABLE, detail="not connected")
+            return Rejected(0, RejectReason.UNAVAILABLE, detail="not connected")
         number = self._next_number()
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         now = self._clock.monotonic()
-        question = _Question(bucket, node, type(request), future, now, is_named=is_named)
+        question = _Query(bucket, node, type(request), future, now, is_named=is_named)
         self._live[number] = question
         message = msgspec.structs.replace(request, request=number)
         if isinstance(message, ReadRequest):
@@ -389,7 +391,7 @@ class BucketRouter:
             async with asyncio.timeout(timeout):
                 return await question.future
         except TimeoutError:
-            return TurnedAway(number, Why.UNKNOWN, detail="no answer")
+            return Rejected(number, RejectReason.UNKNOWN, detail="no answer")
         finally:
             self._live.pop(number, None)
 
@@ -415,19 +417,19 @@ class BucketRouter:
                 self._live.pop(number, None)
             elif len(data) > MESSAGE_BYTES_MAX:
                 self._on_too_large(sender, number, len(data))
-            elif isinstance(sender, _Question):
-                sender.settle(TurnedAway(number, Why.UNAVAILABLE, detail="not connected"))
+            elif isinstance(sender, _Query):
+                sender.settle(Rejected(number, RejectReason.UNAVAILABLE, detail="not connected"))
             elif self._live.pop(number, None) is not None:
                 self._on_unsent(sender, node)
 
-    def _on_too_large(self, sender: _Submission | _Question, number: int, size: int) -> None:
+    def _on_too_large(self, sender: _Submission | _Query, number: int, size: int) -> None:
         """No replica would get it, ever."""
         detail = f"a message of {size} bytes can't be sent: at most {MESSAGE_BYTES_MAX} can"
-        if isinstance(sender, _Question):
-            sender.settle(TurnedAway(number, Why.FAILED, detail=detail))
+        if isinstance(sender, _Query):
+            sender.settle(Rejected(number, RejectReason.FAILED, detail=detail))
         elif self._live.get(number) is sender:
             self._finish(sender)
-            turned_away = TurnedAway(number, Why.INVALID, detail=detail)
+            turned_away = Rejected(number, RejectReason.INVALID, detail=detail)
             sender.answer(range(len(sender.answered)), turned_away)
 
     def _on_unsent(self, submission: _Submission, node: int) -> None:
@@ -452,7 +454,7 @@ class BucketRouter:
                 raise NetworkError(
                     f"node {peer} answers a {asked.kind.__name__} with {type(reply).__name__}"
                 )
-            if type(asked) is _Question:
+            if type(asked) is _Query:
                 asked.settle(reply)
             elif type(asked) is _Look:
                 del live[reply.request]
@@ -461,7 +463,7 @@ class BucketRouter:
             elif type(asked) is _Submission:
                 if type(reply) is Answers:
                     self._on_answers(asked, reply.answers)
-                elif type(reply) is TurnedAway:
+                elif type(reply) is Rejected:
                     self._on_turned_away(asked, reply)
 
     def _on_answers(self, submission: _Submission, answers: tuple[tuple[int, Answer], ...]) -> None:
@@ -476,14 +478,14 @@ class BucketRouter:
         if not submission.left:
             self._finish(submission)
 
-    def _on_turned_away(self, submission: _Submission, reply: TurnedAway) -> None:
+    def _on_turned_away(self, submission: _Submission, reply: Rejected) -> None:
         positions = submission.unanswered()
         for position in reply.positions:
             if not 0 <= position < len(submission.answered):
                 raise submission.misanswered(position)
         if reply.positions:
             positions = [each for each in reply.positions if not submission.answered[each]]
-        if reply.why in (Why.NOT_LEADING, Why.INVALID):
+        if reply.why in (RejectReason.NOT_LEADING, RejectReason.INVALID):
             submission.trouble = f"node {submission.peer}: {reply.detail or reply.why.name}"
             self._leaders.mend(submission.bucket, reply, submission.peer)
             self._send_elsewhere(submission, positions)
@@ -519,7 +521,7 @@ class BucketRouter:
                 continue
             if isinstance(asked, _Look):
                 del self._live[number]
-            elif asked.bucket and not (isinstance(asked, _Question) and asked.is_named):
+            elif asked.bucket and not (isinstance(asked, _Query) and asked.is_named):
                 silent[asked.bucket] = asked.peer
         for bucket, peer in silent.items():
             if now - self._looked.get(bucket, 0.0) >= _LOOK_SECONDS:
@@ -545,7 +547,7 @@ class BucketRouter:
                 self._leaders.lose(silent)
                 self._leave(bucket, silent, f"node {silent} leads it and isn't heard here")
 
-    def _at(self, bucket: int, node: int) -> list["_Submission | _Question"]:
+    def _at(self, bucket: int, node: int) -> list["_Submission | _Query"]:
         return [
             each
             for each in self._live.values()
@@ -555,8 +557,8 @@ class BucketRouter:
     def _leave(self, bucket: int, node: int, detail: str) -> None:
         """What is under way at this node is unknown; whoever asked asks again, elsewhere."""
         for asked in self._at(bucket, node):
-            if isinstance(asked, _Question):
-                asked.settle(TurnedAway(0, Why.UNKNOWN, detail=detail))
+            if isinstance(asked, _Query):
+                asked.settle(Rejected(0, RejectReason.UNKNOWN, detail=detail))
             else:
                 self._give_up(asked, detail)
 
@@ -570,14 +572,14 @@ class BucketRouter:
         for asked in [each for each in self._live.values() if each.peer == peer]:
             if isinstance(asked, _Look):
                 continue  # forgotten in a moment
-            if isinstance(asked, _Question):
-                asked.settle(TurnedAway(0, Why.UNKNOWN, detail="the connection broke"))
+            if isinstance(asked, _Query):
+                asked.settle(Rejected(0, RejectReason.UNKNOWN, detail="the connection broke"))
             else:
                 self._give_up(asked, f"the connection with node {peer} broke")
 
     def _give_up(self, submission: _Submission, detail: str) -> None:
-        why = Why.UNAVAILABLE if submission.peer == NOWHERE else Why.UNKNOWN
-        turned_away = TurnedAway(
+        why = RejectReason.UNAVAILABLE if submission.peer == NOWHERE else RejectReason.UNKNOWN
+        turned_away = Rejected(
             submission.number, why, detail=f"bucket {submission.bucket}: {detail}"
         )
         # Forgotten first: a callback may submit again, or the transport come back to it.
@@ -646,7 +648,7 @@ def _part(whole: _Submission, positions: Sequence[int]) -> _Submission:
     instructions = tuple([chunk.instructions[position] for position in positions])
     return _Submission(
         whole.bucket,
-        Chunk(chunk.incarnation, chunk.low_water, instructions),
+        Batch(chunk.incarnation, chunk.low_water, instructions),
         lambda i, answer: on_answer(positions[i], answer),
         whole.deadline,
         passed_on=whole.passed_on,

@@ -7,7 +7,7 @@ again as soon as it says anything.
 
 from collections.abc import Callable, Sequence
 
-from mas.transaction.messages import ReplicaView, TurnedAway, Why
+from mas.transaction.messages import Rejected, RejectReason, ReplicaView
 
 NOWHERE = 0
 """No node has this id."""
@@ -65,11 +65,11 @@ class Leaders:
 
     # -- what is heard ------------------------------------------------------------------------------
 
-    def mend(self, bucket: int, reply: TurnedAway, node: int) -> bool:
+    def mend(self, bucket: int, reply: Rejected, node: int) -> bool:
         """Believe a hint, or else look at the next replica; False where a pause is better."""
-        if reply.request and reply.why in (Why.OVERLOADED, Why.UNAVAILABLE):
+        if reply.request and reply.why in (RejectReason.OVERLOADED, RejectReason.UNAVAILABLE):
             return False  # the leader's own word, most likely: nobody else knows better
-        is_hint = reply.why is Why.NOT_LEADING and reply.leader != node
+        is_hint = reply.why is RejectReason.NOT_LEADING and reply.leader != node
         if not is_hint or reply.leader not in self._replicas[bucket]:
             self.move(bucket, node)
         elif self.reaches(reply.leader):

@@ -5,12 +5,12 @@
 
 from mas.resource.actor import AccountService, Ports, ResourceSettings, writer_mark
 from mas.resource.manager import ResourceManager
-from mas.resource.members import MembersDoor
+from mas.resource.members import ReplicaAdmin
 
 __all__ = [
     "AccountService",
-    "MembersDoor",
     "Ports",
+    "ReplicaAdmin",
     "ResourceManager",
     "ResourceSettings",
     "writer_mark",

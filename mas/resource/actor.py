@@ -26,8 +26,7 @@ from mas.errors import (
 from mas.ledger import (
     Abort,
     Answer,
-    Ask,
-    Chunk,
+    Batch,
     CloseIncarnation,
     Code,
     Commit,
@@ -38,11 +37,12 @@ from mas.ledger import (
     Missing,
     Proposal,
     Reason,
+    Resolve,
     begins,
-    decode_chunk,
+    decode_batch,
 )
 from mas.ledger.instructions import Decide, Prepare
-from mas.ledger.rows import Kept, Loaded
+from mas.ledger.rows import Loaded, ResidentState
 from mas.limits import QUESTION_SECONDS_MAX, TURN_INSTRUCTIONS_MAX, shorten
 from mas.multiraft.events import Committed, Leadership, ReadReady, Refused, Restored
 from mas.raft import Entry, EntryType
@@ -51,7 +51,7 @@ from mas.resource.flusher import Flusher
 from mas.resource.ports import AccountDB, Buckets, Group
 from mas.resource.proposals import Item, Proposals
 from mas.resource.reads import (
-    Firm,
+    LinearizableRead,
     Noted,
     Posted,
     Read,
@@ -63,7 +63,7 @@ from mas.resource.reads import (
     view_nodes,
 )
 from mas.resource.relay import Relay
-from mas.resource.routes import OWN, Proposed, Route
+from mas.resource.reply_to import OWN, Proposed, ReplyTo
 from mas.resource.undecided import SetAside, Waiting, second_proposals
 from mas.runtime import Actor, Clock, Mailbox, Supervisor
 from mas.telemetry import Seldom
@@ -80,10 +80,10 @@ from mas.transaction.messages import (
     ReadNodes,
     ReadPostings,
     ReadRequest,
+    Rejected,
+    RejectReason,
     Reply,
     Submit,
-    TurnedAway,
-    Why,
 )
 from mas.transaction.participant import Resolver, instruct, questions
 
@@ -148,7 +148,12 @@ class AccountService(Actor):
     """Serves one bucket on this node, as its leader or as a follower."""
 
     def __init__(
-        self, bucket: int, kept: Kept, ports: Ports, clock: Clock, settings: ResourceSettings
+        self,
+        bucket: int,
+        kept: ResidentState,
+        ports: Ports,
+        clock: Clock,
+        settings: ResourceSettings,
     ) -> None:
         self.name = f"account-service-{bucket}"
         self.bucket = bucket
@@ -188,7 +193,7 @@ class AccountService(Actor):
         self._heard: dict[bytes, float] = {}
         self._start_from(kept)
 
-    def _start_from(self, kept: Kept) -> None:
+    def _start_from(self, kept: ResidentState) -> None:
         self._ledger = Ledger(kept)
         self._noted.clear()
         self._flusher = Flusher(
@@ -246,9 +251,9 @@ class AccountService(Actor):
             self._reply(peer, self._not_leading(request.request))
             return
         try:
-            chunk = decode_chunk(request.chunk)
+            chunk = decode_batch(request.chunk)
         except InvalidRequest as error:
-            self._reply(peer, TurnedAway(request.request, Why.INVALID, detail=str(error)))
+            self._reply(peer, Rejected(request.request, RejectReason.INVALID, detail=str(error)))
             return
         if chunk.incarnation:
             self._heard[chunk.incarnation] = self._clock.monotonic()
@@ -256,14 +261,14 @@ class AccountService(Actor):
             self._end_set_aside(chunk)
         begun = tuple(i for i, each in enumerate(chunk.instructions) if begins(each))
         deadline = _deadline(self._clock.monotonic(), request.left_ms) if begun else math.inf
-        whole = Item(chunk, request.chunk, Route(peer, request.request), deadline)
+        whole = Item(chunk, request.chunk, ReplyTo(peer, request.request), deadline)
         if not begun:
             self._proposals.add(whole)
             return
         refusal = self._overload()
         if refusal is not None:
             why, detail = refusal
-            self._reply(peer, TurnedAway(request.request, why, positions=begun, detail=detail))
+            self._reply(peer, Rejected(request.request, why, positions=begun, detail=detail))
         elif len(begun) == len(chunk.instructions):
             self._proposals.add(whole, begins=True)
             return
@@ -283,7 +288,7 @@ class AccountService(Actor):
             }
         if len(self._reads_open) >= _READS_OPEN_MAX:
             detail = f"bucket {self.bucket} has {_READS_OPEN_MAX} reads under way"
-            self._reply(peer, TurnedAway(request.request, Why.OVERLOADED, detail=detail))
+            self._reply(peer, Rejected(request.request, RejectReason.OVERLOADED, detail=detail))
             return None
         gives_up = min(_deadline(now, request.left_ms), now + QUESTION_SECONDS_MAX)
         self._reads_open[peer, request.request] = gives_up
@@ -297,30 +302,36 @@ class AccountService(Actor):
         self,
         peer: int,
         request: int,
-        chunk: Chunk,
+        chunk: Batch,
         positions: tuple[int, ...],
         deadline: float | None = None,
     ) -> None:
         """Some of a chunk's instructions: those that begin something have a deadline, and go behind those that end something."""
         instructions = tuple([chunk.instructions[position] for position in positions])
-        part = Chunk(chunk.incarnation, chunk.low_water, instructions, chunk.left_out)
-        route = Route(peer, request, positions)
+        part = Batch(chunk.incarnation, chunk.low_water, instructions, chunk.left_out)
+        route = ReplyTo(peer, request, positions)
         if deadline is None:
             self._proposals.add(Item.of(part, route))
         else:
             self._proposals.add(Item.of(part, route, deadline), begins=True)
 
-    def _overload(self) -> tuple[Why, str] | None:
+    def _overload(self) -> tuple[RejectReason, str] | None:
         if self._flusher.failing_since is not None:
-            return Why.UNAVAILABLE, f"bucket {self.bucket}: the account database can't be written"
+            return (
+                RejectReason.UNAVAILABLE,
+                f"bucket {self.bucket}: the account database can't be written",
+            )
         if self._proposals.instructions >= self._settings.in_flight:
-            return Why.OVERLOADED, f"bucket {self.bucket} has too much in flight"
+            return RejectReason.OVERLOADED, f"bucket {self.bucket} has too much in flight"
         if self._flusher.behind >= self._settings.unflushed:
-            return Why.OVERLOADED, f"bucket {self.bucket}: the account database is too far behind"
+            return (
+                RejectReason.OVERLOADED,
+                f"bucket {self.bucket}: the account database is too far behind",
+            )
         return None
 
-    def _not_leading(self, request: int) -> TurnedAway:
-        return TurnedAway(request, Why.NOT_LEADING, leader=self._leadership.leader)
+    def _not_leading(self, request: int) -> Rejected:
+        return Rejected(request, RejectReason.NOT_LEADING, leader=self._leadership.leader)
 
     def _propose(self) -> None:
         for proposed, error in self._proposals.send():
@@ -328,16 +339,18 @@ class AccountService(Actor):
 
     def _submit_own(self, *instructions: Instruction) -> None:
         """This leader's own instructions; they end something and have room of their own (rule 16). Nobody is answered."""
-        self._proposals.add(Item.of(Chunk(b"", 0, instructions), OWN))
+        self._proposals.add(Item.of(Batch(b"", 0, instructions), OWN))
         self._propose()
 
-    def _turn_away(self, proposed: Proposed, why: Why, detail: str = "", leader: int = 0) -> None:
+    def _turn_away(
+        self, proposed: Proposed, why: RejectReason, detail: str = "", leader: int = 0
+    ) -> None:
         for chunk, route in zip(proposed.chunks, proposed.routes, strict=True):
             if route.peer:
                 positions = tuple(
                     place for i in range(len(chunk.instructions)) if (place := route.place(i)) >= 0
                 )
-                self._reply(route.peer, TurnedAway(route.request, why, positions, leader, detail))
+                self._reply(route.peer, Rejected(route.request, why, positions, leader, detail))
 
     # -- commit_c: apply in order, answer what this leader proposed --------------------------------------
 
@@ -436,7 +449,7 @@ class AccountService(Actor):
                     self._anchors.on_settled(instruction)
 
     def _answer(
-        self, chunk: Chunk, route: Route, given: list[Answer], waiting: list[Waiting]
+        self, chunk: Batch, route: ReplyTo, given: list[Answer], waiting: list[Waiting]
     ) -> None:
         answers: list[tuple[int, Answer]] = []
         for position, answer in enumerate(given):
@@ -500,14 +513,14 @@ class AccountService(Actor):
             self._turn_back([item for items, _ in second for item in items])
             return
         for start in range(0, len(settled), TURN_INSTRUCTIONS_MAX):
-            chunk = Chunk(b"", 0, tuple(settled[start : start + TURN_INSTRUCTIONS_MAX]))
+            chunk = Batch(b"", 0, tuple(settled[start : start + TURN_INSTRUCTIONS_MAX]))
             self._proposals.add(Item.of(chunk, OWN))
         for items, left_out in second:
             for chunk, route in second_proposals(items, left_out):
                 self._proposals.add(Item.of(chunk, route))
         self._propose()
 
-    def _end_set_aside(self, chunk: Chunk) -> None:
+    def _end_set_aside(self, chunk: Batch) -> None:
         """What waits for others' anchors ends with its attempt: prepared behind that, it would hold funds for nobody."""
         for instruction in chunk.instructions:
             if isinstance(instruction, Abort) and (item := self._set_aside.end(instruction.xid)):
@@ -519,8 +532,11 @@ class AccountService(Actor):
         """Naming the positions: what else the request brought may be done, and its answer lost on the way."""
         leader = self._leadership.leader
         for item in waiting:
-            turned = TurnedAway(
-                item.route.request, Why.NOT_LEADING, positions=(item.position,), leader=leader
+            turned = Rejected(
+                item.route.request,
+                RejectReason.NOT_LEADING,
+                positions=(item.position,),
+                leader=leader,
             )
             self._reply(item.route.peer, turned)
 
@@ -541,9 +557,11 @@ class AccountService(Actor):
         self._leadership = leadership
         lost, waited = self._proposals.give_up()
         for proposed in lost:
-            self._turn_away(proposed, Why.UNKNOWN, "leadership was lost", leadership.leader)
+            self._turn_away(
+                proposed, RejectReason.UNKNOWN, "leadership was lost", leadership.leader
+            )
         for proposed in waited:
-            self._turn_away(proposed, Why.NOT_LEADING, "", leadership.leader)
+            self._turn_away(proposed, RejectReason.NOT_LEADING, "", leadership.leader)
         self._turn_back(self._set_aside.give_up())
         if leadership.leading:
             now = self._clock.monotonic()
@@ -567,7 +585,7 @@ class AccountService(Actor):
         self._start_from(kept)
         before.retire()
 
-    async def _open_database(self) -> Kept:
+    async def _open_database(self) -> ResidentState:
         """An installation has just taken of the disk what it could: the bucket waits here as everywhere else."""
         while True:
             try:
@@ -585,7 +603,7 @@ class AccountService(Actor):
             why, leader = _why(refused)
             if refused.read:
                 for read in self._reads.pop(refused.number, []):
-                    self._reply(read.peer, TurnedAway(read.request.request, why, leader=leader))
+                    self._reply(read.peer, Rejected(read.request.request, why, leader=leader))
             elif proposed := self._proposals.refused(refused.number):
                 self._turn_away(proposed, why, str(refused.error), leader)
         self._propose()
@@ -610,7 +628,9 @@ class AccountService(Actor):
                 self._group.read_index(number)
             except Overloaded as error:
                 for read in firm:
-                    reply = TurnedAway(read.request.request, Why.OVERLOADED, detail=str(error))
+                    reply = Rejected(
+                        read.request.request, RejectReason.OVERLOADED, detail=str(error)
+                    )
                     self._reply(read.peer, reply)
             else:
                 self._reads[number] = firm
@@ -639,7 +659,7 @@ class AccountService(Actor):
     def _read_later(self, read: Asked, queue: Mailbox[Asked]) -> None:
         if not queue.offer(read):
             detail = f"bucket {self.bucket} has too many reads waiting"
-            reply = TurnedAway(read.request.request, Why.OVERLOADED, detail=detail)
+            reply = Rejected(read.request.request, RejectReason.OVERLOADED, detail=detail)
             self._reply(read.peer, reply)
 
     def _answer_read(self, read: Read) -> None:
@@ -655,7 +675,7 @@ class AccountService(Actor):
             return
         if request.level is ReadLevel.LINEARIZABLE:
             noted = [self._note(number) for number in request.numbers]
-            Firm(request, noted, lambda reply: self._reply(read.peer, reply)).answer()
+            LinearizableRead(request, noted, lambda reply: self._reply(read.peer, reply)).answer()
             return
         if request.level is not ReadLevel.STALE:
             self._have_opened(request.numbers)
@@ -689,7 +709,9 @@ class AccountService(Actor):
                 self._read_later(stored, self._statements)
             else:
                 detail = f"{shorten(request.number)} has a payment under way whose payer's bucket doesn't answer"
-                self._reply(read.peer, TurnedAway(request.request, Why.UNAVAILABLE, detail=detail))
+                self._reply(
+                    read.peer, Rejected(request.request, RejectReason.UNAVAILABLE, detail=detail)
+                )
 
         if legs := shown(self._ledger, request):
             Posted(legs, self._anchors, on_posted)
@@ -723,7 +745,7 @@ class AccountService(Actor):
         """A read changes nothing: whatever raises in one ends that one, and nothing else."""
         _log.error("bucket %d: a read of node %d failed", self.bucket, read.peer, exc_info=error)
         detail = f"the read failed by a fault of the server ({type(error).__name__})"
-        self._reply(read.peer, TurnedAway(read.request.request, Why.FAILED, detail=detail))
+        self._reply(read.peer, Rejected(read.request.request, RejectReason.FAILED, detail=detail))
 
     async def _answer_loaded(self, read: Read) -> None:
         while numbers := missing_numbers(self._ledger, read.request):
@@ -745,7 +767,7 @@ class AccountService(Actor):
                 else await self._bucket_view(request, lag_ms)
             )
         except DatabaseUnavailable as error:
-            reply = TurnedAway(request.request, Why.UNAVAILABLE, detail=str(error))
+            reply = Rejected(request.request, RejectReason.UNAVAILABLE, detail=str(error))
         self._reply(read.peer, reply)
 
     async def _postings(self, request: ReadPostings) -> Postings:
@@ -800,14 +822,14 @@ class AccountService(Actor):
             self._ask(anchor, asked)
         self._close_silent(now)
 
-    def _ask(self, anchor: int, asked: list[Ask]) -> None:
-        def on_answer(position: int, answer: Answer | TurnedAway) -> None:
+    def _ask(self, anchor: int, asked: list[Resolve]) -> None:
+        def on_answer(position: int, answer: Answer | Rejected) -> None:
             ask = asked[position]
             decided = instruct(ask.xid, ask.attempt, answer) if isinstance(answer, Answer) else None
             if decided is not None and self._leadership.leading:
                 self._submit_own(decided)
 
-        self._buckets.submit(anchor, Chunk(b"", 0, tuple(asked)), on_answer)
+        self._buckets.submit(anchor, Batch(b"", 0, tuple(asked)), on_answer)
 
     def _close_silent(self, now: float) -> None:
         silent = [
@@ -852,13 +874,13 @@ def _deadline(now: float, left_ms: int) -> float:
     return now + left_ms / 1000 if left_ms else math.inf
 
 
-def _why_refused(error: MasError) -> Why:
+def _why_refused(error: MasError) -> RejectReason:
     if isinstance(error, InvalidRequest):
-        return Why.INVALID
-    return Why.OVERLOADED if isinstance(error, Overloaded) else Why.UNAVAILABLE
+        return RejectReason.INVALID
+    return RejectReason.OVERLOADED if isinstance(error, Overloaded) else RejectReason.UNAVAILABLE
 
 
-def _why(refused: Refused) -> tuple[Why, int]:
+def _why(refused: Refused) -> tuple[RejectReason, int]:
     if isinstance(refused.error, NotLeading):
-        return Why.NOT_LEADING, refused.error.leader
-    return Why.OVERLOADED, 0
+        return RejectReason.NOT_LEADING, refused.error.leader
+    return RejectReason.OVERLOADED, 0

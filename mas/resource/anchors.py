@@ -12,10 +12,10 @@ from enum import Enum
 
 import msgspec
 
-from mas.ledger import Abort, Answer, Ask, Chunk, Commit, Look, PreparedLegs
+from mas.ledger import Abort, Answer, Batch, Commit, PreparedLegs, QueryRecord, Resolve
 from mas.limits import TURN_INSTRUCTIONS_MAX
 from mas.resource.ports import Buckets
-from mas.transaction.messages import TurnedAway
+from mas.transaction.messages import Rejected
 from mas.transaction.participant import settle
 
 _PAUSE_SHORTEST_SECONDS = 0.01
@@ -37,7 +37,7 @@ Hear = Callable[[bytes, Word], None]
 OnOutcome = Callable[[bytes, Commit | Abort], None]
 
 
-class _Question(msgspec.Struct, eq=False):
+class _Query(msgspec.Struct, eq=False):
     """One xid that is being asked about."""
 
     legs: PreparedLegs
@@ -46,7 +46,7 @@ class _Question(msgspec.Struct, eq=False):
     """The attempt is declared dead where it is undecided (rule 11)."""
     settle: bool
     """Its outcome is applied here by whoever asked, not only by its coordinator."""
-    late: "_Question | None" = None
+    late: "_Query | None" = None
     """For those who came when it was under way."""
 
 
@@ -75,8 +75,8 @@ class Anchors:
         self._buckets = buckets
         self._patience = patience
         self._on_outcome = on_outcome
-        self._questions: dict[bytes, _Question] = {}
-        self._outgoing: dict[bytes, _Question] = {}
+        self._questions: dict[bytes, _Query] = {}
+        self._outgoing: dict[bytes, _Query] = {}
         self._waits: dict[bytes, _Wait] = {}
 
     # -- asking once ----------------------------------------------------------------------------------
@@ -87,15 +87,15 @@ class Anchors:
         """Ask what has become of these legs; calls back once, on a later turn of the loop."""
         question = self._questions.get(legs.xid)
         if question is None:
-            self._begin(_Question(legs, [hear], abort, settle))
+            self._begin(_Query(legs, [hear], abort, settle))
         elif legs.xid in self._outgoing:
             _join(question, hear, abort=abort, settle=settle)
         elif question.late is None:
-            question.late = _Question(legs, [hear], abort, settle)
+            question.late = _Query(legs, [hear], abort, settle)
         else:
             _join(question.late, hear, abort=abort, settle=settle)
 
-    def _begin(self, question: _Question) -> None:
+    def _begin(self, question: _Query) -> None:
         if not self._outgoing:
             asyncio.get_running_loop().call_soon(self._send)
         xid = question.legs.xid
@@ -103,23 +103,23 @@ class Anchors:
 
     def _send(self) -> None:
         outgoing, self._outgoing = self._outgoing, {}
-        by_anchor: dict[int, list[_Question]] = {}
+        by_anchor: dict[int, list[_Query]] = {}
         for question in outgoing.values():
             by_anchor.setdefault(question.legs.anchor, []).append(question)
         for anchor, asked in by_anchor.items():
             for start in range(0, len(asked), TURN_INSTRUCTIONS_MAX):
                 self._submit(anchor, asked[start : start + TURN_INSTRUCTIONS_MAX])
 
-    def _submit(self, anchor: int, asked: list[_Question]) -> None:
-        def on_answer(position: int, answer: Answer | TurnedAway) -> None:
+    def _submit(self, anchor: int, asked: list[_Query]) -> None:
+        def on_answer(position: int, answer: Answer | Rejected) -> None:
             question = asked[position]
             if self._questions.get(question.legs.xid) is question:
                 self._on_word(question, _word(question.legs, answer))
 
         instructions = tuple([_to_instruction(question) for question in asked])
-        self._buckets.submit(anchor, Chunk(b"", 0, instructions), on_answer)
+        self._buckets.submit(anchor, Batch(b"", 0, instructions), on_answer)
 
-    def _on_word(self, question: _Question, word: Word) -> None:
+    def _on_word(self, question: _Query, word: Word) -> None:
         xid, late = question.legs.xid, question.late
         del self._questions[xid]
         if isinstance(word, Open):
@@ -203,13 +203,13 @@ class Anchors:
         return bool(self._questions or self._waits)
 
 
-def _join(question: _Question, hear: Hear, *, abort: bool, settle: bool) -> None:
+def _join(question: _Query, hear: Hear, *, abort: bool, settle: bool) -> None:
     question.hears.append(hear)
     question.abort |= abort
     question.settle |= settle
 
 
-def _tell(question: _Question, word: Word) -> None:
+def _tell(question: _Query, word: Word) -> None:
     """Those who came late aren't content with "undecided"."""
     for hear in question.hears:
         hear(question.legs.xid, word)
@@ -217,14 +217,14 @@ def _tell(question: _Question, word: Word) -> None:
         _tell(question.late, word)
 
 
-def _to_instruction(question: _Question) -> Ask | Look:
+def _to_instruction(question: _Query) -> Resolve | QueryRecord:
     legs = question.legs
     if question.abort:
-        return Ask(legs.payment_id, legs.attempt, legs.xid, legs.body_hash)
-    return Look(legs.payment_id)
+        return Resolve(legs.payment_id, legs.attempt, legs.xid, legs.body_hash)
+    return QueryRecord(legs.payment_id)
 
 
-def _word(legs: PreparedLegs, answer: Answer | TurnedAway) -> Word:
-    if isinstance(answer, TurnedAway):
+def _word(legs: PreparedLegs, answer: Answer | Rejected) -> Word:
+    if isinstance(answer, Rejected):
         return Open.UNANSWERED
     return settle(legs, answer) or Open.UNDECIDED

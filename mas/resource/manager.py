@@ -9,17 +9,17 @@ import logging
 
 from mas.errors import MailboxClosed
 from mas.resource.actor import AccountService
-from mas.resource.members import MembersDoor
+from mas.resource.members import ReplicaAdmin
 from mas.resource.ports import Peers
 from mas.transaction.messages import (
     MESSAGE_BYTES_MAX,
     Answers,
     ChangeMembers,
     ReadReplica,
+    Rejected,
+    RejectReason,
     Reply,
     Request,
-    TurnedAway,
-    Why,
     batches,
     decode_requests,
     encode,
@@ -34,7 +34,7 @@ REPLY_CHANNEL = 3
 class ResourceManager:
     """Routes requests to the buckets of this node, and replies to their senders."""
 
-    def __init__(self, peers: Peers, members: MembersDoor) -> None:
+    def __init__(self, peers: Peers, members: ReplicaAdmin) -> None:
         self._peers = peers
         self._members = members
         self._services: dict[int, AccountService] = {}
@@ -68,16 +68,16 @@ class ResourceManager:
         service = self._services.get(request.bucket)
         if service is None:
             detail = f"this node holds no replica of bucket {request.bucket}"
-            self.reply(peer, TurnedAway(request.request, Why.INVALID, detail=detail))
+            self.reply(peer, Rejected(request.request, RejectReason.INVALID, detail=detail))
             return
         try:
             taken = service.requests.offer((peer, request))
         except MailboxClosed:
-            self.reply(peer, TurnedAway(request.request, Why.UNAVAILABLE, detail="stopping"))
+            self.reply(peer, Rejected(request.request, RejectReason.UNAVAILABLE, detail="stopping"))
             return
         if not taken:
             detail = f"bucket {request.bucket} has too many requests waiting"
-            self.reply(peer, TurnedAway(request.request, Why.OVERLOADED, detail=detail))
+            self.reply(peer, Rejected(request.request, RejectReason.OVERLOADED, detail=detail))
 
     def reply(self, peer: int, reply: Reply) -> None:
         """Send a reply with all others of this turn. One that can't be sent is lost: its asker doesn't know, and asks."""
@@ -87,8 +87,8 @@ class ResourceManager:
                 f"the answer has {len(data)} bytes, and at most {MESSAGE_BYTES_MAX} can be sent"
             )
             _log.error("to node %d: %s", peer, detail)
-            why = Why.UNKNOWN if isinstance(reply, Answers) else Why.FAILED
-            data = encode(TurnedAway(reply.request, why, detail=detail))
+            why = RejectReason.UNKNOWN if isinstance(reply, Answers) else RejectReason.FAILED
+            data = encode(Rejected(reply.request, why, detail=detail))
         if not self._replies:
             asyncio.get_running_loop().call_soon(self._send_replies)
         self._replies.setdefault(peer, []).append(data)

@@ -17,11 +17,11 @@ from mas.transaction.messages import (
     ChangeMembers,
     FollowerView,
     ReadReplica,
+    Rejected,
+    RejectReason,
     ReplicaState,
     ReplicaView,
     Reply,
-    TurnedAway,
-    Why,
 )
 
 
@@ -34,7 +34,7 @@ class Host(Protocol):
     def receiving(self, group_id: int) -> tuple[int, int] | None: ...
 
 
-class MembersDoor:
+class ReplicaAdmin:
     """Answers for the replicas of this node."""
 
     def __init__(self, node: int, host: Host) -> None:
@@ -50,12 +50,12 @@ class MembersDoor:
         group = self._host.groups.get(request.bucket)
         if group is None:
             detail = f"node {self._node} holds no replica of bucket {request.bucket}"
-            return TurnedAway(request.request, Why.INVALID, detail=detail)
+            return Rejected(request.request, RejectReason.INVALID, detail=detail)
         try:
             check_node_id(request.node)
             _begin(group, request.change, request.node)
         except NotLeading as error:
-            return TurnedAway(request.request, Why.NOT_LEADING, leader=error.leader)
+            return Rejected(request.request, RejectReason.NOT_LEADING, leader=error.leader)
         except InvalidRequest as error:
             view = self._view(request.request, request.bucket, str(error))
             return msgspec.structs.replace(view, refused=True)

@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from mas.ledger.instructions import Answer, Chunk
-from mas.ledger.rows import BucketRow, Kept, Loaded, WriteSet
+from mas.ledger.instructions import Answer, Batch
+from mas.ledger.rows import BucketRow, Loaded, ResidentState, WriteSet
 from mas.multiraft.events import CommitEvent, Refused
 from mas.raft import SnapshotMetadata
 from mas.runtime import Mailbox
-from mas.transaction.messages import PostingView, Reply, Request, TurnedAway
+from mas.transaction.messages import PostingView, Rejected, Reply, Request
 
 
 class Group(Protocol):
@@ -34,7 +34,7 @@ class Group(Protocol):
 class AccountDB(Protocol):
     """The materialised state of this node's buckets. Everything runs off the loop. Raises `DatabaseUnavailable`."""
 
-    async def open(self, bucket: int, writer: bytes) -> Kept:
+    async def open(self, bucket: int, writer: bytes) -> ResidentState:
         """Become the bucket's writer (rule 25) and read what is always kept in memory; a new bucket is made with applied 0."""
 
     async def load(
@@ -87,12 +87,12 @@ class Buckets(Protocol):
     def submit(
         self,
         bucket: int,
-        chunk: Chunk,
-        on_answer: Callable[[int, Answer | TurnedAway], None],
+        chunk: Batch,
+        on_answer: Callable[[int, Answer | Rejected], None],
         *,
         passed_on: bool = False,
     ) -> None:
-        """Calls back once for each position, in any order, on the loop; `TurnedAway` says whether it is unknown.
+        """Calls back once for each position, in any order, on the loop; `Rejected` says whether it is unknown.
 
         `passed_on`: it came from a node that doesn't reach the leader, and is passed on to no third one.
         """

@@ -15,7 +15,7 @@ from mas.errors import CorruptData, InvalidRequest, MasError, Overloaded, Unavai
 from mas.ledger import (
     LEDGER_VERSION,
     Abort,
-    Chunk,
+    Batch,
     Prepare,
     Proposal,
     RawProposal,
@@ -24,7 +24,7 @@ from mas.ledger import (
 )
 from mas.limits import MAILBOX_ITEMS_MAX, TURN_BYTES_MAX, TURN_INSTRUCTIONS_MAX
 from mas.resource.ports import Group
-from mas.resource.routes import Proposed, Route
+from mas.resource.reply_to import Proposed, ReplyTo
 from mas.runtime import Clock
 
 _ON_THEIR_WAY_MAX = 4
@@ -36,14 +36,14 @@ _decode_raw = msgpack_decoder(RawProposal, "an entry", CorruptData)
 class Item(msgspec.Struct, frozen=True, gc=False):
     """A chunk to propose, its bytes as they will be in the log, and whom its answers are for."""
 
-    chunk: Chunk
+    chunk: Batch
     raw: msgspec.Raw
-    route: Route
+    route: ReplyTo
     deadline: float = math.inf
     """Monotonic seconds: whoever sent it waits no longer."""
 
     @classmethod
-    def of(cls, chunk: Chunk, route: Route, deadline: float = math.inf) -> "Item":
+    def of(cls, chunk: Batch, route: ReplyTo, deadline: float = math.inf) -> "Item":
         """A chunk that this bucket's leader has made itself."""
         return cls(chunk, msgspec.Raw(encode(chunk)), route, deadline)
 
@@ -53,8 +53,8 @@ class Item(msgspec.Struct, frozen=True, gc=False):
         instructions = tuple([chunk.instructions[position] for position in positions])
         places = tuple([route.place(position) for position in positions])
         return Item.of(
-            Chunk(chunk.incarnation, chunk.low_water, instructions, chunk.left_out),
-            Route(route.peer, route.request, places),
+            Batch(chunk.incarnation, chunk.low_water, instructions, chunk.left_out),
+            ReplyTo(route.peer, route.request, places),
             self.deadline,
         )
 

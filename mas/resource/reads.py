@@ -174,7 +174,7 @@ class Noted:
                 reader()
 
 
-class Firm:
+class LinearizableRead:
     """A linearizable answer in the making. Its accounts wait for themselves alone, and all of them for so long."""
 
     def __init__(

@@ -9,16 +9,16 @@ from collections.abc import Callable
 import msgspec
 
 from mas.errors import InvalidRequest, RequestFailed, Unavailable
-from mas.ledger import Answer, decode_chunk
+from mas.ledger import Answer, decode_batch
 from mas.resource.ports import Buckets
 from mas.runtime import Supervisor
 from mas.transaction.messages import (
     Answers,
     ForLeader,
+    Rejected,
+    RejectReason,
     Reply,
     Submit,
-    TurnedAway,
-    Why,
 )
 
 _PASSED_ON_MAX = 1_000
@@ -40,7 +40,7 @@ class Relay:
         """Have the leader answer it, and tell this peer."""
         if self._under_way >= _PASSED_ON_MAX:
             detail = f"{self._under_way} requests are passed on by this node already"
-            self._reply(peer, TurnedAway(request.request, Why.OVERLOADED, detail=detail))
+            self._reply(peer, Rejected(request.request, RejectReason.OVERLOADED, detail=detail))
         elif isinstance(request, Submit):
             self._submit(peer, request)
         else:
@@ -48,13 +48,13 @@ class Relay:
 
     def _submit(self, peer: int, request: Submit) -> None:
         try:
-            chunk = decode_chunk(request.chunk)
+            chunk = decode_batch(request.chunk)
         except InvalidRequest as error:
-            self._reply(peer, TurnedAway(request.request, Why.INVALID, detail=str(error)))
+            self._reply(peer, Rejected(request.request, RejectReason.INVALID, detail=str(error)))
             return
         left = len(chunk.instructions)
 
-        def on_answer(position: int, answer: Answer | TurnedAway) -> None:
+        def on_answer(position: int, answer: Answer | Rejected) -> None:
             nonlocal left
             left -= 1
             if not left:
@@ -77,9 +77,9 @@ class Relay:
         try:
             reply = await self._buckets.query(self._bucket, request, _QUERY_SECONDS, passed_on=True)
         except Unavailable as error:
-            reply = TurnedAway(request.request, Why.UNAVAILABLE, detail=str(error))
+            reply = Rejected(request.request, RejectReason.UNAVAILABLE, detail=str(error))
         except RequestFailed as error:
-            reply = TurnedAway(request.request, Why.FAILED, detail=str(error))
+            reply = Rejected(request.request, RejectReason.FAILED, detail=str(error))
         finally:
             self._under_way -= 1
         self._reply(peer, msgspec.structs.replace(reply, request=request.request))

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 
-from mas.ledger import NONE_LEFT_OUT, Chunk, Decide, Prepare, PreparedLegs
+from mas.ledger import NONE_LEFT_OUT, Batch, Decide, Prepare, PreparedLegs
 from mas.limits import TURN_INSTRUCTIONS_MAX
 from mas.resource.anchors import Anchors, Open, Word
-from mas.resource.routes import Route
+from mas.resource.reply_to import ReplyTo
 
 _PATIENCE_SECONDS = 1.0
 """Well below the time after which whoever asked gives the bucket up."""
@@ -23,7 +23,7 @@ _PATIENCE_SECONDS = 1.0
 class Waiting(msgspec.Struct, gc=False):
     """An instruction that the ledger answered PENDING_ON, and whom its answer is for."""
 
-    route: Route
+    route: ReplyTo
     position: int
     instruction: Prepare | Decide
     xids: tuple[bytes, ...]
@@ -114,7 +114,7 @@ class SetAside:
 
 def second_proposals(
     items: Iterable[Waiting], left_out: tuple[bytes, ...]
-) -> Iterator[tuple[Chunk, Route]]:
+) -> Iterator[tuple[Batch, ReplyTo]]:
     """What waited together, as one chunk for each request that brought some: what is left out is named once for all of it."""
     by_request: dict[tuple[int, int], list[Waiting]] = {}
     for item in items:
@@ -124,4 +124,4 @@ def second_proposals(
             part = together[start : start + TURN_INSTRUCTIONS_MAX]
             instructions = tuple([item.instruction for item in part])
             positions = tuple([item.position for item in part])
-            yield Chunk(b"", 0, instructions, left_out), Route(peer, request, positions)
+            yield Batch(b"", 0, instructions, left_out), ReplyTo(peer, request, positions)

@@ -29,12 +29,12 @@ from mas.ledger.rows import (
     Account,
     BucketRow,
     Incarnation,
-    Kept,
     Loaded,
     NodeRow,
     Posting,
     PreparedLegs,
     Record,
+    ResidentState,
     WriteSet,
 )
 from mas.raft import SnapshotMetadata
@@ -130,7 +130,7 @@ class SqliteAccountDB:
                 connection.close()
             return cls(path, reserve_bytes=reserve_bytes, busy_seconds=busy_seconds)
 
-    async def open(self, bucket: int, writer: bytes) -> Kept:
+    async def open(self, bucket: int, writer: bytes) -> ResidentState:
         """Become the bucket's writer (rule 25) and read what is always kept in memory; a new bucket is made."""
         return await self._writer.run(partial(_open, bucket=bucket, writer=writer))
 
@@ -254,7 +254,7 @@ class _Worker:
 # -- writing ---------------------------------------------------------------------------------------
 
 
-def _open(connection: _Connection, bucket: int, writer: bytes) -> Kept:
+def _open(connection: _Connection, bucket: int, writer: bytes) -> ResidentState:
     with _transaction(connection):
         row = _bucket_row(connection, bucket)
         if row is None:
@@ -263,7 +263,7 @@ def _open(connection: _Connection, bucket: int, writer: bytes) -> Kept:
         else:
             connection.execute(schema.TAKE_BUCKET, (writer, bucket))
         legs, incarnations = _one(connection, schema.KEPT, {"bucket": bucket})
-    return Kept(
+    return ResidentState(
         row,
         {each.xid: each for each in _decode_legs(_as_list(legs))},
         {each.incarnation: each for each in _decode_incarnations(_as_list(incarnations))},

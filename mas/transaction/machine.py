@@ -27,27 +27,27 @@ from mas.ledger.instructions import (
     EXTERNAL,
     Abort,
     Answer,
-    Ask,
     Body,
     Code,
     Commit,
     Decide,
-    End,
     Instruction,
     Kind,
     LockMode,
-    Look,
     Prepare,
+    QueryRecord,
     Reason,
+    RecordRefusal,
+    Resolve,
     Token,
     parties,
     payer,
 )
-from mas.transaction.attempts import Attempts
-from mas.transaction.messages import Why
+from mas.transaction.messages import RejectReason
 from mas.transaction.outcome import PaymentResult, Status
 from mas.transaction.participant import instruct
 from mas.transaction.placement import Placement
+from mas.transaction.xid_source import XidSource
 
 ATTEMPTS_MAX = 8
 """Attempts of one run. Each ends for a reason of its own: more of them is a system that isn't well."""
@@ -137,7 +137,7 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
     payment_id: bytes
     body: Body
     body_hash: bytes
-    attempts: Attempts
+    attempts: XidSource
     repeat: bool = False
     """The caller says that it has asked before (rule 8)."""
     exclusive: bool = False
@@ -198,7 +198,7 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
         self.placement = placement
         self.misplaced = False
         if not placement.anchor:
-            status = Status.ABORTED if self.begun else Status.TURNED_AWAY
+            status = Status.ABORTED if self.begun else Status.REJECTED
             self._reply(status, effects, Reason.ACCOUNT_NOT_FOUND, placement.missing)
         elif self.reason:
             self._check(effects)
@@ -256,7 +256,7 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
         self.attempt = attempt
         self.unsettled += count
         self.phase = _PREPARING
-        effects.append(Note(self, attempt))
+        effects.append(NotePending(self, attempt))
         told = parties(body.legs)
         for bucket, positions in placement.others:
             instruction = Prepare(
@@ -285,7 +285,7 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
         yes = answer.code is _PREPARED or answer.code is Code.POSTED
         if part.vote is not _ASKED:
             if yes and part.vote is Vote.FREED:  # its Abort came first, and found nothing (P12)
-                effects.extend([] if attempt.unsettled else [Note(self, attempt)])
+                effects.extend([] if attempt.unsettled else [NotePending(self, attempt)])
                 attempt.unsettled += 1
                 self.unsettled += 1
                 self._roll_back_part(part, attempt, effects)
@@ -316,16 +316,18 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
             case _:
                 self._give_up(Reason.UNAVAILABLE, answer.detail, effects)
 
-    def _on_prepare_turned_away(self, send: "Send", why: Why, effects: "list[Effect]") -> None:
+    def _on_prepare_turned_away(
+        self, send: "Send", why: RejectReason, effects: "list[Effect]"
+    ) -> None:
         part, attempt = send.part, send.attempt
         assert part is not None
         assert attempt is not None
         if part.vote is not Vote.ASKED:
             return
-        if why is Why.UNKNOWN:
+        if why is RejectReason.UNKNOWN:
             part.unknown = True
         part.away = not part.unknown
-        if why is Why.OVERLOADED or why is Why.INVALID:
+        if why is RejectReason.OVERLOADED or why is RejectReason.INVALID:
             self.rollback(attempt, effects)
             self._give_up(_TURNED_AWAY[why], "", effects)
         else:
@@ -366,7 +368,7 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
             return  # the other one, DECIDE or the question, was answered first
         code = answer.code
         if code is _COMMITTED or code is Code.REFUSED or code is Code.KEY_REUSED:
-            if type(send.instruction) is Ask and answer.xid != attempt.xid:
+            if type(send.instruction) is Resolve and answer.xid != attempt.xid:
                 self._repeat(attempt.anchor, effects)
             else:
                 self._conclude(answer, effects)
@@ -376,7 +378,7 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
             self.number = answer.attempt
             self.rollback(attempt, effects)
             self._on_dead(attempt, answer, effects)
-        elif type(send.instruction) is Ask:
+        elif type(send.instruction) is Resolve:
             effects.append(Later(send))
         elif self.phase is _DECIDING:
             self._on_unjudged(attempt, answer, effects)
@@ -408,15 +410,17 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
         else:
             self._reply(Status.ABORTED, effects, self.reason, self.detail)
 
-    def _on_decide_turned_away(self, send: "Send", why: Why, effects: "list[Effect]") -> None:
+    def _on_decide_turned_away(
+        self, send: "Send", why: RejectReason, effects: "list[Effect]"
+    ) -> None:
         attempt = send.attempt
         assert attempt is not None
         if attempt is not self.attempt or self.phase is not Phase.DECIDING:
             return
-        if why is Why.UNKNOWN:
+        if why is RejectReason.UNKNOWN:
             attempt.unknown = True
         attempt.away = True
-        hopeless = why is Why.OVERLOADED or why is Why.INVALID
+        hopeless = why is RejectReason.OVERLOADED or why is RejectReason.INVALID
         if hopeless and self._has_done_nothing(attempt):
             self._reply(self._nothing(), effects, _TURNED_AWAY[why])
         else:
@@ -428,7 +432,7 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
 
     def _ask(self, attempt: Attempt, effects: "list[Effect]") -> None:
         self.phase = Phase.ASKING
-        ask = Ask(self.payment_id, attempt.number, attempt.xid, self.body_hash)
+        ask = Resolve(self.payment_id, attempt.number, attempt.xid, self.body_hash)
         effects.append(Send(self, attempt.anchor, ask, attempt))
 
     # -- the other buckets -------------------------------------------------------------------------------
@@ -483,7 +487,7 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
     def _refuse(self, reason: Reason, detail: str, effects: "list[Effect]") -> None:
         """A ledger's no from a bucket is written at the anchor before the client hears it (rule 8)."""
         self.phase = Phase.ENDING
-        end = End(
+        end = RecordRefusal(
             self.payment_id,
             self.body.kind,
             payer(self.body),
@@ -516,7 +520,7 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
         self.reason = reason
         self.detail = detail
         if not self.begun:
-            self._reply(Status.TURNED_AWAY, effects, reason, detail)
+            self._reply(Status.REJECTED, effects, reason, detail)
         else:
             self._check(effects)
 
@@ -525,7 +529,7 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
         self._look(effects)
 
     def _look(self, effects: "list[Effect]") -> None:
-        look = Look(self.payment_id, payer(self.body), self.body.kind)
+        look = QueryRecord(self.payment_id, payer(self.body), self.body.kind)
         effects.append(Send(self, self._place().anchor, look))
 
     def _on_looked(self, send: "Send", answer: Answer, effects: "list[Effect]") -> None:
@@ -644,7 +648,7 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
 
     def _nothing(self) -> Status:
         """What a one-bucket attempt that never was is called: an earlier attempt is on record, or may be."""
-        return Status.ABORTED if self.begun > 1 else Status.TURNED_AWAY
+        return Status.ABORTED if self.begun > 1 else Status.REJECTED
 
     # -- time --------------------------------------------------------------------------------------------
 
@@ -672,7 +676,7 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
         if self.replied:
             return
         begun = self.begun or self.repeat or self.number
-        status = Status.UNKNOWN if begun else Status.TURNED_AWAY
+        status = Status.UNKNOWN if begun else Status.REJECTED
         result = PaymentResult(status, self.payment_id, Reason.TIMED_OUT, self._silent())
         self.replied = True
         effects.append(Reply(self, result))
@@ -708,9 +712,9 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
                 matters = attempt is self.attempt and self.phase in _SENDS_DECIDE
                 if attempt is not None:
                     attempt.away = False
-            case Ask():
+            case Resolve():
                 matters = attempt is self.attempt and self.phase is Phase.ASKING
-            case End():
+            case RecordRefusal():
                 matters = self.phase is Phase.ENDING and instruction.attempt == self.number
             case _:
                 matters = self.phase is Phase.LOOKING or self.phase is Phase.CHECKING
@@ -728,14 +732,14 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
             self._on_settled(send, answer, effects)
         elif self.phase is _REPEATING:
             self._on_repeated(send, answer, effects)
-        elif kind is Decide or kind is Ask:
+        elif kind is Decide or kind is Resolve:
             self._on_decided(send, answer, effects)
-        elif kind is End:
+        elif kind is RecordRefusal:
             self._on_ended(send, answer, effects)
         else:
             self._on_looked(send, answer, effects)
 
-    def turned_away(self, send: "Send", why: Why, effects: "list[Effect]") -> None:
+    def turned_away(self, send: "Send", why: RejectReason, effects: "list[Effect]") -> None:
         """A copy of what was sent gets no answer of the ledger's (rules 6, 16, 39)."""
         kind = type(send.instruction)
         if kind is Prepare:
@@ -771,7 +775,7 @@ class Reply(msgspec.Struct, gc=False, eq=False):
     result: PaymentResult
 
 
-class Note(msgspec.Struct, gc=False, eq=False):
+class NotePending(msgspec.Struct, gc=False, eq=False):
     """Note the attempt as PENDING, beside phase 1 and not waited for (rule 40)."""
 
     transaction: GlobalTransaction
@@ -814,7 +818,7 @@ class Alarm(msgspec.Struct, gc=False, eq=False):
     answer: Answer
 
 
-Effect = Send | Later | Reply | Note | Settled | Locate | NeedLocks | ReleaseLocks | Alarm
+Effect = Send | Later | Reply | NotePending | Settled | Locate | NeedLocks | ReleaseLocks | Alarm
 
 _AT_THE_ANCHOR = (Phase.DECIDING, Phase.ASKING)
 _SENDS_DECIDE = (Phase.DECIDING, Phase.REPEATING)
@@ -826,6 +830,6 @@ _OUTCOMES = {
     Code.KEY_REUSED: Status.KEY_REUSED,
 }
 _TURNED_AWAY = {
-    Why.OVERLOADED: Reason.OVERLOADED,
-    Why.INVALID: Reason.UNAVAILABLE,
+    RejectReason.OVERLOADED: Reason.OVERLOADED,
+    RejectReason.INVALID: Reason.UNAVAILABLE,
 }

@@ -19,7 +19,7 @@ from mas.limits import FRAME_BYTES_MAX, TURN_BYTES_MAX, TURN_INSTRUCTIONS_MAX
 T = TypeVar("T")
 
 
-class Why(IntEnum):
+class RejectReason(IntEnum):
     """Why there is no answer of the ledger's."""
 
     NOT_LEADING = 1
@@ -46,7 +46,7 @@ class ReadLevel(IntEnum):
 
 
 class Submit(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
-    """Carry out a chunk of instructions in a bucket. `chunk` is an encoded `ledger.Chunk`."""
+    """Carry out a chunk of instructions in a bucket. `chunk` is an encoded `ledger.Batch`."""
 
     request: int
     bucket: int
@@ -62,18 +62,18 @@ class Answers(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
     answers: tuple[tuple[int, Answer], ...]
 
 
-class TurnedAway(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
+class Rejected(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     """These positions (none named: all that are unanswered) get no answer of the ledger's."""
 
     request: int
-    why: Why
+    why: RejectReason
     positions: tuple[int, ...] = ()
     leader: int = 0
     detail: str = ""
 
 
 class ReadAccounts(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
-    """Read accounts of a bucket. Answered by `AccountViews` or `TurnedAway`."""
+    """Read accounts of a bucket. Answered by `AccountViews` or `Rejected`."""
 
     request: int
     bucket: int
@@ -228,7 +228,7 @@ class Change(IntEnum):
 
 
 class ChangeMembers(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=14):
-    """Begin a change, unless it is so already; asked of the bucket's leader. Answered by its `ReplicaView` or `TurnedAway`."""
+    """Begin a change, unless it is so already; asked of the bucket's leader. Answered by its `ReplicaView` or `Rejected`."""
 
     request: int
     bucket: int
@@ -315,7 +315,7 @@ class PassOn(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=17):
 BucketRequest = ForLeader | ReadBucket | PassOn
 """For the bucket's own service; the others are about the replica itself."""
 Request = BucketRequest | ReadReplica | ChangeMembers
-Reply = Answers | TurnedAway | AccountViews | Claims | Postings | BucketView | Nodes | ReplicaView
+Reply = Answers | Rejected | AccountViews | Claims | Postings | BucketView | Nodes | ReplicaView
 
 _ANSWERS: dict[type[Request], type[Reply]] = {
     Submit: Answers,
@@ -331,7 +331,7 @@ _ANSWERS: dict[type[Request], type[Reply]] = {
 
 def can_answer(request: type[Request], reply: Reply) -> bool:
     """Whether such a request is answered so: each has its kind of answer, and all can be turned away."""
-    return isinstance(reply, TurnedAway | _ANSWERS[request])
+    return isinstance(reply, Rejected | _ANSWERS[request])
 
 
 encode = msgspec.msgpack.Encoder().encode

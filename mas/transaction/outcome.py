@@ -32,7 +32,7 @@ class Status(IntEnum):
     ABORTED = 3
     UNKNOWN = 4
     KEY_REUSED = 5
-    TURNED_AWAY = 6
+    REJECTED = 6
 
 
 class PaymentRequest(msgspec.Struct, frozen=True, gc=False):

@@ -7,7 +7,7 @@ Resource Manager's business.
 
 from collections.abc import Iterable, Mapping
 
-from mas.ledger.instructions import Abort, Answer, Ask, Code, Commit
+from mas.ledger.instructions import Abort, Answer, Code, Commit, Resolve
 from mas.ledger.rows import PreparedLegs
 
 BACK_OFF_MAX = 30.0
@@ -37,14 +37,14 @@ def instruct(xid: bytes, attempt: int, answer: Answer) -> Commit | Abort | None:
             return None
 
 
-def questions(legs: Iterable[PreparedLegs]) -> dict[int, list[Ask]]:
+def questions(legs: Iterable[PreparedLegs]) -> dict[int, list[Resolve]]:
     """The questions about these legs, by anchor: one message for each of them, an xid once."""
     seen = set()
-    by_anchor: dict[int, list[Ask]] = {}
+    by_anchor: dict[int, list[Resolve]] = {}
     for one in legs:
         if one.xid not in seen:
             seen.add(one.xid)
-            ask = Ask(one.payment_id, one.attempt, one.xid, one.body_hash)
+            ask = Resolve(one.payment_id, one.attempt, one.xid, one.body_hash)
             by_anchor.setdefault(one.anchor, []).append(ask)
     return by_anchor
 

@@ -49,7 +49,7 @@ def add_result(
 def add_error(message: pb.PaymentResults, batch: int, position: int, error: MasError) -> None:
     """Append what would have been the status of a call: this payment was never begun."""
     message.results.add(
-        outcome=pb.OUTCOME_TURNED_AWAY, error=detail_of(error), batch=batch, position=position
+        outcome=pb.OUTCOME_REJECTED, error=detail_of(error), batch=batch, position=position
     )
 
 

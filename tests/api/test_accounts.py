@@ -280,15 +280,15 @@ async def test_overload_and_outage_are_statuses_of_a_call(edge: Edge, alice: Cal
         (Reason.OVERLOADED, errors.Overloaded),
         (Reason.UNAVAILABLE, errors.Unavailable),
     ]:
-        edge.coordinator.decide = lambda _, r=reason: PaymentResult(Status.TURNED_AWAY, b"", r)
+        edge.coordinator.decide = lambda _, r=reason: PaymentResult(Status.REJECTED, b"", r)
         with pytest.raises(error):
             await alice("CreatePayment", payment())
     edge.coordinator.decide = lambda _: PaymentResult(
-        Status.TURNED_AWAY, b"", Reason.ACCOUNT_NOT_FOUND
+        Status.REJECTED, b"", Reason.ACCOUNT_NOT_FOUND
     )
     reply = await alice("CreatePayment", payment())
     assert (reply.outcome, reply.reason) == (
-        pb.OUTCOME_TURNED_AWAY,
+        pb.OUTCOME_REJECTED,
         pb.REASON_ACCOUNT_NOT_FOUND,
     )
 

@@ -327,7 +327,7 @@ async def test_security_b15_payments_refused_for_nothing_are_so_many_a_day() -> 
         cancelled = pb.PaymentName(payer="alice", idempotency_key="b")
         await stub.CancelPayment(cancelled, metadata=metadata)
         stream = stub.CreatePayments(metadata=metadata)
-        for key, outcome in (("c", pb.OUTCOME_REFUSED), ("d", pb.OUTCOME_TURNED_AWAY)):
+        for key, outcome in (("c", pb.OUTCOME_REFUSED), ("d", pb.OUTCOME_REJECTED)):
             await stream.write(pb.PaymentBatch(payments=[payment(key)]))
             [result] = (await stream.read()).results
             assert result.outcome == outcome

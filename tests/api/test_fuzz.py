@@ -20,9 +20,9 @@ from mas.api import (
 )
 from mas.api.auth import CLUSTER_SECRET_KEY, Authenticator
 from mas.errors import NotFound
-from mas.ledger.instructions import Answer, Chunk
+from mas.ledger.instructions import Answer, Batch
 from mas.membership import Operations, Roster
-from mas.transaction.messages import TurnedAway, Why
+from mas.transaction.messages import Rejected, RejectReason
 from mas.wire.status import DETAILS_KEY
 from tests.api.edge import SECRET, FakeCoordinator, HandClock, api_server, secure_channel, serving
 from tests.api.fuzz import METHODS, requests
@@ -45,11 +45,11 @@ class NoBuckets(FakeBuckets):
     """Turns everything away at once."""
 
     def submit(
-        self, bucket: int, chunk: Chunk, on_answer: Callable[[int, Answer | TurnedAway], None]
+        self, bucket: int, chunk: Batch, on_answer: Callable[[int, Answer | Rejected], None]
     ) -> None:
         for position in range(len(chunk.instructions)):
             asyncio.get_running_loop().call_soon(
-                on_answer, position, TurnedAway(0, Why.UNAVAILABLE)
+                on_answer, position, Rejected(0, RejectReason.UNAVAILABLE)
             )
 
 

@@ -23,7 +23,7 @@ from mas.api import (
 from mas.api.auth import CLUSTER_SECRET_KEY
 from mas.api.tokens import Role
 from mas.config import SharesConfig
-from mas.ledger.instructions import Abort, Chunk, encode
+from mas.ledger.instructions import Abort, Batch, encode
 from mas.membership import Operations
 from mas.runtime import SystemDice
 from mas.wire.gen.mas.v1 import account_pb2, lock_pb2, node_pb2, transaction_pb2
@@ -33,7 +33,7 @@ from tests.api.test_server import FakeBuckets, FakeLocks, FakeNode, on_a_port
 
 _PAYMENT = {"from_account": "alice", "to_account": "bob", "amount": 1, "idempotency_key": "k"}
 _REPLICA = {"bucket": 1, "node": 1}
-_PHASE = {"bucket": 4, "chunk": encode(Chunk(b"", 0, (Abort(b"x" * 16),)))}
+_PHASE = {"bucket": 4, "chunk": encode(Batch(b"", 0, (Abort(b"x" * 16),)))}
 
 GOOD: dict[str, dict[str, Any]] = {
     "CreateAccountRequest": {"account_number": "alice", "idempotency_key": "k"},

@@ -127,9 +127,9 @@ async def test_one_bad_payment_harms_none_beside_it(edge: Edge, stream: Stream) 
     results = await stream.receive(5)
     assert [results[7, position].outcome for position in range(5)] == [
         pb.OUTCOME_COMMITTED,
-        pb.OUTCOME_TURNED_AWAY,
-        pb.OUTCOME_TURNED_AWAY,
-        pb.OUTCOME_TURNED_AWAY,
+        pb.OUTCOME_REJECTED,
+        pb.OUTCOME_REJECTED,
+        pb.OUTCOME_REJECTED,
         pb.OUTCOME_COMMITTED,
     ]
     names = [results[7, position].error.name for position in (1, 2, 3)]
@@ -171,7 +171,7 @@ async def test_a_giant_is_cut_into_turns(edge: Edge, stream: Stream) -> None:
 async def test_linked_payments_say_that_they_are_not_supported(stream: Stream) -> None:
     await stream.send(1, payment("a"), payment("b"), linked=True)
     for result in (await stream.receive(2)).values():
-        assert (result.outcome, result.error.name) == (pb.OUTCOME_TURNED_AWAY, "NotSupported")
+        assert (result.outcome, result.error.name) == (pb.OUTCOME_REJECTED, "NotSupported")
 
 
 @pytest.mark.asyncio

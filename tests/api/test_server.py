@@ -23,9 +23,19 @@ from mas.api import (
 )
 from mas.api.auth import CLUSTER_SECRET_KEY
 from mas.api.server import SERVER_OPTIONS
-from mas.ledger.instructions import Abort, Answer, Ask, Chunk, Code, Commit, LockMode, Token, encode
+from mas.ledger.instructions import (
+    Abort,
+    Answer,
+    Batch,
+    Code,
+    Commit,
+    LockMode,
+    Resolve,
+    Token,
+    encode,
+)
 from mas.membership import Operations
-from mas.transaction.messages import Answers, TurnedAway, Why, decode_replies
+from mas.transaction.messages import Answers, Rejected, RejectReason, decode_replies
 from mas.wire.gen.mas.v1 import account_pb2 as pb
 from mas.wire.gen.mas.v1 import (
     account_pb2_grpc,
@@ -106,14 +116,14 @@ async def test_a_message_has_a_bound() -> None:
 
 class FakeBuckets:
     def __init__(self) -> None:
-        self.chunks: list[tuple[int, Chunk]] = []
-        self.answers: Sequence[Answer | TurnedAway | None] = ()
+        self.chunks: list[tuple[int, Batch]] = []
+        self.answers: Sequence[Answer | Rejected | None] = ()
 
     def all(self) -> list[int]:
         return [4]
 
     def submit(
-        self, bucket: int, chunk: Chunk, on_answer: Callable[[int, Answer | TurnedAway], None]
+        self, bucket: int, chunk: Batch, on_answer: Callable[[int, Answer | Rejected], None]
     ) -> None:
         self.chunks.append((bucket, chunk))
         for position, answer in reversed(list(enumerate(self.answers))):
@@ -132,7 +142,7 @@ XID = b"x" * 16
 
 
 def phase(*instructions: object) -> transaction_pb2.Phase:
-    return transaction_pb2.Phase(bucket=4, chunk=encode(Chunk(b"", 0, instructions)))
+    return transaction_pb2.Phase(bucket=4, chunk=encode(Batch(b"", 0, instructions)))
 
 
 @pytest.mark.asyncio
@@ -164,7 +174,7 @@ async def test_a_phase_takes_only_its_own_instructions(method: str) -> None:
 @pytest.mark.asyncio
 async def test_a_phase_brings_every_answer() -> None:
     buckets = FakeBuckets()
-    away = TurnedAway(9, Why.NOT_LEADING, (1,), 5)
+    away = Rejected(9, RejectReason.NOT_LEADING, (1,), 5)
     buckets.answers = (Answer(Code.FREED), away, Answer(Code.OVER))
     async with on_a_port(TransactionServicer(buckets, ClusterSecret(SECRET))) as channel:
         stub = transaction_pb2_grpc.TransactionServiceStub(channel)
@@ -176,7 +186,9 @@ async def test_a_phase_brings_every_answer() -> None:
         assert buckets.chunks[0][0] == 4
         buckets.answers = (None,)
         with pytest.raises(errors.DeadlineExceeded, match="0 of 1"):
-            await heard(stub.Resolve(phase(Ask(XID, 1, XID, XID)), metadata=INSIDE, timeout=0.1))
+            await heard(
+                stub.Resolve(phase(Resolve(XID, 1, XID, XID)), metadata=INSIDE, timeout=0.1)
+            )
 
 
 def no_operations() -> Operations:

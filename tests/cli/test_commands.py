@@ -138,8 +138,8 @@ def test_paying_for_programs(edge: Edge) -> None:
     [
         (Status.REFUSED, Reason.INSUFFICIENT_FUNDS, 1, "was refused (INSUFFICIENT_FUNDS: why)"),
         (Status.KEY_REUSED, Reason.NONE, 1, "this key has been used for something else (why)"),
-        (Status.TURNED_AWAY, Reason.ACCOUNT_NOT_FOUND, 1, "was refused (ACCOUNT_NOT_FOUND: why)"),
-        (Status.TURNED_AWAY, Reason.UNAVAILABLE, 3, "was not begun (UNAVAILABLE: why); try again"),
+        (Status.REJECTED, Reason.ACCOUNT_NOT_FOUND, 1, "was refused (ACCOUNT_NOT_FOUND: why)"),
+        (Status.REJECTED, Reason.UNAVAILABLE, 3, "was not begun (UNAVAILABLE: why); try again"),
         (Status.ABORTED, Reason.CONTENDED, 3, "did not happen this time (CONTENDED: why)"),
         (Status.UNKNOWN, Reason.TIMED_OUT, 3, "it is not known whether"),
     ],

@@ -49,7 +49,7 @@ class Script:
 COMMITTED = (Status.COMMITTED, Reason.NONE)
 ABORTED = (Status.ABORTED, Reason.CONTENDED)
 UNKNOWN = (Status.UNKNOWN, Reason.TIMED_OUT)
-AWAY = (Status.TURNED_AWAY, Reason.UNAVAILABLE)
+AWAY = (Status.REJECTED, Reason.UNAVAILABLE)
 
 
 @pytest.mark.asyncio
@@ -158,7 +158,7 @@ async def test_a_batch_keeps_its_order_and_shares_no_fate(edge: Edge, client: Cl
     assert [receipt.status for receipt in receipts] == [
         Status.COMMITTED,
         Status.REFUSED,
-        Status.TURNED_AWAY,
+        Status.REJECTED,
         Status.COMMITTED,
     ]
     assert [receipt.key for receipt in receipts[:3]] == ["rich", "poor", "self"]
@@ -171,7 +171,7 @@ async def test_a_refusal_is_a_receipt_and_is_not_tried_again(edge: Edge, client:
     for decision in [
         (Status.REFUSED, Reason.ACCOUNT_FROZEN),
         (Status.KEY_REUSED, Reason.NONE),
-        (Status.TURNED_AWAY, Reason.ACCOUNT_NOT_FOUND),
+        (Status.REJECTED, Reason.ACCOUNT_NOT_FOUND),
     ]:
         edge.coordinator.decide = script = Script(decision)
         receipt = await client.pay("a", "b", 1)
@@ -199,7 +199,7 @@ async def test_what_ends_only_a_try_is_tried_again_as_a_repeat(edge: Edge, clien
         ([UNKNOWN, ABORTED], (Status.UNKNOWN, Reason.UNAVAILABLE)),
         ([UNKNOWN, AWAY], (Status.UNKNOWN, Reason.UNAVAILABLE)),
         (
-            [UNKNOWN, (Status.TURNED_AWAY, Reason.ACCOUNT_NOT_FOUND)],
+            [UNKNOWN, (Status.REJECTED, Reason.ACCOUNT_NOT_FOUND)],
             (Status.UNKNOWN, Reason.ACCOUNT_NOT_FOUND),
         ),
         ([UNKNOWN, (Status.REFUSED, Reason.CANCELLED)], (Status.REFUSED, Reason.CANCELLED)),
@@ -305,7 +305,7 @@ async def test_a_server_that_is_not_there_yet() -> None:
         port, token = gone.server.port, gone.token("operator:shop", Role.GATEWAY)
     async with Client(f"127.0.0.1:{port}", token=token, ca=certificate()[0]) as client:
         nothing = await client.pay("a", "b", 1, timeout=0.2)
-        assert (nothing.status, nothing.reason) == (Status.TURNED_AWAY, Reason.UNAVAILABLE)
+        assert (nothing.status, nothing.reason) == (Status.REJECTED, Reason.UNAVAILABLE)
         with pytest.raises(errors.NetworkError):
             await client.account("a", timeout=0.2)
         with pytest.raises(errors.Unavailable, match="no connection"):
@@ -325,7 +325,7 @@ async def test_a_server_with_another_certificate_is_no_server(edge: Edge) -> Non
     other = certificate()[0]
     async with Client(edge.address, token=edge.token(), ca=other) as client:
         receipt = await client.pay("a", "b", 1, timeout=0.3)
-        assert receipt.status is Status.TURNED_AWAY
+        assert receipt.status is Status.REJECTED
     assert edge.coordinator.requests == []
 
 
@@ -369,7 +369,7 @@ async def test_opening_an_account_is_tried_again_under_one_key(edge: Edge, clien
 async def test_overload_of_a_whole_server_passes(edge: Edge, client: Client) -> None:
     edge.coordinator.overloaded = errors.MailboxFull("full")
     told = await client.pay("a", "b", 1, timeout=0.2)
-    assert (told.status, told.reason) == (Status.TURNED_AWAY, Reason.OVERLOADED)
+    assert (told.status, told.reason) == (Status.REJECTED, Reason.OVERLOADED)
     with pytest.raises(errors.Overloaded):
         await client.create_account("a", timeout=0.2)
     paying = asyncio.ensure_future(client.pay("a", "b", 1))

@@ -94,9 +94,7 @@ async def test_users_9_a_batch_of_wrong_payments_leaves_the_good_one(
 ) -> None:
     batch = [Payment("alice", "bob", 1, reference="y" * 5_000)] * 999 + [Payment("alice", "bob", 1)]
     receipts = await client.pay_many(batch, timeout=3)
-    assert [receipt.status for receipt in receipts] == [Status.TURNED_AWAY] * 999 + [
-        Status.COMMITTED
-    ]
+    assert [receipt.status for receipt in receipts] == [Status.REJECTED] * 999 + [Status.COMMITTED]
     assert "reference 'yyy" in receipts[0].detail
     assert "0 to 140 characters" in receipts[0].detail
     assert len(edge.coordinator.requests) == 1
@@ -137,10 +135,10 @@ async def test_users_10_a_batch_has_a_receipt_for_each(edge: Edge, client: Clien
     assert first.committed
     assert others[0].key == "k"
     for receipt, (_, why) in zip(others, wrong, strict=True):
-        assert receipt.status is Status.TURNED_AWAY
+        assert receipt.status is Status.REJECTED
         assert why in receipt.detail
     assert len(edge.coordinator.requests) == 1
-    assert [one.status for one in await client.pay_many(batch[1:])] == [Status.TURNED_AWAY] * 6
+    assert [one.status for one in await client.pay_many(batch[1:])] == [Status.REJECTED] * 6
 
 
 # -- every method, every field -----------------------------------------------------------------------
@@ -269,7 +267,7 @@ async def test_twopc_b4_nothing_is_kept_of_payments_that_ended_in_an_outage() ->
         stream = client._payments
         for _ in range(3):
             receipts = await client.pay_many([Payment("a", "b", 1)] * 3_000, timeout=0.1)
-            assert {receipt.status for receipt in receipts} == {Status.TURNED_AWAY}
+            assert {receipt.status for receipt in receipts} == {Status.REJECTED}
         async with asyncio.timeout(5):
             while stream._waiting or stream._later or stream._sent:
                 await asyncio.sleep(0.01)
@@ -383,7 +381,7 @@ async def test_what_was_never_sent_is_refused_by_its_error(client: Client, edge:
     with pytest.raises(errors.Unauthenticated):
         await client.pay("a", "b", 1)
     [receipt] = await client.pay_many([Payment("a", "b", 1)])
-    assert receipt.status is Status.TURNED_AWAY
+    assert receipt.status is Status.REJECTED
 
 
 async def test_an_answer_that_cannot_be_read_is_no_answer() -> None:

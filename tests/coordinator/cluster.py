@@ -15,22 +15,22 @@ from mas.ledger import (
     NONE_LEFT_OUT,
     Account,
     Answer,
+    Batch,
     Body,
     BucketRow,
-    Chunk,
     Code,
     Decide,
     Genesis,
     Instruction,
-    Kept,
     Kind,
     Ledger,
     Loaded,
     LockMode,
-    Look,
     Prepare,
     Proposal,
+    QueryRecord,
     Record,
+    ResidentState,
     Token,
 )
 from mas.transaction.messages import (
@@ -43,16 +43,16 @@ from mas.transaction.messages import (
     ReadBucket,
     ReadClaims,
     ReadPostings,
+    Rejected,
+    RejectReason,
     Reply,
     Request,
-    TurnedAway,
-    Why,
 )
 from mas.transaction.participant import settle
 
 CLUSTER = "test"
 
-Fault = Callable[[int, Instruction], Why | str | None]
+Fault = Callable[[int, Instruction], RejectReason | str | None]
 """What befalls an instruction: turned away with nothing done (a Why), or by name:
 
 "lost": nothing done, and unknown; "unheard": done, and unknown; "silent": nothing done, and nobody ever says so.
@@ -76,12 +76,12 @@ class Buckets:
         self.count = count
         self.now = 1_000
         self.fault: Fault = no_fault
-        self.chunks: list[tuple[int, Chunk]] = []
+        self.chunks: list[tuple[int, Batch]] = []
         self.queries: list[tuple[int, Request]] = []
         self.unreachable: set[int] = set()
         self._ledgers = {}
         for bucket in self.all():
-            self._ledgers[bucket] = Ledger(Kept(BucketRow(bucket), {}, {}))
+            self._ledgers[bucket] = Ledger(ResidentState(BucketRow(bucket), {}, {}))
             self.apply(bucket, Genesis(CLUSTER, bucket, count))
 
     # -- the port ----------------------------------------------------------------------------------------
@@ -93,13 +93,13 @@ class Buckets:
         return {bucket: [bucket * 10 + 1, bucket * 10 + 2] for bucket in self.all()}
 
     def submit(
-        self, bucket: int, chunk: Chunk, on_answer: Callable[[int, Answer | TurnedAway], None]
+        self, bucket: int, chunk: Batch, on_answer: Callable[[int, Answer | Rejected], None]
     ) -> None:
         loop = asyncio.get_running_loop()
         self.chunks.append((bucket, chunk))
         for position, instruction in enumerate(chunk.instructions):
             if bucket not in self._ledgers:
-                loop.call_soon(on_answer, position, TurnedAway(0, Why.UNAVAILABLE))
+                loop.call_soon(on_answer, position, Rejected(0, RejectReason.UNAVAILABLE))
                 continue
             match self.fault(bucket, instruction):
                 case None:
@@ -108,12 +108,12 @@ class Buckets:
                 case "silent":
                     pass
                 case "lost":
-                    loop.call_soon(on_answer, position, TurnedAway(0, Why.UNKNOWN))
+                    loop.call_soon(on_answer, position, Rejected(0, RejectReason.UNKNOWN))
                 case "unheard":
                     self._lead(bucket, instruction, chunk)
-                    loop.call_soon(on_answer, position, TurnedAway(0, Why.UNKNOWN))
-                case Why() as why:
-                    loop.call_soon(on_answer, position, TurnedAway(0, why))
+                    loop.call_soon(on_answer, position, Rejected(0, RejectReason.UNKNOWN))
+                case RejectReason() as why:
+                    loop.call_soon(on_answer, position, Rejected(0, why))
                 case unknown:
                     raise AssertionError(unknown)
 
@@ -142,7 +142,7 @@ class Buckets:
 
     # -- a leader's work ---------------------------------------------------------------------------------
 
-    def _lead(self, bucket: int, instruction: Instruction, chunk: Chunk) -> Answer:
+    def _lead(self, bucket: int, instruction: Instruction, chunk: Batch) -> Answer:
         mark = (chunk.incarnation, chunk.low_water)
         answer = self.apply(bucket, instruction, *mark)
         if answer.code is not Code.PENDING_ON or not isinstance(instruction, Prepare | Decide):
@@ -150,7 +150,7 @@ class Buckets:
         undecided = []
         for xid in answer.xids:
             legs = self._ledgers[bucket].legs[xid]
-            decided = settle(legs, self.apply(legs.anchor, Look(legs.payment_id)))
+            decided = settle(legs, self.apply(legs.anchor, QueryRecord(legs.payment_id)))
             if decided is None:
                 undecided.append(xid)
             else:
@@ -169,7 +169,7 @@ class Buckets:
         """One entry with one instruction, whatever the network is like."""
         ledger = self._ledgers[bucket]
         self.now += 1
-        chunk = Chunk(incarnation, low_water, (instruction,), left_out)
+        chunk = Batch(incarnation, low_water, (instruction,), left_out)
         proposal = Proposal(1, self.now, 1, self.now, (chunk,))
         ledger.load(ledger.missing(proposal), Loaded(ledger.bucket.applied, {}, {}, {}))
         return ledger.apply(ledger.bucket.applied + 1, 1, proposal)[0][0]

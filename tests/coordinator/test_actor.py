@@ -14,27 +14,27 @@ from mas.ids import xid_counter, xid_incarnation
 from mas.ledger import (
     EXTERNAL,
     Abort,
-    Ask,
     Body,
     CloseIncarnation,
     Code,
     Commit,
     Decide,
-    End,
     Instruction,
     Kind,
     LockMode,
-    Look,
     Mark,
     Prepare,
+    QueryRecord,
     Reason,
     Record,
+    RecordRefusal,
+    Resolve,
     SetAccount,
     Token,
 )
 from mas.limits import TURN_INSTRUCTIONS_MAX
 from mas.runtime import Supervisor, SystemClock, SystemDice
-from mas.transaction.messages import AccountView, ReadLevel, Why
+from mas.transaction.messages import AccountView, ReadLevel, RejectReason
 from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, hash_body, name
 from tests.coordinator.cluster import Buckets, Locks, Store, no_fault, number_at
 
@@ -119,7 +119,9 @@ def create(number: str, balance: int = 0, key: str = "key") -> PaymentRequest:
     return PaymentRequest("operator", key, Body(Kind.CREATION, "USD", ((number, balance),)))
 
 
-def once(kind: type[Instruction], fault: Why | str) -> Callable[[int, Instruction], object]:
+def once(
+    kind: type[Instruction], fault: RejectReason | str
+) -> Callable[[int, Instruction], object]:
     """The first instruction of this kind meets this fault."""
     left = [fault]
 
@@ -378,7 +380,7 @@ async def test_t20_a_cancellation_after_the_payment_hears_its_outcome(world: Wor
 @pytest.mark.asyncio
 async def test_t3_a_key_whose_attempt_died_runs_again(world: World) -> None:
     request = pay(30)
-    ask = Ask(name(request), 4, b"x" * 16, b"")
+    ask = Resolve(name(request), 4, b"x" * 16, b"")
     assert world.buckets.apply(SOMEWHERE, ask).code is Code.ABORTED
     world.start()
 
@@ -415,7 +417,7 @@ async def test_rule_3_a_payer_that_does_not_exist_is_turned_away_and_its_key_sta
 
     (result,) = await world.pay(pay(30, payer="nobody"))
 
-    assert (result.status, result.reason) == (Status.TURNED_AWAY, Reason.ACCOUNT_NOT_FOUND)
+    assert (result.status, result.reason) == (Status.REJECTED, Reason.ACCOUNT_NOT_FOUND)
     assert world.buckets.record(result.payment_id) is None
 
 
@@ -433,9 +435,11 @@ async def test_rule_3_a_payee_that_does_not_exist_is_a_no_on_record(world: World
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("kind", [Prepare, Decide, Commit])
-@pytest.mark.parametrize("fault", ["lost", "unheard", Why.NOT_LEADING, Why.UNAVAILABLE])
+@pytest.mark.parametrize(
+    "fault", ["lost", "unheard", RejectReason.NOT_LEADING, RejectReason.UNAVAILABLE]
+)
 async def test_c7_what_is_lost_sight_of_is_sent_again(
-    world: World, kind: type[Instruction], fault: Why | str
+    world: World, kind: type[Instruction], fault: RejectReason | str
 ) -> None:
     world.buckets.fault = once(kind, fault)
     world.start()
@@ -449,7 +453,7 @@ async def test_c7_what_is_lost_sight_of_is_sent_again(
 
 @pytest.mark.asyncio
 async def test_c18_an_overloaded_bucket_turns_away_and_leaves_nothing(world: World) -> None:
-    world.buckets.fault = lambda bucket, _: Why.OVERLOADED if bucket == ELSEWHERE else None
+    world.buckets.fault = lambda bucket, _: RejectReason.OVERLOADED if bucket == ELSEWHERE else None
     world.start()
 
     (result,) = await world.pay(pay(30))
@@ -485,7 +489,7 @@ async def test_rule_9_without_a_word_of_the_anchor_the_answer_is_unknown(world: 
 async def test_rule_8_a_decided_payment_is_finished_behind_a_client_that_has_gone(
     world: World,
 ) -> None:
-    world.buckets.fault = lambda _, each: "lost" if isinstance(each, Decide | Ask) else None
+    world.buckets.fault = lambda _, each: "lost" if isinstance(each, Decide | Resolve) else None
     world.start()
     (result,) = await world.pay(pay(30, timeout=0.2))
     assert result.status is Status.UNKNOWN
@@ -549,7 +553,7 @@ async def test_whoever_waits_at_the_end_hears_unknown_and_whoever_comes_later_is
     (late,) = await world.pay(pay(30, "late"))
 
     assert (await waiting).status is Status.UNKNOWN
-    assert late.status is Status.TURNED_AWAY
+    assert late.status is Status.REJECTED
     assert world.buckets.sent(CloseIncarnation) == []
 
 
@@ -741,7 +745,7 @@ async def test_twopc_e_nobody_waits_for_a_store_that_hangs(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An id only chooses a place: what waits for one is bounded by time, and while the store hangs nothing waits."""
-    monkeypatch.setattr("mas.coordinator.places._PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr("mas.coordinator.placement_ids._PATIENCE_SECONDS", 0.05)
     go_on = asyncio.Event()
 
     async def hang(count: int = 1) -> int:
@@ -852,7 +856,7 @@ async def test_twopc_d3_a_slow_store_makes_a_coordinator_take_over_nothing_of_it
     go_on.set()
 
     await world.until(lambda: len(world.store.entries) == 1)
-    asked = [each.xid for _, each in world.buckets.sent(Ask) if isinstance(each, Ask)]
+    asked = [each.xid for _, each in world.buckets.sent(Resolve) if isinstance(each, Resolve)]
     assert asked == [LIFE + (1).to_bytes(6, "big")]
     await asyncio.gather(*waiting)
 
@@ -875,7 +879,7 @@ async def test_twopc_b3_a_payment_from_an_account_to_be_waits_with_pauses(world:
 
     await asyncio.sleep(0.3)
 
-    assert len(world.buckets.sent(Look)) >= 2, "it has been asked for"
+    assert len(world.buckets.sent(QueryRecord)) >= 2, "it has been asked for"
     assert len(world.buckets.chunks) - before < 30
     world.buckets.fault = no_fault
     world.buckets.apply(created.bucket, Commit(prepared.xid, 1))
@@ -1006,7 +1010,7 @@ async def test_twopc_c3_a_payment_that_is_open_has_no_outcome(world: World) -> N
     """An attempt was declared dead by a question, and the next one may commit: ABORTED is no outcome (rule 3)."""
     world.start()
     request = pay(30)
-    world.buckets.apply(SOMEWHERE, Ask(name(request), 1, b"x" * 16, b"h"))
+    world.buckets.apply(SOMEWHERE, Resolve(name(request), 1, b"x" * 16, b"h"))
 
     found = await world.coordinator.read_payment(name(request), Kind.PAYMENT, PAYER, 5.0)
 
@@ -1097,7 +1101,9 @@ async def test_twopc_c1_a_lock_speaks_for_its_copy_alone(world: World) -> None:
 
 @pytest.mark.asyncio
 async def test_a_change_that_no_bucket_took_has_done_nothing(world: World) -> None:
-    world.buckets.fault = lambda _, each: Why.UNAVAILABLE if isinstance(each, SetAccount) else None
+    world.buckets.fault = lambda _, each: (
+        RejectReason.UNAVAILABLE if isinstance(each, SetAccount) else None
+    )
     world.start()
 
     with pytest.raises(Unavailable):
@@ -1123,14 +1129,20 @@ async def test_whatever_is_lost_answers_are_true_and_money_is_conserved(
     world: World, seed: int
 ) -> None:
     chance = random.Random(seed)
-    faults = ["lost", "unheard", Why.NOT_LEADING, Why.UNAVAILABLE, Why.OVERLOADED]
+    faults = [
+        "lost",
+        "unheard",
+        RejectReason.NOT_LEADING,
+        RejectReason.UNAVAILABLE,
+        RejectReason.OVERLOADED,
+    ]
 
-    def fault(_: int, instruction: Instruction) -> Why | str | None:
+    def fault(_: int, instruction: Instruction) -> RejectReason | str | None:
         if chance.random() > 0.25:
             return None
         why = chance.choice(faults)
-        ends = isinstance(instruction, Commit | Abort | End | Look | Ask)
-        return Why.UNAVAILABLE if ends and why is Why.OVERLOADED else why
+        ends = isinstance(instruction, Commit | Abort | RecordRefusal | QueryRecord | Resolve)
+        return RejectReason.UNAVAILABLE if ends and why is RejectReason.OVERLOADED else why
 
     world.buckets.fault = fault
     world.start()
@@ -1160,7 +1172,7 @@ async def test_whatever_is_lost_answers_are_true_and_money_is_conserved(
 
 def _true_of(record: Record | None, request: PaymentRequest, *, is_only_try: bool) -> list[Status]:
     """What may be said of a payment for all time; of a try, that it did nothing, unless it is the one that did."""
-    nothing = [Status.ABORTED, Status.TURNED_AWAY]
+    nothing = [Status.ABORTED, Status.REJECTED]
     if record is None or record.outcome is Code.ABORTED:
         return nothing
     if record.body_hash != hash_body(request.body):

@@ -7,8 +7,8 @@ import pytest
 
 from mas.coordinator import directory as module
 from mas.coordinator.directory import Directory
-from mas.coordinator.notes import Notes
-from mas.coordinator.places import BLOCK, Places
+from mas.coordinator.pending import PendingWriter
+from mas.coordinator.placement_ids import BLOCK, PlacementIds
 from mas.runtime import Supervisor, SystemClock, SystemDice
 from tests.coordinator.cluster import Buckets, Store, number_at
 
@@ -20,7 +20,7 @@ class World:
         self.buckets = Buckets(BUCKETS)
         self.store = store or Store()
         self.clock = SystemClock()
-        self.notes = Notes(self.store, self.clock)
+        self.notes = PendingWriter(self.store, self.clock)
         self.directory = Directory(self.buckets, self.store, self.notes, self.clock, BUCKETS)
         self.supervisor = Supervisor()
 
@@ -142,7 +142,7 @@ async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.asyncio
 async def test_rule_19_ids_are_reserved_in_blocks() -> None:
     store = Store()
-    places = Places(store, SystemClock(), SystemDice())
+    places = PlacementIds(store, SystemClock(), SystemDice())
     taken: list[int] = []
     async with Supervisor() as supervisor:
         supervisor.spawn("places", places.run())

@@ -8,12 +8,12 @@ from hypothesis import given
 from mas.coordinator.outbox import Outbox
 from mas.ledger import Body, Commit, Instruction, Kind, Prepare
 from mas.limits import LEGS_PER_PAYMENT_MAX, TURN_BYTES_MAX, TURN_INSTRUCTIONS_MAX
-from mas.transaction.attempts import Attempts
 from mas.transaction.machine import GlobalTransaction, Send
+from mas.transaction.xid_source import XidSource
 
 _BODY = Body(Kind.PAYMENT, "USD", ())
 _SMALL = Commit(bytes(16), 1)
-_ATTEMPTS = Attempts(lambda: bytes(10))
+_ATTEMPTS = XidSource(lambda: bytes(10))
 
 
 def _prepare(legs: int) -> Prepare:

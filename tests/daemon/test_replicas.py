@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from mas.daemon import replicas as module
-from mas.daemon.replicas import Parts, Replicas
+from mas.daemon.replicas import ReplicaParts, Replicas
 from mas.errors import CorruptData, DatabaseUnavailable, StorageError, Unavailable
 from mas.ledger import LEDGER_VERSION, Proposal, encode
 from mas.ledger.rows import NodeRow
@@ -30,7 +30,7 @@ from mas.raft import (
     Message,
     MessageType,
 )
-from mas.resource import MembersDoor, ResourceManager, ResourceSettings
+from mas.resource import ReplicaAdmin, ResourceManager, ResourceSettings
 from mas.runtime import Supervisor, SystemClock
 from mas.storage.account_db_sqlite import SqliteAccountDB
 from mas.storage.raft_log_memory import MemoryRaftLog
@@ -120,7 +120,7 @@ class World:
             dice=Random(NODE),
         )
         await self.host.finish_snapshots()
-        self.door = MembersDoor(NODE, self.host)
+        self.door = ReplicaAdmin(NODE, self.host)
         manager = ResourceManager(Peers(), self.door)
         for owner, name in [
             (self.database, "open"),
@@ -129,7 +129,7 @@ class World:
             (self.host, "erase_group"),
         ]:
             setattr(owner, name, self._noting(name, getattr(owner, name)))
-        parts = Parts(
+        parts = ReplicaParts(
             self.membership,
             self.host,
             self.database,

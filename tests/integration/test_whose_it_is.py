@@ -18,7 +18,16 @@ from mas.api.auth import CLUSTER_SECRET_KEY
 from mas.api.tokens import CLUSTER_KEY_SPACE, Role, TokenIssuer
 from mas.files import read_secret
 from mas.ids import make_xid, payment_id
-from mas.ledger.instructions import Abort, Ask, Chunk, Commit, Kind, Look, Prepare, encode
+from mas.ledger.instructions import (
+    Abort,
+    Batch,
+    Commit,
+    Kind,
+    Prepare,
+    QueryRecord,
+    Resolve,
+    encode,
+)
 from mas.testing import LocalCluster
 from mas.wire.gen.mas.v1 import (
     account_pb2,
@@ -51,7 +60,7 @@ a, k, n, t = account_pb2, lock_pb2, node_pb2, transaction_pb2
 
 
 def _chunk(instruction: Any) -> transaction_pb2.Phase:
-    return t.Phase(bucket=1, chunk=encode(Chunk(b"", 0, (instruction,))))
+    return t.Phase(bucket=1, chunk=encode(Batch(b"", 0, (instruction,))))
 
 
 _LEG = Prepare(XID, ID, 1, b"h" * 16, 1, (1,), Kind.PAYMENT, "USD", ((NUMBER, -1),))
@@ -108,8 +117,8 @@ TABLE: list[tuple[str, Any, set[str]]] = [
     ("RemoveReplica", _REPLICA, set()),
     ("TransferLeader", _REPLICA, set()),
     ("ProcessPhase1", _chunk(_LEG), {INSIDER}),
-    ("Resolve", _chunk(Look(CREATION)), {INSIDER}),
-    ("Resolve", _chunk(Ask(XID, 1, XID, b"h" * 16)), {INSIDER}),
+    ("Resolve", _chunk(QueryRecord(CREATION)), {INSIDER}),
+    ("Resolve", _chunk(Resolve(XID, 1, XID, b"h" * 16)), {INSIDER}),
     ("ProcessPhase2Commit", _chunk(Commit(make_xid(b"coordinate", 8), 1)), {INSIDER}),
     ("ProcessPhase2Rollback", _chunk(Abort(XID)), {INSIDER}),
 ]

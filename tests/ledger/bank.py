@@ -9,16 +9,15 @@ from mas.ledger import (
     UNKNOWN,
     Account,
     Answer,
+    Batch,
     Body,
     BucketRow,
-    Chunk,
     Code,
     Commit,
     Decide,
     Genesis,
     Incarnation,
     Instruction,
-    Kept,
     Kind,
     Ledger,
     Loaded,
@@ -27,6 +26,7 @@ from mas.ledger import (
     PreparedLegs,
     Proposal,
     Record,
+    ResidentState,
     WriteSet,
     account_digest,
     claim_digest,
@@ -132,9 +132,9 @@ class Database:
             {n: self.claims[n] for n in asked.claims if n in self.claims},
         )
 
-    def keep(self) -> Kept:
+    def keep(self) -> ResidentState:
         """What a start reads, in no particular order: nothing may rest on the order of what is stored."""
-        return Kept(
+        return ResidentState(
             self.bucket.__copy__(),
             dict(sorted(self.legs.items())),
             {
@@ -181,7 +181,7 @@ class Bank:
         self.ledger.flushed(writes)
         return writes
 
-    def propose(self, *chunks: Chunk, stamp: int = 0) -> list[list[Answer]]:
+    def propose(self, *chunks: Batch, stamp: int = 0) -> list[list[Answer]]:
         """Apply an entry the way its host does, then look everything over."""
         proposal = Proposal(LEDGER_VERSION, stamp, 1, 1, chunks)
         ledger = self.ledger
@@ -206,7 +206,7 @@ class Bank:
         left_out: tuple[bytes, ...] = (),
     ) -> list[Answer]:
         """One entry with one chunk."""
-        return self.propose(Chunk(sender, low_water, instructions, left_out), stamp=stamp)[0]
+        return self.propose(Batch(sender, low_water, instructions, left_out), stamp=stamp)[0]
 
     def one(self, instruction: Instruction, **rest: object) -> Answer:
         (answer,) = self.do(instruction, **rest)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import chain, combinations
 
 from mas.ids import xid_counter, xid_incarnation
-from mas.ledger import Code, Decide, End, Prepare, Reason, RegisterNode, SetAccount
+from mas.ledger import Code, Decide, Prepare, Reason, RecordRefusal, RegisterNode, SetAccount
 from mas.limits import BALANCE_MAX
 
 Leg = tuple[str, int]
@@ -140,7 +140,7 @@ class Reference:
         self.records[i.payment_id] = record
         return self.tell(record, i.body_hash)
 
-    def end(self, i: End) -> Code | Reason:
+    def end(self, i: RecordRefusal) -> Code | Reason:
         record = self.records.get(i.payment_id)
         if record and record.owner not in ("", i.payer):
             return Code.NONE

@@ -15,31 +15,31 @@ from mas.ledger import (
     LEDGER_VERSION,
     Abort,
     Answer,
-    Ask,
+    Batch,
     Body,
-    Chunk,
     CloseIncarnation,
     Commit,
     Decide,
-    End,
-    Epoch,
     Genesis,
     Instruction,
     Kind,
     Ledger,
     LockMode,
-    Look,
     Mark,
     Missing,
     Prepare,
     Proposal,
+    QueryRecord,
     Reason,
+    RecordRefusal,
     RegisterNode,
+    Resolve,
     RetireNode,
     SetAccount,
+    TakeEpoch,
     Token,
     Unmark,
-    decode_chunk,
+    decode_batch,
     encode,
 )
 from mas.limits import BALANCE_MAX
@@ -108,17 +108,25 @@ INSTRUCTIONS: st.SearchStrategy[Instruction] = st.one_of(
         *(XIDS, IDS, ATTEMPTS, BODIES, HASHES, PARTICIPANTS, OWN, BUCKET_IDS, MANY_TOKENS),
     ),
     st.builds(
-        End, IDS, KINDS, NUMBERS, COUNTS, st.sampled_from(Reason), TEXTS, st.none() | BODIES, HASHES
+        RecordRefusal,
+        IDS,
+        KINDS,
+        NUMBERS,
+        COUNTS,
+        st.sampled_from(Reason),
+        TEXTS,
+        st.none() | BODIES,
+        HASHES,
     ),
     st.builds(Commit, XIDS, COUNTS),
     st.builds(Abort, XIDS),
-    st.builds(Ask, IDS, ATTEMPTS, XIDS, HASHES),
-    st.builds(Look, IDS, NUMBERS, KINDS),
+    st.builds(Resolve, IDS, ATTEMPTS, XIDS, HASHES),
+    st.builds(QueryRecord, IDS, NUMBERS, KINDS),
     st.builds(Mark, NUMBERS, TOKENS),
     st.builds(Unmark, NUMBERS, TOKENS),
     st.builds(CloseIncarnation, mostly(TC, OTHER_TC, rarely=st.binary(max_size=12))),
     st.builds(Genesis, TEXTS, BUCKET_IDS, BUCKET_IDS),
-    st.builds(Epoch, TEXTS),
+    st.builds(TakeEpoch, TEXTS),
     st.builds(
         SetAccount,
         *(NUMBERS, OPTIONAL, OPTIONAL, st.none() | AMOUNTS, st.none() | TOKENS),
@@ -128,7 +136,7 @@ INSTRUCTIONS: st.SearchStrategy[Instruction] = st.one_of(
     st.builds(RetireNode, COUNTS),
 )
 CHUNKS = st.builds(
-    Chunk,
+    Batch,
     mostly(TC, b"", rarely=st.binary(max_size=12)),
     mostly(0, 1, rarely=INTS),
     st.lists(INSTRUCTIONS, max_size=6).map(tuple),
@@ -198,7 +206,7 @@ FIRST = Proposal(
     1,
     1,
     (
-        Chunk(
+        Batch(
             TC,
             0,
             (
@@ -222,7 +230,7 @@ async def agree(database: SqliteAccountDB, entries: list[Proposal]) -> None:
     await lazy.start()
     for proposal in (FIRST, *entries):
         # As the leader got it, and as the log hands it out.
-        chunks = tuple(decode_chunk(encode(chunk)) for chunk in proposal.chunks)
+        chunks = tuple(decode_batch(encode(chunk)) for chunk in proposal.chunks)
         proposal = Proposal(
             *(getattr(proposal, f) for f in Proposal.__struct_fields__[:-1]), chunks
         )

@@ -15,20 +15,20 @@ from mas.ledger import (
     NONE_LEFT_OUT,
     Abort,
     Answer,
-    Ask,
     Body,
     CloseIncarnation,
     Code,
     Commit,
     Decide,
-    End,
     Instruction,
     Kind,
-    Look,
     Mark,
     Prepare,
+    QueryRecord,
     Reason,
+    RecordRefusal,
     RegisterNode,
+    Resolve,
     RetireNode,
     SetAccount,
     Token,
@@ -156,21 +156,25 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(payment=payments, attempt=attempts, payer=st.sampled_from(["a", "b", "nobody"]))
     def end(self, payment: bytes, attempt: int, payer: str) -> None:
         body = Body(Kind.PAYMENT, "USD", ((payer, -1), ("far", 1)))
-        i = End(payment, Kind.PAYMENT, payer, attempt, Reason.ACCOUNT_FROZEN, "", body, b"ended")
+        i = RecordRefusal(
+            payment, Kind.PAYMENT, payer, attempt, Reason.ACCOUNT_FROZEN, "", body, b"ended"
+        )
         self.tell(i, self.reference.end(i))
 
     @rule(payment=payments, payer=st.sampled_from(["a", "b"]))
     def cancel(self, payment: bytes, payer: str) -> None:
-        i = End(payment, Kind.PAYMENT, payer, 0, Reason.CANCELLED)
+        i = RecordRefusal(payment, Kind.PAYMENT, payer, 0, Reason.CANCELLED)
         self.tell(i, self.reference.end(i))
 
     @rule(payment=payments, attempt=attempts, counter=counters)
     def ask(self, payment: bytes, attempt: int, counter: int) -> None:
-        self.tell(Ask(payment, attempt, xid(counter), b""), self.reference.ask(payment, attempt))
+        self.tell(
+            Resolve(payment, attempt, xid(counter), b""), self.reference.ask(payment, attempt)
+        )
 
     @rule(payment=payments, payer=st.sampled_from(["a", "b"]))
     def look(self, payment: bytes, payer: str) -> None:
-        self.tell(Look(payment, payer), self.reference.look(payment, payer))
+        self.tell(QueryRecord(payment, payer), self.reference.look(payment, payer))
 
     @rule(number=numbers, frozen=st.booleans())
     def freeze(self, number: str, *, frozen: bool) -> None:

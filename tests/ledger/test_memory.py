@@ -10,23 +10,23 @@ from mas.ledger import (
     UNKNOWN,
     Abort,
     Account,
-    Ask,
+    Batch,
     BucketRow,
-    Chunk,
     CloseIncarnation,
     Code,
     Commit,
-    Kept,
     Kind,
     Ledger,
     Loaded,
-    Look,
     Mark,
     Missing,
     NodeRow,
     Proposal,
+    QueryRecord,
     Record,
     RegisterNode,
+    ResidentState,
+    Resolve,
     RetireNode,
     SetAccount,
     Token,
@@ -58,7 +58,7 @@ def bank() -> Bank:
 
 
 def proposal(*instructions: object) -> Proposal:
-    return Proposal(1, 0, 1, 1, (Chunk(TC, 0, instructions),))
+    return Proposal(1, 0, 1, 1, (Batch(TC, 0, instructions),))
 
 
 def asked(bank: Bank, *instructions: object) -> tuple[list[str], list[bytes], list[str]]:
@@ -75,8 +75,8 @@ def test_each_row_is_asked_for_once_in_the_order_of_the_instructions(bank: Bank)
         bank,
         prepare(1, ("c", 1), ("a", -1)),
         decide(2, ("b", -1), ("a", 1)),
-        Look(pid(3), "d"),
-        Look(pid(2)),
+        QueryRecord(pid(3), "d"),
+        QueryRecord(pid(2)),
         decide(4, (HOME_HERE[0], 0), own=(), kind=Kind.CREATION, place=2),
         Mark("e", Token(1, 1)),
     )
@@ -138,7 +138,7 @@ def test_rule_23_a_late_load_does_not_undo_what_came_into_memory_meanwhile(bank:
 
 
 def test_rule_23_nor_does_it_undo_a_record(bank: Bank) -> None:
-    bank.do(Ask(pid(1), 1, xid(1), b""))
+    bank.do(Resolve(pid(1), 1, xid(1), b""))
     bank.flush()
     bank.ledger.evict(0)
     wanted = Missing([], [pid(1)], [])
@@ -217,7 +217,7 @@ def test_claims_leave_and_come_back() -> None:
 def test_the_oldest_leave_first_and_an_eviction_looks_at_few() -> None:
     numbers = [f"n{i:04}" for i in range(3_000)]
     rows = {number: Account(number, "1-1-1", "USD") for number in numbers}
-    ledger = Ledger(Kept(BucketRow(BUCKET), {}, {}))
+    ledger = Ledger(ResidentState(BucketRow(BUCKET), {}, {}))
     ledger.load(Missing(numbers, [], []), Loaded(0, rows, {}, {}))
     ledger.apply(1, 1, proposal(*[SetAccount(number, frozen=True) for number in numbers[:2_500]]))
 
@@ -315,7 +315,7 @@ def test_chunks_are_taken_over_once_they_are_durable(bank: Bank) -> None:
 
 def test_a_reader_keeps_the_account_that_it_was_given(bank: Bank) -> None:
     """Rule 30: a read's answer is the state at its moment, whatever comes after."""
-    bank.do(Look(pid(1), "a"))
+    bank.do(QueryRecord(pid(1), "a"))
     row = bank.ledger.account("a")
     bank.do(decide(1, ("a", -1), ("b", 1)))
     assert (row.balance, bank.ledger.account("a").balance) == (100, 99)
@@ -330,7 +330,7 @@ def test_the_state_hash_is_that_of_the_rows_alone(bank: Bank) -> None:
         [Commit(xid(1), 5), decide(3, ("a", -1), ("b", 1))],
         [Abort(xid(2)), decide(4, (HOME_HERE[0], 0), own=(), kind=Kind.CREATION, place=2)],
         [CloseIncarnation(b"x" * 10)],
-        [Ask(pid(9), attempt, xid(9), b"") for attempt in (1, 2, 3)],
+        [Resolve(pid(9), attempt, xid(9), b"") for attempt in (1, 2, 3)],
         [decide(9, ("a", -1), ("b", 1), attempt=4)],
         [RegisterNode(4, "d:1", ("rm",)), RegisterNode(5, "e:1", ("rm",))],
         [RegisterNode(4, "d:2", ("rm",)), prepare(10, ("b", 5)), RetireNode(5)],
@@ -374,7 +374,7 @@ def test_the_state_hash_does_not_depend_on_when_it_is_asked_for() -> None:
 
 
 def test_rows_of_two_kinds_never_stand_for_each_other() -> None:
-    ledger = Ledger(Kept(BucketRow(BUCKET), {}, {}))
+    ledger = Ledger(ResidentState(BucketRow(BUCKET), {}, {}))
     ledger.load(
         Missing(["a"], [pid(1)], []),
         Loaded(0, {"a": Account("a", "1-1-1", "USD")}, {pid(1): Record(pid(1), Code.REFUSED)}, {}),

@@ -2,7 +2,7 @@
 
 import typing
 
-from mas.ledger import BucketRow, Instruction, Kept, Ledger
+from mas.ledger import BucketRow, Instruction, Ledger, ResidentState
 from mas.ledger.needs import NEEDS
 
 
@@ -10,4 +10,4 @@ def test_every_instruction_has_its_needs_and_its_rule() -> None:
     kinds = set(typing.get_args(Instruction))
     assert len(kinds) == 15
     assert set(NEEDS) == kinds
-    assert set(Ledger(Kept(BucketRow(1), {}, {}))._rules) == kinds
+    assert set(Ledger(ResidentState(BucketRow(1), {}, {}))._rules) == kinds

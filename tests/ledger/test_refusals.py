@@ -8,12 +8,11 @@ import pytest
 from mas.ledger import (
     AccountState,
     Answer,
+    Batch,
     Body,
     BucketRow,
-    Chunk,
     Code,
     Decide,
-    Kept,
     Kind,
     Ledger,
     Mark,
@@ -22,6 +21,7 @@ from mas.ledger import (
     Proposal,
     Reason,
     RegisterNode,
+    ResidentState,
     RetireNode,
     SetAccount,
     Token,
@@ -407,9 +407,9 @@ def test_a_register_has_an_end(last: RegisterNode | RetireNode) -> None:
 
 
 def test_another_bucket_keeps_no_register() -> None:
-    ledger = Ledger(Kept(BucketRow(2), {}, {}))
+    ledger = Ledger(ResidentState(BucketRow(2), {}, {}))
     for index, change in enumerate((registration(4), registration(0), RetireNode(4)), 1):
-        proposal = Proposal(1, 0, 1, 1, (Chunk(b"", 0, (change,)),))
+        proposal = Proposal(1, 0, 1, 1, (Batch(b"", 0, (change,)),))
         assert ledger.apply(index, 1, proposal) == [
             [Answer(Code.ALARM, detail="bucket 1 keeps the register of nodes, not bucket 2")]
         ]

@@ -15,26 +15,26 @@ from mas.ledger import (
     Abort,
     AccountState,
     Answer,
-    Ask,
+    Batch,
     BucketRow,
-    Chunk,
     CloseIncarnation,
     Code,
     Commit,
-    End,
-    Epoch,
     Genesis,
-    Kept,
     Kind,
     Ledger,
     LockMode,
-    Look,
     Mark,
     NotLoaded,
     Proposal,
+    QueryRecord,
     Reason,
     Record,
+    RecordRefusal,
+    ResidentState,
+    Resolve,
     SetAccount,
+    TakeEpoch,
     Token,
     Unmark,
 )
@@ -71,11 +71,11 @@ def codes(answers: list[Answer]) -> list[Code]:
     return [answer.code for answer in answers]
 
 
-def ask(number: int, attempt: int = 1, who: bytes = b"") -> Ask:
-    return Ask(pid(number), attempt, who or xid(number), HASH)
+def ask(number: int, attempt: int = 1, who: bytes = b"") -> Resolve:
+    return Resolve(pid(number), attempt, who or xid(number), HASH)
 
 
-def end(number: int, attempt: int = 1, payer: str = "a", **rest: object) -> End:
+def end(number: int, attempt: int = 1, payer: str = "a", **rest: object) -> RecordRefusal:
     body = Body(Kind.PAYMENT, "USD", ((payer, -5), ("far", 5)))
     given: dict[str, object] = {
         "payer": payer,
@@ -83,7 +83,7 @@ def end(number: int, attempt: int = 1, payer: str = "a", **rest: object) -> End:
         "body_hash": HASH,
         "reason": Reason.ACCOUNT_FROZEN,
     }
-    return End(pid(number), Kind.PAYMENT, attempt=attempt, **{**given, **rest})
+    return RecordRefusal(pid(number), Kind.PAYMENT, attempt=attempt, **{**given, **rest})
 
 
 def told(bank: Bank, number: int) -> list[tuple[str, int, str, str]]:
@@ -146,18 +146,20 @@ def test_security_b2_an_id_finds_and_ends_its_payers_payment_alone(bank: Bank) -
     before = bank.ledger.state_hash()
     for number in (1, 2):
         strangers = bank.do(
-            Look(pid(number), "b"), end(number, payer="b"), end(number, 0, payer="b", **CANCEL)
+            QueryRecord(pid(number), "b"),
+            end(number, payer="b"),
+            end(number, 0, payer="b", **CANCEL),
         )
         assert strangers == [Answer(Code.NONE)] * 3
     assert bank.ledger.state_hash() == before, "nothing was recorded"
-    own = bank.do(Look(pid(1), "a"), Look(pid(2), "a"), Look(pid(3), "b"))
+    own = bank.do(QueryRecord(pid(1), "a"), QueryRecord(pid(2), "a"), QueryRecord(pid(3), "b"))
     assert codes(own) == [Code.COMMITTED, Code.REFUSED, Code.ABORTED]
     # A deposit is the payee's, a creation its account's.
     bank.do(decide(4, (EXTERNAL, -4), ("a", 4), kind=Kind.DEPOSIT))
     bank.do(decide(5, (HOME_HERE[0], 0), kind=Kind.CREATION, place=BUCKET))
-    theirs = bank.do(Look(pid(4), "a"), Look(pid(5), HOME_HERE[0], Kind.CREATION))
+    theirs = bank.do(QueryRecord(pid(4), "a"), QueryRecord(pid(5), HOME_HERE[0], Kind.CREATION))
     assert codes(theirs) == [Code.COMMITTED] * 2
-    others = bank.do(Look(pid(4), "b"), Look(pid(5), HOME_HERE[1], Kind.CREATION))
+    others = bank.do(QueryRecord(pid(4), "b"), QueryRecord(pid(5), HOME_HERE[1], Kind.CREATION))
     assert codes(others) == [Code.NONE] * 2
 
 
@@ -177,7 +179,7 @@ def test_rule_3_a_bucket_without_the_account_records_nothing(bank: Bank) -> None
         prepare(1, ("a", -1), ("nobody", 1)),
         decide(2, ("a", -1), ("nobody", 1)),
         end(3, payer="nobody"),
-        Look(pid(4), "nobody"),
+        QueryRecord(pid(4), "nobody"),
     )
     assert codes(answers) == [Code.WRONG_BUCKET] * 4
     assert not bank.ledger.legs
@@ -185,7 +187,7 @@ def test_rule_3_a_bucket_without_the_account_records_nothing(bank: Bank) -> None
 
 
 def test_rule_3_a_question_by_xid_is_answered_wherever_it_comes(bank: Bank) -> None:
-    look, asked = bank.do(Look(pid(1)), ask(1))
+    look, asked = bank.do(QueryRecord(pid(1)), ask(1))
     assert look.code is Code.NONE
     assert (asked.code, asked.attempt, asked.reason) == (Code.ABORTED, 1, Reason.DIED)
 
@@ -194,7 +196,9 @@ def test_rule_3_an_outcome_is_told_even_where_an_account_lacks(bank: Bank) -> No
     body = decide(1, ("gone", -1), ("b", 1)).body
     bank.database.records[pid(1)] = Record(pid(1), Code.COMMITTED, body, HASH)
     bank.restart()
-    answers = bank.do(decide(1, ("gone", -1), ("b", 1)), end(1, payer="gone"), Look(pid(1), "gone"))
+    answers = bank.do(
+        decide(1, ("gone", -1), ("b", 1)), end(1, payer="gone"), QueryRecord(pid(1), "gone")
+    )
     assert codes(answers) == [Code.COMMITTED] * 3
 
 
@@ -294,10 +298,10 @@ def test_rule_8_end_never_changes_an_outcome(bank: Bank) -> None:
 
 def test_rule_8_a_question_by_payment_changes_nothing(bank: Bank) -> None:
     before = bank.ledger.state_hash()
-    assert bank.one(Look(pid(1), "a"), sender=b"").code is Code.NONE
+    assert bank.one(QueryRecord(pid(1), "a"), sender=b"").code is Code.NONE
     assert bank.ledger.state_hash() == before
     committed = bank.one(decide(1, ("a", -1), ("b", 1)))
-    assert bank.do(Look(pid(1), "a"), Look(pid(1))) == [committed] * 2
+    assert bank.do(QueryRecord(pid(1), "a"), QueryRecord(pid(1))) == [committed] * 2
 
 
 def test_rule_9_a_cancelled_key_is_cancelled_for_whatever_body_comes(bank: Bank) -> None:
@@ -421,7 +425,7 @@ def test_rule_11_a_question_kills_the_attempt_where_there_is_no_outcome(bank: Ba
 def test_rule_11_an_outcome_is_told_as_it_stands(bank: Bank) -> None:
     """T2: also to another xid, of another body: it compares, and is freed."""
     committed = bank.one(decide(1, ("a", -1), ("b", 1)))
-    assert bank.one(Ask(pid(1), 9, xid(9, OTHER_TC), b"another")) == committed
+    assert bank.one(Resolve(pid(1), 9, xid(9, OTHER_TC), b"another")) == committed
     assert committed.xid == xid(1)
 
 
@@ -468,7 +472,7 @@ def test_rule_15_the_second_proposal_is_prepared_once_what_it_waited_for_is_sett
     spend = prepare(2, ("c", -40))
     assert bank.one(spend) == Answer(Code.PENDING_ON, xids=(xid(1),))
     (posted,), (prepared,) = bank.propose(
-        Chunk(b"", 0, (Commit(xid(1), 5),)), Chunk(b"", 0, (spend,), NONE_LEFT_OUT)
+        Batch(b"", 0, (Commit(xid(1), 5),)), Batch(b"", 0, (spend,), NONE_LEFT_OUT)
     )
     assert codes([posted, prepared]) == [Code.POSTED, Code.PREPARED]
 
@@ -563,7 +567,7 @@ def test_rule_16_an_instruction_that_raises_is_undone_whole(
     poison = decide(1, ("a", -1), ("b", 1))
     if broken == "_put_record":
         poison = ask(1)
-    failed, fine = bank.do(poison, Look(pid(1)), sender=b"")
+    failed, fine = bank.do(poison, QueryRecord(pid(1)), sender=b"")
     assert failed == Answer(Code.FAILED, detail="ZeroDivisionError")
     assert fine.code is Code.NONE
     assert (bank.accounts(), bank.ledger.state_hash()) == (before, hashed)
@@ -687,14 +691,14 @@ def test_rule_20_creations_know_their_home(bank: Bank) -> None:
     number = HOME_ELSEWHERE[0]
     answers = bank.do(
         decide(1, (number, 5), own=(), kind=Kind.CREATION, place=2, participants=(2,)),
-        End(pid(1), Kind.CREATION, number, 1, Reason.ACCOUNT_EXISTS),
-        Look(pid(1), number, Kind.CREATION),
+        RecordRefusal(pid(1), Kind.CREATION, number, 1, Reason.ACCOUNT_EXISTS),
+        QueryRecord(pid(1), number, Kind.CREATION),
     )
     assert codes(answers) == [Code.WRONG_BUCKET] * 3
     at_home = HOME_HERE[0]
     answers = bank.do(
-        Look(pid(2), at_home, Kind.CREATION),
-        End(pid(2), Kind.CREATION, at_home, 1, Reason.BALANCE_LIMIT),
+        QueryRecord(pid(2), at_home, Kind.CREATION),
+        RecordRefusal(pid(2), Kind.CREATION, at_home, 1, Reason.BALANCE_LIMIT),
     )
     assert codes(answers) == [Code.NONE, Code.REFUSED]
 
@@ -808,14 +812,14 @@ def test_twopc_b3_an_account_being_created_is_not_in_a_wrong_bucket(bank: Bank) 
     bank.do(prepare(1, ("new", 5), kind=Kind.CREATION))
     pending = Answer(Code.PENDING_ON, xids=(xid(1),))
     answers = bank.do(
-        Look(pid(2), "new"),
-        End(pid(2), Kind.PAYMENT, "new", 0, Reason.CANCELLED),
+        QueryRecord(pid(2), "new"),
+        RecordRefusal(pid(2), Kind.PAYMENT, "new", 0, Reason.CANCELLED),
         Mark("new", OLD),
         SetAccount("new", frozen=True),
     )
     assert answers == [pending] * 4
     bank.do(Abort(xid(1)))
-    assert bank.one(Look(pid(2), "new")).code is Code.WRONG_BUCKET
+    assert bank.one(QueryRecord(pid(2), "new")).code is Code.WRONG_BUCKET
 
 
 def test_twopc_c1_a_change_is_judged_once_by_its_name(bank: Bank) -> None:
@@ -883,10 +887,10 @@ def test_rule_35_legs_without_exclusive_tokens_stand_side_by_side(bank: Bank) ->
 
 def test_rule_36_an_epoch_is_taken_once() -> None:
     bank = Bank()
-    assert [answer.number for answer in bank.do(Epoch("one"), Epoch("two"))] == [1, 2]
+    assert [answer.number for answer in bank.do(TakeEpoch("one"), TakeEpoch("two"))] == [1, 2]
     bank.flush()
     bank.restart()
-    assert bank.one(Epoch("one")).number == 3
+    assert bank.one(TakeEpoch("one")).number == 3
 
 
 # -- Entries -------------------------------------------------------------------------------------------------------
@@ -894,9 +898,9 @@ def test_rule_36_an_epoch_is_taken_once() -> None:
 
 def test_rule_37_every_instruction_has_its_own_answer_in_its_place(bank: Bank) -> None:
     chunks = (
-        Chunk(TC, 1, (prepare(1, ("a", -1)), prepare(2, ("c", -1)))),
-        Chunk(b"", 0, ()),
-        Chunk(OTHER_TC, 1, (prepare(3, ("b", -1), xid=xid(3, OTHER_TC)),)),
+        Batch(TC, 1, (prepare(1, ("a", -1)), prepare(2, ("c", -1)))),
+        Batch(b"", 0, ()),
+        Batch(OTHER_TC, 1, (prepare(3, ("b", -1), xid=xid(3, OTHER_TC)),)),
     )
     assert [codes(answers) for answers in bank.propose(*chunks)] == [
         [Code.PREPARED, Code.REFUSED],
@@ -919,8 +923,8 @@ def test_entries_are_applied_in_their_order_without_a_gap(bank: Bank) -> None:
 def test_a_row_that_nobody_has_loaded_stops_the_replica() -> None:
     """It must not be taken for absent: another replica may have it in memory (rule 16)."""
     for instruction in (prepare(1, ("a", -1)), ask(1), end(1), Mark("a", OLD)):
-        ledger = Ledger(Kept(BucketRow(BUCKET, buckets=BUCKETS), {}, {}))
-        proposal = Proposal(LEDGER_VERSION, 0, 1, 1, (Chunk(b"", 0, (instruction,)),))
+        ledger = Ledger(ResidentState(BucketRow(BUCKET, buckets=BUCKETS), {}, {}))
+        proposal = Proposal(LEDGER_VERSION, 0, 1, 1, (Batch(b"", 0, (instruction,)),))
         assert ledger.missing(proposal)
         with pytest.raises(NotLoaded):
             ledger.apply(1, 1, proposal)
@@ -947,9 +951,9 @@ def test_a_row_that_nobody_has_loaded_stops_the_replica() -> None:
         (prepare(1, ("nul\x00", 5), kind=Kind.CREATION), "legs"),
         (prepare(1, ("new", 5), kind=Kind.CREATION, overdraft_limit=2**63), "overdraft_limit"),
         (prepare(1, kind=Kind.CREATION), "legs"),
-        (Ask(b"p", 1, xid(1), HASH), "payment_id"),
-        (Look(b"p"), "payment_id"),
-        (Look(pid(1), "z" * 65), "payer"),
+        (Resolve(b"p", 1, xid(1), HASH), "payment_id"),
+        (QueryRecord(b"p"), "payment_id"),
+        (QueryRecord(pid(1), "z" * 65), "payer"),
         (end(1, payer=""), "payer"),
         (end(1, attempt=-1), "attempt"),
         (Commit(xid(1), 2**63), "time"),
@@ -988,7 +992,10 @@ def test_twopc_a1_the_systems_accounts_are_nobodys_to_name(bank: Bank) -> None:
 
 
 def test_twopc_a1_a_chunk_whose_head_cannot_be_is_failed_whole(bank: Bank) -> None:
-    for chunk in (Chunk(b"short", 0, (Look(pid(1)),)), Chunk(TC, 2**49, (Look(pid(1)),))):
+    for chunk in (
+        Batch(b"short", 0, (QueryRecord(pid(1)),)),
+        Batch(TC, 2**49, (QueryRecord(pid(1)),)),
+    ):
         ((answer,),) = bank.propose(chunk)
         assert answer.code is Code.FAILED
     assert bank.one(prepare(1, ("a", -1))).code is Code.PREPARED
@@ -1013,7 +1020,7 @@ def test_twopc_b1_however_much_waits_on_an_account_a_chunk_is_judged_by_sums(ban
     assert len({id(answer.xids) for answer in first}) == 1, "one tuple for all of them"
     undecided = first[0].xids[: count // 2]
     (settled,) = bank.propose(
-        Chunk(b"", 0, tuple(Commit(x, 5) for x in first[0].xids[count // 2 :]))
+        Batch(b"", 0, tuple(Commit(x, 5) for x in first[0].xids[count // 2 :]))
     )
     assert {answer.code for answer in settled} == {Code.POSTED}
     second = bank.do(*payouts, left_out=undecided)

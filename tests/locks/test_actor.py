@@ -10,25 +10,25 @@ from mas.errors import DatabaseUnavailable, NotFound, Overloaded, Unavailable
 from mas.ids import home_bucket
 from mas.ledger.instructions import (
     Answer,
-    Chunk,
+    Batch,
     Code,
-    Epoch,
     LockMode,
     Mark,
+    TakeEpoch,
     Token,
     Unmark,
 )
 from mas.locks import (
+    ClientLocks,
     GlobalLock,
     GlobalLockService,
     LockEntry,
     LockProperties,
     LockSettings,
     LockStatus,
-    OutsiderLocks,
 )
 from mas.runtime import SystemClock
-from mas.transaction.messages import Claims, ReadClaims, Reply, Request, TurnedAway, Why
+from mas.transaction.messages import Claims, ReadClaims, Rejected, RejectReason, Reply, Request
 
 X, E, S = LockMode.EXCLUSIVE, LockMode.ESCROW, LockMode.SHARED
 BUCKETS = 4
@@ -44,13 +44,13 @@ class FakeBuckets:
         self.epoch = 0
         self.prepared: set[str] = set()
         """Accounts with a leg that isn't settled."""
-        self.refuse: dict[str, Answer | TurnedAway] = {}
-        self.fail_next: list[TurnedAway] = []
+        self.refuse: dict[str, Answer | Rejected] = {}
+        self.fail_next: list[Rejected] = []
         self.held_back: list[Callable[[], None]] | None = None
         self.said: list[str] = []
 
     def submit(
-        self, bucket: int, chunk: Chunk, on_answer: Callable[[int, Answer | TurnedAway], None]
+        self, bucket: int, chunk: Batch, on_answer: Callable[[int, Answer | Rejected], None]
     ) -> None:
         def carry_out() -> None:
             for i, instruction in enumerate(chunk.instructions):
@@ -61,11 +61,11 @@ class FakeBuckets:
         else:
             asyncio.get_running_loop().call_soon(carry_out)
 
-    def judge(self, bucket: int, instruction: object) -> Answer | TurnedAway:
+    def judge(self, bucket: int, instruction: object) -> Answer | Rejected:
         if self.fail_next:
             return self.fail_next.pop(0)
         match instruction:
-            case Epoch():
+            case TakeEpoch():
                 assert bucket == 1
                 self.epoch += 1
                 return Answer(Code.DONE, number=self.epoch)
@@ -253,10 +253,13 @@ async def test_a_late_mark_is_not_taken_away_before_it_is_set(world: World) -> N
 @pytest.mark.asyncio
 async def test_a_mark_is_tried_again_until_its_fate_is_known(world: World) -> None:
     async with world.service() as locks:
-        world.buckets.fail_next = [TurnedAway(0, Why.UNKNOWN), TurnedAway(0, Why.OVERLOADED)]
+        world.buckets.fail_next = [
+            Rejected(0, RejectReason.UNKNOWN),
+            Rejected(0, RejectReason.OVERLOADED),
+        ]
         tokens = await locks.acquire(b"reader", ["alice"], S, 5.0)
         assert world.buckets.marks["alice"] == [tokens["alice"]]
-        world.buckets.fail_next = [TurnedAway(0, Why.UNKNOWN)]
+        world.buckets.fail_next = [Rejected(0, RejectReason.UNKNOWN)]
         locks.release(b"reader")
         await until(lambda: not world.buckets.marks["alice"])
 
@@ -293,7 +296,10 @@ async def test_l4_l8_tokens_never_repeat_whatever_the_store_lost(world: World) -
 
 @pytest.mark.asyncio
 async def test_an_epoch_lost_sight_of_is_asked_for_again(world: World) -> None:
-    world.buckets.fail_next = [TurnedAway(0, Why.UNKNOWN), TurnedAway(0, Why.UNAVAILABLE)]
+    world.buckets.fail_next = [
+        Rejected(0, RejectReason.UNKNOWN),
+        Rejected(0, RejectReason.UNAVAILABLE),
+    ]
     async with world.service() as locks:
         assert (await locks.acquire(b"one", ["alice"], E, 1.0))["alice"].epoch == 1
 
@@ -320,7 +326,7 @@ async def test_l7_whoever_waits_hears_when_the_service_stops(world: World) -> No
 @pytest.mark.asyncio
 async def test_rule_36_a_new_service_knows_outsiders_leases(world: World) -> None:
     async with world.service() as locks:
-        held, left = await OutsiderLocks(locks, world.clock).acquire(b"outsider", ["alice"], X, 1.0)
+        held, left = await ClientLocks(locks, world.clock).acquire(b"outsider", ["alice"], X, 1.0)
         assert 20 < left <= 30
         assert world.buckets.marks["alice"] == [held["alice"]]
         (entry,) = world.store.entries.values()
@@ -328,10 +334,10 @@ async def test_rule_36_a_new_service_knows_outsiders_leases(world: World) -> Non
     async with world.service() as locks:
         with pytest.raises(Unavailable):
             await locks.acquire(b"two", ["alice"], X, 0.01)
-        again = await OutsiderLocks(locks, world.clock).acquire(b"outsider", ["alice"], X, 1.0)
+        again = await ClientLocks(locks, world.clock).acquire(b"outsider", ["alice"], X, 1.0)
         assert again[0] == held
         assert again[1] < left, "twopc C5: what is left of it, and no more"
-        await OutsiderLocks(locks, world.clock).release(b"outsider")
+        await ClientLocks(locks, world.clock).release(b"outsider")
         await locks.acquire(b"two", ["alice"], X, 1.0)
         await until(lambda: not world.buckets.marks["alice"])
         await until(lambda: not world.store.entries)
@@ -343,13 +349,13 @@ async def test_twopc_c5_a_release_that_nobody_hears_is_no_success(world: World) 
     async with world.service(waits_for_epoch=False) as locks:
         if locks._table is None:
             with pytest.raises(Unavailable):
-                await OutsiderLocks(locks, world.clock).release(b"outsider")
+                await ClientLocks(locks, world.clock).release(b"outsider")
         await until(lambda: locks._table is not None)
-        await OutsiderLocks(locks, world.clock).acquire(b"outsider", ["alice"], X, 1.0)
+        await ClientLocks(locks, world.clock).acquire(b"outsider", ["alice"], X, 1.0)
         assert await locks.release_owner(b"outsider")
         assert not await locks.release_owner(b"outsider"), "of nothing is fine"
     with pytest.raises(Unavailable):
-        await OutsiderLocks(locks, world.clock).release(b"outsider")
+        await ClientLocks(locks, world.clock).release(b"outsider")
 
 
 @pytest.mark.asyncio
@@ -358,7 +364,7 @@ async def test_twopc_a2_a_mark_of_which_a_copy_was_lost_is_taken_away_until_it_i
 ) -> None:
     """The copy may be set behind the first taking away; told of a mark that it lacks, the bucket sets it no more."""
     async with world.service() as locks:
-        world.buckets.fail_next = [TurnedAway(0, Why.UNKNOWN)]
+        world.buckets.fail_next = [Rejected(0, RejectReason.UNKNOWN)]
         await locks.acquire(b"reader", ["alice"], S, 5.0)
         locks.release(b"reader")
         await until(lambda: world.buckets.said.count("unmark alice") == 2)
@@ -387,7 +393,7 @@ async def test_what_cannot_be_kept_is_not_had(world: World) -> None:
     async with world.service() as locks:
         world.store.is_down = True
         with pytest.raises(Unavailable, match="can't be kept: the store is down"):
-            await OutsiderLocks(locks, world.clock).acquire(b"outsider", ["alice"], X, 1.0)
+            await ClientLocks(locks, world.clock).acquire(b"outsider", ["alice"], X, 1.0)
         await until(lambda: not world.buckets.marks["alice"])
         assert await locks.acquire(b"payment", ["alice"], E, 1.0)
 
@@ -395,7 +401,7 @@ async def test_what_cannot_be_kept_is_not_had(world: World) -> None:
 @pytest.mark.asyncio
 async def test_an_outsiders_escrow_marks_nothing(world: World) -> None:
     async with world.service() as locks:
-        await OutsiderLocks(locks, world.clock).acquire(b"outsider", ["alice"], E, 1.0)
+        await ClientLocks(locks, world.clock).acquire(b"outsider", ["alice"], E, 1.0)
         assert world.buckets.said == []
 
 

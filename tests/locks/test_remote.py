@@ -15,7 +15,7 @@ from mas.errors import (
     Unavailable,
 )
 from mas.ledger.instructions import LockMode, Token
-from mas.locks import LOCKS_CHANNEL, LockDoor, LockRequest, RemoteLocks, join
+from mas.locks import LOCKS_CHANNEL, LockClient, LockRequest, LockServer, join
 from mas.locks.table import Grant
 from mas.runtime import SystemClock
 
@@ -62,8 +62,8 @@ class Wire:
         self.is_up = True
         self.loses = False
         self.service = FakeService()
-        self.door = LockDoor(self.service, _End(self, 2), CLOCK)  # type: ignore[arg-type]
-        self.remote = RemoteLocks(_End(self, 1), lambda: 2, clock=CLOCK, dice=Random(1))
+        self.door = LockServer(self.service, _End(self, 2), CLOCK)  # type: ignore[arg-type]
+        self.remote = LockClient(_End(self, 1), lambda: 2, clock=CLOCK, dice=Random(1))
         self.take = {1: join(None, self.remote), 2: join(self.door, None)}
 
     def carry(self, sender: int, receiver: int, payload: bytes) -> bool:

@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from mas.errors import Overloaded, Unavailable
-from mas.ledger import Code, Epoch, Mark, Reason, Token, Unmark
+from mas.ledger import Code, Mark, Reason, TakeEpoch, Token, Unmark
 from mas.ledger.instructions import Abort
-from mas.locks import GlobalLock, GlobalLockService, LockProperties, LockSettings, OutsiderLocks
+from mas.locks import ClientLocks, GlobalLock, GlobalLockService, LockProperties, LockSettings
 from mas.sim import run_virtual
 from tests.locks.worlds import ALICE, ANN, BOB, BUCKETS, E, S, World, X, run, until
 
@@ -50,7 +50,7 @@ def test_rule_34_the_attempt_after_a_conflict_passes_a_dead_holders_mark() -> No
     async def main() -> None:
         world = World()
         service, task = await world.start()
-        dead, _ = await OutsiderLocks(service, world.clock).acquire(b"outsider", [ALICE], X, 1.0)
+        dead, _ = await ClientLocks(service, world.clock).acquire(b"outsider", [ALICE], X, 1.0)
         await world.crash(task)
         world.store.entries.clear()
         assert world.buckets.pay(ALICE, ANN).reason is Reason.LOCK_CONFLICT
@@ -89,7 +89,7 @@ def test_t26_payments_and_readers_in_turn_pass_in_three_rounds() -> None:
     """A lock on a merchant's account ends with 1,000 payments waiting, and a reader behind each of them."""
 
     async def story(world: World, locks: GlobalLockService) -> None:
-        await OutsiderLocks(locks, world.clock).acquire(b"admin", [ALICE], X, 1.0)
+        await ClientLocks(locks, world.clock).acquire(b"admin", [ALICE], X, 1.0)
         holding = {E: 0, S: 0}
         rounds: list[str] = []
 
@@ -145,7 +145,7 @@ def test_l3_when_the_next_is_granted_the_paused_holders_mark_is_gone() -> None:
     """An administrator who wakes up late changes nothing under the next one's lock."""
 
     async def story(world: World, locks: GlobalLockService) -> None:
-        outsiders = OutsiderLocks(locks, world.clock)
+        outsiders = ClientLocks(locks, world.clock)
         paused = (await outsiders.acquire(b"paused", [ALICE], X, 1.0))[0][ALICE]
         token = (await outsiders.acquire(b"next", [ALICE], X, 30.0))[0][ALICE]
         assert world.buckets.marks(ALICE) == (token,)
@@ -157,7 +157,7 @@ def test_l3_when_the_next_is_granted_the_paused_holders_mark_is_gone() -> None:
 
 def test_l3_also_when_taking_the_old_mark_away_was_lost_sight_of() -> None:
     async def story(world: World, locks: GlobalLockService) -> None:
-        outsiders = OutsiderLocks(locks, world.clock)
+        outsiders = ClientLocks(locks, world.clock)
         world.buckets.loses_unmarks = True
         paused = (await outsiders.acquire(b"paused", [ALICE], X, 1.0))[0][ALICE]
         token = (await outsiders.acquire(b"next", [ALICE], X, 30.0))[0][ALICE]
@@ -170,7 +170,7 @@ def test_l3_also_when_taking_the_old_mark_away_was_lost_sight_of() -> None:
 
 def test_l5_a_late_release_is_compared_and_changes_nothing() -> None:
     async def story(world: World, locks: GlobalLockService) -> None:
-        outsiders = OutsiderLocks(locks, world.clock)
+        outsiders = ClientLocks(locks, world.clock)
         await outsiders.acquire(b"old", [ALICE], X, 1.0)
         token = (await outsiders.acquire(b"new", [ALICE], X, 5.0))[0][ALICE]
         locks.release(b"old")
@@ -236,14 +236,14 @@ def test_l8_no_token_is_granted_twice_whatever_the_store_lost() -> None:
                 seen[token.epoch, token.counter] = None
             await world.crash(task)
             world.store.entries.clear()
-        assert sum(isinstance(each, Epoch) for each in world.buckets.applied) == 4
+        assert sum(isinstance(each, TakeEpoch) for each in world.buckets.applied) == 4
 
     run_virtual(main())
 
 
 def test_l8_a_calendar_that_jumps_moves_no_lease_of_this_service() -> None:
     async def story(world: World, locks: GlobalLockService) -> None:
-        await OutsiderLocks(locks, world.clock).acquire(b"one", [ALICE], X, 1.0)
+        await ClientLocks(locks, world.clock).acquire(b"one", [ALICE], X, 1.0)
         world.clock.ahead_us += 3_600_000_000
         with pytest.raises(Unavailable):
             await locks.acquire(b"two", [ALICE], X, 0.5)
@@ -271,7 +271,7 @@ def test_rule_36_no_mark_outlives_the_services_that_could_take_it_away() -> None
     async def main(moment: int) -> bool:
         world = World(SHORT)
         service, task = await world.start()
-        outsiders = OutsiderLocks(service, world.clock)
+        outsiders = ClientLocks(service, world.clock)
 
         async def lock_and_release() -> None:
             await outsiders.acquire(b"outsider", [ALICE], X, 1.0)
@@ -305,7 +305,7 @@ def test_rule_36_a_lock_is_forgotten_only_once_its_mark_is_gone() -> None:
     async def main() -> None:
         world = World()
         service, task = await world.start()
-        await OutsiderLocks(service, world.clock).acquire(b"outsider", [BOB], X, 1.0)
+        await ClientLocks(service, world.clock).acquire(b"outsider", [BOB], X, 1.0)
         world.buckets.is_down[2] = True
         service.release(b"outsider")
         await asyncio.sleep(1)
@@ -361,7 +361,7 @@ def test_a_store_that_is_away_denies_outsiders_and_their_marks_go() -> None:
         )
         assert not await lock.lock()
         with pytest.raises(Unavailable):
-            await OutsiderLocks(locks, world.clock).acquire(b"o", [ALICE], X, 1.0)
+            await ClientLocks(locks, world.clock).acquire(b"o", [ALICE], X, 1.0)
         await until(lambda: not world.buckets.marks(ALICE))
         assert (await locks.acquire(b"tx", [ALICE], E, 1.0))[ALICE].mode is E
         world.store.is_down = False

@@ -17,8 +17,8 @@ from mas.ledger import (
     Abort,
     Account,
     Answer,
+    Batch,
     Body,
-    Chunk,
     Code,
     Commit,
     Decide,
@@ -37,10 +37,10 @@ from mas.sim import VirtualClock, run_virtual
 from mas.transaction.messages import (
     ChangeMembers,
     ReadReplica,
+    Rejected,
+    RejectReason,
     ReplicaState,
     ReplicaView,
-    TurnedAway,
-    Why,
 )
 from tests.locks.worlds import ALICE, BOB, BUCKETS, TC, Shelf, make_xid, until
 from tests.resource.worlds import FakeDatabase, FakeGroup
@@ -152,9 +152,9 @@ class Walk:
     def until_later(self, shortest: float, longest: float) -> Awaitable[None]:
         return asyncio.sleep(self.dice.uniform(shortest, longest))
 
-    async def tell(self, bucket: int, instruction: Instruction) -> Answer | TurnedAway:
-        told: asyncio.Future[Answer | TurnedAway] = asyncio.get_running_loop().create_future()
-        chunk = Chunk(TC, 0, (instruction,))
+    async def tell(self, bucket: int, instruction: Instruction) -> Answer | Rejected:
+        told: asyncio.Future[Answer | Rejected] = asyncio.get_running_loop().create_future()
+        chunk = Batch(TC, 0, (instruction,))
         self.router.submit(bucket, chunk, lambda _, answer: told.set_result(answer))
         return await told
 
@@ -291,8 +291,8 @@ def test_a_mark_lost_sight_of_is_unknown() -> None:
             await until(lambda: alice.group.held)
             alice.lead(False)
             answer = await asked
-            assert isinstance(answer, TurnedAway)
-            assert answer.why is Why.UNKNOWN
+            assert isinstance(answer, Rejected)
+            assert answer.why is RejectReason.UNKNOWN
             alice.group.release()
             await until(lambda: alice.account(ALICE).frozen)
             await supervisor.stop()

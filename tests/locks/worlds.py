@@ -8,14 +8,13 @@ from mas.errors import DatabaseUnavailable
 from mas.ids import home_bucket, make_xid
 from mas.ledger import (
     Answer,
+    Batch,
     Body,
     BucketRow,
-    Chunk,
     Code,
     Decide,
     Genesis,
     Instruction,
-    Kept,
     Kind,
     Ledger,
     Loaded,
@@ -23,6 +22,7 @@ from mas.ledger import (
     Mark,
     Prepare,
     Proposal,
+    ResidentState,
     SetAccount,
     Token,
     Unmark,
@@ -30,7 +30,7 @@ from mas.ledger import (
 from mas.ledger.instructions import LEDGER_VERSION
 from mas.locks import GlobalLockService, LockEntry, LockSettings
 from mas.sim import VirtualClock, run_virtual
-from mas.transaction.messages import Claims, ReadClaims, Reply, Request, TurnedAway, Why
+from mas.transaction.messages import Claims, ReadClaims, Rejected, RejectReason, Reply, Request
 
 T = TypeVar("T")
 BUCKETS = 2
@@ -44,7 +44,7 @@ class LedgerBuckets:
     """Applies each chunk as an entry of its bucket's ledger, one round trip after it came."""
 
     def __init__(self) -> None:
-        self.ledgers = {i: Ledger(Kept(BucketRow(i), {}, {})) for i in (1, 2)}
+        self.ledgers = {i: Ledger(ResidentState(BucketRow(i), {}, {})) for i in (1, 2)}
         self.is_down: dict[int, bool] = {}
         """By bucket: nothing reaches it; whoever asks hears so after `patience`."""
         self.patience = 5.0
@@ -61,7 +61,7 @@ class LedgerBuckets:
 
     def do(self, bucket: int, *instructions: Instruction) -> list[Answer]:
         ledger = self.ledgers[bucket]
-        proposal = Proposal(LEDGER_VERSION, 0, 1, 1, (Chunk(b"", 0, instructions),))
+        proposal = Proposal(LEDGER_VERSION, 0, 1, 1, (Batch(b"", 0, instructions),))
         if missing := ledger.missing(proposal):
             ledger.load(missing, Loaded(ledger.bucket.applied, {}, {}, {}))
         self.applied += instructions
@@ -105,7 +105,7 @@ class LedgerBuckets:
         return account.marks  # type: ignore[union-attr]
 
     def submit(
-        self, bucket: int, chunk: Chunk, on_answer: Callable[[int, Answer | TurnedAway], None]
+        self, bucket: int, chunk: Batch, on_answer: Callable[[int, Answer | Rejected], None]
     ) -> None:
         def carry_out() -> None:
             for position, answer in enumerate(self.do(bucket, *chunk.instructions)):
@@ -114,7 +114,7 @@ class LedgerBuckets:
         def turn_away() -> None:
             self.turned_away += 1
             for position in range(len(chunk.instructions)):
-                on_answer(position, TurnedAway(0, Why.UNAVAILABLE))
+                on_answer(position, Rejected(0, RejectReason.UNAVAILABLE))
 
         loop = asyncio.get_running_loop()
         is_lost = all(isinstance(each, Unmark) for each in chunk.instructions)

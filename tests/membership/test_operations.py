@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from mas.errors import DeadlineExceeded, InvalidRequest, MasError, NotFound, Unavailable
-from mas.ledger.instructions import Answer, Chunk, Code, Reason, RegisterNode, RetireNode
+from mas.ledger.instructions import Answer, Batch, Code, Reason, RegisterNode, RetireNode
 from mas.ledger.register import register, retire
 from mas.ledger.rows import NodeRow
 from mas.membership import BucketMembers, Membership, Operations, PeersList, Roster
@@ -19,12 +19,12 @@ from mas.transaction.messages import (
     Nodes,
     ReadNodes,
     ReadReplica,
+    Rejected,
+    RejectReason,
     ReplicaState,
     ReplicaView,
     Reply,
     Request,
-    TurnedAway,
-    Why,
 )
 from tests.membership.test_actor import Peers, Shelf
 
@@ -73,7 +73,7 @@ class Buckets:
         """Voters that haven't applied the last change."""
         self.script: list[str | None] = []
         """For the next questions to leaders: a trouble, or None for silence."""
-        self.answers: list[Answer | TurnedAway | None] = []
+        self.answers: list[Answer | Rejected | None] = []
         """For the next instructions: in place of the register's, None for silence."""
         self.asked: list[Request] = []
         self.submitted: list[RegisterNode | RetireNode] = []
@@ -127,7 +127,7 @@ class Buckets:
         )
 
     def submit(
-        self, bucket: int, chunk: Chunk, on_answer: Callable[[int, Answer | TurnedAway], None]
+        self, bucket: int, chunk: Batch, on_answer: Callable[[int, Answer | Rejected], None]
     ) -> None:
         assert bucket == 1
         [instruction] = chunk.instructions
@@ -225,8 +225,8 @@ async def test_a_wiped_node_does_not_join_under_its_old_id() -> None:
 
 async def test_the_register_is_asked_again_until_it_answers() -> None:
     world = World()
-    away = TurnedAway(0, Why.UNKNOWN, detail="the connection broke")
-    world.buckets.answers = [away, TurnedAway(0, Why.UNAVAILABLE), Answer(Code.DONE)]
+    away = Rejected(0, RejectReason.UNKNOWN, detail="the connection broke")
+    world.buckets.answers = [away, Rejected(0, RejectReason.UNAVAILABLE), Answer(Code.DONE)]
     await world.add_node(buckets=())
     assert len(world.buckets.submitted) == 3
 
@@ -238,7 +238,7 @@ async def test_a_silent_register_is_given_up_at_the_deadline() -> None:
     with pytest.raises(DeadlineExceeded, match="ask again"):
         async with asyncio.timeout(5):
             await world.operations.add_node("mas", JOINER, (), 0.05)
-    world.buckets.answers = [TurnedAway(0, Why.UNKNOWN, detail="so it is")] * 1_000
+    world.buckets.answers = [Rejected(0, RejectReason.UNKNOWN, detail="so it is")] * 1_000
     with pytest.raises(DeadlineExceeded, match="so it is"):
         await world.add_node()
 

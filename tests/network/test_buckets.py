@@ -11,13 +11,13 @@ from mas.errors import RequestFailed, Unavailable
 from mas.ledger.instructions import (
     Abort,
     Answer,
-    Chunk,
+    Batch,
     Code,
     Commit,
     Instruction,
     Mark,
     Token,
-    decode_chunk,
+    decode_batch,
 )
 from mas.network.buckets import BucketRouter, RouterSettings
 from mas.network.channels import Channel
@@ -30,13 +30,13 @@ from mas.transaction.messages import (
     ReadBucket,
     ReadLevel,
     ReadReplica,
+    Rejected,
+    RejectReason,
     ReplicaState,
     ReplicaView,
     Reply,
     Request,
     Submit,
-    TurnedAway,
-    Why,
     decode_requests,
     encode,
 )
@@ -81,12 +81,12 @@ class Caller:
             dice=Random(seed),
             settings=settings,
         )
-        self.answers: list[tuple[int, Answer | TurnedAway]] = []
+        self.answers: list[tuple[int, Answer | Rejected]] = []
 
     def submit(self, *instructions: Instruction, bucket: int = 1) -> None:
         self.router.submit(
             bucket,
-            Chunk(b"", 0, instructions),
+            Batch(b"", 0, instructions),
             lambda position, answer: self.answers.append((position, answer)),
         )
 
@@ -107,8 +107,8 @@ class Caller:
     def reply(self, peer: int, *replies: Reply) -> None:
         self.router.on_reply(peer, encode(replies))
 
-    def whys(self) -> dict[int, Why]:
-        return {i: each.why for i, each in self.answers if isinstance(each, TurnedAway)}
+    def whys(self) -> dict[int, RejectReason]:
+        return {i: each.why for i, each in self.answers if isinstance(each, Rejected)}
 
 
 def commits(count: int) -> list[Commit]:
@@ -130,7 +130,7 @@ async def test_answers_come_back_by_position_in_any_order() -> None:
     caller.submit(*commits(3))
     peer, request = await caller.next_submit()
     assert peer == 1
-    assert decode_chunk(request.chunk).instructions == tuple(commits(3))
+    assert decode_batch(request.chunk).instructions == tuple(commits(3))
     caller.reply(1, Answers(request.request, ((2, DONE),)))
     caller.reply(1, Answers(request.request, ((0, DONE), (1, Answer(Code.OVER)))))
     assert caller.answers == [(2, DONE), (0, DONE), (1, Answer(Code.OVER))]
@@ -163,7 +163,7 @@ async def test_a_hint_is_followed_and_remembered() -> None:
     caller = Caller()
     caller.submit(*commits(2))
     peer, request = await caller.next_submit()
-    caller.reply(peer, TurnedAway(request.request, Why.NOT_LEADING, leader=3))
+    caller.reply(peer, Rejected(request.request, RejectReason.NOT_LEADING, leader=3))
     peer, again = await caller.next_submit()
     assert peer == 3
     assert again.chunk == request.chunk
@@ -182,7 +182,7 @@ async def test_without_a_hint_the_other_replicas_are_tried_then_all_again() -> N
     for _ in range(8):
         peer, request = await caller.next_submit()
         asked.append(peer)
-        caller.reply(peer, TurnedAway(request.request, Why.NOT_LEADING))
+        caller.reply(peer, Rejected(request.request, RejectReason.NOT_LEADING))
     assert set(asked[:3]) == {1, 2, 3}
     peer, request = await caller.next_submit()
     caller.reply(peer, Answers(request.request, ((0, DONE),)))
@@ -194,10 +194,12 @@ async def test_only_what_was_turned_away_is_sent_elsewhere() -> None:
     caller = Caller()
     caller.submit(*commits(4))
     peer, request = await caller.next_submit()
-    caller.reply(peer, TurnedAway(request.request, Why.NOT_LEADING, positions=(1, 3), leader=2))
+    caller.reply(
+        peer, Rejected(request.request, RejectReason.NOT_LEADING, positions=(1, 3), leader=2)
+    )
     peer, part = await caller.next_submit()
     assert peer == 2
-    assert decode_chunk(part.chunk).instructions == (commits(4)[1], commits(4)[3])
+    assert decode_batch(part.chunk).instructions == (commits(4)[1], commits(4)[3])
     caller.reply(2, Answers(part.request, ((1, DONE), (0, Answer(Code.OVER)))))
     caller.reply(1, Answers(request.request, ((0, DONE), (2, DONE))))
     assert sorted(caller.answers, key=lambda each: each[0]) == [
@@ -214,9 +216,9 @@ async def test_the_rest_of_a_half_answered_request_is_sent_elsewhere() -> None:
     caller.submit(*commits(3))
     peer, request = await caller.next_submit()
     caller.reply(peer, Answers(request.request, ((1, DONE),)))
-    caller.reply(peer, TurnedAway(request.request, Why.NOT_LEADING, leader=2))
+    caller.reply(peer, Rejected(request.request, RejectReason.NOT_LEADING, leader=2))
     _, part = await caller.next_submit()
-    assert decode_chunk(part.chunk).instructions == (commits(3)[0], commits(3)[2])
+    assert decode_batch(part.chunk).instructions == (commits(3)[0], commits(3)[2])
 
 
 @pytest.mark.asyncio
@@ -228,19 +230,21 @@ async def test_rule_6_there_is_one_live_copy() -> None:
     caller.router.on_peer(2, False)
     caller.router.on_peer(2, True)
     await until(lambda: caller.answers)
-    assert caller.whys() == {0: Why.UNKNOWN}
+    assert caller.whys() == {0: RejectReason.UNKNOWN}
     assert not caller.peers.frames
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("why", [Why.UNKNOWN, Why.OVERLOADED, Why.UNAVAILABLE])
-async def test_other_refusals_are_passed_on_for_their_positions(why: Why) -> None:
+@pytest.mark.parametrize(
+    "why", [RejectReason.UNKNOWN, RejectReason.OVERLOADED, RejectReason.UNAVAILABLE]
+)
+async def test_other_refusals_are_passed_on_for_their_positions(why: RejectReason) -> None:
     caller = Caller()
     caller.submit(*commits(3))
     peer, request = await caller.next_submit()
-    caller.reply(peer, TurnedAway(request.request, why, positions=(0,)))
+    caller.reply(peer, Rejected(request.request, why, positions=(0,)))
     assert caller.whys() == {0: why}
-    caller.reply(peer, TurnedAway(request.request, why))
+    caller.reply(peer, Rejected(request.request, why))
     assert caller.whys() == {0: why, 1: why, 2: why}
     assert not caller.peers.frames
 
@@ -254,7 +258,7 @@ async def test_rule_39_what_was_at_a_lost_peer_is_unknown() -> None:
     caller.reply(1, Answers(request.request, ((0, DONE),)))
     caller.router.on_peer(1, False)
     assert caller.answers[0] == (0, DONE)
-    assert caller.whys() == {1: Why.UNKNOWN}
+    assert caller.whys() == {1: RejectReason.UNKNOWN}
     caller.reply(1, Answers(request.request, ((1, DONE),)))
     assert len(caller.answers) == 2, "a late answer was given a second time"
 
@@ -265,7 +269,7 @@ async def test_no_answer_in_time_is_unknown_and_another_replica_is_asked_next() 
     caller.submit(*commits(1))
     await caller.next_submit()
     await until(lambda: caller.answers)
-    assert caller.whys() == {0: Why.UNKNOWN}
+    assert caller.whys() == {0: RejectReason.UNKNOWN}
     caller.submit(*commits(1))
     assert (await caller.next())[0] == 2
 
@@ -276,7 +280,7 @@ async def test_what_nobody_took_in_time_has_done_nothing() -> None:
     caller.peers.connected = set()
     caller.submit(*commits(2))
     await until(lambda: len(caller.answers) == 2)
-    assert caller.whys() == {0: Why.UNAVAILABLE, 1: Why.UNAVAILABLE}
+    assert caller.whys() == {0: RejectReason.UNAVAILABLE, 1: RejectReason.UNAVAILABLE}
 
 
 @pytest.mark.asyncio
@@ -317,16 +321,16 @@ async def test_rule_16_overload_turns_away_what_begins_and_nothing_else() -> Non
     caller.submit(*marks(8))
     caller.submit(marks(1)[0], *commits(2), *marks(3))
     await until(lambda: len(caller.answers) == 4)
-    assert caller.whys() == dict.fromkeys((0, 3, 4, 5), Why.OVERLOADED)
+    assert caller.whys() == dict.fromkeys((0, 3, 4, 5), RejectReason.OVERLOADED)
     _, (first, rest) = await caller.next()
     assert isinstance(rest, Submit)
-    assert decode_chunk(rest.chunk).instructions == tuple(commits(2))
+    assert decode_batch(rest.chunk).instructions == tuple(commits(2))
     caller.reply(1, Answers(rest.request, ((1, DONE),)))
     assert caller.answers[-1] == (2, DONE)
     caller.reply(1, Answers(first.request, tuple((i, DONE) for i in range(8))))
     caller.submit(*marks(10))
     _, request = await caller.next_submit()
-    assert len(decode_chunk(request.chunk).instructions) == 10
+    assert len(decode_batch(request.chunk).instructions) == 10
 
 
 @pytest.mark.asyncio
@@ -334,7 +338,7 @@ async def test_room_is_given_back_however_it_ends() -> None:
     caller = Caller(settings=QUICK)
     caller.submit(*marks(5))
     _, request = await caller.next_submit()
-    caller.reply(1, TurnedAway(request.request, Why.NOT_LEADING, positions=(0, 1), leader=2))
+    caller.reply(1, Rejected(request.request, RejectReason.NOT_LEADING, positions=(0, 1), leader=2))
     await caller.next_submit()
     caller.router.on_peer(1, False)
     await until(lambda: len(caller.answers) == 5)
@@ -350,11 +354,11 @@ async def test_room_is_given_back_however_it_ends() -> None:
 async def test_a_callback_may_submit_again() -> None:
     caller = Caller()
 
-    def again(_position: int, answer: Answer | TurnedAway) -> None:
-        assert isinstance(answer, TurnedAway)
+    def again(_position: int, answer: Answer | Rejected) -> None:
+        assert isinstance(answer, Rejected)
         caller.submit(*commits(1))
 
-    caller.router.submit(1, Chunk(b"", 0, (Abort(b"x"),)), again)
+    caller.router.submit(1, Batch(b"", 0, (Abort(b"x"),)), again)
     await caller.next_submit()
     caller.peers.connected = {2, 3}
     caller.router.on_peer(1, False)
@@ -372,7 +376,7 @@ async def test_a_read_follows_the_leader_until_it_is_answered() -> None:
     caller = Caller()
     reading = asyncio.create_task(caller.router.query(1, READ, 30.0))
     peer, (request,) = await caller.next()
-    caller.reply(peer, TurnedAway(request.request, Why.NOT_LEADING, leader=3))
+    caller.reply(peer, Rejected(request.request, RejectReason.NOT_LEADING, leader=3))
     peer, (request,) = await caller.next()
     assert peer == 3
     caller.reply(3, AccountViews(request.request, (None,)))
@@ -408,7 +412,9 @@ async def test_a_read_that_nobody_answers_is_unavailable() -> None:
     caller = Caller()
     reading = asyncio.create_task(caller.router.query(1, READ, 0.2))
     peer, (request,) = await caller.next()
-    caller.reply(peer, TurnedAway(request.request, Why.UNAVAILABLE, detail="the disk is full"))
+    caller.reply(
+        peer, Rejected(request.request, RejectReason.UNAVAILABLE, detail="the disk is full")
+    )
     with pytest.raises(Unavailable, match=r"within 0\.2 s"):
         await reading
 
@@ -418,7 +424,7 @@ async def test_security_b1_a_read_that_raised_is_asked_of_nobody_else() -> None:
     caller = Caller()
     reading = asyncio.create_task(caller.router.query(1, READ, 30.0))
     peer, (request,) = await caller.next()
-    caller.reply(peer, TurnedAway(request.request, Why.FAILED, detail="it raised"))
+    caller.reply(peer, Rejected(request.request, RejectReason.FAILED, detail="it raised"))
     with pytest.raises(RequestFailed, match="it raised"):
         await reading
     assert not caller.peers.frames
@@ -431,7 +437,7 @@ async def test_a_named_replica_is_asked_and_no_other() -> None:
     for _ in range(2):
         peer, (request,) = await caller.next()
         assert peer == 2
-        caller.reply(2, TurnedAway(request.request, Why.UNAVAILABLE))
+        caller.reply(2, Rejected(request.request, RejectReason.UNAVAILABLE))
     with pytest.raises(Unavailable):
         await reading
 
@@ -454,14 +460,14 @@ async def test_twopc_a1_a_bucket_that_is_not_there_is_an_alarm_and_not_an_end(
     router = BucketRouter(
         FakePeers(2), {1: [2]}, clock=SystemClock(), dice=Random(1), settings=SETTINGS
     )
-    answers: list[tuple[int, Answer | TurnedAway]] = []
-    chunk = Chunk(b"", 0, (Commit(bytes(16), 1), Abort(bytes(16))))
+    answers: list[tuple[int, Answer | Rejected]] = []
+    chunk = Batch(b"", 0, (Commit(bytes(16), 1), Abort(bytes(16))))
     router.submit(99, chunk, lambda position, answer: answers.append((position, answer)))
     assert not answers, "never within the call"
     await asyncio.sleep(0)
     assert [(position, answer.why) for position, answer in answers] == [
-        (0, Why.UNAVAILABLE),
-        (1, Why.UNAVAILABLE),
+        (0, RejectReason.UNAVAILABLE),
+        (1, RejectReason.UNAVAILABLE),
     ]
     assert "bucket 99" in caplog.text
     with pytest.raises(Unavailable, match="bucket 99"):
@@ -494,9 +500,9 @@ async def test_consensus_f3_what_no_frame_holds_is_an_error_to_whoever_sent_it()
     caller.submit(Abort(bytes(limits.FRAME_BYTES_MAX)), *commits(1))
     caller.submit(*commits(1))
     await until(lambda: len(caller.answers) == 2)
-    assert caller.whys() == {0: Why.INVALID, 1: Why.INVALID}
+    assert caller.whys() == {0: RejectReason.INVALID, 1: RejectReason.INVALID}
     _, request = await caller.next_submit()  # what was asked beside it
-    assert decode_chunk(request.chunk).instructions == tuple(commits(1))
+    assert decode_batch(request.chunk).instructions == tuple(commits(1))
     with pytest.raises(Exception, match="can't be sent"):
         await caller.router.query(
             1, ReadAccounts(0, 1, ReadLevel.LINEARIZABLE, ("x" * limits.FRAME_BYTES_MAX,)), 5.0
@@ -539,7 +545,7 @@ async def test_bank_4_who_waits_for_a_silent_leader_learns_of_the_new_one() -> N
 
     caller.reply(3, view(asked[3], leader=3))
 
-    assert caller.whys() == {0: Why.UNKNOWN}, (
+    assert caller.whys() == {0: RejectReason.UNKNOWN}, (
         "rule 39: asked again by the same xid, by whoever asked"
     )
     caller.submit(Commit(b"x", 1))
@@ -571,7 +577,7 @@ async def test_bank_5_a_follower_passes_on_to_a_leader_out_of_reach_from_here() 
     caller.submit(Commit(b"x", 1))
     peer, submit = await caller.next_submit()
     assert peer == 2
-    caller.reply(2, TurnedAway(submit.request, Why.NOT_LEADING, leader=1))
+    caller.reply(2, Rejected(submit.request, RejectReason.NOT_LEADING, leader=1))
     peer, (passed,) = await caller.next()
     assert isinstance(passed, PassOn)
     again = Submit(passed.request, 1, submit.chunk, passed.message.left_ms)
@@ -590,7 +596,7 @@ async def test_bank_5_a_follower_passes_on_to_a_leader_out_of_reach_from_here() 
     caller.router.on_peer(1, True)
     caller.submit(Commit(b"y", 1))
     peer, submit = await caller.next_submit()
-    caller.reply(peer, TurnedAway(submit.request, Why.NOT_LEADING, leader=1))
+    caller.reply(peer, Rejected(submit.request, RejectReason.NOT_LEADING, leader=1))
     assert (await caller.next_submit())[0] == 1, "reached again"
     caller.router.close()
 
@@ -601,12 +607,12 @@ async def test_bank_5_what_was_passed_on_is_not_passed_on_again() -> None:
     caller = Caller(2, 3, settings=LONG)
     caller.submit(Commit(b"x", 1))
     _, submit = await caller.next_submit()
-    caller.reply(2, TurnedAway(submit.request, Why.NOT_LEADING, leader=1))
+    caller.reply(2, Rejected(submit.request, RejectReason.NOT_LEADING, leader=1))
     _, (own,) = await caller.next()
     assert isinstance(own, PassOn), "the leader is known to be out of reach"
     assert own.leader == 1
 
-    chunk = Chunk(b"", 0, (Commit(b"y", 1),))
+    chunk = Batch(b"", 0, (Commit(b"y", 1),))
     caller.router.submit(1, chunk, lambda *_: None, passed_on=True)
     _, (submit_too,) = await caller.next()
     assert isinstance(submit_too, Submit)
@@ -616,7 +622,7 @@ async def test_bank_5_what_was_passed_on_is_not_passed_on_again() -> None:
     caller.reply(2, AccountViews(read.request, (None,)))
     await reading
 
-    caller.reply(2, TurnedAway(own.request, Why.NOT_LEADING, leader=3))
+    caller.reply(2, Rejected(own.request, RejectReason.NOT_LEADING, leader=3))
     peer, _ = await caller.next_submit()
     assert peer == 3, "whoever is told of another leader goes there"
     caller.router.close()
@@ -632,7 +638,7 @@ async def test_bank_5_a_leader_that_others_hear_and_nothing_comes_from_is_passed
             for peer, look in (await looks(caller)).items():
                 if peer != 1:
                     caller.reply(peer, view(look, leader=1))
-    assert caller.whys() == {0: Why.UNKNOWN}
+    assert caller.whys() == {0: RejectReason.UNKNOWN}
     caller.submit(Commit(b"x", 1))
     while True:
         peer, requests = await caller.next()

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mas.errors import MasError, NetworkError
-from mas.ledger.instructions import Answer, Chunk, Code, Commit
-from mas.locks import RemoteLocks, join
+from mas.ledger.instructions import Answer, Batch, Code, Commit
+from mas.locks import LockClient, join
 from mas.locks.remote import Reply as LockReply
 from mas.membership import Membership, Roster
 from mas.network.buckets import BucketRouter, RouterSettings
@@ -24,8 +24,8 @@ from mas.transaction.messages import (
     ReadAccounts,
     ReadLevel,
     ReadNodes,
-    TurnedAway,
-    Why,
+    Rejected,
+    RejectReason,
 )
 from tests.strange import values_of
 
@@ -58,7 +58,7 @@ class Asking:
             self.peers, {1: [1]}, clock=SystemClock(), dice=Random(1), settings=settings
         )
         self.answered: list[tuple[int, object]] = []
-        chunk = Chunk(b"", 0, tuple(Commit(bytes((i,)), i) for i in range(3)))
+        chunk = Batch(b"", 0, tuple(Commit(bytes((i,)), i) for i in range(3)))
         self.router.submit(1, chunk, lambda i, answer: self.answered.append((i, answer)))
         questions = [ReadAccounts(0, 1, ReadLevel.LINEARIZABLE, ("alice",)), ReadNodes(0, 1)]
         self.reads = [asyncio.ensure_future(self.router.query(1, each, 60.0)) for each in questions]
@@ -119,7 +119,7 @@ def test_kind_4_an_answer_for_what_was_not_asked_ends_its_connection(
     def scenario(asking: Asking, numbers: list[int]) -> None:
         reply: messages.Reply = Answers(numbers[0], ((position, Answer(Code.DONE)),))
         if away:
-            reply = TurnedAway(numbers[0], Why.UNKNOWN, positions=(position,))
+            reply = Rejected(numbers[0], RejectReason.UNKNOWN, positions=(position,))
         with pytest.raises(NetworkError, match="of 3"):
             asking.router.on_reply(1, messages.encode((reply,)))
         with pytest.raises(NetworkError, match="answers a ReadAccounts with Answers"):
@@ -131,7 +131,7 @@ def test_kind_4_an_answer_for_what_was_not_asked_ends_its_connection(
 @given(st.lists(values_of(LockReply), max_size=8))
 def test_kind_4_strange_lock_replies_end_no_node(replies: list[list[object]]) -> None:
     async def within() -> None:
-        remote = RemoteLocks(Peers(), lambda: 2, clock=SystemClock(), dice=Random(1))
+        remote = LockClient(Peers(), lambda: 2, clock=SystemClock(), dice=Random(1))
         take = join(None, remote)
         asked = [
             asyncio.ensure_future(remote.acquire_locks(b"me", ["alice"], 1, 60.0)),  # type: ignore[arg-type]

@@ -15,29 +15,29 @@ from mas.ledger.instructions import (
     EXTERNAL,
     Abort,
     Answer,
-    Ask,
+    Batch,
     Body,
-    Chunk,
     CloseIncarnation,
     Code,
     Commit,
     Decide,
-    End,
     Instruction,
     Kind,
-    Look,
     Mark,
     Prepare,
     Proposal,
+    QueryRecord,
     Reason,
+    RecordRefusal,
     RegisterNode,
+    Resolve,
     RetireNode,
     Token,
     Unmark,
     decode_proposal,
     encode,
 )
-from mas.ledger.rows import Kept, NodeRow
+from mas.ledger.rows import NodeRow, ResidentState
 from mas.multiraft.events import ReadReady, Refused, Restored
 from mas.raft import ConfState
 from mas.resource import AccountService, Ports, ResourceSettings
@@ -52,10 +52,10 @@ from mas.transaction.messages import (
     ReadLevel,
     ReadNodes,
     ReadPostings,
+    Rejected,
+    RejectReason,
     Reply,
     Submit,
-    TurnedAway,
-    Why,
     decode_replies,
     decode_requests,
 )
@@ -89,7 +89,7 @@ class World:
 
     def submit(self, *instructions: Instruction, low_water: int = 0, left_ms: int = 0) -> int:
         self.requests += 1
-        raw = msgspec.Raw(encode(Chunk(TC, low_water, instructions)))
+        raw = msgspec.Raw(encode(Batch(TC, low_water, instructions)))
         self.service.requests.put((CALLER, Submit(self.requests, 1, raw, left_ms)))
         return self.requests
 
@@ -221,11 +221,11 @@ async def test_lost_leadership_makes_what_was_proposed_unknown(world: World) -> 
     await world.until(lambda: world.group.held)
     world.group.lead(term=2, leading=False, leader=3)
     reply = await world.reply(request)
-    assert isinstance(reply, TurnedAway)
-    assert reply.why is Why.UNKNOWN
+    assert isinstance(reply, Rejected)
+    assert reply.why is RejectReason.UNKNOWN
     later = await world.reply(world.submit(world.pay("alice", "bob", 10, "l")))
-    assert isinstance(later, TurnedAway)
-    assert (later.why, later.leader) == (Why.NOT_LEADING, 3)
+    assert isinstance(later, Rejected)
+    assert (later.why, later.leader) == (RejectReason.NOT_LEADING, 3)
 
 
 @pytest.mark.asyncio
@@ -236,13 +236,13 @@ async def test_what_the_group_does_not_take_has_done_nothing(world: World) -> No
     await world.until(lambda: world.group.held)
     world.group.error_c.put(Refused(world.group.held[0][0], NotLeading("moved", leader=2)))
     reply = await world.reply(request)
-    assert isinstance(reply, TurnedAway)
-    assert (reply.why, reply.leader) == (Why.NOT_LEADING, 2)
+    assert isinstance(reply, Rejected)
+    assert (reply.why, reply.leader) == (RejectReason.NOT_LEADING, 2)
     world.group.refuse = Overloaded("full")
     world.group.held = None
     refused = await world.reply(world.submit(world.pay("alice", "bob", 10, "l")))
-    assert isinstance(refused, TurnedAway)
-    assert refused.why is Why.OVERLOADED
+    assert isinstance(refused, Rejected)
+    assert refused.why is RejectReason.OVERLOADED
 
 
 @pytest.mark.asyncio
@@ -255,8 +255,8 @@ async def test_overload_turns_away_only_what_begins_something(world: World) -> N
     request = world.submit(Commit(prepare.xid, 5), world.pay("alice", "bob", 1, "k"))
     await world.until(lambda: len([r for _, r in world.replies.all if r.request == request]) == 2)
     turned, answered = (r for _, r in world.replies.all if r.request == request)
-    assert isinstance(turned, TurnedAway)
-    assert (turned.why, turned.positions) == (Why.OVERLOADED, (1,))
+    assert isinstance(turned, Rejected)
+    assert (turned.why, turned.positions) == (RejectReason.OVERLOADED, (1,))
     assert isinstance(answered, Answers)
     assert [(place, answer.code) for place, answer in answered.answers] == [(0, Code.POSTED)]
 
@@ -268,8 +268,8 @@ async def test_overload_turns_away_a_node_that_joins_and_none_that_leaves(world:
     joins = world.submit(RegisterNode(4, "d:1", ("rm",)))
     leaves = world.submit(RetireNode(3))
     turned = await world.reply(joins)
-    assert isinstance(turned, TurnedAway)
-    assert turned.why is Why.OVERLOADED
+    assert isinstance(turned, Rejected)
+    assert turned.why is RejectReason.OVERLOADED
     assert (await world.answer(leaves)).code is Code.DONE
 
 
@@ -282,8 +282,8 @@ async def test_an_unreadable_chunk_harms_none_beside_it(world: World) -> None:
     world.service.requests.put((CALLER, Submit(bad, 1, msgspec.Raw(b"\x93\x01\x02\x03"))))
     good = world.submit(world.pay("alice", "bob", 10, "k"))
     reply = await world.reply(bad)
-    assert isinstance(reply, TurnedAway)
-    assert reply.why is Why.INVALID
+    assert isinstance(reply, Rejected)
+    assert reply.why is RejectReason.INVALID
     assert (await world.answer(good)).code is Code.COMMITTED
 
 
@@ -299,7 +299,7 @@ async def test_a_leg_undecided_is_asked_about_before_its_money_is_refused(
     request = world.submit(world.pay("alice", "bob", 50, "out"))
     await world.until(lambda: world.buckets.asked)
     ((anchor, chunk, on_answer),) = world.buckets.asked
-    assert (anchor, chunk.instructions) == (2, (Look(incoming.payment_id),))
+    assert (anchor, chunk.instructions) == (2, (QueryRecord(incoming.payment_id),))
     assert world.reply_to(request) is None
     if committed:
         on_answer(0, Answer(Code.COMMITTED, xid=incoming.xid, time=9))
@@ -317,7 +317,7 @@ async def test_an_anchor_out_of_reach_ends_the_attempt_as_contended(world: World
     await world.answer(world.submit(incoming))
     request = world.submit(world.pay("alice", "bob", 50, "out"))
     await world.until(lambda: world.buckets.asked)
-    world.buckets.asked[0][2](0, TurnedAway(1, Why.UNAVAILABLE))
+    world.buckets.asked[0][2](0, Rejected(1, RejectReason.UNAVAILABLE))
     answer = await world.answer(request)
     assert (answer.code, answer.reason) == (Code.ABORTED, Reason.CONTENDED)
 
@@ -344,7 +344,7 @@ async def test_an_old_leg_is_asked_about_and_settled(world: World) -> None:
     await world.until(lambda: world.buckets.asked)
     anchor, chunk, on_answer = world.buckets.asked[0]
     assert anchor == 2
-    assert chunk.instructions == (Ask(incoming.payment_id, 1, incoming.xid, b"h"),)
+    assert chunk.instructions == (Resolve(incoming.payment_id, 1, incoming.xid, b"h"),)
     on_answer(0, Answer(Code.NONE))
     assert incoming.xid in world.service._ledger.legs
     on_answer(0, Answer(Code.COMMITTED, xid=incoming.xid, time=9))
@@ -367,16 +367,16 @@ async def test_security_b1_a_read_that_raises_is_answered_and_ends_nothing_else(
 
     monkeypatch.setattr(world.database, "postings", postings, raising=False)
     statement = await world.reply(world.ask(ReadPostings(0, 1, "alice", 2**63 + 1, 10)))
-    assert isinstance(statement, TurnedAway)
-    assert statement.why is Why.FAILED
+    assert isinstance(statement, Rejected)
+    assert statement.why is RejectReason.FAILED
     # Siblings: a read from memory, and one whose rows must be loaded.
     monkeypatch.setattr(service_module, "view_accounts", _raise)
     monkeypatch.setattr(service_module, "Noted", _raise)
     for level in (ReadLevel.LINEARIZABLE, ReadLevel.READ_COMMITTED):
         for number in ("alice", "not in memory"):
             reply = await world.reply(world.read(number, level=level))
-            assert isinstance(reply, TurnedAway)
-            assert reply.why is Why.FAILED
+            assert isinstance(reply, Rejected)
+            assert reply.why is RejectReason.FAILED
     monkeypatch.undo()
     assert isinstance(await world.reply(world.read("alice")), AccountViews)
     await open_accounts(world, bob=0)
@@ -487,7 +487,7 @@ async def test_a_follower_knows_of_no_register_that_it_would_vouch_for(world: Wo
     world.group.lead(term=2, leading=False, leader=2)
     await world.until(lambda: not world.service._leadership.leading)
     turned = await world.reply(world.read_nodes())
-    assert turned == TurnedAway(turned.request, Why.NOT_LEADING, leader=2)
+    assert turned == Rejected(turned.request, RejectReason.NOT_LEADING, leader=2)
 
 
 async def two_incoming(world: World) -> tuple[Prepare, Prepare]:
@@ -522,14 +522,14 @@ async def test_bank_1_a_read_waits_until_every_leg_it_noted_is_decided(world: Wo
     first = world.read("alice")
     await world.until(lambda: len(world.buckets.asked) == 2)
     (_, _, hear_one), (_, asked_two, hear_two) = world.buckets.asked
-    assert asked_two.instructions == (Look(two.payment_id),)
+    assert asked_two.instructions == (QueryRecord(two.payment_id),)
     hear_one(0, committed(one))
     hear_two(0, Answer(Code.NONE))  # judged before it was committed
     second = world.read("alice")
     await world.until(lambda: len(world.buckets.asked) == 3)
     assert world.reply_to(first) is None, "undecided isn't 'not there'"
     anchor, again, hear_again = world.buckets.asked[2]
-    assert (anchor, again.instructions) == (3, (Look(two.payment_id),)), (
+    assert (anchor, again.instructions) == (3, (QueryRecord(two.payment_id),)), (
         "asked again, once for both"
     )
     hear_again(0, committed(two))
@@ -582,10 +582,10 @@ async def test_bank_1_an_attempt_that_keeps_a_read_waiting_is_declared_dead(worl
     while not asks:
         await asyncio.sleep(0.001)
         for anchor, chunk, hear in world.buckets.asked:
-            asks += [each for each in chunk.instructions if isinstance(each, Ask)]
+            asks += [each for each in chunk.instructions if isinstance(each, Resolve)]
             hear(0, Answer(Code.COMMITTED, xid=b"another's") if anchor == 3 else Answer(Code.NONE))
         world.buckets.asked.clear()
-    assert asks == [Ask(one.payment_id, 1, one.xid, b"h")]
+    assert asks == [Resolve(one.payment_id, 1, one.xid, b"h")]
     assert world.reply_to(request) is None
     await world.until(lambda: world.buckets.asked)
     world.buckets.asked[0][2](0, Answer(Code.ABORTED, attempt=1))
@@ -790,7 +790,7 @@ async def test_twopc_b3_a_question_about_an_account_to_be_has_its_creation_settl
         world.xid(), b"c".ljust(16), 1, b"h", 2, (1,), Kind.CREATION, "USD", (("carol", 70),)
     )
     await world.answer(world.submit(creation))
-    look = Look(b"p".ljust(16), "carol")
+    look = QueryRecord(b"p".ljust(16), "carol")
     assert (await world.answer(world.submit(look))).code is Code.PENDING_ON
     await world.until(lambda: world.buckets.asked)
     world.buckets.asked[0][2](0, committed(creation))
@@ -837,8 +837,8 @@ async def test_a_database_that_refuses_loses_nothing_and_keeps_new_work_out(worl
     ).code is Code.COMMITTED
     await world.until(lambda: world.service._flusher.failing_since is not None)
     refused = await world.reply(world.submit(world.pay("alice", "bob", 1, "l")))
-    assert isinstance(refused, TurnedAway)
-    assert refused.why is Why.UNAVAILABLE
+    assert isinstance(refused, Rejected)
+    assert refused.why is RejectReason.UNAVAILABLE
     world.database.down = False
     await world.until(
         lambda: world.database.row and world.database.row.applied == world.group.index
@@ -898,7 +898,7 @@ async def test_consensus_c4_a_database_that_refuses_behind_a_snapshot_is_waited_
     )
     open_, refusals = world.database.open, [DatabaseUnavailable("database or disk is full")] * 2
 
-    async def refuse(bucket: int, writer: bytes) -> Kept:
+    async def refuse(bucket: int, writer: bytes) -> ResidentState:
         if refusals:
             raise refusals.pop()
         return await open_(bucket, writer)
@@ -922,7 +922,7 @@ async def test_a_read_sees_an_account_whose_creation_was_answered(world: World) 
     request = world.read("carol")
     while (reply := world.reply_to(request)) is None:
         for _, chunk, on_answer in world.buckets.asked:
-            assert chunk.instructions == (Look(creation.payment_id),)
+            assert chunk.instructions == (QueryRecord(creation.payment_id),)
             on_answer(0, Answer(Code.COMMITTED, xid=creation.xid, time=9))
         world.buckets.asked.clear()
         await asyncio.sleep(0)
@@ -991,8 +991,10 @@ async def test_twopc_d1_what_nobody_waits_for_any_more_is_not_begun(world: World
     world.group.release()
     assert (await world.answer(patient)).code is Code.COMMITTED
     replies = [reply for _, reply in world.replies.all if reply.request == late]
-    turned_away = [reply for reply in replies if isinstance(reply, TurnedAway)]
-    assert [(each.why, each.positions) for each in turned_away] == [(Why.UNAVAILABLE, (0,))]
+    turned_away = [reply for reply in replies if isinstance(reply, Rejected)]
+    assert [(each.why, each.positions) for each in turned_away] == [
+        (RejectReason.UNAVAILABLE, (0,))
+    ]
     ended = [reply.answers for reply in replies if isinstance(reply, Answers)]
     assert [answers[0][1].code for answers in ended] == [Code.FREED], "what ends has no deadline"
     assert all(
@@ -1044,8 +1046,8 @@ async def test_consensus_d2_reads_under_way_are_bounded(
     world.group.read_indexes_held = True
     reads = [world.read("alice") for _ in range(30)]
     last = await world.reply(reads[-1])
-    assert isinstance(last, TurnedAway)
-    assert last.why is Why.OVERLOADED
+    assert isinstance(last, Rejected)
+    assert last.why is RejectReason.OVERLOADED
     answered = [request for request in reads if world.reply_to(request) is not None]
     assert len(answered) == 20, "ten hold their places"
     world.group.read_indexes_held = False
@@ -1095,7 +1097,7 @@ async def test_consensus_d4_a_follower_stops_where_its_database_is_too_far_behin
         world.database.flush = wait_and_flush  # type: ignore[method-assign]
         for number in range(30):
             pays = tuple(world.pay("alice", "bob", 1, f"{number}-{n}") for n in range(500))
-            chunk = Chunk(TC, 0, pays)
+            chunk = Batch(TC, 0, pays)
             world.group.commit(encode(Proposal(1, number, 12, number, (chunk,))))
             await asyncio.sleep(0)
         service = world.service
@@ -1117,9 +1119,9 @@ async def test_twopc_a1_what_no_rule_can_read_is_failed_at_every_replay(
     pay = world.pay("alice", "bob", 5, "k")
     poison = [
         msgspec.structs.replace(pay, own=(5,)),
-        Ask(b"p", 1, world.xid(), b"h"),
+        Resolve(b"p", 1, world.xid(), b"h"),
         world.prepare((("bob", 5),), "p", anchor=99),
-        End(b"p" * 16, Kind.PAYMENT, "", 0, Reason.CANCELLED),
+        RecordRefusal(b"p" * 16, Kind.PAYMENT, "", 0, Reason.CANCELLED),
     ]
     for each in poison:
         assert (await world.answer(world.submit(each))).code is Code.FAILED
@@ -1156,8 +1158,8 @@ async def test_twopc_a2_what_waits_to_be_prepared_ends_with_its_attempt(world: W
 
     await world.until(lambda: len(replies()) == 2)
     turned, prepared = sorted(replies(), key=lambda reply: isinstance(reply, Answers))
-    assert isinstance(turned, TurnedAway)
-    assert (turned.why, turned.positions) == (Why.UNAVAILABLE, (0,))
+    assert isinstance(turned, Rejected)
+    assert (turned.why, turned.positions) == (RejectReason.UNAVAILABLE, (0,))
     assert isinstance(prepared, Answers)
     assert [(place, answer.code) for place, answer in prepared.answers] == [(1, Code.PREPARED)]
     assert list(world.service._ledger.legs) == [other.xid]

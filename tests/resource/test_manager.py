@@ -8,14 +8,14 @@ import pytest
 from mas import limits
 from mas.errors import NetworkError
 from mas.ledger import Answer, Code
-from mas.resource import MembersDoor, ResourceManager
+from mas.resource import ReplicaAdmin, ResourceManager
 from mas.transaction.messages import (
     AccountView,
     AccountViews,
     Answers,
+    Rejected,
+    RejectReason,
     Reply,
-    TurnedAway,
-    Why,
     decode_replies,
 )
 
@@ -36,7 +36,7 @@ class Peers:
 
 
 def a_manager(peers: Peers) -> ResourceManager:
-    return ResourceManager(peers, cast(MembersDoor, None))
+    return ResourceManager(peers, cast(ReplicaAdmin, None))
 
 
 def views(request: int, count: int) -> AccountViews:
@@ -71,12 +71,15 @@ async def test_consensus_f3_an_answer_that_no_frame_holds_is_an_error_to_its_ask
     manager.reply(7, huge)
     await asyncio.sleep(0)
     large, small, answers = peers.replies()
-    assert isinstance(large, TurnedAway)
-    assert (large.request, large.why) == (1, Why.FAILED)
+    assert isinstance(large, Rejected)
+    assert (large.request, large.why) == (1, RejectReason.FAILED)
     assert "bytes" in large.detail
     assert small.request == 2
-    assert isinstance(answers, TurnedAway)
-    assert (answers.request, answers.why) == (3, Why.UNKNOWN)  # it is done, and can't be told
+    assert isinstance(answers, Rejected)
+    assert (answers.request, answers.why) == (
+        3,
+        RejectReason.UNKNOWN,
+    )  # it is done, and can't be told
 
 
 @pytest.mark.asyncio
@@ -84,7 +87,7 @@ async def test_many_small_replies_are_cut_by_number() -> None:
     peers = Peers()
     manager = a_manager(peers)
     for request in range(limits.TURN_INSTRUCTIONS_MAX + 1):
-        manager.reply(7, TurnedAway(request, Why.INVALID))
+        manager.reply(7, Rejected(request, RejectReason.INVALID))
     await asyncio.sleep(0)
     assert len(peers.frames) == 2
 

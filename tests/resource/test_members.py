@@ -16,17 +16,17 @@ from mas.raft import (
     Role,
     Status,
 )
-from mas.resource import MembersDoor
+from mas.resource import ReplicaAdmin
 from mas.resource.members import all_voters
 from mas.transaction.messages import (
     Change,
     ChangeMembers,
     FollowerView,
     ReadReplica,
+    Rejected,
+    RejectReason,
     ReplicaState,
     ReplicaView,
-    TurnedAway,
-    Why,
 )
 
 NODE = 1
@@ -113,20 +113,20 @@ def host() -> Host:
 
 
 @pytest.fixture
-def door(host: Host) -> MembersDoor:
-    return MembersDoor(NODE, host)
+def door(host: Host) -> ReplicaAdmin:
+    return ReplicaAdmin(NODE, host)
 
 
-def read(door: MembersDoor, bucket: int = 7) -> ReplicaView:
+def read(door: ReplicaAdmin, bucket: int = 7) -> ReplicaView:
     view = door.answer(ReadReplica(11, bucket))
     assert isinstance(view, ReplicaView)
     assert view.request == 11
     return view
 
 
-def ask(door: MembersDoor, change: Change, node: int) -> ReplicaView | TurnedAway:
+def ask(door: ReplicaAdmin, change: Change, node: int) -> ReplicaView | Rejected:
     reply = door.answer(ChangeMembers(12, 7, change, node))
-    assert isinstance(reply, ReplicaView | TurnedAway)
+    assert isinstance(reply, ReplicaView | Rejected)
     assert reply.request == 12
     return reply
 
@@ -134,7 +134,7 @@ def ask(door: MembersDoor, change: Change, node: int) -> ReplicaView | TurnedAwa
 # -- looking -------------------------------------------------------------------------------------------
 
 
-def test_a_leaders_replica(door: MembersDoor) -> None:
+def test_a_leaders_replica(door: ReplicaAdmin) -> None:
     assert read(door) == ReplicaView(
         request=11,
         bucket=7,
@@ -157,14 +157,14 @@ def test_a_leaders_replica(door: MembersDoor) -> None:
     )
 
 
-def test_a_replica_that_takes_a_snapshot(door: MembersDoor, host: Host) -> None:
+def test_a_replica_that_takes_a_snapshot(door: ReplicaAdmin, host: Host) -> None:
     host.received, host.group.behind, host.group.leading = (300, 1_000), True, False
     view = read(door)
     assert (view.received, view.size, view.state) == (300, 1_000, ReplicaState.BEHIND)
     assert view.followers == ()
 
 
-def test_a_replica_that_is_stopped_says_why(door: MembersDoor, host: Host) -> None:
+def test_a_replica_that_is_stopped_says_why(door: ReplicaAdmin, host: Host) -> None:
     host.group.error = "CorruptData: no"
     assert (read(door).state, read(door).trouble) == (ReplicaState.STOPPED, "CorruptData: no")
     door.stopped[8] = "damaged"
@@ -181,7 +181,7 @@ def test_in_a_joint_configuration_both_halves_vote() -> None:
 
 
 def test_a_member_is_added_as_a_learner_and_removed_whatever_it_is(
-    door: MembersDoor, host: Host
+    door: ReplicaAdmin, host: Host
 ) -> None:
     for change, node in ((Change.ADD, 5), (Change.REMOVE, 4), (Change.REMOVE, 2)):
         assert isinstance(ask(door, change, node), ReplicaView)
@@ -192,7 +192,7 @@ def test_a_member_is_added_as_a_learner_and_removed_whatever_it_is(
     ]
 
 
-def test_what_is_so_is_not_begun_again(door: MembersDoor, host: Host) -> None:
+def test_what_is_so_is_not_begun_again(door: ReplicaAdmin, host: Host) -> None:
     """To add a voter as a learner would take its vote away."""
     for change, node in (
         (Change.ADD, 2),
@@ -207,26 +207,26 @@ def test_what_is_so_is_not_begun_again(door: MembersDoor, host: Host) -> None:
     assert host.group.transfers == []
 
 
-def test_a_voter_of_the_outgoing_half_is_a_member(door: MembersDoor, host: Host) -> None:
+def test_a_voter_of_the_outgoing_half_is_a_member(door: ReplicaAdmin, host: Host) -> None:
     host.group.conf = ConfState(voters=(1, 3), voters_outgoing=(1, 2))
     ask(door, Change.ADD, 2)
     assert host.group.changes == []
 
 
-def test_leadership_is_handed_over(door: MembersDoor, host: Host) -> None:
+def test_leadership_is_handed_over(door: ReplicaAdmin, host: Host) -> None:
     ask(door, Change.LEAD, 2)
     assert host.group.transfers == [2]
 
 
 @pytest.mark.parametrize("change", list(Change))
-def test_what_cannot_be_now_is_a_trouble(door: MembersDoor, host: Host, change: Change) -> None:
+def test_what_cannot_be_now_is_a_trouble(door: ReplicaAdmin, host: Host, change: Change) -> None:
     host.group.fails = Unavailable("another change is on its way")
     view = ask(door, change, 5 if change is Change.ADD else 2)
     assert isinstance(view, ReplicaView)
     assert (view.trouble, view.refused) == ("another change is on its way", False)
 
 
-def test_the_only_voter_is_told_so_and_keeps_its_leadership(door: MembersDoor, host: Host) -> None:
+def test_the_only_voter_is_told_so_and_keeps_its_leadership(door: ReplicaAdmin, host: Host) -> None:
     """It was told that leadership moves first, until its time was over."""
     host.group.conf = ConfState(voters=(NODE,), learners=(4,))
     view = ask(door, Change.REMOVE, NODE)
@@ -236,21 +236,24 @@ def test_the_only_voter_is_told_so_and_keeps_its_leadership(door: MembersDoor, h
     assert host.group.changes == []
 
 
-def test_who_does_not_lead_says_who_does(door: MembersDoor, host: Host) -> None:
+def test_who_does_not_lead_says_who_does(door: ReplicaAdmin, host: Host) -> None:
     host.group.leading, host.group.leader = False, 3
-    assert ask(door, Change.REMOVE, 2) == TurnedAway(12, Why.NOT_LEADING, leader=3)
+    assert ask(door, Change.REMOVE, 2) == Rejected(12, RejectReason.NOT_LEADING, leader=3)
     host.group.leading, host.group.fails = True, NotLeading("just lost", 2)
-    assert ask(door, Change.LEAD, 2) == TurnedAway(12, Why.NOT_LEADING, leader=2)
+    assert ask(door, Change.LEAD, 2) == Rejected(12, RejectReason.NOT_LEADING, leader=2)
 
 
-def test_a_bucket_that_is_elsewhere_is_refused(door: MembersDoor) -> None:
+def test_a_bucket_that_is_elsewhere_is_refused(door: ReplicaAdmin) -> None:
     reply = door.answer(ChangeMembers(12, 8, Change.ADD, 2))
-    assert isinstance(reply, TurnedAway)
-    assert (reply.why, reply.detail) == (Why.INVALID, "node 1 holds no replica of bucket 8")
+    assert isinstance(reply, Rejected)
+    assert (reply.why, reply.detail) == (
+        RejectReason.INVALID,
+        "node 1 holds no replica of bucket 8",
+    )
 
 
 @pytest.mark.parametrize("node", [0, -1, 2**32])
-def test_no_such_node_can_be(door: MembersDoor, host: Host, node: int) -> None:
+def test_no_such_node_can_be(door: ReplicaAdmin, host: Host, node: int) -> None:
     """A peer's frame could bring any number into the log."""
     view = ask(door, Change.ADD, node)
     assert isinstance(view, ReplicaView)

@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from mas.errors import DatabaseUnavailable, InvalidRequest, Overloaded
-from mas.ledger import Abort, Answer, Chunk, Code, decode_chunk, encode
+from mas.ledger import Abort, Answer, Batch, Code, decode_batch, encode
 from mas.multiraft.events import Restored
 from mas.raft import ConfState
 from mas.runtime import Mailbox, Supervisor
@@ -18,9 +18,9 @@ from mas.transaction.messages import (
     PassOn,
     ReadAccounts,
     ReadLevel,
+    Rejected,
+    RejectReason,
     Submit,
-    TurnedAway,
-    Why,
 )
 from tests.resource.test_account_service import (
     CALLER,
@@ -57,9 +57,9 @@ async def test_only_what_waits_for_an_anchor_is_turned_back_when_leadership_move
     turned = [
         reply
         for _, reply in world.replies.all
-        if reply.request == request and isinstance(reply, TurnedAway)
+        if reply.request == request and isinstance(reply, Rejected)
     ]
-    assert [(each.why, each.positions) for each in turned] == [(Why.NOT_LEADING, (1,))]
+    assert [(each.why, each.positions) for each in turned] == [(RejectReason.NOT_LEADING, (1,))]
 
 
 @pytest.mark.asyncio
@@ -89,9 +89,9 @@ async def test_a_snapshot_ends_reads_and_proposals_of_the_leadership_before(worl
     await world.until(lambda: world.group.reads and world.group.held)
     world.group.commit_c.put(Restored(world.group.index, 1, ConfState()))
     answers = [await world.reply(each) for each in (read, payment)]
-    assert [isinstance(each, TurnedAway) and each.why for each in answers] == [
-        Why.NOT_LEADING,
-        Why.UNKNOWN,
+    assert [isinstance(each, Rejected) and each.why for each in answers] == [
+        RejectReason.NOT_LEADING,
+        RejectReason.UNKNOWN,
     ]
 
 
@@ -123,8 +123,8 @@ async def test_what_no_frame_has_room_for_is_turned_away_alone(world: World) -> 
     await open_accounts(world, alice=10, bob=0)
     world.group.refuse = InvalidRequest("too large")
     turned = await world.reply(world.submit(world.pay("alice", "bob", 1, "a")))
-    assert isinstance(turned, TurnedAway)
-    assert turned.why is Why.INVALID
+    assert isinstance(turned, Rejected)
+    assert turned.why is RejectReason.INVALID
     world.group.refuse = None
     assert (
         await world.answer(world.submit(world.pay("alice", "bob", 1, "b")))
@@ -152,24 +152,24 @@ async def test_bank_5_a_follower_passes_on_what_it_is_asked_to_and_no_more(world
     world.group.lead(term=2, leading=False, leader=3)
     await world.until(lambda: not world.service._leadership.leading)
     chunk = msgspec.Raw(
-        encode(Chunk(b"", 0, (world.pay("alice", "bob", 1, "k"), Abort(b"x" * 16))))
+        encode(Batch(b"", 0, (world.pay("alice", "bob", 1, "k"), Abort(b"x" * 16))))
     )
     submit = Submit(77, 1, chunk)
     world.service.requests.put((CALLER, submit))
     world.service.requests.put(
         (CALLER, PassOn(78, 1, 3, msgspec.structs.replace(submit, request=78)))
     )
-    assert isinstance(await world.reply(77), TurnedAway), (
+    assert isinstance(await world.reply(77), Rejected), (
         "nobody said that its leader is out of reach"
     )
     await world.until(lambda: world.buckets.asked)
     ((bucket, passed, on_answer),) = world.buckets.asked
-    assert (bucket, passed) == (1, decode_chunk(chunk))
+    assert (bucket, passed) == (1, decode_batch(chunk))
     assert world.buckets.passed_on == [True]
     on_answer(1, Answer(Code.FREED))
     assert await world.reply(78) == Answers(78, ((1, Answer(Code.FREED)),))
-    on_answer(0, TurnedAway(5, Why.UNKNOWN))
-    assert world.replies.all[-1] == (CALLER, TurnedAway(78, Why.UNKNOWN, positions=(0,)))
+    on_answer(0, Rejected(5, RejectReason.UNKNOWN))
+    assert world.replies.all[-1] == (CALLER, Rejected(78, RejectReason.UNKNOWN, positions=(0,)))
 
 
 @pytest.mark.asyncio
@@ -182,8 +182,8 @@ async def test_bank_5_who_asks_to_pass_on_to_a_leader_of_the_past_is_told_of_the
     read = ReadAccounts(79, 1, ReadLevel.LINEARIZABLE, ("alice",))
     world.service.requests.put((CALLER, PassOn(79, 1, 2, read)))
     turned = await world.reply(79)
-    assert isinstance(turned, TurnedAway)
-    assert (turned.why, turned.leader) == (Why.NOT_LEADING, 3)
+    assert isinstance(turned, Rejected)
+    assert (turned.why, turned.leader) == (RejectReason.NOT_LEADING, 3)
     assert world.buckets.queries == []
 
 

@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 
 from mas.errors import DatabaseUnavailable, MasError
-from mas.ledger.instructions import Answer, Chunk
-from mas.ledger.rows import BucketRow, Kept, Loaded, Posting, WriteSet
+from mas.ledger.instructions import Answer, Batch
+from mas.ledger.rows import BucketRow, Loaded, Posting, ResidentState, WriteSet
 from mas.multiraft.events import CommitEvent, Committed, Leadership, ReadReady, Refused
 from mas.raft import Entry
 from mas.runtime import Mailbox
-from mas.transaction.messages import AccountViews, PostingView, Reply, Request, TurnedAway
+from mas.transaction.messages import AccountViews, PostingView, Rejected, Reply, Request
 
 
 class FakeGroup:
@@ -80,10 +80,10 @@ class FakeDatabase:
         self.loads = 0
         self.flushes = 0
 
-    async def open(self, bucket: int, writer: bytes) -> Kept:
+    async def open(self, bucket: int, writer: bytes) -> ResidentState:
         self.writer = writer
         self.row = self.row or BucketRow(bucket)
-        return Kept(deepcopy(self.row), deepcopy(self.legs), deepcopy(self.incarnations))  # type: ignore[arg-type]
+        return ResidentState(deepcopy(self.row), deepcopy(self.legs), deepcopy(self.incarnations))  # type: ignore[arg-type]
 
     async def load(
         self, bucket: int, accounts: Sequence[str], records: Sequence[bytes], claims: Sequence[str]
@@ -139,7 +139,7 @@ class FakeBuckets:
     """Other buckets: keeps the questions until the test answers."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[int, Chunk, Callable[[int, Answer | TurnedAway], None]]] = []
+        self.asked: list[tuple[int, Batch, Callable[[int, Answer | Rejected], None]]] = []
         self.queries: list[Request] = []
         self.passed_on: list[bool] = []
 
@@ -154,8 +154,8 @@ class FakeBuckets:
     def submit(
         self,
         bucket: int,
-        chunk: Chunk,
-        on_answer: Callable[[int, Answer | TurnedAway], None],
+        chunk: Batch,
+        on_answer: Callable[[int, Answer | Rejected], None],
         *,
         passed_on: bool = False,
     ) -> None:

@@ -4,11 +4,11 @@ from typing import TypeVar
 
 from mas.ids import INCARNATION_BYTES
 from mas.ledger.instructions import Answer, Body, Code, Instruction, Kind, Reason
-from mas.transaction.attempts import Attempts
 from mas.transaction.machine import Effect, GlobalTransaction, Later, Reply, Send
-from mas.transaction.messages import Why
+from mas.transaction.messages import RejectReason
 from mas.transaction.outcome import PaymentResult, hash_body
 from mas.transaction.placement import Placement, place
+from mas.transaction.xid_source import XidSource
 
 T = TypeVar("T")
 
@@ -20,10 +20,10 @@ PAYMENT_ID = bytes(16)
 SOMEBODY_ELSE = b"x" * 16
 
 
-def lives() -> Attempts:
+def lives() -> XidSource:
     """Attempts whose incarnations are numbered from 1."""
     names = iter(range(1, 100))
-    return Attempts(lambda: next(names).to_bytes(INCARNATION_BYTES, "big"))
+    return XidSource(lambda: next(names).to_bytes(INCARNATION_BYTES, "big"))
 
 
 class Run:
@@ -80,7 +80,7 @@ class Run:
         answer = Answer(code, reason, **fields)  # type: ignore[arg-type]
         self.transaction.answered(send, answer, self.effects)
 
-    def turn_away(self, send: Send, why: Why) -> None:
+    def turn_away(self, send: Send, why: RejectReason) -> None:
         self.transaction.turned_away(send, why, self.effects)
 
     def late(self) -> None:

@@ -5,17 +5,17 @@ import pytest
 from mas.ids import xid_incarnation
 from mas.ledger.instructions import (
     Abort,
-    Ask,
     Body,
     Code,
     Commit,
     Decide,
-    End,
     Kind,
     LockMode,
-    Look,
     Prepare,
+    QueryRecord,
     Reason,
+    RecordRefusal,
+    Resolve,
     Token,
 )
 from mas.transaction.machine import (
@@ -24,12 +24,12 @@ from mas.transaction.machine import (
     Later,
     Locate,
     NeedLocks,
-    Note,
+    NotePending,
     Phase,
     ReleaseLocks,
     Settled,
 )
-from mas.transaction.messages import Why
+from mas.transaction.messages import RejectReason
 from mas.transaction.outcome import Status
 from mas.transaction.placement import Placement, place_creation
 from tests.transaction.runs import (
@@ -52,7 +52,7 @@ def deciding(run: Run | None = None) -> tuple[Run, list, object]:
     run.start()
     for send in run.sent(Prepare):
         run.answer(send, Code.PREPARED)
-    return run, run.take(Note), run.one(Decide)
+    return run, run.take(NotePending), run.one(Decide)
 
 
 # -- the last leg decides (rules 4, 5) -------------------------------------------------------------------
@@ -61,7 +61,7 @@ def deciding(run: Run | None = None) -> tuple[Run, list, object]:
 def test_rule_4_every_bucket_but_the_anchor_is_asked_at_once() -> None:
     run = Run(SPLIT, (ANCHOR, OTHER, FAR)).start()
 
-    assert run.wants() == [Note, Prepare, Prepare]
+    assert run.wants() == [NotePending, Prepare, Prepare]
     prepares = [send.instruction for send in run.sent(Prepare)]
     assert [(p.legs, p.anchor, p.participants, p.attempt) for p in prepares] == [
         (((PAYEE, 2),), ANCHOR, (OTHER, FAR), 1),
@@ -156,7 +156,7 @@ def test_rule_6_after_a_dead_attempt_the_next_one_begins_under_a_new_xid() -> No
 
     run.answer(decide, Code.ABORTED, Reason.DIED, attempt=3)
 
-    assert run.wants() == [Abort, Note, Prepare]
+    assert run.wants() == [Abort, NotePending, Prepare]
     prepare = run.one(Prepare).instruction
     assert prepare.attempt == 4
     assert prepare.xid != decide.instruction.xid
@@ -194,8 +194,10 @@ def test_a_run_makes_a_bounded_number_of_attempts() -> None:
     assert run.wants() == []
 
 
-@pytest.mark.parametrize("why", list(Why))
-def test_t23_over_prepared_legs_nothing_ends_by_a_copy_that_is_turned_away(why: Why) -> None:
+@pytest.mark.parametrize("why", list(RejectReason))
+def test_t23_over_prepared_legs_nothing_ends_by_a_copy_that_is_turned_away(
+    why: RejectReason,
+) -> None:
     run, _, decide = deciding()
 
     run.turn_away(decide, why)
@@ -207,33 +209,35 @@ def test_t23_over_prepared_legs_nothing_ends_by_a_copy_that_is_turned_away(why: 
 
     run.turn_away(again, why)
     run.late()
-    assert run.wants() == [Later, Ask]
+    assert run.wants() == [Later, Resolve]
 
 
 @pytest.mark.parametrize(
     ("why", "reason"),
-    [(Why.OVERLOADED, Reason.OVERLOADED), (Why.INVALID, Reason.UNAVAILABLE)],
+    [(RejectReason.OVERLOADED, Reason.OVERLOADED), (RejectReason.INVALID, Reason.UNAVAILABLE)],
 )
-def test_rule_6_a_one_bucket_decide_may_end_by_being_turned_away(why: Why, reason: Reason) -> None:
+def test_rule_6_a_one_bucket_decide_may_end_by_being_turned_away(
+    why: RejectReason, reason: Reason
+) -> None:
     run = Run(buckets=(ANCHOR, ANCHOR)).start()
 
     run.turn_away(run.one(Decide), why)
 
     result = run.result()
-    assert (result.status, result.reason) == (Status.TURNED_AWAY, reason)
+    assert (result.status, result.reason) == (Status.REJECTED, reason)
     assert run.wants() == []
 
 
 def test_rule_6_a_one_bucket_decide_once_lost_sight_of_is_asked_about() -> None:
     run = Run(buckets=(ANCHOR, ANCHOR)).start()
-    run.turn_away(run.one(Decide), Why.UNKNOWN)
+    run.turn_away(run.one(Decide), RejectReason.UNKNOWN)
     run.wait()
 
-    run.turn_away(run.one(Decide), Why.OVERLOADED)
+    run.turn_away(run.one(Decide), RejectReason.OVERLOADED)
     assert run.is_silent()
     run.late()
 
-    ask = run.one(Ask)
+    ask = run.one(Resolve)
     run.answer(ask, Code.ABORTED, Reason.DIED, attempt=1)
     result = run.result()
     assert (result.status, result.reason) == (Status.ABORTED, Reason.TIMED_OUT)
@@ -244,7 +248,7 @@ def test_rule_6_a_one_bucket_decide_under_way_is_asked_about_when_time_is_up() -
     decide = run.one(Decide)
 
     run.late()
-    ask = run.one(Ask)
+    ask = run.one(Resolve)
     run.answer(decide, Code.COMMITTED, xid=decide.instruction.xid, time=3)
 
     assert run.result().status is Status.COMMITTED
@@ -254,11 +258,11 @@ def test_rule_6_a_one_bucket_decide_under_way_is_asked_about_when_time_is_up() -
 
 def test_a_one_bucket_decide_between_two_copies_ends_when_time_is_up() -> None:
     run = Run(buckets=(ANCHOR, ANCHOR)).start()
-    run.turn_away(run.one(Decide), Why.NOT_LEADING)
+    run.turn_away(run.one(Decide), RejectReason.NOT_LEADING)
 
     run.late()
 
-    assert run.result().status is Status.TURNED_AWAY
+    assert run.result().status is Status.REJECTED
     run.wait()
     assert run.wants() == []
 
@@ -272,10 +276,10 @@ def test_rule_8_time_is_up_in_phase_1_the_legs_are_freed_and_the_anchor_is_asked
 
     run.late()
 
-    assert run.wants() == [Note, Abort, Look]
+    assert run.wants() == [NotePending, Abort, QueryRecord]
     assert run.is_silent()
     assert run.one(Abort).instruction.xid == xid
-    look = run.one(Look)
+    look = run.one(QueryRecord)
     assert (look.bucket, look.instruction.payer) == (ANCHOR, PAYER)
     run.answer(look, Code.NONE)
     result = run.result()
@@ -286,7 +290,7 @@ def test_rule_8_an_outcome_found_instead_of_an_error_is_the_answer() -> None:
     run = Run().start()
     run.late()
 
-    run.answer(run.one(Look), Code.COMMITTED, xid=SOMEBODY_ELSE, time=8)
+    run.answer(run.one(QueryRecord), Code.COMMITTED, xid=SOMEBODY_ELSE, time=8)
 
     decide = run.one(Decide)  # which a payment that has an outcome answers, or says KEY_REUSED
     run.answer(decide, Code.COMMITTED, xid=SOMEBODY_ELSE, time=8)
@@ -296,7 +300,7 @@ def test_rule_8_an_outcome_found_instead_of_an_error_is_the_answer() -> None:
 
 def test_rule_6_an_outcome_found_for_another_body_is_a_reused_key() -> None:
     run = Run(repeat=True).start()
-    run.answer(run.one(Look), Code.COMMITTED, xid=SOMEBODY_ELSE, time=8)
+    run.answer(run.one(QueryRecord), Code.COMMITTED, xid=SOMEBODY_ELSE, time=8)
 
     run.answer(run.one(Decide), Code.KEY_REUSED, detail="amount")
 
@@ -309,7 +313,7 @@ def test_rule_6_what_a_question_says_of_another_xid_is_asked_of_decide() -> None
     run, _, decide = deciding()
     run.late()
 
-    run.answer(run.one(Ask), Code.COMMITTED, xid=SOMEBODY_ELSE, time=8)
+    run.answer(run.one(Resolve), Code.COMMITTED, xid=SOMEBODY_ELSE, time=8)
 
     assert run.one(Abort).instruction.xid == decide.instruction.xid
     assert run.is_silent()
@@ -320,9 +324,9 @@ def test_rule_6_what_a_question_says_of_another_xid_is_asked_of_decide() -> None
 def test_rule_8_without_a_reply_the_answer_is_unknown() -> None:
     run = Run().start()
     run.late()
-    run.turn_away(run.one(Look), Why.UNAVAILABLE)
+    run.turn_away(run.one(QueryRecord), RejectReason.UNAVAILABLE)
     run.wait()
-    assert run.sent(Look)
+    assert run.sent(QueryRecord)
     assert run.is_silent()
 
     run.expire()
@@ -332,9 +336,9 @@ def test_rule_8_without_a_reply_the_answer_is_unknown() -> None:
 
 def test_rule_8_a_repeat_asks_before_phase_1() -> None:
     run = Run(repeat=True).start()
-    assert run.wants() == [Look]
+    assert run.wants() == [QueryRecord]
 
-    run.answer(run.one(Look), Code.ABORTED, attempt=2)
+    run.answer(run.one(QueryRecord), Code.ABORTED, attempt=2)
 
     assert run.one(Prepare).instruction.attempt == 3
 
@@ -342,7 +346,7 @@ def test_rule_8_a_repeat_asks_before_phase_1() -> None:
 def test_rule_8_a_repeat_that_finds_nothing_begins_with_attempt_1() -> None:
     run = Run(repeat=True).start()
 
-    run.answer(run.one(Look), Code.NONE)
+    run.answer(run.one(QueryRecord), Code.NONE)
 
     assert run.one(Prepare).instruction.attempt == 1
 
@@ -365,7 +369,7 @@ def test_rule_8_a_ledgers_no_is_written_before_the_client_hears_it() -> None:
     assert run.is_silent()
     abort = run.one(Abort)
     assert abort.bucket == OTHER  # who said no holds nothing
-    end = run.one(End)
+    end = run.one(RecordRefusal)
     assert (end.bucket, end.instruction.attempt) == (ANCHOR, 1)
     assert end.instruction.reason is Reason.ACCOUNT_FROZEN
     run.answer(end, Code.REFUSED, Reason.ACCOUNT_FROZEN, detail=THIRD)
@@ -377,7 +381,7 @@ def test_rule_8_a_no_that_finds_an_outcome_gives_the_client_that() -> None:
     run = Run().start()
     run.answer(run.one(Prepare), Code.REFUSED, Reason.ACCOUNT_FROZEN)
 
-    run.answer(run.one(End), Code.COMMITTED, xid=SOMEBODY_ELSE, time=5)
+    run.answer(run.one(RecordRefusal), Code.COMMITTED, xid=SOMEBODY_ELSE, time=5)
 
     assert run.result().status is Status.COMMITTED
 
@@ -386,7 +390,7 @@ def test_rule_8_a_no_of_a_dead_attempt_is_asked_for_again() -> None:
     run = Run().start()
     run.answer(run.one(Prepare), Code.REFUSED, Reason.ACCOUNT_FROZEN)
 
-    run.answer(run.one(End), Code.ABORTED, attempt=4)
+    run.answer(run.one(RecordRefusal), Code.ABORTED, attempt=4)
 
     assert run.one(Prepare).instruction.attempt == 5
 
@@ -395,26 +399,26 @@ def test_rule_8_an_end_that_is_lost_sight_of_is_sent_again() -> None:
     run = Run().start()
     run.answer(run.one(Prepare), Code.REFUSED, Reason.ACCOUNT_FROZEN)
 
-    run.turn_away(run.one(End), Why.UNKNOWN)
+    run.turn_away(run.one(RecordRefusal), RejectReason.UNKNOWN)
     assert run.is_silent()
     run.wait()
 
-    assert run.sent(End)
+    assert run.sent(RecordRefusal)
 
 
 def test_rule_8_after_decide_nothing_is_freed_before_the_anchor_has_spoken() -> None:
     run, _, decide = deciding()
 
     run.late()
-    assert run.wants() == [Ask]
+    assert run.wants() == [Resolve]
     run.expire()
     assert run.result().status is Status.UNKNOWN
-    assert run.wants() == [Ask]
+    assert run.wants() == [Resolve]
 
-    ask = run.one(Ask)
-    run.turn_away(ask, Why.UNKNOWN)
+    ask = run.one(Resolve)
+    run.turn_away(ask, RejectReason.UNKNOWN)
     run.wait()
-    run.answer(run.one(Ask), Code.COMMITTED, xid=decide.instruction.xid, time=6)
+    run.answer(run.one(Resolve), Code.COMMITTED, xid=decide.instruction.xid, time=6)
     assert run.wants() == [Commit]
 
 
@@ -422,7 +426,7 @@ def test_c14_decide_of_an_attempt_declared_dead_is_told_so() -> None:
     run, _, decide = deciding()
     run.late()
 
-    run.answer(run.one(Ask), Code.ABORTED, Reason.DIED, attempt=1)
+    run.answer(run.one(Resolve), Code.ABORTED, Reason.DIED, attempt=1)
 
     result = run.result()
     assert (result.status, result.reason) == (Status.ABORTED, Reason.TIMED_OUT)
@@ -436,7 +440,7 @@ def test_rule_11_an_answer_that_says_nothing_of_this_xid_is_asked_for_again(code
     run, _, _ = deciding()
     run.late()
 
-    run.answer(run.one(Ask), code)
+    run.answer(run.one(Resolve), code)
 
     assert run.wants() == [Later]
     assert run.is_silent()
@@ -446,8 +450,8 @@ def test_rule_6_a_decide_that_failed_over_prepared_legs_is_asked_about() -> None
     run, _, decide = deciding()
 
     run.answer(decide, Code.FAILED, detail="KeyError")
-    assert run.wants() == [Ask]
-    run.answer(run.one(Ask), Code.ABORTED, Reason.DIED, attempt=1)
+    assert run.wants() == [Resolve]
+    run.answer(run.one(Resolve), Code.ABORTED, Reason.DIED, attempt=1)
 
     result = run.result()
     assert (result.status, result.reason) == (Status.ABORTED, Reason.UNAVAILABLE)
@@ -461,7 +465,7 @@ def test_rule_15_what_ends_an_attempt_alone_is_retryable(code: Code, reason: Rea
     run = Run().start()
 
     run.answer(run.one(Prepare), code)
-    run.answer(run.one(Look), Code.NONE)
+    run.answer(run.one(QueryRecord), Code.NONE)
 
     result = run.result()
     assert (result.status, result.reason) == (Status.ABORTED, reason)
@@ -472,18 +476,22 @@ def test_rule_16_overload_in_phase_1_ends_the_attempt_and_needs_no_abort_there()
     first, second = run.sent(Prepare)
     run.answer(first, Code.PREPARED)
 
-    run.turn_away(second, Why.OVERLOADED)
+    run.turn_away(second, RejectReason.OVERLOADED)
 
     assert run.one(Abort).bucket == OTHER
-    run.answer(run.one(Look), Code.NONE)
+    run.answer(run.one(QueryRecord), Code.NONE)
     assert run.result().reason is Reason.OVERLOADED
 
 
 # -- the votes (rule 10) ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("why", [Why.NOT_LEADING, Why.UNAVAILABLE, Why.UNKNOWN])
-def test_rule_39_a_prepare_lost_sight_of_is_sent_again_under_the_same_xid(why: Why) -> None:
+@pytest.mark.parametrize(
+    "why", [RejectReason.NOT_LEADING, RejectReason.UNAVAILABLE, RejectReason.UNKNOWN]
+)
+def test_rule_39_a_prepare_lost_sight_of_is_sent_again_under_the_same_xid(
+    why: RejectReason,
+) -> None:
     run = Run().start()
     prepare = run.one(Prepare)
 
@@ -498,7 +506,7 @@ def test_rule_39_a_prepare_lost_sight_of_is_sent_again_under_the_same_xid(why: W
 
 def test_rule_10_a_prepare_lost_sight_of_is_aborted_whatever_its_next_copy_says() -> None:
     run = Run().start()
-    run.turn_away(run.one(Prepare), Why.UNKNOWN)
+    run.turn_away(run.one(Prepare), RejectReason.UNKNOWN)
     run.wait()
 
     run.answer(run.one(Prepare), Code.REFUSED, Reason.ACCOUNT_FROZEN)
@@ -511,11 +519,11 @@ def test_p12_a_vote_that_comes_after_its_abort_was_answered_is_freed_again() -> 
     prepare = run.one(Prepare)
     run.late()
     run.answer(run.one(Abort), Code.FREED)
-    assert len(run.take(Settled)) == len(run.take(Note)) == 1
+    assert len(run.take(Settled)) == len(run.take(NotePending)) == 1
 
     run.answer(prepare, Code.PREPARED)
 
-    assert len(run.take(Note)) == 1
+    assert len(run.take(NotePending)) == 1
     run.answer(run.one(Abort), Code.FREED)
     assert len(run.take(Settled)) == 1
     assert run.transaction.unsettled == 0
@@ -556,7 +564,7 @@ def test_settling_goes_on_until_every_bucket_has_answered() -> None:
     first, second = run.sent(Commit)
 
     run.answer(first, Code.POSTED)
-    run.turn_away(second, Why.UNAVAILABLE)
+    run.turn_away(second, RejectReason.UNAVAILABLE)
     assert run.take(Settled) == []
     run.wait()
     run.answer(run.one(Commit), Code.OVER)
@@ -620,7 +628,7 @@ def test_rule_10_an_attempt_leaves_phase_1_with_its_decide_or_its_end(event: str
         case "late":
             run.late()
         case _:
-            run.turn_away(prepare, Why.OVERLOADED)
+            run.turn_away(prepare, RejectReason.OVERLOADED)
 
     assert run.attempts.low_water() == 2
 
@@ -635,7 +643,7 @@ def test_rule_11_an_attempt_of_a_coordinator_that_is_gone_is_asked_about_and_tol
     run = Run()
     run.transaction.take_over(SOMEBODY_ELSE, 3, ANCHOR, (OTHER, FAR), run.effects)
 
-    ask = run.one(Ask)
+    ask = run.one(Resolve)
     assert (ask.bucket, ask.instruction.attempt, ask.instruction.xid) == (ANCHOR, 3, SOMEBODY_ELSE)
     if mine:
         run.answer(ask, Code.COMMITTED, xid=SOMEBODY_ELSE, time=4)
@@ -657,14 +665,14 @@ def test_rule_3_a_payer_that_nobody_has_claimed_leaves_no_record() -> None:
     run = Run(placement=Placement(0, missing=PAYER)).start()
 
     result = run.result()
-    assert (result.status, result.reason) == (Status.TURNED_AWAY, Reason.ACCOUNT_NOT_FOUND)
+    assert (result.status, result.reason) == (Status.REJECTED, Reason.ACCOUNT_NOT_FOUND)
     assert run.wants() == []
 
 
 def test_rule_3_a_payee_that_nobody_has_claimed_is_a_ledgers_no() -> None:
     run = Run(placement=Placement(ANCHOR, missing=PAYEE)).start()
 
-    end = run.one(End)
+    end = run.one(RecordRefusal)
     assert (end.bucket, end.instruction.reason) == (ANCHOR, Reason.ACCOUNT_NOT_FOUND)
     assert (end.instruction.attempt, end.instruction.detail) == (1, PAYEE)
     run.answer(end, Code.REFUSED, Reason.ACCOUNT_NOT_FOUND, detail=PAYEE)
@@ -690,8 +698,8 @@ def test_t19_a_wrong_anchor_is_asked_before_the_legs_that_name_it_are_freed() ->
     run, _, decide = deciding()
 
     run.answer(decide, Code.WRONG_BUCKET)
-    assert run.wants() == [Ask]
-    ask = run.one(Ask)
+    assert run.wants() == [Resolve]
+    ask = run.one(Resolve)
     assert ask.bucket == ANCHOR
     run.answer(ask, Code.ABORTED, Reason.DIED, attempt=1)
     assert run.wants() == [Abort, Locate]
@@ -716,15 +724,15 @@ def test_twopc_b3_homes_are_asked_again_only_after_a_pause_that_grows() -> None:
     """The home says that it is there, and the bucket that it isn't: each run's second question waits."""
     run = Run(repeat=True).start()
     for tries in range(4):
-        run.answer(run.one(Look), Code.WRONG_BUCKET)
+        run.answer(run.one(QueryRecord), Code.WRONG_BUCKET)
         assert [locate.tries for locate in run.take(Locate)] == [tries]
         run.transaction.located(run.placement, run.effects)
 
 
-@pytest.mark.parametrize("kind", [Look, End])
+@pytest.mark.parametrize("kind", [QueryRecord, RecordRefusal])
 def test_twopc_b3_an_account_that_is_being_created_is_waited_for_where_it_is(kind: type) -> None:
-    run = Run(repeat=kind is Look).start()
-    if kind is End:
+    run = Run(repeat=kind is QueryRecord).start()
+    if kind is RecordRefusal:
         run.answer(run.one(Prepare), Code.REFUSED, Reason.ACCOUNT_FROZEN)
     run.answer(run.one(kind), Code.PENDING_ON)
     assert run.wants()[-1] is Later
@@ -735,12 +743,12 @@ def test_twopc_b3_an_account_that_is_being_created_is_waited_for_where_it_is(kin
 def test_rule_3_a_check_at_the_wrong_bucket_is_made_at_the_right_one() -> None:
     run = Run().start()
     run.answer(run.one(Prepare), Code.CONTENDED)
-    run.answer(run.one(Look), Code.WRONG_BUCKET)
+    run.answer(run.one(QueryRecord), Code.WRONG_BUCKET)
 
     assert len(run.take(Locate)) == 1
     run.transaction.located(Placement(FAR, (0,), ((OTHER, (1,)),), (OTHER,)), run.effects)
 
-    look = run.one(Look)
+    look = run.one(QueryRecord)
     assert look.bucket == FAR
     run.answer(look, Code.NONE)
     assert run.result().reason is Reason.CONTENDED
@@ -809,7 +817,7 @@ def test_rule_34_locks_that_are_not_had_end_the_attempt_as_a_lock_conflict() -> 
     (need,) = run.take(NeedLocks)
 
     run.transaction.denied(need.owner, run.effects)
-    run.answer(run.one(Look), Code.NONE)
+    run.answer(run.one(QueryRecord), Code.NONE)
 
     result = run.result()
     assert (result.status, result.reason) == (Status.ABORTED, Reason.LOCK_CONFLICT)
@@ -831,8 +839,8 @@ def test_rule_35_what_does_not_exist_is_not_locked() -> None:
     creating = Run(creation, placement=place_creation(ANCHOR, OTHER), exclusive=True).start()
     refused = Run(placement=Placement(ANCHOR, missing=PAYEE), exclusive=True).start()
 
-    assert creating.wants() == [Note, Prepare]
-    assert refused.wants() == [End]
+    assert creating.wants() == [NotePending, Prepare]
+    assert refused.wants() == [RecordRefusal]
 
 
 def test_l7_an_exclusive_payment_without_a_lock_service_is_turned_away() -> None:
@@ -842,14 +850,14 @@ def test_l7_an_exclusive_payment_without_a_lock_service_is_turned_away() -> None
     run.transaction.denied(need.owner, run.effects)
 
     result = run.result()
-    assert (result.status, result.reason) == (Status.TURNED_AWAY, Reason.UNAVAILABLE)
+    assert (result.status, result.reason) == (Status.REJECTED, Reason.UNAVAILABLE)
 
 
 def test_locks_granted_to_a_client_that_has_gone_are_given_back() -> None:
     run = Run(exclusive=True).start()
     (need,) = run.take(NeedLocks)
     run.expire()
-    assert run.result().status is Status.TURNED_AWAY
+    assert run.result().status is Status.REJECTED
     run.take(ReleaseLocks)
 
     run.transaction.granted(need.owner, {PAYER: TOKEN}, run.effects)
@@ -866,7 +874,7 @@ def test_rule_9_what_never_began_is_turned_away_when_time_is_up() -> None:
 
     run.expire()
 
-    assert run.result().status is Status.TURNED_AWAY
+    assert run.result().status is Status.REJECTED
     run.start()
     assert run.wants() == []
 
@@ -904,11 +912,11 @@ def test_users_17_whoever_gives_up_is_told_who_has_not_answered() -> None:
     voting = Run(SPLIT, (ANCHOR, OTHER, FAR)).start()
     assert len(voting.sent(Prepare)) == 2
     voting.late()
-    voting.answer(voting.one(Look), Code.NONE)
+    voting.answer(voting.one(QueryRecord), Code.NONE)
     assert voting.result().detail == "buckets 2, 3 have not answered in time"
 
     assert told(Run()) == (
-        Status.TURNED_AWAY,
+        Status.REJECTED,
         "the buckets that know where its accounts are have not answered in time",
     )
     assert told(Run(exclusive=True).start())[1] == "the lock service has not answered in time"

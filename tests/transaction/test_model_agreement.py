@@ -20,34 +20,34 @@ from mas.ledger import (
     Abort,
     Account,
     Answer,
-    Ask,
+    Batch,
     Body,
     BucketRow,
-    Chunk,
     CloseIncarnation,
     Code,
     Commit,
     Decide,
     Incarnation,
     Instruction,
-    Kept,
     Kind,
     Ledger,
     Loaded,
-    Look,
     Missing,
     Prepare,
     PreparedLegs,
     Proposal,
+    QueryRecord,
     Record,
+    ResidentState,
+    Resolve,
     SetAccount,
 )
 from mas.transaction import machine, participant
-from mas.transaction.attempts import Attempts
 from mas.transaction.machine import Alarm, GlobalTransaction, Later, Reply, Send
-from mas.transaction.messages import Why
+from mas.transaction.messages import RejectReason
 from mas.transaction.outcome import PaymentResult, Status, hash_body
 from mas.transaction.placement import place
+from mas.transaction.xid_source import XidSource
 
 ANCHOR, OTHER = 1, 2
 BODY = Body(Kind.PAYMENT, "USD", (("payer", -5), ("payee", 5)))
@@ -86,7 +86,7 @@ def apply(
         row[0]: Incarnation(row[0], row[1], dict.fromkeys(row[2]), row[3])
         for row in rows.incarnations
     }
-    kept = Kept(
+    kept = ResidentState(
         BucketRow(bucket, cluster="c", buckets=2),
         {legs.xid: legs for legs in rows.legs},
         incarnations,
@@ -99,7 +99,7 @@ def apply(
         Loaded(0, {number: rows.account.__copy__()}, records, {}),
     )
     (answers,) = ledger.apply(
-        1, 1, Proposal(1, 0, 1, 1, (Chunk(incarnation, low_water, instructions, left_out),))
+        1, 1, Proposal(1, 0, 1, 1, (Batch(incarnation, low_water, instructions, left_out),))
     )
     ledger.state_hash()  # forgets posted xids below the mark
     account = ledger.account(number).__copy__()
@@ -152,7 +152,7 @@ class Coordinator:
     """One machine with what it has sent and not been called back about."""
 
     def __init__(self, place_: int) -> None:
-        attempts = Attempts(Names(place_))
+        attempts = XidSource(Names(place_))
         self.place = place_
         self.transaction = GlobalTransaction(PAYMENT_ID, BODY, hash_body(BODY), attempts)
         self.awaited: dict[Message, Send] = {}
@@ -185,7 +185,7 @@ class Coordinator:
         if isinstance(instruction, Prepare) and instruction.xid not in self.xids:
             self.xids += (instruction.xid,)
         # A question is answered from after it came: an answer to an earlier one isn't an answer to this one (rule 11).
-        phase = int(self.transaction.phase) if isinstance(instruction, Look) else 0
+        phase = int(self.transaction.phase) if isinstance(instruction, QueryRecord) else 0
         low_water = attempts.low_water()
         message = Message(
             self.place,
@@ -375,7 +375,7 @@ class Search:
             yield what, self.say(s._replace(anchor=anchor), number)
 
     def ask(self, at: int, legs: PreparedLegs) -> tuple[Event, int, int]:
-        question = Ask(legs.payment_id, legs.attempt, legs.xid, legs.body_hash)
+        question = Resolve(legs.payment_id, legs.attempt, legs.xid, legs.body_hash)
         rows, (answer,) = apply(ANCHOR, self.buckets.things[at], b"", 0, question)
         decided = participant.settle(legs, answer)
         assert decided is not None
@@ -407,8 +407,8 @@ class Search:
                 if not isinstance(said, Message) and said[0] == number:
                     yield ("hears", message, said[1])
             if isinstance(message.instruction, Decide | Prepare) and not send.tries:
-                yield ("is turned away", message, Why.UNKNOWN)
-                yield ("is turned away", message, Why.OVERLOADED)
+                yield ("is turned away", message, RejectReason.UNKNOWN)
+                yield ("is turned away", message, RejectReason.OVERLOADED)
 
     def happen(self, s: State, k: int, event: Event) -> State:
         key = (s.coordinators[k], event)
@@ -452,7 +452,7 @@ class Search:
                 return "told COMMITTED, and it isn't"
             case PaymentResult(status=Status.REFUSED) if outcome is not Code.REFUSED:
                 return "told REFUSED, and it isn't"
-            case PaymentResult(status=Status.ABORTED | Status.TURNED_AWAY):
+            case PaymentResult(status=Status.ABORTED | Status.REJECTED):
                 if outcome is Code.COMMITTED and record.xid in coordinator.xids:
                     return "told that this try did nothing, and it has paid"
                 if coordinator.was_committed:
@@ -593,11 +593,11 @@ def dead_attempt_decides(patch: Patch) -> None:
 
 
 def answer_without_record(patch: Patch) -> None:
-    def ask(self: Ledger, i: Ask) -> Answer:
+    def ask(self: Ledger, i: Resolve) -> Answer:
         record = self.record(i.payment_id)
         if record is None or record.outcome is Code.ABORTED:
             return Answer(Code.ABORTED, attempt=i.attempt)
-        return self._look(Look(i.payment_id))
+        return self._look(QueryRecord(i.payment_id))
 
     patch(Ledger, "_ask", ask)
 

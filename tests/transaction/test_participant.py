@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from mas.ids import make_xid
-from mas.ledger.instructions import Abort, Answer, Ask, Code, Commit, Kind, Reason
+from mas.ledger.instructions import Abort, Answer, Code, Commit, Kind, Reason, Resolve
 from mas.ledger.rows import PreparedLegs
 from mas.transaction.participant import BACK_OFF_MAX, Resolver, questions, settle
 
@@ -61,7 +61,7 @@ def test_questions_are_one_list_an_anchor_and_an_xid_once() -> None:
         4: [one.xid, three.xid],
         3: [two.xid],
     }
-    assert asked[3] == [Ask(two.payment_id, 1, two.xid, b"hash")]
+    assert asked[3] == [Resolve(two.payment_id, 1, two.xid, b"hash")]
 
 
 def by_xid(*counters: int) -> dict[bytes, PreparedLegs]:

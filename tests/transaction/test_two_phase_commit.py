@@ -23,36 +23,35 @@ from mas.ledger import (
     UNKNOWN,
     Account,
     Answer,
-    Ask,
+    Batch,
     Body,
     BucketRow,
-    Chunk,
     CloseIncarnation,
     Code,
     Commit,
     Decide,
-    End,
     Genesis,
     Instruction,
-    Kept,
     Kind,
     Ledger,
     Loaded,
     LockMode,
-    Look,
     Mark,
     Posting,
     Prepare,
     PreparedLegs,
     Proposal,
+    QueryRecord,
     Reason,
     Record,
+    RecordRefusal,
+    ResidentState,
+    Resolve,
     SetAccount,
     Token,
     Unmark,
 )
 from mas.ledger.instructions import payer
-from mas.transaction.attempts import Attempts
 from mas.transaction.machine import (
     Alarm,
     Effect,
@@ -63,10 +62,11 @@ from mas.transaction.machine import (
     Reply,
     Send,
 )
-from mas.transaction.messages import Why
+from mas.transaction.messages import RejectReason
 from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, hash_body, name
 from mas.transaction.participant import settle
 from mas.transaction.placement import Placement, place, place_creation
+from mas.transaction.xid_source import XidSource
 
 BUCKETS = 3
 WHERE = {"a1": 1, "a2": 1, "b1": 2, "b2": 2, "c1": 3}
@@ -94,7 +94,7 @@ class Bucket:
 
     def __init__(self, bucket: int) -> None:
         self.bucket = bucket
-        self.ledger = Ledger(Kept(BucketRow(bucket), {}, {}))
+        self.ledger = Ledger(ResidentState(BucketRow(bucket), {}, {}))
         self.ledger.filter.complete()
         self.postings: list[Posting] = []
         self.outcomes: dict[bytes, Record] = {}
@@ -107,7 +107,7 @@ class Bucket:
         *instructions: Instruction,
         left_out: tuple[bytes, ...] = (),
     ) -> list[Answer]:
-        chunk = Chunk(incarnation, low_water, instructions, left_out)
+        chunk = Batch(incarnation, low_water, instructions, left_out)
         proposal = Proposal(1, 0, 1, 1, (chunk,))
         if missing := self.ledger.missing(proposal):
             self.ledger.load(missing, Loaded(self.ledger.bucket.applied, {}, {}, {}))
@@ -154,7 +154,7 @@ class Run:
 class Coordinator:
     """One life of a coordinator."""
 
-    def __init__(self, attempts: Attempts) -> None:
+    def __init__(self, attempts: XidSource) -> None:
         self.attempts = attempts
         self.is_alive = True
         self.runs: list[Run] = []
@@ -218,7 +218,7 @@ class World:
     # -- clients and coordinators ------------------------------------------------------------------------
 
     def start_coordinator(self) -> None:
-        self.coordinators.append(Coordinator(Attempts(self.new_incarnation)))
+        self.coordinators.append(Coordinator(XidSource(self.new_incarnation)))
 
     def new_incarnation(self) -> bytes:
         self.lives += 1
@@ -308,11 +308,11 @@ class World:
 
     def lose_sight(self, flight: Flight) -> None:
         """Its copies may still arrive."""
-        self.turn_away(flight, Why.UNKNOWN)
+        self.turn_away(flight, RejectReason.UNKNOWN)
 
-    def turn_away(self, flight: Flight, why: Why) -> None:
+    def turn_away(self, flight: Flight, why: RejectReason) -> None:
         """This copy, which has done nothing and never will; but for UNKNOWN, which says nothing."""
-        if why is not Why.UNKNOWN:
+        if why is not RejectReason.UNKNOWN:
             flight.copies -= 1
         self.call_back(
             flight, lambda run, effects: run.transaction.turned_away(flight.send, why, effects)
@@ -336,7 +336,7 @@ class World:
 
     def ask(self, bucket: int, legs: PreparedLegs) -> None:
         """The resolver's question reaches the anchor; what follows from the answer is proposed whenever (rule 11)."""
-        question = Ask(legs.payment_id, legs.attempt, legs.xid, legs.body_hash)
+        question = Resolve(legs.payment_id, legs.attempt, legs.xid, legs.body_hash)
         if legs.anchor in self.buckets:
             (answer,) = self.buckets[legs.anchor].do(b"", 0, question)
             decided = settle(legs, answer)
@@ -345,7 +345,7 @@ class World:
 
     def look(self, round_: Round, legs: PreparedLegs) -> None:
         """One of a round's questions, without the abort."""
-        (answer,) = self.buckets[legs.anchor].do(b"", 0, Look(legs.payment_id))
+        (answer,) = self.buckets[legs.anchor].do(b"", 0, QueryRecord(legs.payment_id))
         decided = settle(legs, answer)
         if decided is not None:
             round_.said[legs.xid] = decided
@@ -383,7 +383,7 @@ class World:
         creates = body.kind is Kind.CREATION
         anchor = home_bucket(number, BUCKETS) if creates else self.bucket_of(number)
         if anchor:
-            end = End(payment_id, body.kind, number, 0, Reason.CANCELLED)
+            end = RecordRefusal(payment_id, body.kind, number, 0, Reason.CANCELLED)
             self.buckets[anchor].do(b"", 0, end)
 
     # -- what must hold ----------------------------------------------------------------------------------
@@ -427,7 +427,7 @@ class World:
         for run in self.runs:
             if run.result and run.result.status in (
                 Status.ABORTED,
-                Status.TURNED_AWAY,
+                Status.REJECTED,
                 Status.REFUSED,
             ):
                 record = self.outcome(run.transaction.payment_id)
@@ -635,8 +635,8 @@ class Hardship:
 
     def turn_away(self, pick: int) -> None:
         if awaited := self.awaited():
-            flight, why = choose(awaited, pick), choose(list(Why), pick // 3)
-            if flight.copies or why is Why.UNKNOWN:
+            flight, why = choose(awaited, pick), choose(list(RejectReason), pick // 3)
+            if flight.copies or why is RejectReason.UNKNOWN:
                 self.world.turn_away(flight, why)
 
     def lose(self, pick: int) -> None:

@@ -53,7 +53,7 @@ def test_results_of_a_batch_name_it_and_their_place() -> None:
     messages.add_error(message, 9, 3, Overloaded("full"))
     assert [(r.batch, r.position) for r in message.results] == [(9, 0), (9, 1), (9, 2), (9, 3)]
     error = message.results[3]
-    assert error.outcome == pb.OUTCOME_TURNED_AWAY
+    assert error.outcome == pb.OUTCOME_REJECTED
     assert (error.error.name, error.error.message, error.error.retryable) == (
         "Overloaded",
         "full",

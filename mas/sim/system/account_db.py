@@ -19,11 +19,11 @@ from mas.ledger import (
     BucketRow,
     Code,
     Incarnation,
-    Kept,
     Loaded,
     Posting,
     PreparedLegs,
     Record,
+    ResidentState,
     WriteSet,
     account_digest,
     claim_digest,
@@ -147,7 +147,7 @@ class SimAccountDB:
         self._node = node
         self._watcher = watcher
 
-    async def open(self, bucket: int, writer: bytes) -> Kept:
+    async def open(self, bucket: int, writer: bytes) -> ResidentState:
         """Become the bucket's writer (rule 25) and read what is always kept in memory; a new bucket is made."""
         return await self._worker.run(partial(self._open, bucket, writer))
 
@@ -217,14 +217,14 @@ class SimAccountDB:
     def _rows(self, bucket: int) -> Rows:
         return self._all().get(bucket) or Rows(BucketRow(bucket))
 
-    def _open(self, bucket: int, writer: bytes) -> Kept:
+    def _open(self, bucket: int, writer: bytes) -> ResidentState:
         rows = self._all().setdefault(bucket, Rows(BucketRow(bucket)))
         rows.writer = writer
         incarnations = {
             name: msgspec.structs.replace(row, posted=dict(row.posted))
             for name, row in rows.incarnations.items()
         }
-        return Kept(rows.bucket.__copy__(), dict(rows.legs), incarnations)
+        return ResidentState(rows.bucket.__copy__(), dict(rows.legs), incarnations)
 
     def _load(
         self, bucket: int, accounts: Sequence[str], records: Sequence[bytes], claims: Sequence[str]

@@ -375,7 +375,7 @@ class Clients:
             status = await self._try(client, request, body, repeat=number > 0)
             if status in (*_CERTAIN, Status.KEY_REUSED):
                 break
-            if status in (Status.ABORTED, Status.TURNED_AWAY) and self._dice.randrange(2):
+            if status in (Status.ABORTED, Status.REJECTED) and self._dice.randrange(2):
                 break
             await asyncio.sleep(0.1 * (1 + self._dice.randrange(1000)) / 1000)
         return status
@@ -423,7 +423,7 @@ class Clients:
             try:
                 node.coordinator.submit(f"client {client}", [request], on_result)
             except MasError:
-                answer(PaymentResult(Status.TURNED_AWAY, payment_id))
+                answer(PaymentResult(Status.REJECTED, payment_id))
 
         result = await _within(node.call(start), timeout + _GRACE_SECONDS)
         if not isinstance(result, PaymentResult):
@@ -607,7 +607,7 @@ class Clients:
         status = await self._try(
             client, self._request(number, body), body, repeat=False, node=node, sources=sources
         )
-        if status not in (Status.REFUSED, Status.ABORTED, Status.TURNED_AWAY):
+        if status not in (Status.REFUSED, Status.ABORTED, Status.REJECTED):
             purse.balance -= spent
         status = await coming
         if status is Status.COMMITTED:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from mas.ids import PAYMENT_ID_BYTES, XID_BYTES
-from mas.ledger import Ask, Body, Chunk, Decide, Kind, Prepare
+from mas.ledger import Batch, Body, Decide, Kind, Prepare, Resolve
 from mas.runtime import Dice
 from mas.sim.plan import pick
 from mas.sim.system.history import Trouble
@@ -401,7 +401,7 @@ class Nemesis:
         manager = self._manager()
         if manager is not None and manager.router is not None:
             bucket = pick(self._dice, list(self._cluster.placement))
-            chunk = Chunk(b"", 0, (pick(self._dice, nonsense(self._dice)),))
+            chunk = Batch(b"", 0, (pick(self._dice, nonsense(self._dice)),))
             self._trace.add(manager.id, f"sends nonsense to bucket {bucket}")
             manager.process.post(manager.router.submit, bucket, chunk, _hear_nothing)
 
@@ -491,14 +491,14 @@ class Nemesis:
         return most * (1 + self._dice.randrange(1000)) / 1000
 
 
-def nonsense(dice: Dice) -> Sequence[Ask | Decide | Prepare]:
+def nonsense(dice: Dice) -> Sequence[Resolve | Decide | Prepare]:
     """Each is decoded well, and has a field that its rule can't work with."""
     xid, payment_id = dice.randbytes(XID_BYTES), dice.randbytes(PAYMENT_ID_BYTES)
     legs = ((f"a{dice.randrange(8)}", 1),)
     body = Body(Kind.PAYMENT, "USD", (("a1", -1), ("a2", 1)))
     return (
         Decide(xid, payment_id, 1, body, b"hash", (), own=(5,)),
-        Ask(payment_id[:1], 1, xid, b"hash"),
+        Resolve(payment_id[:1], 1, xid, b"hash"),
         Prepare(xid, payment_id, 1, b"hash", 99, (1,), Kind.PAYMENT, "USD", legs),
     )
 

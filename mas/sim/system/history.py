@@ -217,7 +217,7 @@ def _payments(history: History, facts: Facts) -> dict[bytes, Payment]:
 
 
 def _did_nothing(one: Try) -> bool:
-    return one.is_answered and one.status in (Status.ABORTED, Status.TURNED_AWAY, Status.KEY_REUSED)
+    return one.is_answered and one.status in (Status.ABORTED, Status.REJECTED, Status.KEY_REUSED)
 
 
 # -- outcomes ----------------------------------------------------------------------------------------
@@ -252,7 +252,7 @@ def _judge_try(one: Try, payment: Payment, created: dict[str, Payment]) -> Itera
         case Status.KEY_REUSED:
             if record is None or record.outcome is Code.ABORTED or record.body == one.body:
                 yield f"{_name(payment)} was told to have another body, and its record is {record}"
-        case Status.TURNED_AWAY if one.reason is Reason.ACCOUNT_NOT_FOUND:
+        case Status.REJECTED if one.reason is Reason.ACCOUNT_NOT_FOUND:
             yield from _judge_not_found(one.body, one.began, created)
 
 

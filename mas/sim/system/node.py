@@ -14,15 +14,15 @@ from mas.coordinator import CoordinatorSettings, TransactionCoordinator
 from mas.coordinator import Ports as CoordinatorPorts
 from mas.daemon.joining import find_roster
 from mas.daemon.lock_shelf import LockShelf
-from mas.daemon.replicas import Parts, Replicas
+from mas.daemon.replicas import ReplicaParts, Replicas
 from mas.errors import ConfigError, DatabaseUnavailable, StorageError
 from mas.ledger import BucketRow
-from mas.locks import GlobalLockService, Leases, LockDoor, LockSettings, RemoteLocks, join
+from mas.locks import GlobalLockService, Leases, LockClient, LockServer, LockSettings, join
 from mas.membership import Membership, Roster
 from mas.multiraft import HostConfig, RaftGroup, RaftHost
 from mas.network.buckets import BucketRouter
 from mas.network.channels import Channel
-from mas.resource import MembersDoor, ResourceManager, ResourceSettings
+from mas.resource import ReplicaAdmin, ResourceManager, ResourceSettings
 from mas.runtime import Supervisor
 from mas.sim.clock import VirtualClock
 from mas.sim.disk import Disk, SimLog, SimWorker
@@ -148,7 +148,7 @@ class Node:
         self.coordinator: TransactionCoordinator | None = None
         self.router: BucketRouter | None = None
         self.locks: Leases | None = None
-        self.members: MembersDoor | None = None
+        self.members: ReplicaAdmin | None = None
         self.disk: Disk
         self._host: RaftHost | None = None
         self._roster_file = RosterFile(node)
@@ -349,9 +349,9 @@ class Node:
         )
         host.on_members(lambda group: around.on_group(self, group))
         await host.finish_snapshots()
-        members = MembersDoor(self.id, host)
+        members = ReplicaAdmin(self.id, host)
         manager = ResourceManager(transport, members)
-        parts = Parts(
+        parts = ReplicaParts(
             membership,
             host,
             database,
@@ -391,11 +391,13 @@ class Node:
                 clock=self.clock,
                 settings=LockSettings(len(around.buckets), lease=5.0),
             )
-            transport.on_frame(Channel.LOCKS, join(LockDoor(service, transport, self.clock), None))
+            transport.on_frame(
+                Channel.LOCKS, join(LockServer(service, transport, self.clock), None)
+            )
             supervisor.spawn(service.name, service.run())
             locks = service
         else:
-            remote = RemoteLocks(
+            remote = LockClient(
                 transport, lambda: around.lock_node, clock=self.clock, dice=self.dice
             )
             transport.on_frame(Channel.LOCKS, join(None, remote))

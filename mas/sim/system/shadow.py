@@ -6,7 +6,7 @@ Whatever a replica makes durable must have the state hash that the shadow had at
 import asyncio
 from collections.abc import Sequence
 
-from mas.ledger import BucketRow, Instruction, Kept, Ledger, Loaded, decode_proposal
+from mas.ledger import BucketRow, Instruction, Ledger, Loaded, ResidentState, decode_proposal
 from mas.multiraft import Committed, RaftGroup
 from mas.multiraft.events import CommitEvent
 from mas.raft import Entry, EntryType
@@ -19,7 +19,7 @@ class Shadow:
     """One bucket's committed past."""
 
     def __init__(self, bucket: int) -> None:
-        self.ledger = Ledger(Kept(BucketRow(bucket), {}, {}))
+        self.ledger = Ledger(ResidentState(BucketRow(bucket), {}, {}))
         self.ledger.filter.complete()
         self.hashes = [0]
         """By index."""

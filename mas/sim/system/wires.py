@@ -13,7 +13,7 @@ from collections.abc import Callable
 import msgspec
 
 from mas.errors import NetworkError
-from mas.ledger import decode_chunk
+from mas.ledger import decode_batch
 from mas.multiraft.frames import decode_frame
 from mas.network.channels import Channel
 from mas.runtime import Dice
@@ -64,7 +64,7 @@ class Frame(msgspec.Struct, frozen=True):
 
 def _show_request(request: Request) -> str:
     if isinstance(request, Submit):
-        return f"Submit({request.request}, bucket {request.bucket}, {decode_chunk(request.chunk)})"
+        return f"Submit({request.request}, bucket {request.bucket}, {decode_batch(request.chunk)})"
     return str(request)
 
 

@@ -37,11 +37,11 @@ DELAYS_PUT_BACK = [
                 "self._to_settle[answer.xids] = None\n",
                 """
             if type(instruction).__name__ == "Mark" and not chunk.left_out:
-                def again(route=Route(route.peer, route.request, (place,)), mark=instruction, left=dict.fromkeys(answer.xids)):
+                def again(route=ReplyTo(route.peer, route.request, (place,)), mark=instruction, left=dict.fromkeys(answer.xids)):
                     def hear(xid, _):
                         left.pop(xid, None)
                         if not left:
-                            self._proposals.add(Item.of(Chunk(b"", 0, (mark,), (b"",)), route))
+                            self._proposals.add(Item.of(Batch(b"", 0, (mark,), (b"",)), route))
                             self._propose()
                     for xid in list(left):
                         self._anchors.ask(self._ledger.legs[xid], hear)

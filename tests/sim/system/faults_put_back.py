@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
-from mas.coordinator import questions
-from mas.coordinator.questions import Questions
+from mas.coordinator.queries import Queries
 from mas.coordinator.reads import Reads
 from mas.daemon import joining, replicas
 from mas.ledger import Ledger
@@ -38,17 +37,17 @@ OLDER = Options(ticks=60, faults=("older",))
 
 # Each read asks the anchors for itself, once, and adds what they call committed.
 _ASK_ONCE = """
-        from mas.ledger import Chunk, Look
-        from mas.transaction.messages import TurnedAway
+        from mas.ledger import Batch, QueryRecord
+        from mas.transaction.messages import Rejected
         from mas.transaction.participant import settle
         legs = self._legs.values()
         for anchor in {one.anchor: None for one in legs}:
             asked = [one for one in legs if one.anchor == anchor]
             def hear(i, answer, asked=asked):
-                if not isinstance(answer, TurnedAway):
+                if not isinstance(answer, Rejected):
                     self._on_outcome(asked[i].xid, settle(asked[i], answer))
-            looks = tuple([Look(one.payment_id) for one in asked])
-            self._anchors._buckets.submit(anchor, Chunk(b"", 0, looks), hear)
+            looks = tuple([QueryRecord(one.payment_id) for one in asked])
+            self._anchors._buckets.submit(anchor, Batch(b"", 0, looks), hear)
 """
 
 
@@ -144,7 +143,7 @@ FAULTS_PUT_BACK = [
         "twopc C3: a dead attempt is told as the payment's outcome",
         (
             (
-                Questions.read_payment,
+                Queries.read_payment,
                 "answer.code not in _STATUS",
                 "answer.code not in (*_STATUS, Code.ABORTED)",
             ),
@@ -161,7 +160,7 @@ FAULTS_PUT_BACK = [
     ),
     Fault(
         "twopc C1: an administrator's change that is sent again is carried out again",
-        ((Questions.set_account, "if not change.change_id:", "if False:"),),
+        ((Queries.set_account, "if not change.change_id:", "if False:"),),
         "have no order",
         CHANGES,
         2,
@@ -176,7 +175,7 @@ FAULTS_PUT_BACK = [
                 _LOCKED_FIRST,
             ),
             (
-                Questions.set_account,
+                Queries.set_account,
                 "if answer is None:",
                 _CONFLICT_AT_ONCE,
             ),
@@ -188,7 +187,7 @@ FAULTS_PUT_BACK = [
     ),
     Fault(
         "twopc C1: a change whose answers are all lost is told to have done nothing",
-        ((Questions._tell, "if told.is_lost:", "if False:"),),
+        ((Queries._tell, "if told.is_lost:", "if False:"),),
         "have no order",
         CHANGES,
         1,
@@ -242,7 +241,7 @@ FAULTS_PUT_BACK = [
         "rule 34: an administrator's change doesn't pass the mark of a lock that nobody knows of any more",
         (
             (
-                Questions.set_account,
+                Queries.set_account,
                 "answer = await self._change_in_turn(change, told) or answer",
                 "pass",
             ),

@@ -44,7 +44,7 @@ class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.Value
     """It may or may not have happened: ask again by the same key."""
     OUTCOME_KEY_REUSED: _Outcome.ValueType  # 5
     """The key has an outcome for other contents; this request did nothing. `detail` names what differs."""
-    OUTCOME_TURNED_AWAY: _Outcome.ValueType  # 6
+    OUTCOME_REJECTED: _Outcome.ValueType  # 6
     """Nothing was begun and nothing is recorded, by this try; `reason` or `error` says why."""
 
 class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
@@ -61,7 +61,7 @@ OUTCOME_UNKNOWN: Outcome.ValueType  # 4
 """It may or may not have happened: ask again by the same key."""
 OUTCOME_KEY_REUSED: Outcome.ValueType  # 5
 """The key has an outcome for other contents; this request did nothing. `detail` names what differs."""
-OUTCOME_TURNED_AWAY: Outcome.ValueType  # 6
+OUTCOME_REJECTED: Outcome.ValueType  # 6
 """Nothing was begun and nothing is recorded, by this try; `reason` or `error` says why."""
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
@@ -254,7 +254,7 @@ class PaymentResult(_message.Message):
     position: _builtins.int
     @_builtins.property
     def error(self) -> _errors_pb2.ErrorDetail:
-        """TURNED_AWAY on a stream: what would have been the status of a call."""
+        """REJECTED on a stream: what would have been the status of a call."""
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ T = TypeVar("T")
 Command = Callable[..., Any]
 
 
-class Place(msgspec.Struct, frozen=True):
+class Endpoint(msgspec.Struct, frozen=True):
     """Where a NodeService is, and what it takes to talk to it."""
 
     address: str
@@ -30,10 +30,10 @@ class Place(msgspec.Struct, frozen=True):
     plaintext: bool = False
 
 
-class Desk:
+class AdminSession:
     """Where the NodeService is, and how the user wants to be answered."""
 
-    def __init__(self, place: Place, secret: bytes, *, timeout: float, as_json: bool) -> None:
+    def __init__(self, place: Endpoint, secret: bytes, *, timeout: float, as_json: bool) -> None:
         self._place = place
         self._secret = secret
         self.timeout = timeout
@@ -69,7 +69,7 @@ class Desk:
         show(tree, text, as_json=self.as_json)
 
 
-def at_desk(command: Command) -> Command:
+def admin_command(command: Command) -> Command:
     """Give a command its `desk`, and the options that say which."""
 
     @click.option(
@@ -111,7 +111,7 @@ def at_desk(command: Command) -> Command:
         **options: Any,  # noqa: ANN401
     ) -> None:
         found = _from_config(config_file) if config_file is not None else _from_profile(address)
-        place = Place(
+        place = Endpoint(
             address or found.address,
             str(secret_file or found.secret_file),
             ca or found.ca,
@@ -119,13 +119,15 @@ def at_desk(command: Command) -> Command:
         )
         if not place.address:
             raise ConfigError("no NodeService: name one with --address, or a node's --config")
-        desk = Desk(place, _read_secret(place.secret_file), timeout=timeout, as_json=as_json)
+        desk = AdminSession(
+            place, _read_secret(place.secret_file), timeout=timeout, as_json=as_json
+        )
         command(desk, *arguments, **options)
 
     return wrapped
 
 
-def _from_config(path: Path) -> Place:
+def _from_config(path: Path) -> Endpoint:
     from mas.config import load_config
 
     config = load_config(path)
@@ -133,7 +135,7 @@ def _from_config(path: Path) -> Place:
     port = config.listen.rm if config.node.role == "rm" else config.listen.node_service
     tls = config.tls
     ca = Path(tls.ca_file) if tls.ca_file else Path(tls.directory or data / "tls") / "ca.crt"
-    return Place(
+    return Endpoint(
         join_address(config.listen.host, port),
         config.node.secret_file or str(data / "cluster.secret"),
         ca if tls.enabled else None,
@@ -141,16 +143,16 @@ def _from_config(path: Path) -> Place:
     )
 
 
-def _from_profile(address: str | None) -> Place:
+def _from_profile(address: str | None) -> Endpoint:
     from mas.client import profile
 
     try:
         kept = profile.read(None)
     except ConfigError:
         if address:
-            return Place(address)
+            return Endpoint(address)
         raise
-    return Place(
+    return Endpoint(
         kept.node_service, kept.secret_file, Path(kept.ca) if kept.ca else None, kept.plaintext
     )
 

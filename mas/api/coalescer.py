@@ -10,7 +10,7 @@ from mas.transaction.outcome import PaymentRequest, PaymentResult
 _Future = asyncio.Future[PaymentResult]
 
 
-class Gathering:
+class Coalescer:
     """Where single requests wait for the rest of their turn; no timer, so nobody waits longer."""
 
     def __init__(self, coordinator: Coordinator) -> None:

@@ -9,7 +9,7 @@ import logging
 from mas.coordinator.ports import PendingEntry, TxnCoordinatorDAO
 from mas.errors import DatabaseUnavailable
 from mas.runtime import Clock
-from mas.transaction.machine import Note
+from mas.transaction.machine import NotePending
 
 NOTES_MAX = 65_536
 """Notes that wait for a store that is away; more are dropped: the legs name their anchors all the same."""
@@ -18,20 +18,20 @@ _RETRY_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 
 
-class Notes:
+class PendingWriter:
     """Writes what waits in one call a kind, again and again."""
 
     def __init__(self, store: TxnCoordinatorDAO, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._noted: dict[bytes, Note] = {}
+        self._noted: dict[bytes, NotePending] = {}
         self._settled: list[bytes] = []
         self._placed: dict[str, int] = {}
         self._waiting = asyncio.Event()
         self.dropped = 0
         """Hints that were not written, because the store was away for too long."""
 
-    def note(self, note: Note) -> None:
+    def note(self, note: NotePending) -> None:
         """An attempt has begun that has legs outside its anchor."""
         if len(self._noted) < NOTES_MAX:
             self._noted[note.attempt.xid] = note
@@ -80,7 +80,7 @@ class Notes:
             await self._store.insert_peer_bucket(placed)
 
 
-def _entry(note: Note) -> PendingEntry:
+def _entry(note: NotePending) -> PendingEntry:
     transaction, attempt = note.transaction, note.attempt
     return PendingEntry(
         attempt.xid,

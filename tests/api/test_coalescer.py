@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from mas.api.gathering import Gathering
+from mas.api.coalescer import Coalescer
 from mas.api.shares import Caller, Held, Rank, Share
 from mas.config import ShareConfig
 from mas.errors import MailboxClosed, MailboxFull, Overloaded, Unavailable
@@ -25,7 +25,7 @@ def share() -> Share:
 @pytest.mark.asyncio
 async def test_one_turn_is_one_batch(share: Share) -> None:
     coordinator = FakeCoordinator()
-    gathering = Gathering(coordinator)
+    gathering = Coalescer(coordinator)
     requests = [request(f"k{number}") for number in range(3)]
     results = await asyncio.gather(*(gathering.submit(each, share) for each in requests))
     assert [result.payment_id for result in results] == [name(each) for each in requests]
@@ -40,7 +40,7 @@ async def test_what_was_not_begun_is_told_to_every_caller_of_the_turn(
 ) -> None:
     coordinator = FakeCoordinator()
     coordinator.overloaded = error
-    gathering = Gathering(coordinator)
+    gathering = Coalescer(coordinator)
     futures = [gathering.submit(request(key), share) for key in ("a", "b", "c")]
     futures[1].cancel()
     for future in (futures[0], futures[2]):
@@ -53,7 +53,7 @@ async def test_what_was_not_begun_is_told_to_every_caller_of_the_turn(
 async def test_kind_6_each_callers_payments_are_a_batch_of_their_own(share: Share) -> None:
     """The coordinator takes callers' batches in turns, so none may hold payments of two callers."""
     coordinator = FakeCoordinator()
-    gathering = Gathering(coordinator)
+    gathering = Coalescer(coordinator)
     other = Share(Caller("account:z", Rank.ACCOUNT), ShareConfig(payments=3))
     whose = [share, other, share]
     requests = [request(key) for key in ("a", "b", "c")]
@@ -66,7 +66,7 @@ async def test_kind_6_each_callers_payments_are_a_batch_of_their_own(share: Shar
 
 @pytest.mark.asyncio
 async def test_a_caller_that_has_gone_harms_nobody(share: Share) -> None:
-    gathering = Gathering(FakeCoordinator())
+    gathering = Coalescer(FakeCoordinator())
     gone, there = (gathering.submit(request(key), share) for key in "ab")
     gone.cancel()
     assert (await there).payment_id == name(request("b"))
@@ -77,7 +77,7 @@ async def test_security_b4_a_caller_has_a_share_of_payments_whether_it_waits_for
     share: Share,
 ) -> None:
     coordinator = FakeCoordinator(lambda _: None)
-    gathering = Gathering(coordinator)
+    gathering = Coalescer(coordinator)
     for key in "abc":
         gathering.submit(request(key), share).cancel()
     with pytest.raises(Overloaded, match="3 payments under way"):

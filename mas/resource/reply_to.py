@@ -3,10 +3,10 @@ answer goes to the request that brought its instruction, never to whoever happen
 
 import msgspec
 
-from mas.ledger import Chunk
+from mas.ledger import Batch
 
 
-class Route(msgspec.Struct, gc=False):
+class ReplyTo(msgspec.Struct, gc=False):
     """The request behind one chunk of a proposal. `peer` 0: this bucket's own, nobody to answer."""
 
     peer: int
@@ -19,14 +19,14 @@ class Route(msgspec.Struct, gc=False):
         return self.positions[position] if self.positions else position
 
 
-OWN = Route(0, 0)
+OWN = ReplyTo(0, 0)
 
 
 class Proposed(msgspec.Struct, gc=False):
     """Chunks that travel together, and whom the answers of each are for."""
 
-    chunks: tuple[Chunk, ...]
-    routes: tuple[Route, ...]
+    chunks: tuple[Batch, ...]
+    routes: tuple[ReplyTo, ...]
 
     def instructions(self) -> int:
         """How many there are in all chunks."""

@@ -11,7 +11,7 @@ from mas.locks.leases import ACCOUNT, Leases
 from mas.runtime import Clock
 
 
-class OutsiderLocks:
+class ClientLocks:
     """Fits the `Locks` port of the API: account numbers in, tokens out."""
 
     def __init__(self, leases: Leases, clock: Clock) -> None:

@@ -4,12 +4,12 @@ import asyncio
 
 import pytest
 
-from mas.coordinator import notes as module
-from mas.coordinator.notes import Notes
+from mas.coordinator import pending as module
+from mas.coordinator.pending import PendingWriter
 from mas.errors import DatabaseUnavailable
 from mas.ledger.instructions import Prepare
 from mas.runtime import Supervisor, SystemClock
-from mas.transaction.machine import Note
+from mas.transaction.machine import NotePending
 from tests.coordinator.cluster import Store
 from tests.transaction.runs import ANCHOR, OTHER, Run
 
@@ -26,9 +26,9 @@ class SlowStore(Store):
         await super().create_transaction_entries(entries)  # type: ignore[arg-type]
 
 
-def note() -> Note:
+def note() -> NotePending:
     run = Run().start()
-    (noted,) = run.take(Note)
+    (noted,) = run.take(NotePending)
     assert run.one(Prepare)
     return noted
 
@@ -41,7 +41,7 @@ async def until(condition: object) -> None:
 @pytest.mark.asyncio
 async def test_an_entry_says_what_a_restart_needs() -> None:
     store = Store()
-    notes = Notes(store, SystemClock())
+    notes = PendingWriter(store, SystemClock())
     noted = note()
     async with Supervisor() as supervisor:
         supervisor.spawn("notes", notes.run())
@@ -57,7 +57,7 @@ async def test_an_entry_says_what_a_restart_needs() -> None:
 @pytest.mark.asyncio
 async def test_what_is_over_before_its_write_is_never_written() -> None:
     store = SlowStore()
-    notes = Notes(store, SystemClock())
+    notes = PendingWriter(store, SystemClock())
     first, second, third = note(), note(), note()
     second.attempt.xid, third.attempt.xid = b"2" * 16, b"3" * 16
     async with Supervisor() as supervisor:
@@ -80,7 +80,7 @@ async def test_what_is_over_before_its_write_is_never_written() -> None:
 async def test_a_store_that_is_away_costs_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "NOTES_MAX", 2)
     store = Store()
-    notes = Notes(store, SystemClock())
+    notes = PendingWriter(store, SystemClock())
     for counter in range(5):
         noted = note()
         noted.attempt.xid = bytes((counter,)) * 16
@@ -94,7 +94,7 @@ async def test_notes_go_on_when_the_store_comes_back(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(module, "_RETRY_SECONDS", 0.001)
     store = Store()
     store.is_away = True
-    notes = Notes(store, SystemClock())
+    notes = PendingWriter(store, SystemClock())
     async with Supervisor() as supervisor:
         supervisor.spawn("notes", notes.run())
         notes.placed("A", 1)

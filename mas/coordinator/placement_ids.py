@@ -19,7 +19,7 @@ _PATIENCE_SECONDS = 2.0
 _log = logging.getLogger(__name__)
 
 
-class Places:
+class PlacementIds:
     """Hands out ids, and reserves more behind."""
 
     def __init__(self, store: TxnCoordinatorDAO, clock: Clock, dice: Dice) -> None:

@@ -15,18 +15,18 @@ from mas.errors import NotFound, OutcomeUnknown, Unavailable
 from mas.ids import PAYMENT_ID_BYTES, home_bucket
 from mas.ledger.instructions import (
     Answer,
-    Chunk,
+    Batch,
     Code,
-    End,
     Instruction,
     Kind,
-    Look,
+    QueryRecord,
     Reason,
+    RecordRefusal,
     SetAccount,
     Token,
 )
 from mas.runtime import Clock, Dice
-from mas.transaction.messages import TurnedAway, Why
+from mas.transaction.messages import Rejected, RejectReason
 from mas.transaction.outcome import PaymentResult, Status
 
 _OWNER_BYTES = 16
@@ -45,7 +45,7 @@ class _Told(Wait):
     is_lost = False
 
 
-class Questions:
+class Queries:
     """Asks the buckets for one caller, and waits for `timeout` seconds at the most."""
 
     def __init__(
@@ -64,7 +64,7 @@ class Questions:
     ) -> PaymentResult | None:
         """The outcome that the anchor has recorded, None: none, so far (rule 8). A dead attempt isn't one (rule 3)."""
         try:
-            look = Look(payment_id, payer, kind)
+            look = QueryRecord(payment_id, payer, kind)
             answer = await self._tell(payer, kind, look, self._begin(timeout))
         except OutcomeUnknown as error:
             raise Unavailable("the payer's bucket doesn't answer: try again") from error
@@ -76,13 +76,13 @@ class Questions:
         self, payment_id: bytes, kind: Kind, payer: str, timeout: float
     ) -> PaymentResult:
         """End the key for good, unless the payment has an outcome, which is the answer then (rule 9)."""
-        end = End(payment_id, kind, payer, 0, Reason.CANCELLED)
+        end = RecordRefusal(payment_id, kind, payer, 0, Reason.CANCELLED)
         try:
             answer = await self._tell(payer, kind, end, self._begin(timeout))
         except (Unavailable, OutcomeUnknown) as error:
             return PaymentResult(Status.UNKNOWN, payment_id, Reason.UNAVAILABLE, str(error))
         if answer is None:
-            return PaymentResult(Status.TURNED_AWAY, payment_id, Reason.ACCOUNT_NOT_FOUND, payer)
+            return PaymentResult(Status.REJECTED, payment_id, Reason.ACCOUNT_NOT_FOUND, payer)
         return _result(payment_id, answer)
 
     async def set_account(self, change: SetAccount, timeout: float) -> Answer:
@@ -154,9 +154,9 @@ class Questions:
                 was_lost, told.is_lost = told.is_lost, True
                 answer = await self._submit(bucket, instruction, told)
                 told.is_lost = was_lost or (
-                    isinstance(answer, TurnedAway) and answer.why is Why.UNKNOWN
+                    isinstance(answer, Rejected) and answer.why is RejectReason.UNKNOWN
                 )
-                if isinstance(answer, TurnedAway) or answer.code is Code.PENDING_ON:
+                if isinstance(answer, Rejected) or answer.code is Code.PENDING_ON:
                     continue
                 if answer.code is not Code.WRONG_BUCKET:
                     return answer
@@ -174,16 +174,14 @@ class Questions:
             return home_bucket(number, self._directory.homes)
         return (await find(self._directory, [number], wait, fresh=fresh))[number]
 
-    async def _submit(
-        self, bucket: int, instruction: Instruction, wait: Wait
-    ) -> Answer | TurnedAway:
-        future: asyncio.Future[Answer | TurnedAway] = asyncio.get_running_loop().create_future()
+    async def _submit(self, bucket: int, instruction: Instruction, wait: Wait) -> Answer | Rejected:
+        future: asyncio.Future[Answer | Rejected] = asyncio.get_running_loop().create_future()
 
-        def on_answer(_: int, answer: Answer | TurnedAway) -> None:
+        def on_answer(_: int, answer: Answer | Rejected) -> None:
             if not future.done():
                 future.set_result(answer)
 
-        self._buckets.submit(bucket, Chunk(b"", 0, (instruction,)), on_answer)
+        self._buckets.submit(bucket, Batch(b"", 0, (instruction,)), on_answer)
         return await wait.result(future)
 
 
