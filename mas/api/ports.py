@@ -73,7 +73,7 @@ class Buckets(Protocol):
     """The leaders of the buckets."""
 
     def submit(
-        self, bucket: int, chunk: Batch, on_answer: Callable[[int, Answer | Rejected], None]
+        self, bucket: int, batch: Batch, on_answer: Callable[[int, Answer | Rejected], None]
     ) -> None:
         """Send once; calls back once for each position, on the loop."""
 

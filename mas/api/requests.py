@@ -13,7 +13,7 @@ from mas.ids import PAYMENT_ID_BYTES, payment_id
 from mas.ledger.instructions import EXTERNAL, Body, Kind, LockMode, SetAccount
 from mas.money import DEFAULT_CURRENCY, check_currency
 from mas.transaction.messages import ReadLevel
-from mas.transaction.outcome import PaymentRequest, name_change
+from mas.transaction.outcome import PaymentRequest, change_id_of
 from mas.wire.gen.mas.v1 import account_pb2 as pb
 
 DEFAULT_TIMEOUT_SECONDS = 10.0
@@ -158,7 +158,7 @@ def to_set_account(message: pb.SetAccountRequest, principal: Principal) -> SetAc
     change_id = b""
     if key := message.idempotency_key:
         limits.check_idempotency_key(key)
-        change_id = name_change(principal.key_space, message.account_number, key)
+        change_id = change_id_of(principal.key_space, message.account_number, key)
     return SetAccount(
         account=message.account_number,
         frozen=message.frozen if message.HasField("frozen") else None,

@@ -1,6 +1,6 @@
 """TransactionService: the two phases, for tools that know the cluster's secret.
 
-An adapter over what nodes say to each other: a chunk goes to a bucket's leader as it is, and each method takes only the
+An adapter over what nodes say to each other: a batch goes to a bucket's leader as it is, and each method takes only the
 instructions that belong to its phase.
 """
 
@@ -78,50 +78,50 @@ class TransactionServicer(pb_grpc.TransactionServiceServicer):
 
     async def _process(self, request: pb.Phase, context: Context, kinds: Kinds) -> pb.PhaseReply:
         self._cluster_secret.check(metadata_of(context))
-        chunk = _decode(request.chunk, kinds)
+        batch = _decode(request.batch, kinds)
         check_bucket_id(request.bucket)
         if request.bucket not in self._buckets.all():
             raise NotFound(
                 f"there is no bucket {request.bucket}: expected one that ListBuckets names"
             )
-        answers = await self._ask(request.bucket, chunk, to_timeout(context.time_remaining()))
+        answers = await self._ask(request.bucket, batch, to_timeout(context.time_remaining()))
         return pb.PhaseReply(frame=encode(_frame(answers)))
 
-    async def _ask(self, bucket: int, chunk: Batch, timeout: float) -> list[Answer | Rejected]:
+    async def _ask(self, bucket: int, batch: Batch, timeout: float) -> list[Answer | Rejected]:
         answers: dict[int, Answer | Rejected] = {}
         complete = asyncio.Event()
 
         def on_answer(position: int, answer: Answer | Rejected) -> None:
             answers[position] = answer
-            if len(answers) == len(chunk.instructions):
+            if len(answers) == len(batch.instructions):
                 complete.set()
 
-        self._buckets.submit(bucket, chunk, on_answer)
+        self._buckets.submit(bucket, batch, on_answer)
         try:
             async with asyncio.timeout(timeout):
                 await complete.wait()
         except TimeoutError as error:
             raise DeadlineExceeded(
-                f"bucket {bucket} has answered {len(answers)} of {len(chunk.instructions)} in time: "
+                f"bucket {bucket} has answered {len(answers)} of {len(batch.instructions)} in time: "
                 "the rest is unknown, ask again by the same xids"
             ) from error
-        return [answers[position] for position in range(len(chunk.instructions))]
+        return [answers[position] for position in range(len(batch.instructions))]
 
 
 def _decode(data: bytes, kinds: Kinds) -> Batch:
     try:
-        chunk = decode_batch(data)
+        batch = decode_batch(data)
     except msgspec.MsgspecError as error:
-        raise InvalidRequest(f"chunk can't be read: {error}") from error
-    wrong = [type(each).__name__ for each in chunk.instructions if not isinstance(each, kinds)]
-    if wrong or not chunk.instructions:
+        raise InvalidRequest(f"batch can't be read: {error}") from error
+    wrong = [type(each).__name__ for each in batch.instructions if not isinstance(each, kinds)]
+    if wrong or not batch.instructions:
         expected = ", ".join(kind.__name__ for kind in kinds)
-        raise InvalidRequest(f"chunk has {', '.join(wrong) or 'nothing'}: expected {expected}")
-    if len(chunk.instructions) > TURN_INSTRUCTIONS_MAX:
+        raise InvalidRequest(f"batch has {', '.join(wrong) or 'nothing'}: expected {expected}")
+    if len(batch.instructions) > TURN_INSTRUCTIONS_MAX:
         raise InvalidRequest(
-            f"chunk has {len(chunk.instructions)} instructions: expected at most {TURN_INSTRUCTIONS_MAX}"
+            f"batch has {len(batch.instructions)} instructions: expected at most {TURN_INSTRUCTIONS_MAX}"
         )
-    return chunk
+    return batch
 
 
 def _frame(answers: list[Answer | Rejected]) -> tuple[Reply, ...]:

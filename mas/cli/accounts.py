@@ -189,7 +189,7 @@ def _account_tree(view: "AccountView") -> dict[str, object]:
         "id": view.id,
         "currency": view.currency,
         "balance": money(view.balance),
-        "held": money(view.held),
+        "held": money(view.debits_pending),
         "overdraft_limit": money(view.overdraft_limit),
         "state": _state(view),
         "version": view.version,
@@ -201,7 +201,7 @@ def _account_tree(view: "AccountView") -> dict[str, object]:
 def _account_text(view: "AccountView") -> str:
     tree = _account_tree(view)
     lines = [f"{view.number}", f"  balance   {tree['balance']} {view.currency}"]
-    if view.held:
+    if view.debits_pending:
         lines.append(f"  held      {tree['held']} {view.currency}")
     if view.overdraft_limit:
         lines.append(f"  overdraft {tree['overdraft_limit']} {view.currency}")
@@ -216,7 +216,7 @@ def _account_text(view: "AccountView") -> str:
 def _posting_tree(posting: "PostingView", currency: str) -> dict[str, object]:
     return {
         "sequence": posting.sequence,
-        "time_us": posting.time,
+        "time_us": posting.time_us,
         "amount": format_amount(posting.amount, currency),
         "balance": format_amount(posting.balance, currency),
         "payment_id": posting.payment_id.hex(),
@@ -232,7 +232,7 @@ def _posting_lines(page: "list[PostingView]", currency: str) -> list[str]:
         f"{'#':>8}  {'time (UTC)':19}  {'amount ' + currency:>18}  {'balance':>18}  {'payment':32}  from or to"
     ]
     for posting in page:
-        time = datetime.fromtimestamp(posting.time / 1e6, UTC)
+        time = datetime.fromtimestamp(posting.time_us / 1e6, UTC)
         amount = format_amount(posting.amount, currency)
         balance = format_amount(posting.balance, currency)
         party = f"{'from' if posting.amount >= 0 else 'to'} {posting.counterparty}"

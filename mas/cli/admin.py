@@ -31,7 +31,7 @@ def admin() -> None:
 @admin.command()
 @click.argument("bucket", type=int, required=False)
 @admin_command
-def members(desk: AdminSession, bucket: int | None) -> None:
+def members(session: AdminSession, bucket: int | None) -> None:
     """Show the nodes, and of each bucket (or one) its replicas: who leads, how far each is."""
 
     async def look(
@@ -46,7 +46,7 @@ def members(desk: AdminSession, bucket: int | None) -> None:
             replicas.update(zip(part, views, strict=True))
         return cluster, replicas
 
-    cluster, replicas = desk.ask(look)
+    cluster, replicas = session.ask(look)
     tree = {
         "cluster": cluster.name,
         "nodes": [msgspec.structs.asdict(node) | {"store": None} for node in cluster.nodes],
@@ -54,7 +54,7 @@ def members(desk: AdminSession, bucket: int | None) -> None:
             each: [_replica_tree(view) for view in views] for each, views in replicas.items()
         },
     }
-    desk.show(tree, "\n".join([*_node_lines(cluster), "", *_bucket_lines(cluster, replicas)]))
+    session.show(tree, "\n".join([*_node_lines(cluster), "", *_bucket_lines(cluster, replicas)]))
 
 
 @admin.group()
@@ -66,15 +66,15 @@ def replica() -> None:
 @click.argument("bucket", type=int)
 @click.argument("node", type=int)
 @admin_command
-def add(desk: AdminSession, bucket: int, node: int) -> None:
+def add(session: AdminSession, bucket: int, node: int) -> None:
     """Have NODE hold BUCKET: as a learner until it has caught up, then as a voter."""
 
     async def work(operator: "OperatorClient") -> None:
         await operator.add_replica(bucket, node)
-        await _until_voter(desk, operator, bucket, node)
+        await _until_voter(session, operator, bucket, node)
 
-    desk.ask(work)
-    desk.show(
+    session.ask(work)
+    session.show(
         {"bucket": bucket, "node": node, "voter": True},
         f"node {node} is a voter of bucket {bucket}",
     )
@@ -84,21 +84,21 @@ def add(desk: AdminSession, bucket: int, node: int) -> None:
 @click.argument("bucket", type=int)
 @click.argument("node", type=int)
 @admin_command
-def remove(desk: AdminSession, bucket: int, node: int) -> None:
+def remove(session: AdminSession, bucket: int, node: int) -> None:
     """Have NODE hold BUCKET no more; its copy there is erased."""
-    left = desk.ask(lambda operator: operator.remove_replica(bucket, node))
-    desk.show(
+    left = session.ask(lambda operator: operator.remove_replica(bucket, node))
+    session.show(
         {"bucket": bucket, "node": node, "member": False},
         f"node {node} holds bucket {bucket} no more",
     )
-    _warn_of_few(desk, bucket, left)
+    _warn_of_few(session, bucket, left)
 
 
 @replica.command()
 @click.argument("bucket", type=int)
 @click.argument("node", type=int)
 @admin_command
-def rebuild(desk: AdminSession, bucket: int, node: int) -> None:
+def rebuild(session: AdminSession, bucket: int, node: int) -> None:
     """Erase NODE's copy of BUCKET, damaged or not, and build it anew from the others'.
 
     NODE must run. It is taken out of the bucket first, so that nothing counts on what it had; what it has
@@ -108,14 +108,14 @@ def rebuild(desk: AdminSession, bucket: int, node: int) -> None:
     async def work(operator: "OperatorClient") -> None:
         await operator.replica(bucket, node)  # before anything is taken away: it has to answer
         await operator.remove_replica(bucket, node)
-        desk.say(f"node {node} is out of bucket {bucket}")
-        await _until_erased(desk, operator, bucket, node)
-        desk.say("its copy is erased; it is built anew from the others")
+        session.say(f"node {node} is out of bucket {bucket}")
+        await _until_erased(session, operator, bucket, node)
+        session.say("its copy is erased; it is built anew from the others")
         await operator.add_replica(bucket, node)
-        await _until_voter(desk, operator, bucket, node)
+        await _until_voter(session, operator, bucket, node)
 
-    desk.ask(work)
-    desk.show(
+    session.ask(work)
+    session.show(
         {"bucket": bucket, "node": node, "voter": True},
         f"node {node} is a voter of bucket {bucket}",
     )
@@ -125,10 +125,10 @@ def rebuild(desk: AdminSession, bucket: int, node: int) -> None:
 @click.argument("bucket", type=int)
 @click.argument("node", type=int)
 @admin_command
-def transfer_leader(desk: AdminSession, bucket: int, node: int) -> None:
+def transfer_leader(session: AdminSession, bucket: int, node: int) -> None:
     """Have NODE lead BUCKET."""
-    desk.ask(lambda operator: operator.transfer_leader(bucket, node))
-    desk.show({"bucket": bucket, "leader": node}, f"node {node} leads bucket {bucket}")
+    session.ask(lambda operator: operator.transfer_leader(bucket, node))
+    session.show({"bucket": bucket, "leader": node}, f"node {node} leads bucket {bucket}")
 
 
 @admin.group("node")
@@ -139,7 +139,7 @@ def nodes() -> None:
 @nodes.command()
 @click.argument("node", type=int)
 @admin_command
-def drain(desk: AdminSession, node: int) -> None:
+def drain(session: AdminSession, node: int) -> None:
     """Take every replica off NODE, one bucket after the other."""
 
     async def work(operator: "OperatorClient") -> list[int]:
@@ -151,30 +151,30 @@ def drain(desk: AdminSession, node: int) -> None:
         held = [each.bucket for each in cluster.buckets if node in each.voters + each.learners]
         for bucket in held:
             left = await operator.remove_replica(bucket, node)
-            desk.say(f"bucket {bucket} is off node {node}")
-            _warn_of_few(desk, bucket, left)
+            session.say(f"bucket {bucket} is off node {node}")
+            _warn_of_few(session, bucket, left)
         return held
 
-    held = desk.ask(work)
-    desk.show({"node": node, "buckets": held}, f"node {node} holds nothing any more")
+    held = session.ask(work)
+    session.show({"node": node, "buckets": held}, f"node {node} holds nothing any more")
 
 
 @nodes.command()
 @click.argument("node", type=int)
 @admin_command
-def retire(desk: AdminSession, node: int) -> None:
+def retire(session: AdminSession, node: int) -> None:
     """Let NODE, which holds no replica, go for good: its id is never used again."""
-    desk.ask(lambda operator: operator.retire_node(node))
-    desk.show(
+    session.ask(lambda operator: operator.retire_node(node))
+    session.show(
         {"node": node, "retired": True},
         f"node {node} has left the cluster; its id is never used again",
     )
 
 
-def _warn_of_few(desk: AdminSession, bucket: int, replicas: "list[ReplicaView]") -> None:
+def _warn_of_few(session: AdminSession, bucket: int, replicas: "list[ReplicaView]") -> None:
     """What is left may be too few to lose another."""
     voters = next((view.voters for view in replicas if view.leading), ())
-    if 0 < len(voters) < _SAFE_VOTERS and not desk.as_json:
+    if 0 < len(voters) < _SAFE_VOTERS and not session.as_json:
         click.echo(
             f"Warning: bucket {bucket} has {len(voters)} voters now and survives no failure: add another "
             f"(`mas admin replica add {bucket} NODE`)",
@@ -188,10 +188,10 @@ def _warn_of_few(desk: AdminSession, bucket: int, replicas: "list[ReplicaView]")
 class Patience:
     """Shows what moves, and ends when nothing has for too long."""
 
-    def __init__(self, desk: AdminSession, what: str) -> None:
+    def __init__(self, session: AdminSession, what: str) -> None:
         from mas.runtime import SystemClock
 
-        self._desk = desk
+        self._desk = session
         self._what = what
         self._clock = SystemClock()
         self._shown = ""
@@ -219,10 +219,10 @@ class Patience:
 
 
 async def _until_voter(
-    desk: AdminSession, operator: "OperatorClient", bucket: int, node: int
+    session: AdminSession, operator: "OperatorClient", bucket: int, node: int
 ) -> None:
     """Show how the replica catches up, until it votes; however long that takes, as long as anything moves."""
-    patience = Patience(desk, f"node {node}")
+    patience = Patience(session, f"node {node}")
     while True:
         views = await operator.replicas(bucket)
         leader = next((view for view in views if view.leading), None)
@@ -240,11 +240,11 @@ async def _until_voter(
 
 
 async def _until_erased(
-    desk: AdminSession, operator: "OperatorClient", bucket: int, node: int
+    session: AdminSession, operator: "OperatorClient", bucket: int, node: int
 ) -> None:
     from mas.transaction.messages import ReplicaState
 
-    patience = Patience(desk, f"node {node}")
+    patience = Patience(session, f"node {node}")
     while True:
         try:
             view = await operator.replica(bucket, node)

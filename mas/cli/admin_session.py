@@ -70,7 +70,7 @@ class AdminSession:
 
 
 def admin_command(command: Command) -> Command:
-    """Give a command its `desk`, and the options that say which."""
+    """Give a command its `session`, and the options that say which."""
 
     @click.option(
         "--config",
@@ -119,10 +119,10 @@ def admin_command(command: Command) -> Command:
         )
         if not place.address:
             raise ConfigError("no NodeService: name one with --address, or a node's --config")
-        desk = AdminSession(
+        session = AdminSession(
             place, _read_secret(place.secret_file), timeout=timeout, as_json=as_json
         )
-        command(desk, *arguments, **options)
+        command(session, *arguments, **options)
 
     return wrapped
 

@@ -74,6 +74,6 @@ def receipt_from_wire(key: str, message: pb.PaymentResult) -> Receipt:
         result.payment_id,
         result.reason,
         result.detail,
-        result.time,
-        result.bucket,
+        result.time_us,
+        result.account_bucket,
     )

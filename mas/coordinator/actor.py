@@ -1,7 +1,7 @@
 """The Transaction Coordinator: one actor that runs all payments of its process.
 
     submit ──► mailbox ──┐
-    answers of buckets ──┼──► machines ──► effects ──► one chunk a bucket and turn
+    answers of buckets ──┼──► machines ──► effects ──► one batch a bucket and turn
     places, locks, time ─┘                        └──► results, notes, pauses
 
 What a payment does is decided in `mas.transaction.machine`. Here its effects are carried out, those of all payments
@@ -63,7 +63,7 @@ from mas.transaction.machine import (
     Settled,
 )
 from mas.transaction.messages import BucketView, PostingView, ReadLevel, Rejected
-from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, hash_body, name
+from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, hash_body, payment_id_of
 from mas.transaction.placement import place, place_creation
 from mas.transaction.xid_source import XidSource
 
@@ -113,7 +113,7 @@ class CoordinatorStatistics(msgspec.Struct, frozen=True):
     """Instructions that wait to be sent again, and payments whose accounts are to be looked for again."""
     results: dict[str, int]
     """Payments answered, by status."""
-    chunks: int
+    batches: int
     """Batches sent to buckets."""
     instructions: int
     """Instructions in them."""
@@ -187,7 +187,7 @@ class TransactionCoordinator(Actor):
         self._is_awake = False
         self._is_finishing = False
         self._results = dict.fromkeys(Status, 0)
-        self._chunks = 0
+        self._batches = 0
         self._instructions = 0
         self._unsettled = 0
         self._abandoned = 0
@@ -255,7 +255,7 @@ class TransactionCoordinator(Actor):
             in_flight=self._in_flight,
             waiting_later=len(self._later),
             results={status.name: count for status, count in self._results.items()},
-            chunks=self._chunks,
+            batches=self._batches,
             instructions=self._instructions,
             abandoned=self._abandoned,
             alarms=self._alarms,
@@ -302,9 +302,9 @@ class TransactionCoordinator(Actor):
     def _close_incarnation(self) -> None:
         """This life is over, and holds nothing: the buckets need not remember it (rule 10)."""
         incarnation = self._attempts.incarnation
-        chunk = Batch(incarnation, self._attempts.low_water(), (CloseIncarnation(incarnation),))
+        batch = Batch(incarnation, self._attempts.low_water(), (CloseIncarnation(incarnation),))
         for bucket in self._buckets.all():
-            self._buckets.submit(bucket, chunk, _ignore)
+            self._buckets.submit(bucket, batch, _ignore)
 
     async def _turn_forever(self) -> None:
         while True:
@@ -313,7 +313,7 @@ class TransactionCoordinator(Actor):
             self._let_wait(batches)
             self._begin_some()
             self._carry_out()
-            self._send_chunks()
+            self._send_batches()
 
     def _wake(self) -> None:
         """Make sure that a turn follows: there are effects to carry out."""
@@ -365,7 +365,7 @@ class TransactionCoordinator(Actor):
         request = batch.requests[position]
         body, ends = request.body, batch.came + request.timeout
         payment = Payment(
-            name(request),
+            payment_id_of(request),
             body,
             hash_body(body),
             self._attempts,
@@ -388,7 +388,7 @@ class TransactionCoordinator(Actor):
         self._results[Status.REJECTED] += 1
         result = PaymentResult(
             Status.REJECTED,
-            name(batch.requests[position]),
+            payment_id_of(batch.requests[position]),
             Reason.UNAVAILABLE,
             "the coordinator is stopping",
         )
@@ -471,10 +471,10 @@ class TransactionCoordinator(Actor):
         self._deadlines.remove(payment)
         self._in_flight -= 1
         self._results[result.status] += 1
-        if result.bucket:
+        if result.account_bucket:
             number = payment.body.legs[0][0]
-            self._directory.learn(number, result.bucket)
-            self._notes.placed(number, result.bucket)
+            self._directory.learn(number, result.account_bucket)
+            self._notes.placed(number, result.account_bucket)
         failpoint("coordinator.before_reply")
         payment.on_result(payment.position, result)
 
@@ -509,8 +509,8 @@ class TransactionCoordinator(Actor):
 
     # -- the buckets -------------------------------------------------------------------------------------
 
-    def _send_chunks(self) -> None:
-        """One chunk a bucket and turn; what is above a turn's bounds is the next turn (rule 38), in turns between callers."""
+    def _send_batches(self) -> None:
+        """One batch a bucket and turn; what is above a turn's bounds is the next turn (rule 38), in turns between callers."""
         attempts = self._attempts
         incarnation, low_water = attempts.incarnation, attempts.low_water()
         for bucket, outbox in self._outboxes.items():
@@ -521,11 +521,11 @@ class TransactionCoordinator(Actor):
                 self._wake()
             self._submit(bucket, Batch(incarnation, low_water, _instructions(sends)), sends)
 
-    def _submit(self, bucket: int, chunk: Batch, sends: list[Send]) -> None:
-        self._chunks += 1
+    def _submit(self, bucket: int, batch: Batch, sends: list[Send]) -> None:
+        self._batches += 1
         self._instructions += len(sends)
         failpoint(f"coordinator.before_{type(sends[0].instruction).__name__.lower()}")
-        self._buckets.submit(bucket, chunk, partial(self._on_answer, sends))
+        self._buckets.submit(bucket, batch, partial(self._on_answer, sends))
 
     def _on_answer(self, sends: list[Send], position: int, answer: Answer | Rejected) -> None:
         send = sends[position]

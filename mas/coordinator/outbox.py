@@ -1,6 +1,6 @@
-"""What is to be sent to one bucket: a chunk a turn, and what is more than a chunk in turns between callers (rule 38).
+"""What is to be sent to one bucket: a batch a turn, and what is more than a batch in turns between callers (rule 38).
 
-Nearly always all of it is the next chunk. What isn't stands in lines from then on, so that a turn costs what it sends, and
+Nearly always all of it is the next batch. What isn't stands in lines from then on, so that a turn costs what it sends, and
 not what waits.
 """
 
@@ -38,7 +38,7 @@ class Outbox:
     def __init__(self) -> None:
         self._new: list[Send] = []
         self._left: FairQueue[list[Send]] = FairQueue()
-        """What didn't fit a chunk."""
+        """What didn't fit a batch."""
 
     def __len__(self) -> int:
         return len(self._new) + len(self._left)
@@ -48,7 +48,7 @@ class Outbox:
         self._new.append(send)
 
     def take(self) -> list[Send]:
-        """The next chunk's worth; empty only where there is nothing."""
+        """The next batch's worth; empty only where there is nothing."""
         new, self._new = self._new, []
         if not self._left and _fits(new):
             return new
@@ -76,7 +76,7 @@ def _room(count: int, size: int) -> int:
 
 
 def _fits(sends: list[Send]) -> bool:
-    """Whether these are a chunk."""
+    """Whether these are a batch."""
     if len(sends) > TURN_INSTRUCTIONS_MAX:
         return False
     if len(sends) * _GREATEST_BYTES <= TURN_BYTES_MAX:

@@ -15,7 +15,7 @@ class Buckets(Protocol):
     def submit(
         self,
         bucket: int,
-        chunk: Batch,
+        batch: Batch,
         on_answer: Callable[[int, Answer | Rejected], None],
     ) -> None:
         """Send once to the bucket's leader, following NOT_LEADING hints while nothing can have happened.

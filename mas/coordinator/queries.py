@@ -188,5 +188,5 @@ class Queries:
 def _result(payment_id: bytes, answer: Answer) -> PaymentResult:
     status = _STATUS.get(answer.code, Status.UNKNOWN)
     return PaymentResult(
-        status, payment_id, answer.reason, answer.detail, answer.time, answer.number
+        status, payment_id, answer.reason, answer.detail, answer.time_us, answer.account_bucket
     )

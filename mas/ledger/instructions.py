@@ -2,7 +2,7 @@
 
 An instruction is one command to the ledger of one bucket. Its coordinator encodes it once; the same bytes are the
 request to the leader, the Raft entry, the log's value and what the followers get. A `Proposal` is the content of one
-Raft entry: chunks of instructions, each chunk from one sender.
+Raft entry: batches of instructions, each batch from one sender.
 
 Amounts are signed minor units: a debit is negative, a credit positive. Times are microseconds since the epoch, for people;
 no rule reads them (rule 12).
@@ -85,7 +85,7 @@ class Code(IntEnum):
     WRONG_BUCKET = 24
     # Everything else.
     DONE = 30
-    """An instruction without legs has taken effect; `number` is its result, where it has one."""
+    """An instruction without legs has taken effect; `value` is its result, where it has one."""
     UNCHANGED = 31
     FAILED = 40
     """The instruction's own logic raised; undone whole, alike on every replica (rule 16)."""
@@ -142,15 +142,17 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, gc=False, omit_defaul
     attempt: int = 0
     xid: bytes = b""
     """COMMITTED: the attempt that did it; ABORTED: the judged DECIDE's, or empty."""
-    time: int = 0
+    time_us: int = 0
     """COMMITTED: the posting time of all its legs."""
     xids: tuple[bytes, ...] = ()
     detail: str = ""
-    number: int = 0
-    """COMMITTED creation: the bucket of the account; `TakeEpoch`: the epoch taken; `RegisterNode` and `RetireNode`, DONE
-    or UNCHANGED: the index of the entry that changed the register last."""
+    account_bucket: int = 0
+    """COMMITTED creation: the bucket of the account."""
     state: AccountState | None = None
     """`SetAccount`, DONE or UNCHANGED: the account as it is now."""
+    value: int = 0
+    """`TakeEpoch`: the epoch taken; `RegisterNode` and `RetireNode`, DONE or UNCHANGED: the index of the entry that
+    changed the register last."""
 
 
 Legs = tuple[tuple[str, int], ...]
@@ -235,7 +237,7 @@ class Decide(
     """The buckets that have voted yes; empty for a payment within this bucket."""
     own: tuple[int, ...]
     """Which legs of the body are this bucket's."""
-    place: int = 0
+    account_bucket: int = 0
     """CREATION: the bucket of the new account, which is what is claimed."""
     tokens: tuple[Token | None, ...] = ()
     """One for each leg that `own` names, in its order, or none at all; so it is in `Prepare`, for its legs."""
@@ -265,7 +267,7 @@ class Commit(
     """Post what is prepared under this xid, at the time of the anchor's record (rule 10)."""
 
     xid: bytes
-    time: int
+    time_us: int
 
 
 class Abort(
@@ -336,7 +338,7 @@ class Genesis(
 class TakeEpoch(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag=12
 ):
-    """A lock service that starts takes its epoch, in bucket 1 (rule 36); the answer's `number`."""
+    """A lock service that starts takes its epoch, in bucket 1 (rule 36); the answer's `value`."""
 
     holder: str
 
@@ -420,29 +422,29 @@ class Proposal(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One Raft entry. (proposer, number) lets the node that proposed it find whom to answer, and nobody else."""
 
     version: int
-    stamp: int
+    time_us: int
     proposer: int
     """A number that the proposing process drew at its start."""
     number: int
-    chunks: tuple[Batch, ...]
+    batches: tuple[Batch, ...]
 
 
 class RawProposal(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False
 ):
-    """A `Proposal` as its leader writes it: the chunks' bytes as they came."""
+    """A `Proposal` as its leader writes it: the batches' bytes as they came."""
 
     version: int
-    stamp: int
+    time_us: int
     proposer: int
     number: int
-    chunks: tuple[msgspec.Raw, ...]
+    batches: tuple[msgspec.Raw, ...]
 
 
 encode = msgspec.msgpack.Encoder().encode
 decode_proposal = msgpack_decoder(Proposal, "an entry", CorruptData)
 """What an entry of a bucket's log holds. Raises `CorruptData`."""
-decode_batch = msgpack_decoder(Batch, "a chunk of instructions", InvalidRequest)
+decode_batch = msgpack_decoder(Batch, "a batch of instructions", InvalidRequest)
 """What a coordinator sends. Raises `InvalidRequest`."""
 
 

@@ -52,18 +52,18 @@ def _numbers(kind: Kind, currency: str, legs: Legs) -> list[str]:
     return numbers
 
 
-def _of_prepare(i: Prepare, _: _Prepared) -> Needs:
-    return _numbers(i.kind, i.currency, i.legs), None, None
+def _of_prepare(prepare: Prepare, _: _Prepared) -> Needs:
+    return _numbers(prepare.kind, prepare.currency, prepare.legs), None, None
 
 
-def _of_decide(i: Decide, _: _Prepared) -> Needs:
-    body = i.body
+def _of_decide(decide: Decide, _: _Prepared) -> Needs:
+    body = decide.body
     claim = body.legs[0][0] if body.kind is Kind.CREATION else None
-    return _numbers(body.kind, body.currency, own_legs(i)), i.payment_id, claim
+    return _numbers(body.kind, body.currency, own_legs(decide)), decide.payment_id, claim
 
 
-def _of_prepared(i: Commit | Abort, prepared: _Prepared) -> Needs:
-    legs = prepared.get(i.xid)
+def _of_prepared(instruction: Commit | Abort, prepared: _Prepared) -> Needs:
+    legs = prepared.get(instruction.xid)
     if legs is None:
         return _NOTHING
     return _numbers(legs.kind, legs.currency, legs.legs), None, None
@@ -73,29 +73,33 @@ def _of_payer(kind: Kind, payer: str, payment_id: bytes) -> Needs:
     return (payer,) if payer and kind is not Kind.CREATION else (), payment_id, None
 
 
-def _of_account(i: Mark | Unmark, _: _Prepared) -> Needs:
-    return (i.account,), None, None
+def _of_account(instruction: Mark | Unmark, _: _Prepared) -> Needs:
+    return (instruction.account,), None, None
 
 
-def _of_change(i: SetAccount, _: _Prepared) -> Needs:
-    return (i.account,), i.change_id or None, None
+def _of_change(set_account: SetAccount, _: _Prepared) -> Needs:
+    return (set_account.account,), set_account.change_id or None, None
 
 
 # Typed by what each one takes; `Any`, since a type says which of them it goes to.
 NEEDS: dict[type, Callable[[Any, _Prepared], Needs]] = {
     Prepare: _of_prepare,
     Decide: _of_decide,
-    RecordRefusal: lambda i, _: _of_payer(i.kind, i.payer, i.payment_id),
+    RecordRefusal: lambda instruction, _: _of_payer(
+        instruction.kind, instruction.payer, instruction.payment_id
+    ),
     Commit: _of_prepared,
     Abort: _of_prepared,
-    Resolve: lambda i, _: ((), i.payment_id, None),
-    QueryRecord: lambda i, _: _of_payer(i.kind, i.payer, i.payment_id),
+    Resolve: lambda instruction, _: ((), instruction.payment_id, None),
+    QueryRecord: lambda instruction, _: _of_payer(
+        instruction.kind, instruction.payer, instruction.payment_id
+    ),
     Mark: _of_account,
     Unmark: _of_account,
     SetAccount: _of_change,
-    CloseIncarnation: lambda i, _: _NOTHING,
-    Genesis: lambda i, _: _NOTHING,
-    TakeEpoch: lambda i, _: _NOTHING,
-    RegisterNode: lambda i, _: _NOTHING,
-    RetireNode: lambda i, _: _NOTHING,
+    CloseIncarnation: lambda instruction, _: _NOTHING,
+    Genesis: lambda instruction, _: _NOTHING,
+    TakeEpoch: lambda instruction, _: _NOTHING,
+    RegisterNode: lambda instruction, _: _NOTHING,
+    RetireNode: lambda instruction, _: _NOTHING,
 }

@@ -22,36 +22,47 @@ Nodes = tuple[NodeRow, ...]
 """In ascending order of their ids."""
 
 
-def register(nodes: Nodes, i: RegisterNode) -> Nodes | Answer:
+def register(nodes: Nodes, register_node: RegisterNode) -> Nodes | Answer:
     """The register with this node in it as it says it is now; or why it can't join under this id.
 
     Raises:
         InvalidRequest: one of its fields isn't what it has to be.
     """
-    check_node_id(i.node)
-    check_node_address(i.address)
-    check_node_roles(i.roles)
-    check_node_host(i.host)
-    check_node_store(i.store)
-    known = _find(nodes, i.node)
+    check_node_id(register_node.node)
+    check_node_address(register_node.address)
+    check_node_roles(register_node.roles)
+    check_node_host(register_node.host)
+    check_node_store(register_node.store)
+    known = _find(nodes, register_node.node)
     if known is not None and known.retired:
-        return _refuse_id(f"node {i.node} was retired, and an id is used once for all time")
-    if known is not None and known.store != i.store:
         return _refuse_id(
-            f"node {i.node} was registered, at {known.address}, with another data directory than this one, which "
+            f"node {register_node.node} was retired, and an id is used once for all time"
+        )
+    if known is not None and known.store != register_node.store:
+        return _refuse_id(
+            f"node {register_node.node} was registered, at {known.address}, with another data directory than this one, which "
             "is new or was wiped"
         )
-    return _put(nodes, NodeRow(i.node, i.address, i.roles, i.host, i.store))
+    return _put(
+        nodes,
+        NodeRow(
+            register_node.node,
+            register_node.address,
+            register_node.roles,
+            register_node.host,
+            register_node.store,
+        ),
+    )
 
 
-def retire(nodes: Nodes, i: RetireNode) -> Nodes | Answer:
+def retire(nodes: Nodes, retire_node: RetireNode) -> Nodes | Answer:
     """The register without this node among the living; all that is known of it is kept.
 
     Raises:
         InvalidRequest: no node has such an id.
     """
-    check_node_id(i.node)
-    known = _find(nodes, i.node) or NodeRow(i.node)
+    check_node_id(retire_node.node)
+    known = _find(nodes, retire_node.node) or NodeRow(retire_node.node)
     return _put(
         nodes,
         NodeRow(known.node, known.address, known.roles, known.host, known.store, retired=True),

@@ -13,16 +13,16 @@ from mas.ledger.instructions import Body, Code, Kind, Legs, Parties, Reason, Tok
 
 
 class Account(msgspec.Struct, array_like=True, gc=False):
-    """One account. `balance - held >= -overdraft_limit` always; `balance + headroom` never passes the greatest balance."""
+    """One account. `balance - debits_pending >= -overdraft_limit` always; `balance + credits_pending` never passes the greatest balance."""
 
     number: str
     id: str
     """bucket-index-place of its creation: for all time, whatever becomes of the number (rule 19)."""
     currency: str
     balance: int = 0
-    held: int = 0
+    debits_pending: int = 0
     """Sum of prepared debits, as a positive number."""
-    headroom: int = 0
+    credits_pending: int = 0
     """Sum of prepared credits."""
     overdraft_limit: int = 0
     frozen: bool = False
@@ -59,8 +59,8 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     reason: Reason = Reason.NONE
     attempt: int = 0
     xid: bytes = b""
-    time: int = 0
-    place: int = 0
+    time_us: int = 0
+    account_bucket: int = 0
     """CREATION: the bucket of the account."""
     detail: str = ""
     payer: str = ""
@@ -81,7 +81,7 @@ class Posting(msgspec.Struct, frozen=True, array_like=True, gc=False):
     amount: int
     balance: int
     """After it."""
-    time: int
+    time_us: int
     counterparty: str
     """Who paid this credit, or whom this debit paid: of several the first, in request order (`Parties`)."""
     reference: str
@@ -148,7 +148,7 @@ class BucketRow(msgspec.Struct, array_like=True, gc=False):
     """The bucket count at the cluster's creation (rule 20)."""
     epoch: int = 0
     """The newest lock service's (rule 36)."""
-    stamp: int = 0
+    time_us: int = 0
     """The latest stamp of an entry: stamps never go back (rule 12)."""
     members: bytes = b""
     """The encoded `raft.ConfState` as of `applied`."""

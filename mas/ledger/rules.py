@@ -1,13 +1,13 @@
 """The rules of the money: every change of a bucket's state is made in this file.
 
-    an entry ──► for each chunk: its coordinator's low-water mark (rule 10)
+    an entry ──► for each batch: its coordinator's low-water mark (rule 10)
                  for each instruction: look ──► judge ──► stage ──► put in place ──► answer
 
 An instruction changes staged copies of accounts, and puts them in place as its last act, when nothing can go wrong
 any more. So a refusal, and a fault of our own, leave no trace (rule 16). Nothing here waits, reads a clock,
 or asks anybody: the same entries give every replica the same rows and the same answers.
 
-A leg reserves: a debit its funds (`held`), a credit its headroom. What is reserved can always be posted (rule 13).
+A leg reserves: a debit its funds (`debits_pending`), a credit its room below the greatest balance (`credits_pending`). What is reserved can always be posted (rule 13).
 """
 
 from collections.abc import Callable, Sequence
@@ -55,7 +55,7 @@ from mas.ledger.memory import UNKNOWN, Memory, Missing, NotLoaded
 from mas.ledger.needs import NEEDS, external_number, own_legs
 from mas.ledger.register import REGISTER_BUCKET, register, retire
 from mas.ledger.rows import Account, Incarnation, Posting, PreparedLegs, Record, ResidentState
-from mas.ledger.shape import BEYOND_ALL, TIME_MAX, is_currency, wrong_field, wrong_in_chunk
+from mas.ledger.shape import BEYOND_ALL, TIME_MAX, is_currency, wrong_field, wrong_in_batch
 from mas.limits import BALANCE_MAX, MARKS_PER_ACCOUNT_MAX, UNDECIDED_PER_ACCOUNT_MAX
 
 _PREPARED = Answer(Code.PREPARED)
@@ -94,7 +94,7 @@ class Ledger(Memory):
         super().__init__(kept)
         self._now = 0
         self._created = 0
-        # Of the chunk being applied: whether its instructions are proposed for the second time, and what they leave out.
+        # Of the batch being applied: whether its instructions are proposed for the second time, and what they leave out.
         self._is_second = False
         self._left_out: dict[str, tuple[int, int]] = {}
         # Accounts on which a leg of the `exclusive` mode is prepared (rule 35).
@@ -135,8 +135,8 @@ class Ledger(Memory):
         records: dict[bytes, None] = {}
         claims: dict[str, None] = {}
         in_memory, absent = self._accounts, self._absent_accounts
-        for chunk in proposal.chunks:
-            for instruction in chunk.instructions:
+        for batch in proposal.batches:
+            for instruction in batch.instructions:
                 try:
                     numbers, payment_id, claimed = NEEDS[type(instruction)](instruction, self.legs)
                     if payment_id is not None and self.record(payment_id) is UNKNOWN:
@@ -151,7 +151,7 @@ class Ledger(Memory):
         return Missing(list(accounts), list(records), list(claims))
 
     def apply(self, index: int, term: int, proposal: Proposal) -> list[list[Answer]]:
-        """Carry out an entry; the answers of each chunk's instructions, in their order.
+        """Carry out an entry; the answers of each batch's instructions, in their order.
 
         Whatever leaves this leaves the ledger half way through an entry: it can't be used any more, and this replica
         starts again from what its database holds.
@@ -164,18 +164,18 @@ class Ledger(Memory):
         self._begin(index, term)
         self._is_whole = False
         self.bucket.version = max(self.bucket.version, proposal.version)
-        self._now = self.bucket.stamp = max(self.bucket.stamp, min(proposal.stamp, TIME_MAX))
+        self._now = self.bucket.time_us = max(self.bucket.time_us, min(proposal.time_us, TIME_MAX))
         self._created = 0
         answers = []
-        for chunk in proposal.chunks:
-            if wrong := wrong_in_chunk(chunk):
-                answers.append([_failed(wrong)] * len(chunk.instructions))
+        for batch in proposal.batches:
+            if wrong := wrong_in_batch(batch):
+                answers.append([_failed(wrong)] * len(batch.instructions))
                 continue
-            if chunk.incarnation:
-                self._raise_low_water(chunk.incarnation, chunk.low_water)
-            self._is_second = bool(chunk.left_out)
-            self._left_out = self._sum_left_out(chunk.left_out) if chunk.left_out else {}
-            answers.append([self._carry_out(each) for each in chunk.instructions])
+            if batch.incarnation:
+                self._raise_low_water(batch.incarnation, batch.low_water)
+            self._is_second = bool(batch.left_out)
+            self._left_out = self._sum_left_out(batch.left_out) if batch.left_out else {}
+            answers.append([self._carry_out(each) for each in batch.instructions])
         self._is_whole = True
         return answers
 
@@ -224,53 +224,53 @@ class Ledger(Memory):
 
     # -- Phase 1, and its end at a bucket that isn't the anchor (rules 4, 10) -----------------------------
 
-    def _prepare(self, i: Prepare) -> Answer:
-        if i.xid in self.legs:
+    def _prepare(self, prepare: Prepare) -> Answer:
+        if prepare.xid in self.legs:
             return _PREPARED
-        if (spent := self._spent(i.xid)) is not None:
+        if (spent := self._spent(prepare.xid)) is not None:
             return _STALE_XID if spent is _OVER else spent
         staged: _Staged = {}
-        if i.kind is Kind.CREATION:
-            refusal = self._reserve_opening(staged, *i.legs[0], i.currency)
+        if prepare.kind is Kind.CREATION:
+            refusal = self._reserve_opening(staged, *prepare.legs[0], prepare.currency)
         else:
-            refusal = self._reserve(staged, i.legs, i.currency, i.tokens)
+            refusal = self._reserve(staged, prepare.legs, prepare.currency, prepare.tokens)
         if refusal is not None:
             return refusal
         legs = PreparedLegs(
-            i.xid,
-            i.payment_id,
-            i.attempt,
-            i.body_hash,
-            i.anchor,
-            i.participants,
-            i.kind,
-            i.currency,
-            i.legs,
-            i.tokens,
-            i.overdraft_limit,
-            i.parties,
-            i.reference,
+            prepare.xid,
+            prepare.payment_id,
+            prepare.attempt,
+            prepare.body_hash,
+            prepare.anchor,
+            prepare.participants,
+            prepare.kind,
+            prepare.currency,
+            prepare.legs,
+            prepare.tokens,
+            prepare.overdraft_limit,
+            prepare.parties,
+            prepare.reference,
         )
         self._put_accounts(staged)
         self._put_legs(legs)
-        if i.tokens:
+        if prepare.tokens:
             self._note_exclusive(legs)
         return _PREPARED
 
-    def _commit(self, i: Commit) -> Answer:
-        legs = self.legs.get(i.xid)
+    def _commit(self, commit: Commit) -> Answer:
+        legs = self.legs.get(commit.xid)
         if legs is None:
-            return self._spent(i.xid) or Answer(
+            return self._spent(commit.xid) or Answer(
                 Code.ALARM, detail="COMMIT of what is neither prepared nor posted"
             )
         staged: _Staged = {}
         postings: list[Posting] = []
         if legs.kind is Kind.CREATION:
-            self._open(staged, postings, legs, i.time)
+            self._open(staged, postings, legs, commit.time_us)
         else:
-            self._post(staged, postings, legs, i.time)
-        incarnation = self._incarnation(i.xid[:INCARNATION_BYTES])
-        counter = int.from_bytes(i.xid[INCARNATION_BYTES:], "big")
+            self._post(staged, postings, legs, commit.time_us)
+        incarnation = self._incarnation(commit.xid[:INCARNATION_BYTES])
+        counter = int.from_bytes(commit.xid[INCARNATION_BYTES:], "big")
         self._put_accounts(staged)
         self.postings += postings
         self._settle(legs)
@@ -278,10 +278,10 @@ class Ledger(Memory):
         self._changed_incarnations[incarnation.incarnation] = incarnation
         return _POSTED
 
-    def _abort(self, i: Abort) -> Answer:
-        legs = self.legs.get(i.xid)
+    def _abort(self, abort: Abort) -> Answer:
+        legs = self.legs.get(abort.xid)
         if legs is None:
-            spent = self._spent(i.xid)
+            spent = self._spent(abort.xid)
             return (
                 Answer(Code.ALARM, detail="ABORT of what is posted")
                 if spent is _POSTED
@@ -290,14 +290,14 @@ class Ledger(Memory):
         staged: _Staged = {}
         if legs.kind is Kind.CREATION:
             if opening := legs.legs[0][1]:
-                self._stage(staged, EXTERNAL, legs.currency).held -= opening
+                self._stage(staged, EXTERNAL, legs.currency).debits_pending -= opening
         else:
             for number, amount in legs.legs:
                 row = self._stage(staged, number, legs.currency)
                 if amount < 0:
-                    row.held += amount
+                    row.debits_pending += amount
                 else:
-                    row.headroom -= amount
+                    row.credits_pending -= amount
         self._put_accounts(staged)
         self._settle(legs)
         return _FREED
@@ -321,62 +321,62 @@ class Ledger(Memory):
 
     # -- The anchor: the last leg decides (rules 5, 6) -----------------------------------------------------
 
-    def _decide(self, i: Decide) -> Answer:
-        body = i.body
+    def _decide(self, decide: Decide) -> Answer:
+        body = decide.body
         if body.kind is Kind.CREATION and not self._is_home(body.legs[0][0]):
             return _WRONG_BUCKET
-        record = self._record(i.payment_id)
+        record = self._record(decide.payment_id)
         if record is not None:
             if record.outcome is not Code.ABORTED:
-                return _tell(record, body, i.body_hash)
-            if record.attempt >= i.attempt:
+                return _tell(record, body, decide.body_hash)
+            if record.attempt >= decide.attempt:
                 return _say(record)
         if body.kind is Kind.CREATION:
-            return self._decide_creation(i)
+            return self._decide_creation(decide)
         assert not sum([amount for _, amount in body.legs]), "the legs don't sum to zero"
 
-        legs = own_legs(i)
+        legs = own_legs(decide)
         staged: _Staged = {}
-        refusal = self._reserve(staged, legs, body.currency, i.tokens)
+        refusal = self._reserve(staged, legs, body.currency, decide.tokens)
         if refusal is not None:
-            return self._decline(i, refusal)
+            return self._decline(decide, refusal)
         postings: list[Posting] = []
-        self._post(staged, postings, _as_prepared(i, legs), self._now)
-        return self._conclude(i, staged, postings)
+        self._post(staged, postings, _as_prepared(decide, legs), self._now)
+        return self._conclude(decide, staged, postings)
 
-    def _decide_creation(self, i: Decide) -> Answer:
+    def _decide_creation(self, decide: Decide) -> Answer:
         """The home claims the number, and opens the account where it is the chosen place itself (rule 18)."""
-        number, opening = i.body.legs[0]
-        assert (i.place == self.bucket.bucket) == bool(i.own), (
+        number, opening = decide.body.legs[0]
+        assert (decide.account_bucket == self.bucket.bucket) == bool(decide.own), (
             "a place is either here or a participant"
         )
         claim = self.claim(number)
         if claim is UNKNOWN:
             raise NotLoaded(f"claim of {number}")
         if claim is not None:
-            return self._decline(i, Answer(Code.REFUSED, Reason.ACCOUNT_EXISTS))
+            return self._decline(decide, Answer(Code.REFUSED, Reason.ACCOUNT_EXISTS))
         staged: _Staged = {}
         postings: list[Posting] = []
-        if i.own:
-            refusal = self._reserve_opening(staged, number, opening, i.body.currency)
+        if decide.own:
+            refusal = self._reserve_opening(staged, number, opening, decide.body.currency)
             if refusal is not None:
-                return self._decline(i, refusal)
-            self._open(staged, postings, _as_prepared(i, i.body.legs), self._now)
-        answer = self._conclude(i, staged, postings)
-        self._claims[number] = self._changed_claims[number] = i.place
+                return self._decline(decide, refusal)
+            self._open(staged, postings, _as_prepared(decide, decide.body.legs), self._now)
+        answer = self._conclude(decide, staged, postings)
+        self._claims[number] = self._changed_claims[number] = decide.account_bucket
         return answer
 
-    def _conclude(self, i: Decide, staged: _Staged, postings: list[Posting]) -> Answer:
+    def _conclude(self, decide: Decide, staged: _Staged, postings: list[Posting]) -> Answer:
         record = Record(
-            i.payment_id,
+            decide.payment_id,
             Code.COMMITTED,
-            i.body,
-            i.body_hash,
+            decide.body,
+            decide.body_hash,
             Reason.NONE,
-            i.attempt,
-            i.xid,
+            decide.attempt,
+            decide.xid,
             self._now,
-            i.place,
+            decide.account_bucket,
         )
         answer = _say(record)
         self._put_accounts(staged)
@@ -384,70 +384,88 @@ class Ledger(Memory):
         self._put_record(record)
         return answer
 
-    def _decline(self, i: Decide, refusal: Answer) -> Answer:
+    def _decline(self, decide: Decide, refusal: Answer) -> Answer:
         """Record what was judged: a ledger's no is the outcome, anything else ends the attempt (rule 6)."""
         if refusal.code in (Code.WRONG_BUCKET, Code.PENDING_ON):
             return refusal
         is_no = refusal.code is Code.REFUSED
         record = Record(
-            i.payment_id,
+            decide.payment_id,
             Code.REFUSED if is_no else Code.ABORTED,
-            i.body,
-            i.body_hash,
+            decide.body,
+            decide.body_hash,
             refusal.reason,
-            i.attempt,
-            b"" if is_no else i.xid,
+            decide.attempt,
+            b"" if is_no else decide.xid,
             detail=refusal.detail,
         )
         self._put_record(record)
         return _say(record)
 
-    def _end(self, i: RecordRefusal) -> Answer:
+    def _end(self, record_refusal: RecordRefusal) -> Answer:
         """An outcome REFUSED, unless there is one, or the attempt that brings it is dead (rules 8, 9).
 
         Of another account's payment nothing is said and nothing recorded: an id is a hash that anybody can compute.
         """
-        if i.kind is Kind.CREATION and not self._is_home(i.payer):
+        if record_refusal.kind is Kind.CREATION and not self._is_home(record_refusal.payer):
             return _WRONG_BUCKET
-        record = self._record(i.payment_id)
-        if record is not None and not record.is_of(i.payer):
+        record = self._record(record_refusal.payment_id)
+        if record is not None and not record.is_of(record_refusal.payer):
             return _NO_RECORD
         if record is not None and record.outcome is not Code.ABORTED:
-            return _tell(record, i.body, i.body_hash)
-        if i.kind is not Kind.CREATION and self._account(i.payer) is None:
-            return self._absent(i.payer)
+            return _tell(record, record_refusal.body, record_refusal.body_hash)
+        if record_refusal.kind is not Kind.CREATION and self._account(record_refusal.payer) is None:
+            return self._absent(record_refusal.payer)
         # A cancellation belongs to no attempt: dead ones don't stop it.
-        if i.attempt and record is not None and record.attempt >= i.attempt:
+        if (
+            record_refusal.attempt
+            and record is not None
+            and record.attempt >= record_refusal.attempt
+        ):
             return _say(record)
         record = Record(
-            i.payment_id,
+            record_refusal.payment_id,
             Code.REFUSED,
-            i.body,
-            i.body_hash,
-            i.reason,
-            i.attempt,
-            detail=i.detail,
-            payer=i.payer if i.body is None else "",
+            record_refusal.body,
+            record_refusal.body_hash,
+            record_refusal.reason,
+            record_refusal.attempt,
+            detail=record_refusal.detail,
+            payer=record_refusal.payer if record_refusal.body is None else "",
         )
         self._put_record(record)
         return _say(record)
 
-    def _ask(self, i: Resolve) -> Answer:
+    def _ask(self, resolve: Resolve) -> Answer:
         """Without an outcome the attempt dies first; then the answer is what the record says (rule 11)."""
-        record = self._record(i.payment_id)
-        if record is None or (record.outcome is Code.ABORTED and record.attempt < i.attempt):
-            record = Record(i.payment_id, Code.ABORTED, reason=Reason.DIED, attempt=i.attempt)
+        record = self._record(resolve.payment_id)
+        if record is None or (record.outcome is Code.ABORTED and record.attempt < resolve.attempt):
+            record = Record(
+                resolve.payment_id, Code.ABORTED, reason=Reason.DIED, attempt=resolve.attempt
+            )
             self._put_record(record)
         return _say(record)
 
-    def _look(self, i: QueryRecord) -> Answer:
-        if i.payer and i.kind is Kind.CREATION and not self._is_home(i.payer):
+    def _look(self, query_record: QueryRecord) -> Answer:
+        if (
+            query_record.payer
+            and query_record.kind is Kind.CREATION
+            and not self._is_home(query_record.payer)
+        ):
             return _WRONG_BUCKET
-        record = self._record(i.payment_id)
+        record = self._record(query_record.payment_id)
         if record is not None:
-            return _say(record) if not i.payer or record.is_of(i.payer) else _NO_RECORD
-        if i.payer and i.kind is not Kind.CREATION and self._account(i.payer) is None:
-            return self._absent(i.payer)
+            return (
+                _say(record)
+                if not query_record.payer or record.is_of(query_record.payer)
+                else _NO_RECORD
+            )
+        if (
+            query_record.payer
+            and query_record.kind is not Kind.CREATION
+            and self._account(query_record.payer) is None
+        ):
+            return self._absent(query_record.payer)
         return _NO_RECORD
 
     def _absent(self, number: str) -> Answer:
@@ -487,9 +505,9 @@ class Ledger(Memory):
                 continue
             row = self._stage(staged, number, currency)
             if amount < 0:
-                row.held -= amount
+                row.debits_pending -= amount
             else:
-                row.headroom += amount
+                row.credits_pending += amount
             if token is not None:
                 _pass_marks(row, token)
         return _gravest(refusals) if refusals else None
@@ -516,9 +534,9 @@ class Ledger(Memory):
             why = Reason.ACCOUNT_CLOSED if account.closed else Reason.ACCOUNT_FROZEN
             return Answer(Code.REFUSED, why, detail=number)
         if amount < 0:
-            if account.balance - account.held + amount >= -account.overdraft_limit:
+            if account.balance - account.debits_pending + amount >= -account.overdraft_limit:
                 return None
-        elif account.balance + account.headroom + amount <= BALANCE_MAX:
+        elif account.balance + account.credits_pending + amount <= BALANCE_MAX:
             return None
         return self._without_room(account, amount)
 
@@ -532,11 +550,14 @@ class Ledger(Memory):
         debits, credits_ = self._left_out.get(number, (0, 0))
         if amount < 0:
             # At best all other debits are freed and all other credits posted; this payment's own stay.
-            own, coming = account.held - now.held, now.headroom - credits_
+            own, coming = (
+                account.debits_pending - now.debits_pending,
+                now.credits_pending - credits_,
+            )
             at_best = account.balance + coming - own + amount >= -account.overdraft_limit
             why = Reason.INSUFFICIENT_FUNDS
         else:
-            own, going = account.headroom - now.headroom, now.held - debits
+            own, going = account.credits_pending - now.credits_pending, now.debits_pending - debits
             at_best = account.balance - going + own + amount <= BALANCE_MAX
             why = Reason.BALANCE_LIMIT
         return self._undecided(number) if at_best else Answer(Code.REFUSED, why, detail=number)
@@ -548,7 +569,7 @@ class Ledger(Memory):
         return Answer(Code.PENDING_ON, xids=self.xids_on(number))
 
     def _sum_left_out(self, xids: tuple[bytes, ...]) -> dict[str, tuple[int, int]]:
-        """Of the legs left out, by account: the sum of debits, and that of credits. Once a chunk, whatever is judged in it."""
+        """Of the legs left out, by account: the sum of debits, and that of credits. Once a batch, whatever is judged in it."""
         sums: dict[str, tuple[int, int]] = {}
         for xid in set(xids):
             prepared = self.legs.get(xid)
@@ -586,7 +607,7 @@ class Ledger(Memory):
             return None
         lacks = self._external_lacks(staged, currency, -opening)
         if lacks is None:
-            self._stage(staged, EXTERNAL, currency).held += opening
+            self._stage(staged, EXTERNAL, currency).debits_pending += opening
         return lacks
 
     def _external_lacks(self, staged: _Staged, currency: str, amount: int) -> Answer | None:
@@ -596,11 +617,11 @@ class Ledger(Memory):
         """
         number = external_number(currency)
         row = staged.get(number) or self._account(number)
-        balance, held, headroom = (
-            (row.balance, row.held, row.headroom) if row is not None else (0, 0, 0)
+        balance, debits, credits_ = (
+            (row.balance, row.debits_pending, row.credits_pending) if row is not None else (0, 0, 0)
         )
-        held, headroom = held - min(amount, 0), headroom + max(amount, 0)
-        if max(held - balance, balance + headroom, held, headroom) <= _EXTERNAL_MAX:
+        debits, credits_ = debits - min(amount, 0), credits_ + max(amount, 0)
+        if max(debits - balance, balance + credits_, debits, credits_) <= _EXTERNAL_MAX:
             return None
         if abs(balance + amount) <= _EXTERNAL_MAX:
             return _CONTENDED  # what is under way takes the room, and may still give it back
@@ -622,10 +643,10 @@ class Ledger(Memory):
         for number, amount in prepared.legs:
             row = staged.get(number) or self._stage(staged, number, currency)
             if amount < 0:
-                row.held += amount
+                row.debits_pending += amount
                 counterparty = creditor
             else:
-                row.headroom -= amount
+                row.credits_pending -= amount
                 counterparty = debtor
             row.balance += amount
             row.sequence += 1
@@ -651,7 +672,7 @@ class Ledger(Memory):
         name = f"{self.bucket.bucket}-{self.bucket.applied}-{self._created}"
         limit = legs.overdraft_limit
         staged[number] = Account(
-            number, name, legs.currency, headroom=opening, overdraft_limit=limit, version=1
+            number, name, legs.currency, credits_pending=opening, overdraft_limit=limit, version=1
         )
         if opening:
             both = ((EXTERNAL, -opening), (number, opening))
@@ -685,11 +706,11 @@ class Ledger(Memory):
 
     # -- Locks' marks, and an administrator's changes (rules 13, 33, 34) -----------------------------------
 
-    def _mark(self, i: Mark) -> Answer:
+    def _mark(self, instruction: Mark) -> Answer:
         """Keep new legs out; PENDING_ON names those that were here before. Older marks that it excludes go (rule 34)."""
-        account, token = self._account(i.account), i.token
+        account, token = self._account(instruction.account), instruction.token
         if account is None:
-            return self._absent(i.account)
+            return self._absent(instruction.account)
         if token not in account.marks:
             if _is_overtaken(account, token):
                 return _LOCK_CONFLICT
@@ -697,12 +718,12 @@ class Ledger(Memory):
             if len(account.marks) - len(gone) >= MARKS_PER_ACCOUNT_MAX:
                 return _LOCK_CONFLICT
             self._put_marks(account, gone, token)
-        xids = self.xids_on(i.account)
+        xids = self.xids_on(instruction.account)
         return Answer(Code.PENDING_ON, xids=xids) if xids else _DONE
 
-    def _unmark(self, i: Unmark) -> Answer:
+    def _unmark(self, unmark: Unmark) -> Answer:
         """Take a mark away. One that isn't there may still be on its way, and is set no more (rule 34)."""
-        account, token = self._account(i.account), i.token
+        account, token = self._account(unmark.account), unmark.token
         if account is None:
             return _WRONG_BUCKET
         if token in account.marks:
@@ -725,56 +746,59 @@ class Ledger(Memory):
                 row.passed = _newest(row.passed, mark)
         self._put_accounts({row.number: row})
 
-    def _set_account(self, i: SetAccount) -> Answer:
+    def _set_account(self, set_account: SetAccount) -> Answer:
         """Judge a change once by its name, if it has one: a copy that comes late does nothing (rule 39)."""
-        account = self._account(i.account)
+        account = self._account(set_account.account)
         if account is None:
-            return self._absent(i.account)
-        if not i.change_id:
-            return self._change_account(account, i)
-        content = _hash_change(i)
-        record = self._record(i.change_id)
+            return self._absent(set_account.account)
+        if not set_account.change_id:
+            return self._change_account(account, set_account)
+        content = _hash_change(set_account)
+        record = self._record(set_account.change_id)
         if record is not None:
             state = AccountState(account.frozen, account.closed, account.overdraft_limit)
             if record.body_hash != content:
                 return Answer(Code.KEY_REUSED, detail="another change", state=state)
             return Answer(record.outcome, record.reason, detail=record.detail, state=state)
-        answer = self._change_account(account, i)
+        answer = self._change_account(account, set_account)
         if answer.code is not Code.LOCK_CONFLICT:
             outcome = Code.REFUSED if answer.code is Code.REFUSED else Code.DONE
             record = Record(
-                i.change_id,
+                set_account.change_id,
                 outcome,
                 None,
                 content,
                 answer.reason,
-                time=self._now,
+                time_us=self._now,
                 detail=answer.detail,
             )
             self._put_record(record)
         return answer
 
-    def _change_account(self, account: Account, i: SetAccount) -> Answer:
-        if i.token is not None:
-            if i.token not in account.marks:
+    def _change_account(self, account: Account, set_account: SetAccount) -> Answer:
+        if set_account.token is not None:
+            if set_account.token not in account.marks:
                 return _LOCK_CONFLICT
         elif any(mark.mode is LockMode.EXCLUSIVE for mark in account.marks):
             return _LOCK_CONFLICT
-        if account.closed and (i.closed is False or (i.frozen, i.overdraft_limit) != (None, None)):
-            return Answer(Code.REFUSED, Reason.ACCOUNT_CLOSED, detail=i.account)
-        if i.closed and i.account in self._prepared_on:
-            return Answer(Code.REFUSED, Reason.LEGS_PREPARED, detail=i.account)
-        if i.closed and account.balance:
-            return Answer(Code.REFUSED, Reason.ACCOUNT_NOT_EMPTY, detail=i.account)
+        if account.closed and (
+            set_account.closed is False
+            or (set_account.frozen, set_account.overdraft_limit) != (None, None)
+        ):
+            return Answer(Code.REFUSED, Reason.ACCOUNT_CLOSED, detail=set_account.account)
+        if set_account.closed and set_account.account in self._prepared_on:
+            return Answer(Code.REFUSED, Reason.LEGS_PREPARED, detail=set_account.account)
+        if set_account.closed and account.balance:
+            return Answer(Code.REFUSED, Reason.ACCOUNT_NOT_EMPTY, detail=set_account.account)
         row = account.__copy__()
-        row.frozen = account.frozen if i.frozen is None else i.frozen
-        row.closed = account.closed if i.closed is None else i.closed
-        if i.overdraft_limit is not None:
-            row.overdraft_limit = i.overdraft_limit
+        row.frozen = account.frozen if set_account.frozen is None else set_account.frozen
+        row.closed = account.closed if set_account.closed is None else set_account.closed
+        if set_account.overdraft_limit is not None:
+            row.overdraft_limit = set_account.overdraft_limit
             if row.balance < -row.overdraft_limit:
-                return Answer(Code.REFUSED, Reason.INSUFFICIENT_FUNDS, detail=i.account)
-            if row.balance - row.held < -row.overdraft_limit:
-                return Answer(Code.REFUSED, Reason.LEGS_PREPARED, detail=i.account)
+                return Answer(Code.REFUSED, Reason.INSUFFICIENT_FUNDS, detail=set_account.account)
+            if row.balance - row.debits_pending < -row.overdraft_limit:
+                return Answer(Code.REFUSED, Reason.LEGS_PREPARED, detail=set_account.account)
         state = AccountState(row.frozen, row.closed, row.overdraft_limit)
         if row == account:
             return Answer(Code.UNCHANGED, state=state)
@@ -784,8 +808,8 @@ class Ledger(Memory):
 
     # -- The bucket itself (rules 10, 20, 36) ---------------------------------------------------------------
 
-    def _close_incarnation(self, i: CloseIncarnation) -> Answer:
-        name = i.incarnation
+    def _close_incarnation(self, close_incarnation: CloseIncarnation) -> Answer:
+        name = close_incarnation.incarnation
         if any(xid[:INCARNATION_BYTES] == name for xid in self.legs):
             return _UNCHANGED
         row = self._incarnation(name)
@@ -795,22 +819,22 @@ class Ledger(Memory):
         self._changed_incarnations[name] = row
         return _DONE
 
-    def _genesis(self, i: Genesis) -> Answer:
+    def _genesis(self, genesis: Genesis) -> Answer:
         bucket = self.bucket
-        if bucket.bucket != i.bucket:
-            return Answer(Code.ALARM, detail=f"genesis of bucket {i.bucket}")
+        if bucket.bucket != genesis.bucket:
+            return Answer(Code.ALARM, detail=f"genesis of bucket {genesis.bucket}")
         if not bucket.buckets:
-            bucket.cluster, bucket.buckets = i.cluster, i.buckets
+            bucket.cluster, bucket.buckets = genesis.cluster, genesis.buckets
             return _DONE
-        if (bucket.cluster, bucket.buckets) != (i.cluster, i.buckets):
+        if (bucket.cluster, bucket.buckets) != (genesis.cluster, genesis.buckets):
             return Answer(Code.ALARM, detail="a second genesis says something else")
         return _UNCHANGED
 
     def _epoch(self, _: TakeEpoch) -> Answer:
         self.bucket.epoch += 1
-        return Answer(Code.DONE, number=self.bucket.epoch)
+        return Answer(Code.DONE, value=self.bucket.epoch)
 
-    def _change_register(self, i: RegisterNode | RetireNode) -> Answer:
+    def _change_register(self, instruction: RegisterNode | RetireNode) -> Answer:
         bucket = self.bucket
         if bucket.bucket != REGISTER_BUCKET:
             detail = (
@@ -818,13 +842,17 @@ class Ledger(Memory):
             )
             return Answer(Code.ALARM, detail=detail)
         nodes = bucket.nodes
-        judged = register(nodes, i) if isinstance(i, RegisterNode) else retire(nodes, i)
+        judged = (
+            register(nodes, instruction)
+            if isinstance(instruction, RegisterNode)
+            else retire(nodes, instruction)
+        )
         if isinstance(judged, Answer):
             return judged
         if judged == nodes:
-            return Answer(Code.UNCHANGED, number=bucket.nodes_index)
+            return Answer(Code.UNCHANGED, value=bucket.nodes_index)
         self._put_nodes(judged)
-        return Answer(Code.DONE, number=bucket.nodes_index)
+        return Answer(Code.DONE, value=bucket.nodes_index)
 
 
 def _failed(field: str) -> Answer:
@@ -838,10 +866,10 @@ def _say(record: Record) -> Answer:
         record.reason,
         record.attempt,
         record.xid,
-        record.time,
+        record.time_us,
         (),
         record.detail,
-        record.place,
+        record.account_bucket,
     )
 
 
@@ -852,9 +880,9 @@ def _tell(record: Record, body: Body | None, body_hash: bytes) -> Answer:
     return Answer(Code.KEY_REUSED, detail=differing_fields(record.body, body))
 
 
-def _hash_change(i: SetAccount) -> bytes:
+def _hash_change(set_account: SetAccount) -> bytes:
     """What tells two changes apart, whoever's lock they are made under."""
-    return blake2b(encode(replace(i, token=None, change_id=b"")), digest_size=16).digest()
+    return blake2b(encode(replace(set_account, token=None, change_id=b"")), digest_size=16).digest()
 
 
 def _gravest(refusals: list[Answer]) -> Answer:
@@ -865,14 +893,14 @@ def _gravest(refusals: list[Answer]) -> Answer:
     return Answer(Code.PENDING_ON, xids=tuple(sorted(xids)))
 
 
-def _as_prepared(i: Decide, legs: Legs) -> PreparedLegs:
+def _as_prepared(decide: Decide, legs: Legs) -> PreparedLegs:
     """The anchor's own legs, as if they had been prepared here."""
-    body = i.body
+    body = decide.body
     return PreparedLegs(
-        i.xid,
-        i.payment_id,
-        i.attempt,
-        i.body_hash,
+        decide.xid,
+        decide.payment_id,
+        decide.attempt,
+        decide.body_hash,
         0,
         (),
         body.kind,

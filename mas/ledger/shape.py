@@ -59,11 +59,11 @@ _find_control = re.compile(r"[\x00-\x1f\x7f]").search
 _CREATION = Kind.CREATION
 
 
-def wrong_in_chunk(chunk: Batch) -> str:
-    """The field of a chunk that isn't what it has to be, empty if all are."""
-    if chunk.incarnation and len(chunk.incarnation) != INCARNATION_BYTES:
+def wrong_in_batch(batch: Batch) -> str:
+    """The field of a batch that isn't what it has to be, empty if all are."""
+    if batch.incarnation and len(batch.incarnation) != INCARNATION_BYTES:
         return "incarnation"
-    if not 0 <= chunk.low_water <= BEYOND_ALL:
+    if not 0 <= batch.low_water <= BEYOND_ALL:
         return "low_water"
     return ""
 
@@ -76,96 +76,99 @@ def wrong_field(instruction: object, buckets: int) -> str:
     return _LOOKS[type(instruction)](instruction, buckets or BUCKET_ID_MAX)
 
 
-def _in_prepare(i: Prepare, buckets: int) -> str:
-    if not 1 <= i.anchor <= buckets:
+def _in_prepare(prepare: Prepare, buckets: int) -> str:
+    if not 1 <= prepare.anchor <= buckets:
         return "anchor"
-    if not _are_within(i.participants, 1, buckets):
+    if not _are_within(prepare.participants, 1, buckets):
         return "participants"
-    if len(i.reference) > REFERENCE_CHARACTERS_MAX:
+    if len(prepare.reference) > REFERENCE_CHARACTERS_MAX:
         return "reference"
-    if i.tokens and (wrong := _in_tokens(i.tokens, len(i.legs))):
+    if prepare.tokens and (wrong := _in_tokens(prepare.tokens, len(prepare.legs))):
         return wrong
-    if i.kind is _CREATION and (wrong := _in_creation(i.legs, i.overdraft_limit)):
+    if prepare.kind is _CREATION and (wrong := _in_creation(prepare.legs, prepare.overdraft_limit)):
         return wrong
-    return _in_attempt(i)
+    return _in_attempt(prepare)
 
 
-def _in_decide(i: Decide, buckets: int) -> str:
-    body, own = i.body, i.own
+def _in_decide(decide: Decide, buckets: int) -> str:
+    body, own = decide.body, decide.own
     if not _are_within(own, 0, len(body.legs) - 1) or (len(own) > 1 and len(set(own)) < len(own)):
         return "own"
-    if i.participants and not _are_within(i.participants, 1, buckets):
+    if decide.participants and not _are_within(decide.participants, 1, buckets):
         return "participants"
     if len(body.reference) > REFERENCE_CHARACTERS_MAX:
         return "reference"
-    if i.tokens and (wrong := _in_tokens(i.tokens, len(own))):
+    if decide.tokens and (wrong := _in_tokens(decide.tokens, len(own))):
         return wrong
     if body.kind is _CREATION:
-        if not 1 <= i.place <= buckets:
+        if not 1 <= decide.account_bucket <= buckets:
             return "place"
         if wrong := _in_creation(body.legs, body.overdraft_limit):
             return wrong
-    return _in_attempt(i)
+    return _in_attempt(decide)
 
 
-def _in_end(i: RecordRefusal, _: int) -> str:
-    if len(i.payment_id) != PAYMENT_ID_BYTES:
+def _in_end(record_refusal: RecordRefusal, _: int) -> str:
+    if len(record_refusal.payment_id) != PAYMENT_ID_BYTES:
         return "payment_id"
-    if not _is_number(i.payer):
+    if not _is_number(record_refusal.payer):
         return "payer"
-    if not 0 <= i.attempt <= _ATTEMPT_MAX:
+    if not 0 <= record_refusal.attempt <= _ATTEMPT_MAX:
         return "attempt"
-    if len(i.detail) > _DETAIL_CHARACTERS_MAX:
+    if len(record_refusal.detail) > _DETAIL_CHARACTERS_MAX:
         return "detail"
-    if i.body is None:
+    if record_refusal.body is None:
         return ""
-    if i.kind is _CREATION and len(i.body.legs) != 1:
+    if record_refusal.kind is _CREATION and len(record_refusal.body.legs) != 1:
         return "body"
-    return "" if payer(i.body) == i.payer else "payer"
+    return "" if payer(record_refusal.body) == record_refusal.payer else "payer"
 
 
-def _in_commit(i: Commit, _: int) -> str:
-    if len(i.xid) != XID_BYTES:
+def _in_commit(commit: Commit, _: int) -> str:
+    if len(commit.xid) != XID_BYTES:
         return "xid"
-    return "" if 0 <= i.time <= TIME_MAX else "time"
+    return "" if 0 <= commit.time_us <= TIME_MAX else "time"
 
 
-def _in_abort(i: Abort, _: int) -> str:
-    return "" if len(i.xid) == XID_BYTES else "xid"
+def _in_abort(abort: Abort, _: int) -> str:
+    return "" if len(abort.xid) == XID_BYTES else "xid"
 
 
-def _in_ask(i: Resolve, _: int) -> str:
-    return _in_attempt(i)
+def _in_ask(resolve: Resolve, _: int) -> str:
+    return _in_attempt(resolve)
 
 
-def _in_look(i: QueryRecord, _: int) -> str:
-    if len(i.payment_id) != PAYMENT_ID_BYTES:
+def _in_look(query_record: QueryRecord, _: int) -> str:
+    if len(query_record.payment_id) != PAYMENT_ID_BYTES:
         return "payment_id"
-    return "payer" if i.payer and not _is_number(i.payer) else ""
+    return "payer" if query_record.payer and not _is_number(query_record.payer) else ""
 
 
-def _in_mark(i: Mark | Unmark, _: int) -> str:
-    return _in_account(i.account) or _in_token(i.token)
+def _in_mark(instruction: Mark | Unmark, _: int) -> str:
+    return _in_account(instruction.account) or _in_token(instruction.token)
 
 
-def _in_set_account(i: SetAccount, _: int) -> str:
-    if i.overdraft_limit is not None and not 0 <= i.overdraft_limit <= BALANCE_MAX:
+def _in_set_account(set_account: SetAccount, _: int) -> str:
+    if (
+        set_account.overdraft_limit is not None
+        and not 0 <= set_account.overdraft_limit <= BALANCE_MAX
+    ):
         return "overdraft_limit"
-    if i.change_id and len(i.change_id) != PAYMENT_ID_BYTES:
+    if set_account.change_id and len(set_account.change_id) != PAYMENT_ID_BYTES:
         return "change_id"
-    return _in_account(i.account) or _in_token(i.token)
+    return _in_account(set_account.account) or _in_token(set_account.token)
 
 
-def _in_close(i: CloseIncarnation, _: int) -> str:
-    return "" if len(i.incarnation) == INCARNATION_BYTES else "incarnation"
+def _in_close(close_incarnation: CloseIncarnation, _: int) -> str:
+    return "" if len(close_incarnation.incarnation) == INCARNATION_BYTES else "incarnation"
 
 
-def _in_genesis(i: Genesis, _: int) -> str:
-    if not 1 <= len(i.cluster) <= CLUSTER_ID_CHARACTERS_MAX:
+def _in_genesis(genesis: Genesis, _: int) -> str:
+    if not 1 <= len(genesis.cluster) <= CLUSTER_ID_CHARACTERS_MAX:
         return "cluster"
-    if not 1 <= i.buckets <= BUCKET_ID_MAX:
+    if not 1 <= genesis.buckets <= BUCKET_ID_MAX:
         return "buckets"
-    return "" if 1 <= i.bucket <= i.buckets else "bucket"
+    return "" if 1 <= genesis.bucket <= genesis.buckets else "bucket"
 
 
 def _nothing(_: object, __: int) -> str:
@@ -173,12 +176,12 @@ def _nothing(_: object, __: int) -> str:
     return ""
 
 
-def _in_attempt(i: Prepare | Decide | Resolve) -> str:
-    if len(i.xid) != XID_BYTES:
+def _in_attempt(instruction: Prepare | Decide | Resolve) -> str:
+    if len(instruction.xid) != XID_BYTES:
         return "xid"
-    if len(i.payment_id) != PAYMENT_ID_BYTES:
+    if len(instruction.payment_id) != PAYMENT_ID_BYTES:
         return "payment_id"
-    return "" if 1 <= i.attempt <= _ATTEMPT_MAX else "attempt"
+    return "" if 1 <= instruction.attempt <= _ATTEMPT_MAX else "attempt"
 
 
 def _in_creation(legs: Legs, overdraft_limit: int) -> str:

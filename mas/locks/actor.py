@@ -299,13 +299,13 @@ class GlobalLockService(Leases, Actor):
         while True:
             taken = await self._ask_for_epoch()
             if isinstance(taken, Answer) and taken.code is Code.DONE:
-                return taken.number
+                return taken.value
             await self._clock.sleep(_RETRY_SECONDS)
 
     async def _ask_for_epoch(self) -> Answer | Rejected:
         taken: asyncio.Future[Answer | Rejected] = asyncio.get_running_loop().create_future()
-        chunk = Batch(b"", 0, (TakeEpoch(self._holder),))
-        self._buckets.submit(_EPOCH_BUCKET, chunk, lambda _, answer: _resolve(taken, answer))
+        batch = Batch(b"", 0, (TakeEpoch(self._holder),))
+        self._buckets.submit(_EPOCH_BUCKET, batch, lambda _, answer: _resolve(taken, answer))
         return await taken
 
     def _restore(self, table: LockTable, entry: LockEntry, epoch: int) -> None:

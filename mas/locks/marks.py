@@ -91,7 +91,7 @@ class Marks:
     async def _mark(
         self, placed: Sequence[Placed], token: Token
     ) -> Mapping[Placed, Answer | Rejected]:
-        """One chunk for each bucket; the answers once all are in.
+        """One batch for each bucket; the answers once all are in.
 
         EXCLUSIVE marks that are to be taken away go first, in the same entry: nobody is granted a lock while its last
         holder could still act under it (L3).
@@ -115,9 +115,9 @@ class Marks:
             unmarks = [
                 Unmark(each[0], old) for each in there for old in self._exclusive.get(each, ())
             ]
-            chunk = Batch(b"", 0, (*unmarks, *[Mark(account, token) for account, _ in there]))
+            batch = Batch(b"", 0, (*unmarks, *[Mark(account, token) for account, _ in there]))
             places = [*[None] * len(unmarks), *there]
-            self._buckets.submit(bucket, chunk, partial(on_answer, places))
+            self._buckets.submit(bucket, batch, partial(on_answer, places))
         await all_in
         return answers
 
@@ -169,8 +169,8 @@ class Marks:
                 del self._asked[bucket]
                 self._wake.set()
 
-        chunk = Batch(b"", 0, tuple([Unmark(*mark) for mark in marks]))
-        self._buckets.submit(bucket, chunk, on_answer)
+        batch = Batch(b"", 0, tuple([Unmark(*mark) for mark in marks]))
+        self._buckets.submit(bucket, batch, on_answer)
 
     def _on_removed(self, bucket: int, mark: _Mark, answer: Answer) -> None:
         account, token = mark

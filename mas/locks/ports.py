@@ -15,7 +15,7 @@ class Buckets(Protocol):
     def submit(
         self,
         bucket: int,
-        chunk: Batch,
+        batch: Batch,
         on_answer: Callable[[int, Answer | Rejected], None],
     ) -> None:
         """Calls back once for each position, in any order, on the loop."""

@@ -15,7 +15,7 @@ import msgspec
 from mas import limits
 from mas.errors import NetworkError, RequestFailed, Unavailable
 from mas.ledger.instructions import Answer, Batch, begins
-from mas.ledger.instructions import encode as encode_chunk
+from mas.ledger.instructions import encode as encode_batch
 from mas.network.channels import Channel
 from mas.network.leaders import NOWHERE, Leaders
 from mas.runtime import Clock, Dice
@@ -75,13 +75,13 @@ class RouterSettings(msgspec.Struct, frozen=True):
 
 
 class _Submission:
-    """A chunk under way; `peer` holds its live copy, or is `NOWHERE`."""
+    """A batch under way; `peer` holds its live copy, or is `NOWHERE`."""
 
     __slots__ = (
         "answered",
+        "batch",
         "beginning",
         "bucket",
-        "chunk",
         "data",
         "deadline",
         "hops",
@@ -97,15 +97,15 @@ class _Submission:
     kind: type[Request] = Submit
 
     def __init__(
-        self, bucket: int, chunk: Batch, on_answer: OnAnswer, deadline: float, *, passed_on: bool
+        self, bucket: int, batch: Batch, on_answer: OnAnswer, deadline: float, *, passed_on: bool
     ) -> None:
         self.bucket = bucket
-        self.chunk = chunk
+        self.batch = batch
         self.passed_on = passed_on
-        self.data = msgspec.Raw(encode_chunk(chunk))
+        self.data = msgspec.Raw(encode_batch(batch))
         self.on_answer = on_answer
         self.deadline = deadline
-        self.left = len(chunk.instructions)
+        self.left = len(batch.instructions)
         self.answered = bytearray(self.left)
         self.beginning = 0
         self.number = 0
@@ -229,7 +229,7 @@ class BucketRouter:
     # -- submitting -------------------------------------------------------------------------------
 
     def submit(
-        self, bucket: int, chunk: Batch, on_answer: OnAnswer, *, passed_on: bool = False
+        self, bucket: int, batch: Batch, on_answer: OnAnswer, *, passed_on: bool = False
     ) -> None:
         """Send once to the bucket's leader, following hints while nothing can have happened.
 
@@ -238,20 +238,20 @@ class BucketRouter:
         Calls back once for each position, in any order, on a later turn of the loop. `Rejected.why` UNKNOWN: it
         was sent and lost sight of; anything else: it has done nothing and never will.
         """
-        if not chunk.instructions:
+        if not batch.instructions:
             return
         if bucket not in self._leaders:
-            self._refuse_unknown(bucket, chunk, on_answer)
+            self._refuse_unknown(bucket, batch, on_answer)
             return
         deadline = self._clock.monotonic() + self._settings.timeout
-        beginning = sum(map(begins, chunk.instructions))
+        beginning = sum(map(begins, batch.instructions))
         if self._beginning + beginning > self._settings.beginning_max and beginning:
             self._submit_without_beginning(
-                _Submission(bucket, chunk, on_answer, deadline, passed_on=passed_on)
+                _Submission(bucket, batch, on_answer, deadline, passed_on=passed_on)
             )
         else:
             self._start(
-                _Submission(bucket, chunk, on_answer, deadline, passed_on=passed_on), beginning
+                _Submission(bucket, batch, on_answer, deadline, passed_on=passed_on), beginning
             )
 
     def _start(self, submission: _Submission, beginning: int) -> None:
@@ -262,9 +262,9 @@ class BucketRouter:
 
     def _submit_without_beginning(self, submission: _Submission) -> None:
         """Overload turns away what begins something, and nothing else (rule 16)."""
-        chunk, on_answer = submission.chunk, submission.on_answer
-        away = [i for i, each in enumerate(chunk.instructions) if begins(each)]
-        kept = [i for i, each in enumerate(chunk.instructions) if not begins(each)]
+        batch, on_answer = submission.batch, submission.on_answer
+        away = [i for i, each in enumerate(batch.instructions) if begins(each)]
+        kept = [i for i, each in enumerate(batch.instructions) if not begins(each)]
         detail = f"{self._beginning} instructions are under way from this node"
         turned_away = Rejected(0, RejectReason.OVERLOADED, detail=detail)
         for position in away:
@@ -272,19 +272,19 @@ class BucketRouter:
         if kept:
             self._start(_part(submission, kept), 0)
 
-    def _refuse_unknown(self, bucket: int, chunk: Batch, on_answer: OnAnswer) -> None:
+    def _refuse_unknown(self, bucket: int, batch: Batch, on_answer: OnAnswer) -> None:
         """Somebody has named a bucket that isn't there: whoever waits for it waits on, and this process lives on."""
         self._seldom.warning(
             "unknown bucket",
             "%s for bucket %d, which this node doesn't know: nothing was sent. A coordinator has named a bucket that the "
             "cluster doesn't have",
-            type(chunk.instructions[0]).__name__,
+            type(batch.instructions[0]).__name__,
             bucket,
         )
         turned_away = Rejected(
             0, RejectReason.UNAVAILABLE, detail=f"bucket {bucket} is not known here"
         )
-        for position in range(len(chunk.instructions)):
+        for position in range(len(batch.instructions)):
             asyncio.get_running_loop().call_soon(on_answer, position, turned_away)
 
     def _dispatch(self, submission: _Submission) -> None:
@@ -504,7 +504,7 @@ class BucketRouter:
         part = _part(submission, positions)
         part.hops = submission.hops
         part.trouble = submission.trouble
-        part.beginning = sum(map(begins, part.chunk.instructions))
+        part.beginning = sum(map(begins, part.batch.instructions))
         submission.beginning -= part.beginning
         for position in positions:
             submission.answered[position] = 1
@@ -644,11 +644,11 @@ def _left_ms(seconds: float) -> int:
 
 def _part(whole: _Submission, positions: Sequence[int]) -> _Submission:
     """Some positions of a submission, as one of their own."""
-    chunk, on_answer = whole.chunk, whole.on_answer
-    instructions = tuple([chunk.instructions[position] for position in positions])
+    batch, on_answer = whole.batch, whole.on_answer
+    instructions = tuple([batch.instructions[position] for position in positions])
     return _Submission(
         whole.bucket,
-        Batch(chunk.incarnation, chunk.low_water, instructions),
+        Batch(batch.incarnation, batch.low_water, instructions),
         lambda i, answer: on_answer(positions[i], answer),
         whole.deadline,
         passed_on=whole.passed_on,

@@ -251,17 +251,17 @@ class AccountService(Actor):
             self._reply(peer, self._not_leading(request.request))
             return
         try:
-            chunk = decode_batch(request.chunk)
+            batch = decode_batch(request.batch)
         except InvalidRequest as error:
             self._reply(peer, Rejected(request.request, RejectReason.INVALID, detail=str(error)))
             return
-        if chunk.incarnation:
-            self._heard[chunk.incarnation] = self._clock.monotonic()
+        if batch.incarnation:
+            self._heard[batch.incarnation] = self._clock.monotonic()
         if self._set_aside:
-            self._end_set_aside(chunk)
-        begun = tuple(i for i, each in enumerate(chunk.instructions) if begins(each))
+            self._end_set_aside(batch)
+        begun = tuple(i for i, each in enumerate(batch.instructions) if begins(each))
         deadline = _deadline(self._clock.monotonic(), request.left_ms) if begun else math.inf
-        whole = Item(chunk, request.chunk, ReplyTo(peer, request.request), deadline)
+        whole = Item(batch, request.batch, ReplyTo(peer, request.request), deadline)
         if not begun:
             self._proposals.add(whole)
             return
@@ -269,12 +269,12 @@ class AccountService(Actor):
         if refusal is not None:
             why, detail = refusal
             self._reply(peer, Rejected(request.request, why, positions=begun, detail=detail))
-        elif len(begun) == len(chunk.instructions):
+        elif len(begun) == len(batch.instructions):
             self._proposals.add(whole, begins=True)
             return
         else:
             self._proposals.add(whole.part(begun), begins=True)
-        ended = [i for i, each in enumerate(chunk.instructions) if not begins(each)]
+        ended = [i for i, each in enumerate(batch.instructions) if not begins(each)]
         if ended:
             self._proposals.add(msgspec.structs.replace(whole.part(ended), deadline=math.inf))
 
@@ -302,13 +302,13 @@ class AccountService(Actor):
         self,
         peer: int,
         request: int,
-        chunk: Batch,
+        batch: Batch,
         positions: tuple[int, ...],
         deadline: float | None = None,
     ) -> None:
-        """Some of a chunk's instructions: those that begin something have a deadline, and go behind those that end something."""
-        instructions = tuple([chunk.instructions[position] for position in positions])
-        part = Batch(chunk.incarnation, chunk.low_water, instructions, chunk.left_out)
+        """Some of a batch's instructions: those that begin something have a deadline, and go behind those that end something."""
+        instructions = tuple([batch.instructions[position] for position in positions])
+        part = Batch(batch.incarnation, batch.low_water, instructions, batch.left_out)
         route = ReplyTo(peer, request, positions)
         if deadline is None:
             self._proposals.add(Item.of(part, route))
@@ -345,10 +345,10 @@ class AccountService(Actor):
     def _turn_away(
         self, proposed: Proposed, why: RejectReason, detail: str = "", leader: int = 0
     ) -> None:
-        for chunk, route in zip(proposed.chunks, proposed.routes, strict=True):
+        for batch, route in zip(proposed.batches, proposed.routes, strict=True):
             if route.peer:
                 positions = tuple(
-                    place for i in range(len(chunk.instructions)) if (place := route.place(i)) >= 0
+                    place for i in range(len(batch.instructions)) if (place := route.place(i)) >= 0
                 )
                 self._reply(route.peer, Rejected(route.request, why, positions, leader, detail))
 
@@ -436,20 +436,20 @@ class AccountService(Actor):
         if proposed is None:
             return []
         waiting: list[Waiting] = []
-        for chunk, route, given in zip(proposed.chunks, proposed.routes, answers, strict=True):
+        for batch, route, given in zip(proposed.batches, proposed.routes, answers, strict=True):
             if route.peer:
-                self._answer(chunk, route, given, waiting)
+                self._answer(batch, route, given, waiting)
         return waiting
 
     def _tell_anchors(self, proposal: Proposal, answers: list[list[Answer]]) -> None:
         """Whoever waits for legs that this entry has settled waits no longer."""
-        for chunk, given in zip(proposal.chunks, answers, strict=True):
-            for instruction, answer in zip(chunk.instructions, given, strict=True):
+        for batch, given in zip(proposal.batches, answers, strict=True):
+            for instruction, answer in zip(batch.instructions, given, strict=True):
                 if isinstance(instruction, Commit | Abort) and answer.code in _SETTLED:
                     self._anchors.on_settled(instruction)
 
     def _answer(
-        self, chunk: Batch, route: ReplyTo, given: list[Answer], waiting: list[Waiting]
+        self, batch: Batch, route: ReplyTo, given: list[Answer], waiting: list[Waiting]
     ) -> None:
         answers: list[tuple[int, Answer]] = []
         for position, answer in enumerate(given):
@@ -457,7 +457,7 @@ class AccountService(Actor):
             if place < 0:
                 continue
             if answer.code is Code.PENDING_ON:
-                instruction = chunk.instructions[position]
+                instruction = batch.instructions[position]
                 if isinstance(instruction, Prepare | Decide):
                     waiting.append(Waiting(route, place, instruction, answer.xids))
                     continue
@@ -470,7 +470,7 @@ class AccountService(Actor):
                     "bucket %d: a %s of node %d failed, alike on every replica (%s): a fault of that node's program, "
                     "or of this one's",
                     self.bucket,
-                    type(chunk.instructions[position]).__name__,
+                    type(batch.instructions[position]).__name__,
                     route.peer,
                     answer.detail,
                 )
@@ -513,16 +513,16 @@ class AccountService(Actor):
             self._turn_back([item for items, _ in second for item in items])
             return
         for start in range(0, len(settled), TURN_INSTRUCTIONS_MAX):
-            chunk = Batch(b"", 0, tuple(settled[start : start + TURN_INSTRUCTIONS_MAX]))
-            self._proposals.add(Item.of(chunk, OWN))
+            batch = Batch(b"", 0, tuple(settled[start : start + TURN_INSTRUCTIONS_MAX]))
+            self._proposals.add(Item.of(batch, OWN))
         for items, left_out in second:
-            for chunk, route in second_proposals(items, left_out):
-                self._proposals.add(Item.of(chunk, route))
+            for batch, route in second_proposals(items, left_out):
+                self._proposals.add(Item.of(batch, route))
         self._propose()
 
-    def _end_set_aside(self, chunk: Batch) -> None:
+    def _end_set_aside(self, batch: Batch) -> None:
         """What waits for others' anchors ends with its attempt: prepared behind that, it would hold funds for nobody."""
-        for instruction in chunk.instructions:
+        for instruction in batch.instructions:
             if isinstance(instruction, Abort) and (item := self._set_aside.end(instruction.xid)):
                 answer = Answer(Code.CONTENDED, Reason.CONTENDED, detail="its attempt has ended")
                 reply = Answers(item.route.request, ((item.position, answer),))

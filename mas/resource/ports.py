@@ -87,7 +87,7 @@ class Buckets(Protocol):
     def submit(
         self,
         bucket: int,
-        chunk: Batch,
+        batch: Batch,
         on_answer: Callable[[int, Answer | Rejected], None],
         *,
         passed_on: bool = False,

@@ -34,26 +34,26 @@ _decode_raw = msgpack_decoder(RawProposal, "an entry", CorruptData)
 
 
 class Item(msgspec.Struct, frozen=True, gc=False):
-    """A chunk to propose, its bytes as they will be in the log, and whom its answers are for."""
+    """A batch to propose, its bytes as they will be in the log, and whom its answers are for."""
 
-    chunk: Batch
+    batch: Batch
     raw: msgspec.Raw
     route: ReplyTo
     deadline: float = math.inf
     """Monotonic seconds: whoever sent it waits no longer."""
 
     @classmethod
-    def of(cls, chunk: Batch, route: ReplyTo, deadline: float = math.inf) -> "Item":
-        """A chunk that this bucket's leader has made itself."""
-        return cls(chunk, msgspec.Raw(encode(chunk)), route, deadline)
+    def of(cls, batch: Batch, route: ReplyTo, deadline: float = math.inf) -> "Item":
+        """A batch that this bucket's leader has made itself."""
+        return cls(batch, msgspec.Raw(encode(batch)), route, deadline)
 
     def part(self, positions: Sequence[int]) -> "Item":
         """Some of its instructions, each for whom it was."""
-        chunk, route = self.chunk, self.route
-        instructions = tuple([chunk.instructions[position] for position in positions])
+        batch, route = self.batch, self.route
+        instructions = tuple([batch.instructions[position] for position in positions])
         places = tuple([route.place(position) for position in positions])
         return Item.of(
-            Batch(chunk.incarnation, chunk.low_water, instructions, chunk.left_out),
+            Batch(batch.incarnation, batch.low_water, instructions, batch.left_out),
             ReplyTo(route.peer, route.request, places),
             self.deadline,
         )
@@ -87,9 +87,9 @@ class Proposals:
         """Have it proposed, by the next `send`: before all that begins something, or behind it."""
         (self._beginning if begins else self._ending).append(item)
         self._enter(item)
-        self.instructions += len(item.chunk.instructions)
+        self.instructions += len(item.batch.instructions)
         if self._beginning and not begins:
-            self._ended.update(i.xid for i in item.chunk.instructions if isinstance(i, Abort))
+            self._ended.update(i.xid for i in item.batch.instructions if isinstance(i, Abort))
             if len(self._ended) > MAILBOX_ITEMS_MAX:
                 self._ended.clear()  # what is prepared all the same asks its anchor, and is freed
 
@@ -105,7 +105,7 @@ class Proposals:
                 continue
             number = self.next_number()
             proposed = Proposed(
-                tuple(item.chunk for item in items), tuple(item.route for item in items)
+                tuple(item.batch for item in items), tuple(item.route for item in items)
             )
             data = encode(
                 RawProposal(
@@ -150,7 +150,7 @@ class Proposals:
                     continue
                 if self._ended and lane is self._beginning and self._without_ended(item, late):
                     continue
-                instructions += len(item.chunk.instructions)
+                instructions += len(item.batch.instructions)
                 size += len(item.raw)
                 if items and (instructions > TURN_INSTRUCTIONS_MAX or size > TURN_BYTES_MAX):
                     return items
@@ -161,7 +161,7 @@ class Proposals:
 
     def _without_ended(self, first: Item, late: list[tuple[Proposed, MasError]]) -> bool:
         """Give back what of the first to begin belongs to attempts that have ended; whether there was any."""
-        instructions = first.chunk.instructions
+        instructions = first.batch.instructions
         gone: list[int] = []
         kept: list[int] = []
         for position, each in enumerate(instructions):
@@ -178,25 +178,25 @@ class Proposals:
         return True
 
     def _enter(self, item: Item) -> None:
-        self._waiting_instructions += len(item.chunk.instructions)
+        self._waiting_instructions += len(item.batch.instructions)
         self._waiting_bytes += len(item.raw)
 
     def _leave(self, item: Item) -> None:
-        self._waiting_instructions -= len(item.chunk.instructions)
+        self._waiting_instructions -= len(item.batch.instructions)
         self._waiting_bytes -= len(item.raw)
 
     def _give_back(self, item: Item, late: list[tuple[Proposed, MasError]]) -> None:
-        self.instructions -= len(item.chunk.instructions)
+        self.instructions -= len(item.batch.instructions)
         error = Unavailable("nobody waits for it any more: nothing was done")
-        late.append((Proposed((item.chunk,), (item.route,)), error))
+        late.append((Proposed((item.batch,), (item.route,)), error))
 
     def decode(self, data: bytes) -> Proposal:
-        """An entry's content. Of one that is this leader's own the chunks are here already."""
+        """An entry's content. Of one that is this leader's own the batches are here already."""
         raw = _decode_raw(data)
         own = self._on_their_way.get(raw.number) if raw.proposer == self._proposer else None
         if own is None:
             return decode_proposal(data)
-        return Proposal(raw.version, raw.stamp, raw.proposer, raw.number, own.chunks)
+        return Proposal(raw.version, raw.time_us, raw.proposer, raw.number, own.batches)
 
     def applied(self, proposal: Proposal) -> Proposed | None:
         """This entry is applied: whom to answer, None where this leader didn't propose it or gave it up."""
@@ -215,7 +215,7 @@ class Proposals:
         """Leadership is lost: what is on its way, now unknown (rule 39), and what waited and has done nothing."""
         lost = list(self._on_their_way.values())
         waited = [
-            Proposed((item.chunk,), (item.route,)) for item in (*self._ending, *self._beginning)
+            Proposed((item.batch,), (item.route,)) for item in (*self._ending, *self._beginning)
         ]
         self._on_their_way.clear()
         self._ending.clear()

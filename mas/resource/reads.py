@@ -87,7 +87,8 @@ def view_accounts(ledger: Ledger, request: ReadAccounts, bucket: int, age_ms: in
             for account in accounts
         ),
         prepared=any(
-            account is not None and (account.held or account.headroom) for account in accounts
+            account is not None and (account.debits_pending or account.credits_pending)
+            for account in accounts
         ),
         age_ms=age_ms if request.level is ReadLevel.STALE else 0,
     )
@@ -100,13 +101,13 @@ def _visible(ledger: Ledger, number: str) -> Account | None:
 
 
 def _view(account: Account, bucket: int, *, uncommitted: bool = False) -> AccountView:
-    in_flight = account.headroom - account.held if uncommitted else 0
+    in_flight = account.credits_pending - account.debits_pending if uncommitted else 0
     return AccountView(
         number=account.number,
         id=account.id,
         currency=account.currency,
         balance=account.balance + in_flight,
-        held=account.held,
+        debits_pending=account.debits_pending,
         overdraft_limit=account.overdraft_limit,
         frozen=account.frozen,
         closed=account.closed,

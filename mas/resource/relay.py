@@ -48,11 +48,11 @@ class Relay:
 
     def _submit(self, peer: int, request: Submit) -> None:
         try:
-            chunk = decode_batch(request.chunk)
+            batch = decode_batch(request.batch)
         except InvalidRequest as error:
             self._reply(peer, Rejected(request.request, RejectReason.INVALID, detail=str(error)))
             return
-        left = len(chunk.instructions)
+        left = len(batch.instructions)
 
         def on_answer(position: int, answer: Answer | Rejected) -> None:
             nonlocal left
@@ -69,7 +69,7 @@ class Relay:
 
         if left:
             self._under_way += 1
-            self._buckets.submit(self._bucket, chunk, on_answer, passed_on=True)
+            self._buckets.submit(self._bucket, batch, on_answer, passed_on=True)
 
     async def _ask(self, peer: int, request: ForLeader) -> None:
         self._under_way += 1

@@ -7,15 +7,15 @@ from mas.ledger import Batch
 
 
 class ReplyTo(msgspec.Struct, gc=False):
-    """The request behind one chunk of a proposal. `peer` 0: this bucket's own, nobody to answer."""
+    """The request behind one batch of a proposal. `peer` 0: this bucket's own, nobody to answer."""
 
     peer: int
     request: int
     positions: tuple[int, ...] = ()
-    """Where the chunk isn't the request's whole: each instruction's place in the request, -1 for our own."""
+    """Where the batch isn't the request's whole: each instruction's place in the request, -1 for our own."""
 
     def place(self, position: int) -> int:
-        """The place in the request of the chunk's instruction at `position`."""
+        """The place in the request of the batch's instruction at `position`."""
         return self.positions[position] if self.positions else position
 
 
@@ -23,11 +23,11 @@ OWN = ReplyTo(0, 0)
 
 
 class Proposed(msgspec.Struct, gc=False):
-    """Chunks that travel together, and whom the answers of each are for."""
+    """Batches that travel together, and whom the answers of each are for."""
 
-    chunks: tuple[Batch, ...]
+    batches: tuple[Batch, ...]
     routes: tuple[ReplyTo, ...]
 
     def instructions(self) -> int:
-        """How many there are in all chunks."""
-        return sum(len(chunk.instructions) for chunk in self.chunks)
+        """How many there are in all batches."""
+        return sum(len(batch.instructions) for batch in self.batches)

@@ -115,7 +115,7 @@ class SetAside:
 def second_proposals(
     items: Iterable[Waiting], left_out: tuple[bytes, ...]
 ) -> Iterator[tuple[Batch, ReplyTo]]:
-    """What waited together, as one chunk for each request that brought some: what is left out is named once for all of it."""
+    """What waited together, as one batch for each request that brought some: what is left out is named once for all of it."""
     by_request: dict[tuple[int, int], list[Waiting]] = {}
     for item in items:
         by_request.setdefault((item.route.peer, item.route.request), []).append(item)

@@ -24,11 +24,20 @@ def _field(row: type[msgspec.Struct], field: str, of: str) -> str:
 
 _ACCOUNT = _columns(
     Account,
-    *("id", "currency", "balance", "held", "headroom", "overdraft_limit", "frozen", "closed"),
+    *(
+        "id",
+        "currency",
+        "balance",
+        "debits_pending",
+        "credits_pending",
+        "overdraft_limit",
+        "frozen",
+        "closed",
+    ),
     *("version", "sequence", "chunk", "chunk64"),
 )
 _PAYMENT = _columns(
-    Record, "outcome", "body", "reason", "attempt", "xid", "time", "place", "detail"
+    Record, "outcome", "body", "reason", "attempt", "xid", "time_us", "account_bucket", "detail"
 )
 _POSTING = ", ".join(
     f"{_field(Posting, field, 'line.value')} AS {name}"
@@ -38,7 +47,7 @@ _POSTING = ", ".join(
         ("payment_id", "payment_id"),
         ("amount", "amount"),
         ("balance", "balance"),
-        ("time", "time"),
+        ("time_us", "time_us"),
         ("counterparty", "counterparty"),
         ("reference", "reference"),
     )
@@ -49,7 +58,7 @@ CREATE = (
     CREATE TABLE bucket (
         bucket INTEGER PRIMARY KEY, applied INTEGER NOT NULL, term INTEGER NOT NULL, state_hash TEXT NOT NULL,
         version INTEGER NOT NULL, cluster TEXT NOT NULL, buckets INTEGER NOT NULL, epoch INTEGER NOT NULL,
-        stamp INTEGER NOT NULL, members BLOB NOT NULL, nodes TEXT NOT NULL, nodes_index INTEGER NOT NULL,
+        time_us INTEGER NOT NULL, members BLOB NOT NULL, nodes TEXT NOT NULL, nodes_index INTEGER NOT NULL,
         writer BLOB NOT NULL
     )
     """,

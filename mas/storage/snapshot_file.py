@@ -40,7 +40,7 @@ class Header(msgspec.Struct, frozen=True, array_like=True, tag=1):
     cluster: str
     buckets: int
     epoch: int
-    stamp: int
+    time_us: int
     members: bytes
     nodes: tuple[NodeRow, ...]
     nodes_index: int

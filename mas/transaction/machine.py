@@ -624,8 +624,8 @@ class GlobalTransaction(msgspec.Struct, gc=False, eq=False):
                 self.payment_id,
                 outcome.reason,
                 outcome.detail,
-                outcome.time,
-                outcome.number,
+                outcome.time_us,
+                outcome.account_bucket,
             )
             effects.append(Reply(self, result))
 

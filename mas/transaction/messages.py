@@ -46,17 +46,17 @@ class ReadLevel(IntEnum):
 
 
 class Submit(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
-    """Carry out a chunk of instructions in a bucket. `chunk` is an encoded `ledger.Batch`."""
+    """Carry out a batch of instructions in a bucket. `batch` is an encoded `ledger.Batch`."""
 
     request: int
     bucket: int
-    chunk: msgspec.Raw
+    batch: msgspec.Raw
     left_ms: int = 0
     """How long its sender waits, in milliseconds from its sending; 0: it doesn't say (rule 16)."""
 
 
 class Answers(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
-    """Answers of the ledger, by position in the chunk."""
+    """Answers of the ledger, by position in the batch."""
 
     request: int
     answers: tuple[tuple[int, Answer], ...]
@@ -90,7 +90,7 @@ class AccountView(msgspec.Struct, frozen=True, array_like=True, gc=False):
     id: str
     currency: str
     balance: int
-    held: int
+    debits_pending: int
     overdraft_limit: int
     frozen: bool
     closed: bool
@@ -148,7 +148,7 @@ class PostingView(msgspec.Struct, frozen=True, array_like=True, gc=False):
     payment_id: bytes
     amount: int
     balance: int
-    time: int
+    time_us: int
     counterparty: str = ""
     """Who paid this credit, or whom this debit paid: of several the first."""
     reference: str = ""

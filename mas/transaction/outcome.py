@@ -56,20 +56,20 @@ class PaymentResult(msgspec.Struct, frozen=True, gc=False):
     payment_id: bytes
     reason: Reason = Reason.NONE
     detail: str = ""
-    time: int = 0
+    time_us: int = 0
     """COMMITTED: microseconds since the epoch."""
-    bucket: int = 0
+    account_bucket: int = 0
     """COMMITTED creation: where the account lives."""
 
 
-def name(request: PaymentRequest) -> bytes:
+def payment_id_of(request: PaymentRequest) -> bytes:
     """The payment_id of what is requested (rule 1). Deposits and withdrawals are payments."""
     body = request.body
     kind = _CREATION if body.kind is _CREATION else _PAYMENT
     return payment_id(kind, request.key_space, payer(body), request.key)
 
 
-def name_change(key_space: str, account: str, key: str) -> bytes:
+def change_id_of(key_space: str, account: str, key: str) -> bytes:
     """What names an administrator's change of an account, as a payment_id names a payment."""
     return payment_id(_CHANGE, key_space, account, key)
 

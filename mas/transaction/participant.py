@@ -27,7 +27,7 @@ def settle(legs: PreparedLegs, answer: Answer) -> Commit | Abort | None:
 def instruct(xid: bytes, attempt: int, answer: Answer) -> Commit | Abort | None:
     """What the anchor's record means for an attempt's legs: only the record's own xid is committed."""
     if answer.code is _COMMITTED and answer.xid == xid:
-        return Commit(xid, answer.time)
+        return Commit(xid, answer.time_us)
     match answer.code:
         case Code.COMMITTED | Code.REFUSED | Code.KEY_REUSED:
             return Abort(xid)

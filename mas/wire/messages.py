@@ -30,8 +30,8 @@ def add_result(
         message.results.add(
             outcome=pb.OUTCOME_COMMITTED,
             payment_id=result.payment_id,
-            time_us=result.time,
-            bucket=result.bucket,
+            time_us=result.time_us,
+            bucket=result.account_bucket,
             batch=batch,
             position=position,
         )
@@ -60,8 +60,8 @@ def result_from_wire(message: pb.PaymentResult) -> PaymentResult:
         payment_id=message.payment_id,
         reason=reason_from_wire(message.reason),
         detail=message.detail,
-        time=message.time_us,
-        bucket=message.bucket,
+        time_us=message.time_us,
+        account_bucket=message.bucket,
     )
 
 
@@ -85,7 +85,7 @@ def account_to_wire(number: str, view: AccountView | MasError | None) -> pb.Acco
         id=view.id,
         currency=view.currency,
         balance=view.balance,
-        held=view.held,
+        held=view.debits_pending,
         overdraft_limit=view.overdraft_limit,
         frozen=view.frozen,
         closed=view.closed,
@@ -106,7 +106,7 @@ def account_from_wire(message: pb.Account) -> AccountView | MasError | None:
         id=message.id,
         currency=message.currency,
         balance=message.balance,
-        held=message.held,
+        debits_pending=message.held,
         overdraft_limit=message.overdraft_limit,
         frozen=message.frozen,
         closed=message.closed,
@@ -123,7 +123,7 @@ def posting_to_wire(view: PostingView) -> pb.Posting:
         payment_id=view.payment_id,
         amount=view.amount,
         balance=view.balance,
-        time_us=view.time,
+        time_us=view.time_us,
         counterparty=view.counterparty,
         reference=view.reference,
     )
@@ -136,7 +136,7 @@ def posting_from_wire(message: pb.Posting) -> PostingView:
         payment_id=message.payment_id,
         amount=message.amount,
         balance=message.balance,
-        time=message.time_us,
+        time_us=message.time_us,
         counterparty=message.counterparty,
         reference=message.reference,
     )

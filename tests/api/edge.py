@@ -19,7 +19,7 @@ from mas.config import SharesConfig
 from mas.ledger.instructions import AccountState, Answer, Code, Kind, Reason, SetAccount
 from mas.runtime import SystemClock, SystemDice
 from mas.transaction.messages import AccountView, BucketView, PostingView, ReadLevel
-from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, name
+from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, payment_id_of
 
 SECRET = b"a secret of at least thirty-two bytes"
 START_US = 1_800_000_000_000_000
@@ -46,7 +46,9 @@ Decision = Callable[[PaymentRequest], PaymentResult | None]
 
 
 def commit(request: PaymentRequest) -> PaymentResult:
-    return PaymentResult(Status.COMMITTED, name(request), time=START_US, bucket=1)
+    return PaymentResult(
+        Status.COMMITTED, payment_id_of(request), time_us=START_US, account_bucket=1
+    )
 
 
 class FakeCoordinator:

@@ -318,7 +318,7 @@ async def test_reading_accounts(edge: Edge, root: Caller, alice: Caller, auditor
 @pytest.mark.asyncio
 async def test_a_payment_is_found_by_key_or_by_id(edge: Edge, alice: Caller, root: Caller) -> None:
     identity = payment_id(Kind.PAYMENT, "account:alice", "alice", "k1")
-    done = PaymentResult(Status.COMMITTED, identity, time=9)
+    done = PaymentResult(Status.COMMITTED, identity, time_us=9)
     edge.coordinator.records[identity, Kind.PAYMENT, "alice"] = done
     by_key = pb.PaymentName(payer="alice", idempotency_key="k1")
     by_id = pb.PaymentName(payer="alice", payment_id=identity)

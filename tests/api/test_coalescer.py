@@ -9,7 +9,7 @@ from mas.api.shares import Caller, Held, Rank, Share
 from mas.config import ShareConfig
 from mas.errors import MailboxClosed, MailboxFull, Overloaded, Unavailable
 from mas.ledger.instructions import Body, Kind
-from mas.transaction.outcome import PaymentRequest, name
+from mas.transaction.outcome import PaymentRequest, payment_id_of
 from tests.api.edge import FakeCoordinator
 
 
@@ -28,7 +28,7 @@ async def test_one_turn_is_one_batch(share: Share) -> None:
     gathering = Coalescer(coordinator)
     requests = [request(f"k{number}") for number in range(3)]
     results = await asyncio.gather(*(gathering.submit(each, share) for each in requests))
-    assert [result.payment_id for result in results] == [name(each) for each in requests]
+    assert [result.payment_id for result in results] == [payment_id_of(each) for each in requests]
     await gathering.submit(request("later"), share)
     assert [len(batch) for batch in coordinator.batches] == [3, 1]
 
@@ -58,7 +58,7 @@ async def test_kind_6_each_callers_payments_are_a_batch_of_their_own(share: Shar
     whose = [share, other, share]
     requests = [request(key) for key in ("a", "b", "c")]
     results = await asyncio.gather(*map(gathering.submit, requests, whose))
-    assert [result.payment_id for result in results] == [name(each) for each in requests]
+    assert [result.payment_id for result in results] == [payment_id_of(each) for each in requests]
     assert coordinator.callers == ["account:a", "account:z"]
     assert [[each.key for each in batch] for batch in coordinator.batches] == [["a", "c"], ["b"]]
     assert share.held(Held.PAYMENTS) == other.held(Held.PAYMENTS) == 0
@@ -69,7 +69,7 @@ async def test_a_caller_that_has_gone_harms_nobody(share: Share) -> None:
     gathering = Coalescer(FakeCoordinator())
     gone, there = (gathering.submit(request(key), share) for key in "ab")
     gone.cancel()
-    assert (await there).payment_id == name(request("b"))
+    assert (await there).payment_id == payment_id_of(request("b"))
 
 
 @pytest.mark.asyncio

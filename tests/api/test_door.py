@@ -18,7 +18,7 @@ from mas.api.shares import Caller, Held, Rank
 from mas.config import ShareConfig, SharesConfig, StrangerShareConfig
 from mas.ledger.instructions import Reason
 from mas.transaction.messages import PostingView
-from mas.transaction.outcome import PaymentResult, Status, name
+from mas.transaction.outcome import PaymentResult, Status, payment_id_of
 from mas.wire.gen.mas.v1 import account_pb2 as pb
 from mas.wire.gen.mas.v1.account_pb2_grpc import AccountServiceStub
 from mas.wire.status import error_from_rpc
@@ -313,7 +313,9 @@ class Slow(FakeCoordinator):
 @pytest.mark.asyncio
 async def test_security_b15_payments_refused_for_nothing_are_so_many_a_day() -> None:
     coordinator = FakeCoordinator(
-        lambda request: PaymentResult(Status.REFUSED, name(request), Reason.INSUFFICIENT_FUNDS)
+        lambda request: PaymentResult(
+            Status.REFUSED, payment_id_of(request), Reason.INSUFFICIENT_FUNDS
+        )
     )
     shares = SharesConfig(account=ShareConfig(refusals_a_day=3))
     async with serving(coordinator, shares=shares) as edge, edge.channel() as channel:

@@ -45,9 +45,9 @@ class NoBuckets(FakeBuckets):
     """Turns everything away at once."""
 
     def submit(
-        self, bucket: int, chunk: Batch, on_answer: Callable[[int, Answer | Rejected], None]
+        self, bucket: int, batch: Batch, on_answer: Callable[[int, Answer | Rejected], None]
     ) -> None:
-        for position in range(len(chunk.instructions)):
+        for position in range(len(batch.instructions)):
             asyncio.get_running_loop().call_soon(
                 on_answer, position, Rejected(0, RejectReason.UNAVAILABLE)
             )

@@ -33,7 +33,7 @@ from tests.api.test_server import FakeBuckets, FakeLocks, FakeNode, on_a_port
 
 _PAYMENT = {"from_account": "alice", "to_account": "bob", "amount": 1, "idempotency_key": "k"}
 _REPLICA = {"bucket": 1, "node": 1}
-_PHASE = {"bucket": 4, "chunk": encode(Batch(b"", 0, (Abort(b"x" * 16),)))}
+_PHASE = {"bucket": 4, "batch": encode(Batch(b"", 0, (Abort(b"x" * 16),)))}
 
 GOOD: dict[str, dict[str, Any]] = {
     "CreateAccountRequest": {"account_number": "alice", "idempotency_key": "k"},

@@ -116,16 +116,16 @@ async def test_a_message_has_a_bound() -> None:
 
 class FakeBuckets:
     def __init__(self) -> None:
-        self.chunks: list[tuple[int, Batch]] = []
+        self.batches: list[tuple[int, Batch]] = []
         self.answers: Sequence[Answer | Rejected | None] = ()
 
     def all(self) -> list[int]:
         return [4]
 
     def submit(
-        self, bucket: int, chunk: Batch, on_answer: Callable[[int, Answer | Rejected], None]
+        self, bucket: int, batch: Batch, on_answer: Callable[[int, Answer | Rejected], None]
     ) -> None:
-        self.chunks.append((bucket, chunk))
+        self.batches.append((bucket, batch))
         for position, answer in reversed(list(enumerate(self.answers))):
             if answer is not None:
                 asyncio.get_running_loop().call_soon(on_answer, position, answer)
@@ -142,7 +142,7 @@ XID = b"x" * 16
 
 
 def phase(*instructions: object) -> transaction_pb2.Phase:
-    return transaction_pb2.Phase(bucket=4, chunk=encode(Batch(b"", 0, instructions)))
+    return transaction_pb2.Phase(bucket=4, batch=encode(Batch(b"", 0, instructions)))
 
 
 @pytest.mark.asyncio
@@ -155,7 +155,7 @@ async def test_phases_want_the_secret_of_the_cluster(method: str) -> None:
         for metadata in ((), ((CLUSTER_SECRET_KEY, "wrong"),), (("authorization", token),)):
             with pytest.raises(errors.Unauthenticated):
                 await heard(call(phase(Abort(XID)), metadata=metadata))
-    assert buckets.chunks == []
+    assert buckets.batches == []
 
 
 @pytest.mark.asyncio
@@ -165,10 +165,10 @@ async def test_a_phase_takes_only_its_own_instructions(method: str) -> None:
     wrong = Commit(XID, 1) if method != "ProcessPhase2Commit" else Abort(XID)
     async with on_a_port(TransactionServicer(buckets, ClusterSecret(SECRET))) as channel:
         call = getattr(transaction_pb2_grpc.TransactionServiceStub(channel), method)
-        for bad in (phase(wrong), phase(), transaction_pb2.Phase(bucket=4, chunk=b"\xc1")):
+        for bad in (phase(wrong), phase(), transaction_pb2.Phase(bucket=4, batch=b"\xc1")):
             with pytest.raises(errors.InvalidRequest):
                 await heard(call(bad, metadata=INSIDE))
-    assert buckets.chunks == []
+    assert buckets.batches == []
 
 
 @pytest.mark.asyncio
@@ -183,7 +183,7 @@ async def test_a_phase_brings_every_answer() -> None:
             Answers(0, ((0, Answer(Code.FREED)), (2, Answer(Code.OVER)))),
             msgspec.structs.replace(away, request=0),
         )
-        assert buckets.chunks[0][0] == 4
+        assert buckets.batches[0][0] == 4
         buckets.answers = (None,)
         with pytest.raises(errors.DeadlineExceeded, match="0 of 1"):
             await heard(

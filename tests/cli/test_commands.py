@@ -15,14 +15,14 @@ from mas.config import Config
 from mas.files import write_private
 from mas.ledger.instructions import EXTERNAL, AccountState, Answer, Body, Code, Kind, Reason
 from mas.transaction.messages import PostingView, ReadLevel
-from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, name
+from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, payment_id_of
 from tests.api.edge import START_US, Edge, account, certificate, commit
 from tests.cli.typed import mas
 
 
 def deciding(status: Status, reason: Reason = Reason.NONE, detail: str = "") -> object:
     def decide(request: PaymentRequest) -> PaymentResult:
-        return PaymentResult(status, name(request), reason, detail)
+        return PaymentResult(status, payment_id_of(request), reason, detail)
 
     return decide
 
@@ -122,7 +122,7 @@ def test_paying_for_programs(edge: Edge) -> None:
         "outcome": "COMMITTED",
         "reason": "NONE",
         "detail": "",
-        "payment_id": name(edge.coordinator.requests[0]).hex(),
+        "payment_id": payment_id_of(edge.coordinator.requests[0]).hex(),
         "key": "k",
         "time_us": START_US,
     }

@@ -18,7 +18,7 @@ from mas.client import Client, operator, profile
 from mas.daemon import main as daemon
 from mas.ledger.instructions import AccountState, Answer, Code, Reason
 from mas.testing import bench, demo, raft_bench
-from mas.transaction.outcome import PaymentResult, Status, name
+from mas.transaction.outcome import PaymentResult, Status, payment_id_of
 from tests.api.edge import Edge, account, commit
 from tests.cli.typed import mas
 
@@ -54,7 +54,7 @@ def test_users_1_the_exit_status_is_the_payments_whatever_happens_to_the_printin
         said = json.loads(next(line for line in done.stderr.splitlines() if line.startswith("{")))
         assert said["key"] == requests[0].key
         if result is None:
-            assert said["payment_id"] == name(requests[0]).hex()
+            assert said["payment_id"] == payment_id_of(requests[0]).hex()
 
 
 def test_users_1_also_where_stdout_has_another_alphabet(edge: Edge) -> None:
@@ -85,7 +85,7 @@ def test_users_1_an_interrupted_payment_is_not_known_to_have_failed(
     monkeypatch.setattr(Client, "pay", paid)
     assert suggested(result.stderr).exit_code == 0
     first, second = edge.coordinator.requests
-    assert name(first) == name(second)
+    assert payment_id_of(first) == payment_id_of(second)
 
 
 def test_users_1_an_account_is_open_also_where_its_token_cannot_be_kept(
@@ -101,7 +101,7 @@ def test_users_1_an_account_is_open_also_where_its_token_cannot_be_kept(
     assert mas(*shlex.split(again)[1:]).exit_code == 0
     assert profile.find_token(profile.read(), "alice")
     first, second = edge.coordinator.requests
-    assert name(first) == name(second)
+    assert payment_id_of(first) == payment_id_of(second)
 
 
 # -- what is suggested is what was asked -------------------------------------------------------------

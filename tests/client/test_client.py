@@ -14,7 +14,7 @@ from mas.client import Client, Payment, payment_stream
 from mas.ids import payment_id
 from mas.ledger.instructions import EXTERNAL, Answer, Code, Kind, Reason
 from mas.transaction.messages import PostingView, ReadLevel
-from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, name
+from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, payment_id_of
 from tests.api.edge import Edge, account, certificate, commit, serving
 
 
@@ -43,7 +43,7 @@ class Script:
         self.repeats.append(request.repeat)
         self.keys.append(request.key)
         status, reason = self._left.pop(0) if len(self._left) > 1 else self._left[0]
-        return PaymentResult(status, name(request), reason, "the detail", time=1)
+        return PaymentResult(status, payment_id_of(request), reason, "the detail", time_us=1)
 
 
 COMMITTED = (Status.COMMITTED, Reason.NONE)
@@ -143,7 +143,7 @@ async def test_what_is_in_flight_has_a_bound(
 async def test_a_batch_keeps_its_order_and_shares_no_fate(edge: Edge, client: Client) -> None:
     def decide(request: PaymentRequest) -> PaymentResult:
         if request.key == "poor":
-            return PaymentResult(Status.REFUSED, name(request), Reason.INSUFFICIENT_FUNDS)
+            return PaymentResult(Status.REFUSED, payment_id_of(request), Reason.INSUFFICIENT_FUNDS)
         return commit(request)
 
     edge.coordinator.decide = decide

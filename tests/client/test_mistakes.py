@@ -18,7 +18,7 @@ from mas.client.payment_stream import Order, PaymentStream
 from mas.ledger.instructions import Reason
 from mas.limits import TURN_BYTES_MAX
 from mas.runtime import SystemClock, SystemDice
-from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, name
+from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, payment_id_of
 from mas.wire.gen.mas.v1 import account_pb2 as pb
 from mas.wire.gen.mas.v1 import account_pb2_grpc as pb_grpc
 from tests.api.edge import Edge, account, certificate, serving
@@ -435,7 +435,7 @@ async def test_users_17_the_detail_is_of_this_trouble(edge: Edge, client: Client
 
     def silent(request: PaymentRequest) -> PaymentResult:
         return PaymentResult(
-            Status.UNKNOWN, name(request), Reason.TIMED_OUT, "bucket 1 doesn't answer"
+            Status.UNKNOWN, payment_id_of(request), Reason.TIMED_OUT, "bucket 1 doesn't answer"
         )
 
     edge.coordinator.decide = silent

@@ -76,7 +76,7 @@ class Buckets:
         self.count = count
         self.now = 1_000
         self.fault: Fault = no_fault
-        self.chunks: list[tuple[int, Batch]] = []
+        self.batches: list[tuple[int, Batch]] = []
         self.queries: list[tuple[int, Request]] = []
         self.unreachable: set[int] = set()
         self._ledgers = {}
@@ -93,24 +93,24 @@ class Buckets:
         return {bucket: [bucket * 10 + 1, bucket * 10 + 2] for bucket in self.all()}
 
     def submit(
-        self, bucket: int, chunk: Batch, on_answer: Callable[[int, Answer | Rejected], None]
+        self, bucket: int, batch: Batch, on_answer: Callable[[int, Answer | Rejected], None]
     ) -> None:
         loop = asyncio.get_running_loop()
-        self.chunks.append((bucket, chunk))
-        for position, instruction in enumerate(chunk.instructions):
+        self.batches.append((bucket, batch))
+        for position, instruction in enumerate(batch.instructions):
             if bucket not in self._ledgers:
                 loop.call_soon(on_answer, position, Rejected(0, RejectReason.UNAVAILABLE))
                 continue
             match self.fault(bucket, instruction):
                 case None:
-                    answer = self._lead(bucket, instruction, chunk)
+                    answer = self._lead(bucket, instruction, batch)
                     loop.call_soon(on_answer, position, answer)
                 case "silent":
                     pass
                 case "lost":
                     loop.call_soon(on_answer, position, Rejected(0, RejectReason.UNKNOWN))
                 case "unheard":
-                    self._lead(bucket, instruction, chunk)
+                    self._lead(bucket, instruction, batch)
                     loop.call_soon(on_answer, position, Rejected(0, RejectReason.UNKNOWN))
                 case RejectReason() as why:
                     loop.call_soon(on_answer, position, Rejected(0, why))
@@ -142,8 +142,8 @@ class Buckets:
 
     # -- a leader's work ---------------------------------------------------------------------------------
 
-    def _lead(self, bucket: int, instruction: Instruction, chunk: Batch) -> Answer:
-        mark = (chunk.incarnation, chunk.low_water)
+    def _lead(self, bucket: int, instruction: Instruction, batch: Batch) -> Answer:
+        mark = (batch.incarnation, batch.low_water)
         answer = self.apply(bucket, instruction, *mark)
         if answer.code is not Code.PENDING_ON or not isinstance(instruction, Prepare | Decide):
             return answer
@@ -169,8 +169,8 @@ class Buckets:
         """One entry with one instruction, whatever the network is like."""
         ledger = self._ledgers[bucket]
         self.now += 1
-        chunk = Batch(incarnation, low_water, (instruction,), left_out)
-        proposal = Proposal(1, self.now, 1, self.now, (chunk,))
+        batch = Batch(incarnation, low_water, (instruction,), left_out)
+        proposal = Proposal(1, self.now, 1, self.now, (batch,))
         ledger.load(ledger.missing(proposal), Loaded(ledger.bucket.applied, {}, {}, {}))
         return ledger.apply(ledger.bucket.applied + 1, 1, proposal)[0][0]
 
@@ -205,8 +205,8 @@ class Buckets:
         """Every instruction of this kind that was sent, with its bucket."""
         return [
             (bucket, instruction)
-            for bucket, chunk in self.chunks
-            for instruction in chunk.instructions
+            for bucket, batch in self.batches
+            for instruction in batch.instructions
             if isinstance(instruction, kind)
         ]
 
@@ -255,7 +255,7 @@ def _view(account: Account | None, bucket: int) -> AccountView | None:
         account.id,
         account.currency,
         account.balance,
-        account.held,
+        account.debits_pending,
         account.overdraft_limit,
         account.frozen,
         account.closed,

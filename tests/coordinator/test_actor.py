@@ -35,7 +35,7 @@ from mas.ledger import (
 from mas.limits import TURN_INSTRUCTIONS_MAX
 from mas.runtime import Supervisor, SystemClock, SystemDice
 from mas.transaction.messages import AccountView, ReadLevel, RejectReason
-from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, hash_body, name
+from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, hash_body, payment_id_of
 from tests.coordinator.cluster import Buckets, Locks, Store, no_fault, number_at
 
 BUCKETS = 3
@@ -141,7 +141,7 @@ async def test_a_payment_between_two_buckets_moves_the_money_once(world: World) 
     (result,) = await world.pay(pay(30))
 
     assert result.status is Status.COMMITTED
-    assert result.time
+    assert result.time_us
     await world.settled()
     assert (world.buckets.balance(PAYER), world.buckets.balance(PAYEE)) == (970, 1_030)
 
@@ -153,7 +153,7 @@ async def test_a_payment_within_a_bucket_is_one_instruction(world: World) -> Non
     (result,) = await world.pay(pay(30, payee=NEIGHBOUR))
 
     assert result.status is Status.COMMITTED
-    assert [len(chunk.instructions) for _, chunk in world.buckets.chunks] == [1]
+    assert [len(batch.instructions) for _, batch in world.buckets.batches] == [1]
     assert world.buckets.balance(NEIGHBOUR) == 1_030
 
 
@@ -171,7 +171,7 @@ async def test_rule_17_deposits_and_withdrawals_stay_in_one_bucket(
     (result,) = await world.pay(PaymentRequest("teller", "k", Body(kind, "USD", legs)))
 
     assert result.status is Status.COMMITTED
-    assert [bucket for bucket, _ in world.buckets.chunks] == [ELSEWHERE]
+    assert [bucket for bucket, _ in world.buckets.batches] == [ELSEWHERE]
     assert world.buckets.balance(PAYEE) == 1_000 + amount
 
 
@@ -195,29 +195,29 @@ async def test_a_payment_of_many_legs_is_all_or_nothing(world: World) -> None:
 
 
 @pytest.mark.asyncio
-async def test_rule_38_payments_of_one_turn_are_one_chunk_a_bucket(world: World) -> None:
+async def test_rule_38_payments_of_one_turn_are_one_batch_a_bucket(world: World) -> None:
     world.start()
     await world.pay(pay(1, "first"))
     await world.settled()
-    world.buckets.chunks.clear()
+    world.buckets.batches.clear()
 
     results = await world.pay(*[pay(1, f"k{i}") for i in range(400)])
 
     assert {result.status for result in results} == {Status.COMMITTED}
     await world.settled()
-    kinds = [{type(each) for each in chunk.instructions} for _, chunk in world.buckets.chunks]
+    kinds = [{type(each) for each in batch.instructions} for _, batch in world.buckets.batches]
     assert kinds == [{Prepare}, {Decide}, {Commit}]
 
 
 @pytest.mark.asyncio
-async def test_rule_38_a_chunk_is_bounded(world: World) -> None:
+async def test_rule_38_a_batch_is_bounded(world: World) -> None:
     world.start()
 
     results = await world.pay(*[pay(1, f"k{i}") for i in range(2_500)])
 
     assert {result.status for result in results} == {Status.COMMITTED, Status.REFUSED}
     assert world.buckets.balance(PAYER) == 0
-    sizes = [len(chunk.instructions) for _, chunk in world.buckets.chunks]
+    sizes = [len(batch.instructions) for _, batch in world.buckets.batches]
     assert max(sizes) == TURN_INSTRUCTIONS_MAX
     await world.settled()
 
@@ -230,10 +230,10 @@ async def test_kind_6_a_single_payment_begins_in_the_very_next_turn_beside_anoth
     world.start()
     await world.pay(pay(1, "a"), pay(1, "b", payer=NEIGHBOUR))  # where they live is known now
     await world.settled()
-    world.buckets.chunks.clear()
+    world.buckets.batches.clear()
     single = pay(1, "one")
     world.buckets.fault = lambda _, each: (
-        "silent" if isinstance(each, Prepare) and each.payment_id != name(single) else None
+        "silent" if isinstance(each, Prepare) and each.payment_id != payment_id_of(single) else None
     )
     crowd = world.submit([pay(1, f"k{i}", payer=NEIGHBOUR) for i in range(8_192)], "a crowd")
     await world.until(lambda: bool(world.buckets.sent(Prepare)))
@@ -244,14 +244,14 @@ async def test_kind_6_a_single_payment_begins_in_the_very_next_turn_beside_anoth
 
     assert (await one).status is Status.COMMITTED
     sent = [each.payment_id for _, each in world.buckets.sent(Prepare)]  # type: ignore[attr-defined]
-    assert sent.index(name(single)) < begun + TURN_INSTRUCTIONS_MAX
+    assert sent.index(payment_id_of(single)) < begun + TURN_INSTRUCTIONS_MAX
 
 
 @pytest.mark.asyncio
-async def test_kind_6_what_one_chunk_cannot_hold_is_sent_in_turns_between_callers(
+async def test_kind_6_what_one_batch_cannot_hold_is_sent_in_turns_between_callers(
     world: World,
 ) -> None:
-    """What has begun waits for room in its bucket's chunks: nobody stands behind another's wide payments there either."""
+    """What has begun waits for room in its bucket's batches: nobody stands behind another's wide payments there either."""
     wide = [(f"payee {i}", 1) for i in range(63)]
     for number, _ in wide:
         world.buckets.open_account(number, ELSEWHERE, 0)
@@ -259,23 +259,23 @@ async def test_kind_6_what_one_chunk_cannot_hold_is_sent_in_turns_between_caller
     world.start()
     await world.pay(pay(1, "a"), PaymentRequest("crowd", "b", body))  # where they live is known now
     await world.settled()
-    world.buckets.chunks.clear()
+    world.buckets.batches.clear()
     singles = [pay(1, "one"), pay(1, "two")]
-    names = {name(each) for each in singles}
+    names = {payment_id_of(each) for each in singles}
     world.buckets.fault = lambda _, each: (
         "silent" if isinstance(each, Prepare) and each.payment_id not in names else None
     )
     world.submit([PaymentRequest("crowd", f"k{i}", body) for i in range(1_000)], "a crowd")
     await world.until(lambda: bool(world.buckets.sent(Prepare)))
     assert len(world.coordinator._outboxes[ELSEWHERE]) > 500, (
-        "more than a chunk's worth has to wait"
+        "more than a batch's worth has to wait"
     )
-    chunks = len(world.buckets.chunks)
+    batches = len(world.buckets.batches)
 
     results = await asyncio.gather(*world.submit(singles, "one"))
 
     assert {result.status for result in results} == {Status.COMMITTED}
-    (following, *_) = [c for bucket, c in world.buckets.chunks[chunks:] if bucket == ELSEWHERE]
+    (following, *_) = [c for bucket, c in world.buckets.batches[batches:] if bucket == ELSEWHERE]
     ids = [each.payment_id for each in following.instructions if isinstance(each, Prepare)]
     assert names <= set(ids)
     assert len(ids) > 50, "the crowd's turn comes beside it"
@@ -296,20 +296,20 @@ async def test_a_caller_has_its_time_from_when_it_asks_not_from_when_its_turn_co
 
 
 @pytest.mark.asyncio
-async def test_rule_10_every_chunk_carries_the_low_water_mark(world: World) -> None:
+async def test_rule_10_every_batch_carries_the_low_water_mark(world: World) -> None:
     world.start()
 
     await world.pay(*[pay(1, f"k{i}") for i in range(5)])
     await world.pay(pay(1, "last"))
 
     prepares = [
-        chunk for _, chunk in world.buckets.chunks if type(chunk.instructions[0]) is Prepare
+        batch for _, batch in world.buckets.batches if type(batch.instructions[0]) is Prepare
     ]
     first = [xid_counter(each.xid) for each in prepares[0].instructions]
     assert prepares[0].low_water == min(first)
     assert prepares[1].low_water == xid_counter(prepares[1].instructions[0].xid) > max(first)
     decide = next(
-        chunk for _, chunk in world.buckets.chunks if type(chunk.instructions[0]) is Decide
+        batch for _, batch in world.buckets.batches if type(batch.instructions[0]) is Decide
     )
     assert decide.low_water > max(first)
 
@@ -324,7 +324,7 @@ async def test_k1_a_repeat_hears_the_first_answer(world: World) -> None:
 
     again = await world.pay(pay(30), pay(30, repeat=True))
 
-    assert [(each.status, each.time) for each in again] == [(first.status, first.time)] * 2
+    assert [(each.status, each.time_us) for each in again] == [(first.status, first.time_us)] * 2
     await world.settled()
     assert world.buckets.balance(PAYER) == 970
 
@@ -357,7 +357,7 @@ async def test_t20_a_cancelled_key_stays_cancelled(world: World) -> None:
     world.start()
     request = pay(30)
 
-    cancelled = await world.coordinator.cancel(name(request), Kind.PAYMENT, PAYER, 5.0)
+    cancelled = await world.coordinator.cancel(payment_id_of(request), Kind.PAYMENT, PAYER, 5.0)
     (result,) = await world.pay(request)
 
     assert cancelled.status is result.status is Status.REFUSED
@@ -372,7 +372,7 @@ async def test_t20_a_cancellation_after_the_payment_hears_its_outcome(world: Wor
     request = pay(30)
     (result,) = await world.pay(request)
 
-    cancelled = await world.coordinator.cancel(name(request), Kind.PAYMENT, PAYER, 5.0)
+    cancelled = await world.coordinator.cancel(payment_id_of(request), Kind.PAYMENT, PAYER, 5.0)
 
     assert cancelled == result
 
@@ -380,14 +380,14 @@ async def test_t20_a_cancellation_after_the_payment_hears_its_outcome(world: Wor
 @pytest.mark.asyncio
 async def test_t3_a_key_whose_attempt_died_runs_again(world: World) -> None:
     request = pay(30)
-    ask = Resolve(name(request), 4, b"x" * 16, b"")
+    ask = Resolve(payment_id_of(request), 4, b"x" * 16, b"")
     assert world.buckets.apply(SOMEWHERE, ask).code is Code.ABORTED
     world.start()
 
     (result,) = await world.pay(request)
 
     assert result.status is Status.COMMITTED
-    record = world.buckets.record(name(request))
+    record = world.buckets.record(payment_id_of(request))
     assert record is not None
     assert record.attempt == 5
     await world.settled()
@@ -547,7 +547,7 @@ async def test_whoever_waits_at_the_end_hears_unknown_and_whoever_comes_later_is
     world.buckets.fault = lambda *_: "silent"
     world.start()
     (waiting,) = world.submit([pay(30, timeout=60.0)])
-    await world.until(lambda: bool(world.buckets.chunks))
+    await world.until(lambda: bool(world.buckets.batches))
 
     await world.coordinator.finish(0.05)
     (late,) = await world.pay(pay(30, "late"))
@@ -574,7 +574,7 @@ async def test_cancelled_without_an_end_everybody_still_hears(world: World) -> N
     world.buckets.fault = lambda *_: "silent"
     world.start()
     (waiting,) = world.submit([pay(30)])
-    await world.until(lambda: bool(world.buckets.chunks))
+    await world.until(lambda: bool(world.buckets.batches))
 
     await world.supervisor.stop()
 
@@ -593,7 +593,7 @@ async def test_rule_18_accounts_are_created_evenly_and_claimed_at_their_homes(wo
 
     assert {result.status for result in results} == {Status.COMMITTED}
     await world.settled()
-    places = [result.bucket for result in results]
+    places = [result.account_bucket for result in results]
     assert sorted(places) == [1, 1, 1, 2, 2, 2, 3, 3, 3]
     for number, place in zip(numbers, places, strict=True):
         account = world.buckets.account(place, number)
@@ -608,7 +608,7 @@ async def test_rule_18_a_number_is_claimed_once_and_a_repeat_hears_the_place(wor
 
     repeat, other = await world.pay(create("dave", key="a"), create("dave", key="b"))
 
-    assert (repeat.status, repeat.bucket) == (Status.COMMITTED, first.bucket)
+    assert (repeat.status, repeat.account_bucket) == (Status.COMMITTED, first.account_bucket)
     assert (other.status, other.reason) == (Status.REFUSED, Reason.ACCOUNT_EXISTS)
     await world.settled()
 
@@ -771,7 +771,7 @@ async def test_twopc_e_nobody_waits_for_a_store_that_hangs(
 def half_done(world: World, counter: int, *, decided: bool) -> PaymentRequest:
     """A payment of a coordinator that died after phase 1, or after its DECIDE was applied."""
     request = pay(10, f"half{counter}")
-    body, payment_id = request.body, name(request)
+    body, payment_id = request.body, payment_id_of(request)
     xid = LIFE + counter.to_bytes(6, "big")
     digest = hash_body(body)
     world.buckets.apply(
@@ -832,7 +832,7 @@ async def test_entries_of_a_coordinator_that_lives_are_left_alone(world: World) 
 
     await world.until(lambda: not world.store.entries)
 
-    assert world.buckets.record(name(living)) is None
+    assert world.buckets.record(payment_id_of(living)) is None
 
 
 @pytest.mark.asyncio
@@ -870,8 +870,8 @@ async def test_twopc_b3_a_payment_from_an_account_to_be_waits_with_pauses(world:
     (created,) = await world.pay(create(number, 5))
     prepared = world.buckets.sent(Prepare)[-1][1]
     assert isinstance(prepared, Prepare)
-    assert created.bucket != SOMEWHERE
-    before = len(world.buckets.chunks)
+    assert created.account_bucket != SOMEWHERE
+    before = len(world.buckets.batches)
     waiting = world.submit([pay(1, "k", payer=number, repeat=True)])
     asking = asyncio.create_task(
         world.coordinator.read_payment(created.payment_id, Kind.PAYMENT, number, 5.0)
@@ -880,9 +880,9 @@ async def test_twopc_b3_a_payment_from_an_account_to_be_waits_with_pauses(world:
     await asyncio.sleep(0.3)
 
     assert len(world.buckets.sent(QueryRecord)) >= 2, "it has been asked for"
-    assert len(world.buckets.chunks) - before < 30
+    assert len(world.buckets.batches) - before < 30
     world.buckets.fault = no_fault
-    world.buckets.apply(created.bucket, Commit(prepared.xid, 1))
+    world.buckets.apply(created.account_bucket, Commit(prepared.xid, 1))
     (result,) = await asyncio.gather(*waiting)
     assert result.status is Status.COMMITTED
     assert await asking is None
@@ -897,7 +897,7 @@ async def test_entries_that_cannot_be_of_this_cluster_are_closed(world: World) -
     world.start()
 
     await world.settled()
-    assert world.buckets.chunks == []
+    assert world.buckets.batches == []
 
 
 @pytest.mark.asyncio
@@ -956,8 +956,8 @@ async def test_twopc_c4_an_account_whose_creation_was_answered_is_not_said_to_be
     world.start()
     (result,) = await world.pay(create(number, 5))
     assert result.status is Status.COMMITTED
-    assert result.bucket != SOMEWHERE, "it lives elsewhere than its claim"
-    assert world.buckets.account(result.bucket, number) is None
+    assert result.account_bucket != SOMEWHERE, "it lives elsewhere than its claim"
+    assert world.buckets.account(result.account_bucket, number) is None
 
     (answer,) = await world.coordinator.read_accounts([number], level, 1.0)
     assert isinstance(answer, Unavailable)
@@ -970,7 +970,7 @@ async def test_twopc_c4_an_account_whose_creation_was_answered_is_not_said_to_be
     assert asked < 100, "with a pause"
     prepared = world.buckets.sent(Prepare)[-1][1]
     assert isinstance(prepared, Prepare)
-    world.buckets.apply(result.bucket, Commit(prepared.xid, 1))
+    world.buckets.apply(result.account_bucket, Commit(prepared.xid, 1))
 
     assert await statement == []
     (view,) = await reading
@@ -996,10 +996,10 @@ async def test_twopc_b2_one_account_out_of_reach_fails_no_other(world: World) ->
 async def test_a_payments_record_is_read_at_its_anchor(world: World) -> None:
     world.start()
     request = pay(30)
-    before = await world.coordinator.read_payment(name(request), Kind.PAYMENT, PAYER, 5.0)
+    before = await world.coordinator.read_payment(payment_id_of(request), Kind.PAYMENT, PAYER, 5.0)
     (result,) = await world.pay(request)
 
-    after = await world.coordinator.read_payment(name(request), Kind.PAYMENT, PAYER, 5.0)
+    after = await world.coordinator.read_payment(payment_id_of(request), Kind.PAYMENT, PAYER, 5.0)
 
     assert before is None
     assert after == result
@@ -1010,9 +1010,9 @@ async def test_twopc_c3_a_payment_that_is_open_has_no_outcome(world: World) -> N
     """An attempt was declared dead by a question, and the next one may commit: ABORTED is no outcome (rule 3)."""
     world.start()
     request = pay(30)
-    world.buckets.apply(SOMEWHERE, Resolve(name(request), 1, b"x" * 16, b"h"))
+    world.buckets.apply(SOMEWHERE, Resolve(payment_id_of(request), 1, b"x" * 16, b"h"))
 
-    found = await world.coordinator.read_payment(name(request), Kind.PAYMENT, PAYER, 5.0)
+    found = await world.coordinator.read_payment(payment_id_of(request), Kind.PAYMENT, PAYER, 5.0)
 
     assert found is None
     (result,) = await world.pay(request)
@@ -1160,10 +1160,10 @@ async def test_whatever_is_lost_answers_are_true_and_money_is_conserved(
     await world.settled()
     assert sum(map(world.buckets.balance, accounts)) == 3_000
     assert world.coordinator.statistics().alarms == 0
-    tries = Counter(map(name, requests))
+    tries = Counter(map(payment_id_of, requests))
     for request, result in zip(requests, results, strict=True):
-        record = world.buckets.record(name(request))
-        is_only_try = tries[name(request)] == 1
+        record = world.buckets.record(payment_id_of(request))
+        is_only_try = tries[payment_id_of(request)] == 1
         assert result.status in (
             Status.UNKNOWN,
             *_true_of(record, request, is_only_try=is_only_try),
@@ -1192,7 +1192,7 @@ async def test_twopc_a1_a_claim_that_names_no_bucket_ends_payments_to_it_and_not
     world.buckets._ledgers[1]._claims[lost] = 99
     results = await world.pay(pay(payee=lost, key="lost", timeout=0.5), pay(30, key="found"))
     assert [result.status for result in results] == [Status.ABORTED, Status.COMMITTED]
-    assert any(bucket == 99 for bucket, _ in world.buckets.chunks), "it was tried"
+    assert any(bucket == 99 for bucket, _ in world.buckets.batches), "it was tried"
     (view,) = await world.coordinator.read_accounts([lost], ReadLevel.STALE, 0.2)
     assert isinstance(view, Unavailable)
     (after,) = await world.pay(pay(5, key="after"))

@@ -1,4 +1,4 @@
-"""A chunk is bounded, each caller's order stays, nothing is lost, and nobody waits behind another's thousands."""
+"""A batch is bounded, each caller's order stays, nothing is lost, and nobody waits behind another's thousands."""
 
 from collections import defaultdict
 
@@ -40,7 +40,7 @@ def _bytes(sends: list[Send]) -> int:
     )
 
 
-def test_what_fits_a_chunk_is_the_next_one_in_its_order() -> None:
+def test_what_fits_a_batch_is_the_next_one_in_its_order() -> None:
     outbox = Outbox()
     sends = _sends("a", 600) + _sends("b", 200) + _sends("a", 200)
     _add(outbox, sends)
@@ -48,19 +48,19 @@ def test_what_fits_a_chunk_is_the_next_one_in_its_order() -> None:
     assert outbox.take() == []
 
 
-def test_kind_6_one_send_is_in_the_next_chunk_however_much_waits_in_front_of_it() -> None:
+def test_kind_6_one_send_is_in_the_next_batch_however_much_waits_in_front_of_it() -> None:
     for instruction in (_SMALL, _WIDE):
         outbox = Outbox()
         _add(outbox, _sends("many", 8_192, instruction))
         outbox.take()
         single = _sends("one", 1)
         _add(outbox, single)
-        chunk = outbox.take()
-        assert single[0] in chunk
-        assert len(chunk) > 50, "the others' turn comes beside it"
+        batch = outbox.take()
+        assert single[0] in batch
+        assert len(batch) > 50, "the others' turn comes beside it"
 
 
-def test_rule_38_a_chunk_is_full_and_no_more() -> None:
+def test_rule_38_a_batch_is_full_and_no_more() -> None:
     outbox = Outbox()
     _add(outbox, _sends("a", 2_500))
     sizes = [len(outbox.take()) for _ in range(3)]
@@ -84,12 +84,12 @@ def test_nothing_is_lost_doubled_or_overtaken_by_its_own_caller(
 
     def take() -> None:
         before = len(outbox)
-        chunk = outbox.take()
-        assert bool(chunk) == bool(before)
-        assert len(chunk) + len(outbox) == before
-        assert len(chunk) <= TURN_INSTRUCTIONS_MAX
-        assert _bytes(chunk) <= TURN_BYTES_MAX
-        for send in chunk:
+        batch = outbox.take()
+        assert bool(batch) == bool(before)
+        assert len(batch) + len(outbox) == before
+        assert len(batch) <= TURN_INSTRUCTIONS_MAX
+        assert _bytes(batch) <= TURN_BYTES_MAX
+        for send in batch:
             taken[send.transaction.caller].append(send)
 
     for step in steps:

@@ -357,7 +357,7 @@ async def test_consensus_c4_an_entry_of_a_newer_program_stops_its_bucket_alone(
     await world.start()
     await world.wait_led(1)
     await world.wait_led(2)
-    newer = Proposal(proposer=1, number=1, stamp=1, chunks=(), version=LEDGER_VERSION + 1)
+    newer = Proposal(proposer=1, number=1, time_us=1, batches=(), version=LEDGER_VERSION + 1)
     world.host.groups[1].propose(1, encode(newer))
     for _ in range(2):
         await world.wait_state(ReplicaState.STOPPED)

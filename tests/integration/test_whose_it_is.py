@@ -59,8 +59,8 @@ CALLERS = ["anonymous", "forged", "expired", MALLORY, AUDITOR, OPERATOR, GATEWAY
 a, k, n, t = account_pb2, lock_pb2, node_pb2, transaction_pb2
 
 
-def _chunk(instruction: Any) -> transaction_pb2.Phase:
-    return t.Phase(bucket=1, chunk=encode(Batch(b"", 0, (instruction,))))
+def _batch(instruction: Any) -> transaction_pb2.Phase:
+    return t.Phase(bucket=1, batch=encode(Batch(b"", 0, (instruction,))))
 
 
 _LEG = Prepare(XID, ID, 1, b"h" * 16, 1, (1,), Kind.PAYMENT, "USD", ((NUMBER, -1),))
@@ -116,11 +116,11 @@ TABLE: list[tuple[str, Any, set[str]]] = [
     ("AddReplica", _REPLICA, set()),
     ("RemoveReplica", _REPLICA, set()),
     ("TransferLeader", _REPLICA, set()),
-    ("ProcessPhase1", _chunk(_LEG), {INSIDER}),
-    ("Resolve", _chunk(QueryRecord(CREATION)), {INSIDER}),
-    ("Resolve", _chunk(Resolve(XID, 1, XID, b"h" * 16)), {INSIDER}),
-    ("ProcessPhase2Commit", _chunk(Commit(make_xid(b"coordinate", 8), 1)), {INSIDER}),
-    ("ProcessPhase2Rollback", _chunk(Abort(XID)), {INSIDER}),
+    ("ProcessPhase1", _batch(_LEG), {INSIDER}),
+    ("Resolve", _batch(QueryRecord(CREATION)), {INSIDER}),
+    ("Resolve", _batch(Resolve(XID, 1, XID, b"h" * 16)), {INSIDER}),
+    ("ProcessPhase2Commit", _batch(Commit(make_xid(b"coordinate", 8), 1)), {INSIDER}),
+    ("ProcessPhase2Rollback", _batch(Abort(XID)), {INSIDER}),
 ]
 
 _STUBS: dict[str, Any] = {

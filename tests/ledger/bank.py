@@ -111,7 +111,7 @@ class Database:
         assert writes.bucket.applied >= self.bucket.applied
         self.bucket = writes.bucket.__copy__()
         for number, account in writes.accounts.items():
-            account.chunk += 1  # whatever it means to an AccountDB
+            account.batch += 1  # whatever it means to an AccountDB
             self.accounts[number] = account.__copy__()
         self.records |= writes.records
         self.claims |= writes.claims
@@ -181,9 +181,9 @@ class Bank:
         self.ledger.flushed(writes)
         return writes
 
-    def propose(self, *chunks: Batch, stamp: int = 0) -> list[list[Answer]]:
+    def propose(self, *batches: Batch, stamp: int = 0) -> list[list[Answer]]:
         """Apply an entry the way its host does, then look everything over."""
-        proposal = Proposal(LEDGER_VERSION, stamp, 1, 1, chunks)
+        proposal = Proposal(LEDGER_VERSION, stamp, 1, 1, batches)
         ledger = self.ledger
         if missing := ledger.missing(proposal):
             ledger.load(missing, self.database.load(missing))
@@ -205,7 +205,7 @@ class Bank:
         stamp: int = 0,
         left_out: tuple[bytes, ...] = (),
     ) -> list[Answer]:
-        """One entry with one chunk."""
+        """One entry with one batch."""
         return self.propose(Batch(sender, low_water, instructions, left_out), stamp=stamp)[0]
 
     def one(self, instruction: Instruction, **rest: object) -> Answer:
@@ -255,7 +255,7 @@ class Bank:
         for posting in self.all_postings:
             posted[posting.account].append(posting)
         for number, row in self.accounts().items():
-            assert [row.held, row.headroom] == reserved[number], (
+            assert [row.debits_pending, row.credits_pending] == reserved[number], (
                 f"{number} reserves what is prepared"
             )
             mine = posted[number]
@@ -263,6 +263,6 @@ class Bank:
             assert [posting.sequence for posting in mine] == list(range(1, row.sequence + 1))
             assert not mine or mine[-1].balance == row.balance
             if not number.startswith(EXTERNAL):
-                assert row.balance - row.held >= -row.overdraft_limit
-                assert row.balance + row.headroom <= BALANCE_MAX
+                assert row.balance - row.debits_pending >= -row.overdraft_limit
+                assert row.balance + row.credits_pending <= BALANCE_MAX
         assert not (set(posted) - set(self.accounts()))

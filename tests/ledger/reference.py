@@ -93,16 +93,16 @@ class Reference:
 
     # -- instructions ------------------------------------------------------------------------------------
 
-    def prepare(self, i: Prepare, left_out: tuple[bytes, ...] = ()) -> Code | Reason:
-        if i.xid in self.prepared:
+    def prepare(self, prepare: Prepare, left_out: tuple[bytes, ...] = ()) -> Code | Reason:
+        if prepare.xid in self.prepared:
             return Code.PREPARED
-        if self.is_over(i.xid):
+        if self.is_over(prepare.xid):
             return Code.STALE_XID
-        if i.xid in self.posted_xids:
+        if prepare.xid in self.posted_xids:
             return Code.POSTED
-        said = self.judge(i.legs, left_out)
+        said = self.judge(prepare.legs, left_out)
         if said is Code.PREPARED:
-            self.prepared[i.xid] = i.legs
+            self.prepared[prepare.xid] = prepare.legs
         return said
 
     def commit(self, xid: bytes) -> Code:
@@ -119,40 +119,51 @@ class Reference:
             return Code.OVER
         return Code.ALARM if xid in self.posted_xids else Code.FREED
 
-    def decide(self, i: Decide, left_out: tuple[bytes, ...] = ()) -> Code | Reason:
-        record = self.records.get(i.payment_id)
+    def decide(self, decide: Decide, left_out: tuple[bytes, ...] = ()) -> Code | Reason:
+        record = self.records.get(decide.payment_id)
         if record and record.outcome is not Code.ABORTED:
-            return self.tell(record, i.body_hash)
-        if record and record.attempt >= i.attempt:
+            return self.tell(record, decide.body_hash)
+        if record and record.attempt >= decide.attempt:
             return Code.ABORTED
-        legs = tuple(i.body.legs[position] for position in i.own)
+        legs = tuple(decide.body.legs[position] for position in decide.own)
         said = self.judge(legs, left_out)
         if said in (Code.WRONG_BUCKET, Code.PENDING_ON):
             return said
         if isinstance(said, Reason):
-            record = Record(Code.REFUSED, said, i.attempt, i.xid, i.body_hash)
+            record = Record(Code.REFUSED, said, decide.attempt, decide.xid, decide.body_hash)
         elif said is Code.PREPARED:
-            record = Record(Code.COMMITTED, Reason.NONE, i.attempt, i.xid, i.body_hash)
+            record = Record(
+                Code.COMMITTED, Reason.NONE, decide.attempt, decide.xid, decide.body_hash
+            )
             self.posted += legs
         else:
-            record = Record(Code.ABORTED, Reason[said.name], i.attempt, i.xid, i.body_hash)
-        record.owner = next(number for number, amount in i.body.legs if amount < 0)
-        self.records[i.payment_id] = record
-        return self.tell(record, i.body_hash)
+            record = Record(
+                Code.ABORTED, Reason[said.name], decide.attempt, decide.xid, decide.body_hash
+            )
+        record.owner = next(number for number, amount in decide.body.legs if amount < 0)
+        self.records[decide.payment_id] = record
+        return self.tell(record, decide.body_hash)
 
-    def end(self, i: RecordRefusal) -> Code | Reason:
-        record = self.records.get(i.payment_id)
-        if record and record.owner not in ("", i.payer):
+    def end(self, record_refusal: RecordRefusal) -> Code | Reason:
+        record = self.records.get(record_refusal.payment_id)
+        if record and record.owner not in ("", record_refusal.payer):
             return Code.NONE
         if record and record.outcome is not Code.ABORTED:
-            return self.tell(record, i.body_hash)
-        if i.payer not in self.limits:
+            return self.tell(record, record_refusal.body_hash)
+        if record_refusal.payer not in self.limits:
             return Code.WRONG_BUCKET
-        if record and i.attempt and record.attempt >= i.attempt:
+        if record and record_refusal.attempt and record.attempt >= record_refusal.attempt:
             return Code.ABORTED
-        record = Record(Code.REFUSED, i.reason, i.attempt, b"", i.body_hash, i.payer)
-        self.records[i.payment_id] = record
-        return i.reason
+        record = Record(
+            Code.REFUSED,
+            record_refusal.reason,
+            record_refusal.attempt,
+            b"",
+            record_refusal.body_hash,
+            record_refusal.payer,
+        )
+        self.records[record_refusal.payment_id] = record
+        return record_refusal.reason
 
     def look(self, payment_id: bytes, payer: str) -> Code | Reason:
         record = self.records.get(payment_id)
@@ -171,22 +182,22 @@ class Reference:
             return Code.KEY_REUSED
         return record.reason if record.outcome is Code.REFUSED else record.outcome
 
-    def set_account(self, i: SetAccount) -> Code | Reason:
-        if i.account in self.marked:
+    def set_account(self, set_account: SetAccount) -> Code | Reason:
+        if set_account.account in self.marked:
             return Code.LOCK_CONFLICT
-        if i.frozen == (i.account in self.frozen):
+        if set_account.frozen == (set_account.account in self.frozen):
             return Code.UNCHANGED
-        if i.frozen:
-            self.frozen.append(i.account)
+        if set_account.frozen:
+            self.frozen.append(set_account.account)
         else:
-            self.frozen.remove(i.account)
+            self.frozen.remove(set_account.account)
         return Code.DONE
 
-    def register(self, i: RegisterNode) -> Code | Reason:
-        node = self.nodes.setdefault(i.node, Node(i))
-        if node.retired or node.said is None or node.said.store != i.store:
+    def register(self, register_node: RegisterNode) -> Code | Reason:
+        node = self.nodes.setdefault(register_node.node, Node(register_node))
+        if node.retired or node.said is None or node.said.store != register_node.store:
             return Reason.NODE_ID_USED
-        changed, node.said = node.said is i or node.said != i, i
+        changed, node.said = node.said is register_node or node.said != register_node, register_node
         return Code.DONE if changed else Code.UNCHANGED
 
     def retire(self, number: int) -> Code:

@@ -230,9 +230,9 @@ async def agree(database: SqliteAccountDB, entries: list[Proposal]) -> None:
     await lazy.start()
     for proposal in (FIRST, *entries):
         # As the leader got it, and as the log hands it out.
-        chunks = tuple(decode_batch(encode(chunk)) for chunk in proposal.chunks)
+        batches = tuple(decode_batch(encode(batch)) for batch in proposal.batches)
         proposal = Proposal(
-            *(getattr(proposal, f) for f in Proposal.__struct_fields__[:-1]), chunks
+            *(getattr(proposal, f) for f in Proposal.__struct_fields__[:-1]), batches
         )
         assert await eager.apply(proposal) == await lazy.apply(proposal)
     await lazy.flush()

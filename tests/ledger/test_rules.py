@@ -215,7 +215,7 @@ def test_rule_4_all_legs_of_a_bucket_are_prepared_or_none(bank: Bank) -> None:
 def test_rule_5_one_entry_judges_posts_and_records(bank: Bank) -> None:
     """Debits and credits, several accounts, one bucket: its DECIDE alone."""
     answer = bank.one(decide(1, ("a", -30), ("b", -20), ("c", 45), ("a", 5)), stamp=77)
-    assert answer == Answer(Code.COMMITTED, attempt=1, xid=xid(1), time=77)
+    assert answer == Answer(Code.COMMITTED, attempt=1, xid=xid(1), time_us=77)
     assert [bank.account(n).balance for n in "abc"] == [75, 80, 45]
     mine = [p for p in bank.all_postings if p.payment_id == pid(1)]
     assert [(p.account, p.amount, p.balance, p.time) for p in mine] == [
@@ -325,7 +325,7 @@ def test_rule_9_an_outcome_can_not_be_cancelled(bank: Bank) -> None:
 def test_rule_10_commit_posts_once_at_the_records_time(bank: Bank) -> None:
     """P7, P8: whoever brings it, however often."""
     bank.do(prepare(1, ("a", -30), ("b", 10)))
-    assert (bank.account("a").held, bank.account("b").headroom) == (30, 10)
+    assert (bank.account("a").debits_pending, bank.account("b").credits_pending) == (30, 10)
     answers = [bank.one(Commit(xid(1), 55), sender=sender) for sender in (TC, b"", OTHER_TC)]
     assert codes(answers) == [Code.POSTED] * 3
     assert [(bank.account(n).balance, bank.account(n).sequence) for n in "ab"] == [
@@ -637,7 +637,7 @@ def test_rule_18_a_new_account_is_unseen_until_its_commit(bank: Bank) -> None:
     assert bank.one(decide(2, ("a", -1), ("new", 1))) == Answer(Code.PENDING_ON, xids=(xid(1),))
     bank.do(Commit(xid(1), 44))
     new = bank.account("new")
-    assert (new.balance, new.overdraft_limit, new.headroom, new.sequence) == (70, 9, 0, 1)
+    assert (new.balance, new.overdraft_limit, new.credits_pending, new.sequence) == (70, 9, 0, 1)
     assert [p.time for p in bank.all_postings if p.account == "new"] == [44]
     assert bank.one(decide(2, ("a", -1), ("new", 1))).code is Code.COMMITTED
 
@@ -897,12 +897,12 @@ def test_rule_36_an_epoch_is_taken_once() -> None:
 
 
 def test_rule_37_every_instruction_has_its_own_answer_in_its_place(bank: Bank) -> None:
-    chunks = (
+    batches = (
         Batch(TC, 1, (prepare(1, ("a", -1)), prepare(2, ("c", -1)))),
         Batch(b"", 0, ()),
         Batch(OTHER_TC, 1, (prepare(3, ("b", -1), xid=xid(3, OTHER_TC)),)),
     )
-    assert [codes(answers) for answers in bank.propose(*chunks)] == [
+    assert [codes(answers) for answers in bank.propose(*batches)] == [
         [Code.PREPARED, Code.REFUSED],
         [],
         [Code.PREPARED],
@@ -991,12 +991,12 @@ def test_twopc_a1_the_systems_accounts_are_nobodys_to_name(bank: Bank) -> None:
     assert set(bank.accounts()) == {"a", "b", "c", USD}
 
 
-def test_twopc_a1_a_chunk_whose_head_cannot_be_is_failed_whole(bank: Bank) -> None:
-    for chunk in (
+def test_twopc_a1_a_batch_whose_head_cannot_be_is_failed_whole(bank: Bank) -> None:
+    for batch in (
         Batch(b"short", 0, (QueryRecord(pid(1)),)),
         Batch(TC, 2**49, (QueryRecord(pid(1)),)),
     ):
-        ((answer,),) = bank.propose(chunk)
+        ((answer,),) = bank.propose(batch)
         assert answer.code is Code.FAILED
     assert bank.one(prepare(1, ("a", -1))).code is Code.PREPARED
 
@@ -1010,8 +1010,8 @@ def test_twopc_a1_a_stamp_beyond_all_time_is_kept_within_it(bank: Bank) -> None:
 # -- B1: what waits on one account ---------------------------------------------------------------------------
 
 
-def test_twopc_b1_however_much_waits_on_an_account_a_chunk_is_judged_by_sums(bank: Bank) -> None:
-    """Legs left out are summed once a chunk, and what a leg waits for is named once an account, not once a payout."""
+def test_twopc_b1_however_much_waits_on_an_account_a_batch_is_judged_by_sums(bank: Bank) -> None:
+    """Legs left out are summed once a batch, and what a leg waits for is named once an account, not once a payout."""
     count = 300
     bank.do(*[prepare(n, ("c", 1)) for n in range(1, count + 1)])
     payouts = [prepare(1_000 + n, ("c", -1)) for n in range(count)]

@@ -50,10 +50,10 @@ class FakeBuckets:
         self.said: list[str] = []
 
     def submit(
-        self, bucket: int, chunk: Batch, on_answer: Callable[[int, Answer | Rejected], None]
+        self, bucket: int, batch: Batch, on_answer: Callable[[int, Answer | Rejected], None]
     ) -> None:
         def carry_out() -> None:
-            for i, instruction in enumerate(chunk.instructions):
+            for i, instruction in enumerate(batch.instructions):
                 on_answer(i, self.judge(bucket, instruction))
 
         if self.held_back is not None:

@@ -154,8 +154,8 @@ class Walk:
 
     async def tell(self, bucket: int, instruction: Instruction) -> Answer | Rejected:
         told: asyncio.Future[Answer | Rejected] = asyncio.get_running_loop().create_future()
-        chunk = Batch(TC, 0, (instruction,))
-        self.router.submit(bucket, chunk, lambda _, answer: told.set_result(answer))
+        batch = Batch(TC, 0, (instruction,))
+        self.router.submit(bucket, batch, lambda _, answer: told.set_result(answer))
         return await told
 
     async def open(self, supervisor: Supervisor) -> None:
@@ -166,7 +166,9 @@ class Walk:
         for number in (ALICE, BOB):
             home, xid = home_bucket(number, BUCKETS), self.xid()
             body = Body(Kind.CREATION, "USD", ((number, 1_000),))
-            answer = await self.tell(home, Decide(xid, xid, 1, body, b"h", (), (0,), place=home))
+            answer = await self.tell(
+                home, Decide(xid, xid, 1, body, b"h", (), (0,), account_bucket=home)
+            )
             assert isinstance(answer, Answer)
             assert answer.code is Code.COMMITTED, answer
         supervisor.spawn("locks", self.locks.run())
@@ -187,7 +189,7 @@ class Walk:
                 body = Body(Kind.PAYMENT, "USD", ((BOB, -1), (ALICE, 1)))
                 decided = await self.tell(2, Decide(xid, key, 1, body, b"h", (1,), (0,)))
                 if isinstance(decided, Answer) and decided.code is Code.COMMITTED:
-                    await self.tell(1, Commit(xid, decided.time))
+                    await self.tell(1, Commit(xid, decided.time_us))
             elif chance < 0.8 and isinstance(answer, Answer):
                 await self.tell(1, Abort(xid))
 

@@ -41,7 +41,7 @@ ROUND_TRIP = 0.002
 
 
 class LedgerBuckets:
-    """Applies each chunk as an entry of its bucket's ledger, one round trip after it came."""
+    """Applies each batch as an entry of its bucket's ledger, one round trip after it came."""
 
     def __init__(self) -> None:
         self.ledgers = {i: Ledger(ResidentState(BucketRow(i), {}, {})) for i in (1, 2)}
@@ -49,7 +49,7 @@ class LedgerBuckets:
         """By bucket: nothing reaches it; whoever asks hears so after `patience`."""
         self.patience = 5.0
         self.loses_unmarks = False
-        """Chunks of nothing but unmarks don't arrive."""
+        """Batches of nothing but unmarks don't arrive."""
         self.turned_away = 0
         self.applied: list[Instruction] = []
         self._counter = 0
@@ -75,7 +75,7 @@ class LedgerBuckets:
         home = home_bucket(number, BUCKETS)
         body = Body(Kind.CREATION, "USD", ((number, 1_000),))
         xid = self.next_xid()
-        (answer,) = self.do(home, Decide(xid, xid, 1, body, b"h", (), (0,), place=home))
+        (answer,) = self.do(home, Decide(xid, xid, 1, body, b"h", (), (0,), account_bucket=home))
         assert answer.code is Code.COMMITTED
 
     def pay(self, payer: str, payee: str, token: Token | None = None) -> Answer:
@@ -105,19 +105,19 @@ class LedgerBuckets:
         return account.marks  # type: ignore[union-attr]
 
     def submit(
-        self, bucket: int, chunk: Batch, on_answer: Callable[[int, Answer | Rejected], None]
+        self, bucket: int, batch: Batch, on_answer: Callable[[int, Answer | Rejected], None]
     ) -> None:
         def carry_out() -> None:
-            for position, answer in enumerate(self.do(bucket, *chunk.instructions)):
+            for position, answer in enumerate(self.do(bucket, *batch.instructions)):
                 on_answer(position, answer)
 
         def turn_away() -> None:
             self.turned_away += 1
-            for position in range(len(chunk.instructions)):
+            for position in range(len(batch.instructions)):
                 on_answer(position, Rejected(0, RejectReason.UNAVAILABLE))
 
         loop = asyncio.get_running_loop()
-        is_lost = all(isinstance(each, Unmark) for each in chunk.instructions)
+        is_lost = all(isinstance(each, Unmark) for each in batch.instructions)
         if self.is_down.get(bucket) or (self.loses_unmarks and is_lost):
             loop.call_later(self.patience, turn_away)
         else:

@@ -127,10 +127,10 @@ class Buckets:
         )
 
     def submit(
-        self, bucket: int, chunk: Batch, on_answer: Callable[[int, Answer | Rejected], None]
+        self, bucket: int, batch: Batch, on_answer: Callable[[int, Answer | Rejected], None]
     ) -> None:
         assert bucket == 1
-        [instruction] = chunk.instructions
+        [instruction] = batch.instructions
         assert isinstance(instruction, RegisterNode | RetireNode)
         self.submitted.append(instruction)
         answer = self.answers.pop(0) if self.answers else self._decide(instruction)

@@ -130,7 +130,7 @@ async def test_answers_come_back_by_position_in_any_order() -> None:
     caller.submit(*commits(3))
     peer, request = await caller.next_submit()
     assert peer == 1
-    assert decode_batch(request.chunk).instructions == tuple(commits(3))
+    assert decode_batch(request.batch).instructions == tuple(commits(3))
     caller.reply(1, Answers(request.request, ((2, DONE),)))
     caller.reply(1, Answers(request.request, ((0, DONE), (1, Answer(Code.OVER)))))
     assert caller.answers == [(2, DONE), (0, DONE), (1, Answer(Code.OVER))]
@@ -166,7 +166,7 @@ async def test_a_hint_is_followed_and_remembered() -> None:
     caller.reply(peer, Rejected(request.request, RejectReason.NOT_LEADING, leader=3))
     peer, again = await caller.next_submit()
     assert peer == 3
-    assert again.chunk == request.chunk
+    assert again.batch == request.batch
     caller.reply(3, Answers(again.request, ((0, DONE), (1, DONE))))
     assert caller.answers == [(0, DONE), (1, DONE)]
     caller.submit(*commits(1))
@@ -199,7 +199,7 @@ async def test_only_what_was_turned_away_is_sent_elsewhere() -> None:
     )
     peer, part = await caller.next_submit()
     assert peer == 2
-    assert decode_batch(part.chunk).instructions == (commits(4)[1], commits(4)[3])
+    assert decode_batch(part.batch).instructions == (commits(4)[1], commits(4)[3])
     caller.reply(2, Answers(part.request, ((1, DONE), (0, Answer(Code.OVER)))))
     caller.reply(1, Answers(request.request, ((0, DONE), (2, DONE))))
     assert sorted(caller.answers, key=lambda each: each[0]) == [
@@ -218,7 +218,7 @@ async def test_the_rest_of_a_half_answered_request_is_sent_elsewhere() -> None:
     caller.reply(peer, Answers(request.request, ((1, DONE),)))
     caller.reply(peer, Rejected(request.request, RejectReason.NOT_LEADING, leader=2))
     _, part = await caller.next_submit()
-    assert decode_batch(part.chunk).instructions == (commits(3)[0], commits(3)[2])
+    assert decode_batch(part.batch).instructions == (commits(3)[0], commits(3)[2])
 
 
 @pytest.mark.asyncio
@@ -324,13 +324,13 @@ async def test_rule_16_overload_turns_away_what_begins_and_nothing_else() -> Non
     assert caller.whys() == dict.fromkeys((0, 3, 4, 5), RejectReason.OVERLOADED)
     _, (first, rest) = await caller.next()
     assert isinstance(rest, Submit)
-    assert decode_batch(rest.chunk).instructions == tuple(commits(2))
+    assert decode_batch(rest.batch).instructions == tuple(commits(2))
     caller.reply(1, Answers(rest.request, ((1, DONE),)))
     assert caller.answers[-1] == (2, DONE)
     caller.reply(1, Answers(first.request, tuple((i, DONE) for i in range(8))))
     caller.submit(*marks(10))
     _, request = await caller.next_submit()
-    assert len(decode_batch(request.chunk).instructions) == 10
+    assert len(decode_batch(request.batch).instructions) == 10
 
 
 @pytest.mark.asyncio
@@ -461,8 +461,8 @@ async def test_twopc_a1_a_bucket_that_is_not_there_is_an_alarm_and_not_an_end(
         FakePeers(2), {1: [2]}, clock=SystemClock(), dice=Random(1), settings=SETTINGS
     )
     answers: list[tuple[int, Answer | Rejected]] = []
-    chunk = Batch(b"", 0, (Commit(bytes(16), 1), Abort(bytes(16))))
-    router.submit(99, chunk, lambda position, answer: answers.append((position, answer)))
+    batch = Batch(b"", 0, (Commit(bytes(16), 1), Abort(bytes(16))))
+    router.submit(99, batch, lambda position, answer: answers.append((position, answer)))
     assert not answers, "never within the call"
     await asyncio.sleep(0)
     assert [(position, answer.why) for position, answer in answers] == [
@@ -502,7 +502,7 @@ async def test_consensus_f3_what_no_frame_holds_is_an_error_to_whoever_sent_it()
     await until(lambda: len(caller.answers) == 2)
     assert caller.whys() == {0: RejectReason.INVALID, 1: RejectReason.INVALID}
     _, request = await caller.next_submit()  # what was asked beside it
-    assert decode_batch(request.chunk).instructions == tuple(commits(1))
+    assert decode_batch(request.batch).instructions == tuple(commits(1))
     with pytest.raises(Exception, match="can't be sent"):
         await caller.router.query(
             1, ReadAccounts(0, 1, ReadLevel.LINEARIZABLE, ("x" * limits.FRAME_BYTES_MAX,)), 5.0
@@ -580,7 +580,7 @@ async def test_bank_5_a_follower_passes_on_to_a_leader_out_of_reach_from_here() 
     caller.reply(2, Rejected(submit.request, RejectReason.NOT_LEADING, leader=1))
     peer, (passed,) = await caller.next()
     assert isinstance(passed, PassOn)
-    again = Submit(passed.request, 1, submit.chunk, passed.message.left_ms)
+    again = Submit(passed.request, 1, submit.batch, passed.message.left_ms)
     assert (peer, passed.message) == (2, again)
     caller.reply(2, Answers(passed.request, ((0, DONE),)))
     assert caller.answers == [(0, DONE)]
@@ -612,8 +612,8 @@ async def test_bank_5_what_was_passed_on_is_not_passed_on_again() -> None:
     assert isinstance(own, PassOn), "the leader is known to be out of reach"
     assert own.leader == 1
 
-    chunk = Batch(b"", 0, (Commit(b"y", 1),))
-    caller.router.submit(1, chunk, lambda *_: None, passed_on=True)
+    batch = Batch(b"", 0, (Commit(b"y", 1),))
+    caller.router.submit(1, batch, lambda *_: None, passed_on=True)
     _, (submit_too,) = await caller.next()
     assert isinstance(submit_too, Submit)
     reading = asyncio.create_task(caller.router.query(1, READ, 10.0, passed_on=True))

@@ -58,8 +58,8 @@ class Asking:
             self.peers, {1: [1]}, clock=SystemClock(), dice=Random(1), settings=settings
         )
         self.answered: list[tuple[int, object]] = []
-        chunk = Batch(b"", 0, tuple(Commit(bytes((i,)), i) for i in range(3)))
-        self.router.submit(1, chunk, lambda i, answer: self.answered.append((i, answer)))
+        batch = Batch(b"", 0, tuple(Commit(bytes((i,)), i) for i in range(3)))
+        self.router.submit(1, batch, lambda i, answer: self.answered.append((i, answer)))
         questions = [ReadAccounts(0, 1, ReadLevel.LINEARIZABLE, ("alice",)), ReadNodes(0, 1)]
         self.reads = [asyncio.ensure_future(self.router.query(1, each, 60.0)) for each in questions]
 

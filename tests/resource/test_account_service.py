@@ -132,7 +132,9 @@ class World:
     def create(self, number: str, opening: int) -> Decide:
         """A creation whose bucket is its own home: one entry."""
         body = Body(Kind.CREATION, "USD", ((number, opening),))
-        return Decide(self.xid(), number.encode().ljust(16), 1, body, b"h", (), (0,), place=1)
+        return Decide(
+            self.xid(), number.encode().ljust(16), 1, body, b"h", (), (0,), account_bucket=1
+        )
 
     def pay(self, payer: str, payee: str, amount: int, key: str) -> Decide:
         body = Body(Kind.PAYMENT, "USD", ((payer, -amount), (payee, amount)))
@@ -274,7 +276,7 @@ async def test_overload_turns_away_a_node_that_joins_and_none_that_leaves(world:
 
 
 @pytest.mark.asyncio
-async def test_an_unreadable_chunk_harms_none_beside_it(world: World) -> None:
+async def test_an_unreadable_batch_harms_none_beside_it(world: World) -> None:
     """Rule 37."""
     await open_accounts(world, alice=100, bob=0)
     bad = world.requests + 1
@@ -298,11 +300,11 @@ async def test_a_leg_undecided_is_asked_about_before_its_money_is_refused(
     assert (await world.answer(world.submit(incoming))).code is Code.PREPARED
     request = world.submit(world.pay("alice", "bob", 50, "out"))
     await world.until(lambda: world.buckets.asked)
-    ((anchor, chunk, on_answer),) = world.buckets.asked
-    assert (anchor, chunk.instructions) == (2, (QueryRecord(incoming.payment_id),))
+    ((anchor, batch, on_answer),) = world.buckets.asked
+    assert (anchor, batch.instructions) == (2, (QueryRecord(incoming.payment_id),))
     assert world.reply_to(request) is None
     if committed:
-        on_answer(0, Answer(Code.COMMITTED, xid=incoming.xid, time=9))
+        on_answer(0, Answer(Code.COMMITTED, xid=incoming.xid, time_us=9))
     else:
         on_answer(0, Answer(Code.ABORTED, attempt=1))
     answer = await world.answer(request)
@@ -342,12 +344,12 @@ async def test_an_old_leg_is_asked_about_and_settled(world: World) -> None:
     incoming = world.prepare((("alice", 50),), "in")
     await world.answer(world.submit(incoming))
     await world.until(lambda: world.buckets.asked)
-    anchor, chunk, on_answer = world.buckets.asked[0]
+    anchor, batch, on_answer = world.buckets.asked[0]
     assert anchor == 2
-    assert chunk.instructions == (Resolve(incoming.payment_id, 1, incoming.xid, b"h"),)
+    assert batch.instructions == (Resolve(incoming.payment_id, 1, incoming.xid, b"h"),)
     on_answer(0, Answer(Code.NONE))
     assert incoming.xid in world.service._ledger.legs
-    on_answer(0, Answer(Code.COMMITTED, xid=incoming.xid, time=9))
+    on_answer(0, Answer(Code.COMMITTED, xid=incoming.xid, time_us=9))
     await world.until(lambda: incoming.xid not in world.service._ledger.legs)
     views = await world.reply(world.read("alice"))
     assert isinstance(views, AccountViews)
@@ -512,7 +514,7 @@ async def balance(world: World, request: int) -> int:
 
 
 def committed(prepared: Prepare) -> Answer:
-    return Answer(Code.COMMITTED, xid=prepared.xid, time=9)
+    return Answer(Code.COMMITTED, xid=prepared.xid, time_us=9)
 
 
 @pytest.mark.asyncio
@@ -581,8 +583,8 @@ async def test_bank_1_an_attempt_that_keeps_a_read_waiting_is_declared_dead(worl
     asks = []
     while not asks:
         await asyncio.sleep(0.001)
-        for anchor, chunk, hear in world.buckets.asked:
-            asks += [each for each in chunk.instructions if isinstance(each, Resolve)]
+        for anchor, batch, hear in world.buckets.asked:
+            asks += [each for each in batch.instructions if isinstance(each, Resolve)]
             hear(0, Answer(Code.COMMITTED, xid=b"another's") if anchor == 3 else Answer(Code.NONE))
         world.buckets.asked.clear()
     assert asks == [Resolve(one.payment_id, 1, one.xid, b"h")]
@@ -605,10 +607,10 @@ async def test_bank_1_reads_of_a_hot_account_ask_about_each_leg_once_and_in_boun
         await world.until(lambda request=request: world.reply_to(request))  # type: ignore[misc]
     reads = [world.read("alice") for _ in range(20)]
     await world.until(lambda: world.buckets.asked)
-    sizes = [len(chunk.instructions) for _, chunk, _ in world.buckets.asked]
+    sizes = [len(batch.instructions) for _, batch, _ in world.buckets.asked]
     assert sizes == [1_000, 500]
-    for _, chunk, hear in world.buckets.asked:
-        for position in range(len(chunk.instructions)):
+    for _, batch, hear in world.buckets.asked:
+        for position in range(len(batch.instructions)):
             hear(position, Answer(Code.REFUSED))
     assert [await balance(world, each) for each in reads] == [0] * 20
 
@@ -921,9 +923,9 @@ async def test_a_read_sees_an_account_whose_creation_was_answered(world: World) 
     assert (await world.answer(world.submit(creation))).code is Code.PREPARED
     request = world.read("carol")
     while (reply := world.reply_to(request)) is None:
-        for _, chunk, on_answer in world.buckets.asked:
-            assert chunk.instructions == (QueryRecord(creation.payment_id),)
-            on_answer(0, Answer(Code.COMMITTED, xid=creation.xid, time=9))
+        for _, batch, on_answer in world.buckets.asked:
+            assert batch.instructions == (QueryRecord(creation.payment_id),)
+            on_answer(0, Answer(Code.COMMITTED, xid=creation.xid, time_us=9))
         world.buckets.asked.clear()
         await asyncio.sleep(0)
     assert isinstance(reply, AccountViews)
@@ -961,8 +963,8 @@ async def test_twopc_d1_what_ends_a_payment_goes_before_all_that_begins_one(worl
         return [
             place
             for place, entry in enumerate(world.group.entries[before:])
-            for chunk in decode_proposal(entry.data).chunks
-            if any(isinstance(each, kind) for each in chunk.instructions)
+            for batch in decode_proposal(entry.data).batches
+            if any(isinstance(each, kind) for each in batch.instructions)
         ]
 
     await world.until(lambda: len(places(Decide)) == 11)
@@ -1000,8 +1002,8 @@ async def test_twopc_d1_what_nobody_waits_for_any_more_is_not_begun(world: World
     assert all(
         instruction.payment_id != b"late".ljust(16)
         for entry in world.group.entries
-        for chunk in decode_proposal(entry.data).chunks
-        for instruction in chunk.instructions
+        for batch in decode_proposal(entry.data).batches
+        for instruction in batch.instructions
         if isinstance(instruction, Decide)
     )
 
@@ -1020,9 +1022,9 @@ async def test_twopc_d2_an_incarnation_is_forgotten_only_once_it_is_closed(
 
     def closes() -> int:
         return sum(
-            CloseIncarnation(TC) in chunk.instructions
+            CloseIncarnation(TC) in batch.instructions
             for entry in world.group.entries
-            for chunk in decode_proposal(entry.data).chunks
+            for batch in decode_proposal(entry.data).batches
         )
 
     service._close_silent(service._clock.monotonic())
@@ -1097,8 +1099,8 @@ async def test_consensus_d4_a_follower_stops_where_its_database_is_too_far_behin
         world.database.flush = wait_and_flush  # type: ignore[method-assign]
         for number in range(30):
             pays = tuple(world.pay("alice", "bob", 1, f"{number}-{n}") for n in range(500))
-            chunk = Batch(TC, 0, pays)
-            world.group.commit(encode(Proposal(1, number, 12, number, (chunk,))))
+            batch = Batch(TC, 0, pays)
+            world.group.commit(encode(Proposal(1, number, 12, number, (batch,))))
             await asyncio.sleep(0)
         service = world.service
         await world.until(lambda: service._flusher.behind >= 1_000)

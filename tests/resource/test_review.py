@@ -71,7 +71,7 @@ async def test_what_settles_a_leg_has_room_when_requests_have_none(world: World)
     await world.until(lambda: world.buckets.asked)
     world.service.requests = Mailbox("full", 1)
     world.service.requests.put((7, None))  # type: ignore[arg-type]  # never drained
-    world.buckets.asked[0][2](0, Answer(Code.COMMITTED, xid=incoming.xid, time=9))
+    world.buckets.asked[0][2](0, Answer(Code.COMMITTED, xid=incoming.xid, time_us=9))
     await world.until(lambda: incoming.xid not in world.service._ledger.legs)
 
 
@@ -151,10 +151,10 @@ async def test_bank_5_a_follower_passes_on_what_it_is_asked_to_and_no_more(world
     await open_accounts(world, alice=10, bob=0)
     world.group.lead(term=2, leading=False, leader=3)
     await world.until(lambda: not world.service._leadership.leading)
-    chunk = msgspec.Raw(
+    batch = msgspec.Raw(
         encode(Batch(b"", 0, (world.pay("alice", "bob", 1, "k"), Abort(b"x" * 16))))
     )
-    submit = Submit(77, 1, chunk)
+    submit = Submit(77, 1, batch)
     world.service.requests.put((CALLER, submit))
     world.service.requests.put(
         (CALLER, PassOn(78, 1, 3, msgspec.structs.replace(submit, request=78)))
@@ -164,7 +164,7 @@ async def test_bank_5_a_follower_passes_on_what_it_is_asked_to_and_no_more(world
     )
     await world.until(lambda: world.buckets.asked)
     ((bucket, passed, on_answer),) = world.buckets.asked
-    assert (bucket, passed) == (1, decode_batch(chunk))
+    assert (bucket, passed) == (1, decode_batch(batch))
     assert world.buckets.passed_on == [True]
     on_answer(1, Answer(Code.FREED))
     assert await world.reply(78) == Answers(78, ((1, Answer(Code.FREED)),))

@@ -125,7 +125,7 @@ class FakeDatabase:
     ) -> tuple[int, list[PostingView]]:
         assert self.row is not None
         found = [
-            PostingView(each.sequence, each.payment_id, each.amount, each.balance, each.time)
+            PostingView(each.sequence, each.payment_id, each.amount, each.balance, each.time_us)
             for each in reversed(self.lines)
             if each.account == number and (not before or each.sequence < before)
         ]
@@ -154,13 +154,13 @@ class FakeBuckets:
     def submit(
         self,
         bucket: int,
-        chunk: Batch,
+        batch: Batch,
         on_answer: Callable[[int, Answer | Rejected], None],
         *,
         passed_on: bool = False,
     ) -> None:
         self.passed_on.append(passed_on)
-        self.asked.append((bucket, chunk, on_answer))
+        self.asked.append((bucket, batch, on_answer))
 
 
 class Replies:

@@ -38,8 +38,8 @@ def record(number: int, payer: str = "alice", payee: str = "bob") -> Record:
         body_hash=bytes(range(16)),
         attempt=1,
         xid=make_xid(INCARNATION, number),
-        time=1_700_000_000_000_000 + number,
-        place=number % 3,
+        time_us=1_700_000_000_000_000 + number,
+        account_bucket=number % 3,
     )
 
 
@@ -136,7 +136,7 @@ class Book:
         row = self.row.__copy__()
         row.applied += entries
         row.term = 7
-        row.stamp += 1
+        row.time_us += 1
         row.state_hash = sum(self.digests.values()) % HASH_MODULUS
         writes, self.row = self.writes, row
         writes.bucket = row
@@ -153,8 +153,8 @@ def everything(bucket: int = 1) -> Book:
     book.account(
         "alice",
         balance=2**62,
-        held=5,
-        headroom=6,
+        debits_pending=5,
+        credits_pending=6,
         marks=(Token(2, 1), Token(2, 9, LockMode.SHARED)),
     )
     book.account('o"br\\ien é€', overdraft_limit=2**61, frozen=True, fence=Token(1, 1))

@@ -121,7 +121,10 @@ async def test_a_flush_replaces_rows_and_deletes_settled_legs(database: AccountD
     assert kept.incarnations[INCARNATION] == Incarnation(INCARNATION, 41)
     loaded = await database.load(1, ["alice", "bob"], [payment_id(1)], ["alice"])
     assert loaded.applied == 2
-    assert (loaded.accounts["bob"].held, loaded.accounts["alice"].held) == (77, 5)
+    assert (loaded.accounts["bob"].debits_pending, loaded.accounts["alice"].debits_pending) == (
+        77,
+        5,
+    )
     assert loaded.records[payment_id(1)].attempt == 9
     assert loaded.claims == {"alice": 2}
 
@@ -437,7 +440,7 @@ async def test_t11_a_load_beside_flushes_has_the_index_of_its_rows(
     seen: list[int] = []
     while not writing.done():
         loaded = await database.load(1, ["a", "b", "c"], [], [])
-        assert [row.held for row in loaded.accounts.values()] == [loaded.applied] * len(
+        assert [row.debits_pending for row in loaded.accounts.values()] == [loaded.applied] * len(
             loaded.accounts
         )
         seen.append(loaded.applied)

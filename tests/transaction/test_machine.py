@@ -105,7 +105,7 @@ def test_rule_5_the_client_hears_before_the_others_are_told() -> None:
     run.answer(decide, Code.COMMITTED, xid=xid, time=42)
 
     result = run.result()
-    assert (result.status, result.time) == (Status.COMMITTED, 42)
+    assert (result.status, result.time_us) == (Status.COMMITTED, 42)
     commit = run.one(Commit)
     assert (commit.bucket, commit.instruction) == (OTHER, Commit(xid, 42))
     run.answer(commit, Code.POSTED)
@@ -147,7 +147,7 @@ def test_rule_7_the_outcome_of_another_xid_is_the_clients_and_frees_the_own_legs
 
     run.answer(decide, Code.COMMITTED, xid=SOMEBODY_ELSE, time=9)
 
-    assert run.result().time == 9
+    assert run.result().time_us == 9
     assert run.wants() == [Abort]
 
 
@@ -294,7 +294,7 @@ def test_rule_8_an_outcome_found_instead_of_an_error_is_the_answer() -> None:
 
     decide = run.one(Decide)  # which a payment that has an outcome answers, or says KEY_REUSED
     run.answer(decide, Code.COMMITTED, xid=SOMEBODY_ELSE, time=8)
-    assert run.result().time == 8
+    assert run.result().time_us == 8
     assert run.sent(Commit) == []
 
 
@@ -763,9 +763,13 @@ def test_rule_18_a_creation_is_prepared_where_it_is_placed_and_claimed_at_its_ho
     assert prepare.instruction.overdraft_limit == 7
     run.answer(prepare, Code.PREPARED)
     decide = run.one(Decide)
-    assert (decide.bucket, decide.instruction.place, decide.instruction.own) == (ANCHOR, OTHER, ())
+    assert (decide.bucket, decide.instruction.account_bucket, decide.instruction.own) == (
+        ANCHOR,
+        OTHER,
+        (),
+    )
     run.answer(decide, Code.COMMITTED, xid=decide.instruction.xid, time=2, number=OTHER)
-    assert run.result().bucket == OTHER
+    assert run.result().account_bucket == OTHER
 
 
 def test_rule_18_a_creation_placed_at_its_home_is_one_decide() -> None:
@@ -773,7 +777,7 @@ def test_rule_18_a_creation_placed_at_its_home_is_one_decide() -> None:
     run = Run(body, placement=place_creation(ANCHOR, ANCHOR)).start()
 
     decide = run.one(Decide).instruction
-    assert (decide.place, decide.own, decide.participants) == (ANCHOR, (0,), ())
+    assert (decide.account_bucket, decide.own, decide.participants) == (ANCHOR, (0,), ())
 
 
 # -- locks (rules 34, 35) --------------------------------------------------------------------------------

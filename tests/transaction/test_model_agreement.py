@@ -70,7 +70,13 @@ class Rows(NamedTuple):
 
     def key(self) -> tuple[object, ...]:
         account = self.account
-        return (account.balance, account.held, account.headroom, account.sequence, *self[1:])
+        return (
+            account.balance,
+            account.debits_pending,
+            account.credits_pending,
+            account.sequence,
+            *self[1:],
+        )
 
 
 def apply(
@@ -575,7 +581,7 @@ def any_xid_committed(patch: Patch) -> None:
 
     def instruct(xid: bytes, attempt: int, answer: Answer) -> Commit | Abort | None:
         if answer.code is Code.COMMITTED:
-            return Commit(xid, answer.time)
+            return Commit(xid, answer.time_us)
         return whole(xid, attempt, answer)
 
     patch(participant, "instruct", instruct)

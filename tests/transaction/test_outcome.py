@@ -4,7 +4,7 @@ import pytest
 
 from mas import ids
 from mas.ledger.instructions import EXTERNAL, Body, Kind, Legs, payer
-from mas.transaction.outcome import PaymentRequest, hash_body, name
+from mas.transaction.outcome import PaymentRequest, hash_body, payment_id_of
 
 TRANSFER = Body(Kind.PAYMENT, "USD", (("A", -5), ("B", 5)))
 
@@ -27,17 +27,23 @@ def test_rule_3_the_payer(kind: Kind, legs: Legs, number: str) -> None:
 def test_rule_1_a_payment_is_named_by_kind_key_space_payer_and_key() -> None:
     request = PaymentRequest("cluster", "key", TRANSFER)
 
-    assert name(request) == ids.payment_id(Kind.PAYMENT, "cluster", "A", "key")
-    assert name(PaymentRequest("cluster", "key", TRANSFER, repeat=True)) == name(request)
-    assert name(PaymentRequest("keys:other", "key", TRANSFER)) != name(request)
+    assert payment_id_of(request) == ids.payment_id(Kind.PAYMENT, "cluster", "A", "key")
+    assert payment_id_of(PaymentRequest("cluster", "key", TRANSFER, repeat=True)) == payment_id_of(
+        request
+    )
+    assert payment_id_of(PaymentRequest("keys:other", "key", TRANSFER)) != payment_id_of(request)
 
 
 def test_rule_1_a_deposit_is_a_payment_and_a_creation_is_not() -> None:
     deposit = Body(Kind.DEPOSIT, "USD", ((EXTERNAL, -5), ("A", 5)))
     creation = Body(Kind.CREATION, "USD", (("A", 5),))
 
-    assert name(PaymentRequest("c", "k", deposit)) == ids.payment_id(Kind.PAYMENT, "c", "A", "k")
-    assert name(PaymentRequest("c", "k", creation)) == ids.payment_id(Kind.CREATION, "c", "A", "k")
+    assert payment_id_of(PaymentRequest("c", "k", deposit)) == ids.payment_id(
+        Kind.PAYMENT, "c", "A", "k"
+    )
+    assert payment_id_of(PaymentRequest("c", "k", creation)) == ids.payment_id(
+        Kind.CREATION, "c", "A", "k"
+    )
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,8 @@ OTHER = make_xid(LIFE, 9)
 @pytest.mark.parametrize(
     ("answer", "instruction"),
     [
-        (Answer(Code.COMMITTED, attempt=2, xid=MINE, time=77), Commit(MINE, 77)),
-        (Answer(Code.COMMITTED, attempt=3, xid=OTHER, time=77), Abort(MINE)),
+        (Answer(Code.COMMITTED, attempt=2, xid=MINE, time_us=77), Commit(MINE, 77)),
+        (Answer(Code.COMMITTED, attempt=3, xid=OTHER, time_us=77), Abort(MINE)),
         (Answer(Code.REFUSED, Reason.CANCELLED), Abort(MINE)),
         (Answer(Code.KEY_REUSED), Abort(MINE)),
         (Answer(Code.ABORTED, attempt=2), Abort(MINE)),

@@ -63,7 +63,7 @@ from mas.transaction.machine import (
     Send,
 )
 from mas.transaction.messages import RejectReason
-from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, hash_body, name
+from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, hash_body, payment_id_of
 from mas.transaction.participant import settle
 from mas.transaction.placement import Placement, place, place_creation
 from mas.transaction.xid_source import XidSource
@@ -107,8 +107,8 @@ class Bucket:
         *instructions: Instruction,
         left_out: tuple[bytes, ...] = (),
     ) -> list[Answer]:
-        chunk = Batch(incarnation, low_water, instructions, left_out)
-        proposal = Proposal(1, 0, 1, 1, (chunk,))
+        batch = Batch(incarnation, low_water, instructions, left_out)
+        proposal = Proposal(1, 0, 1, 1, (batch,))
         if missing := self.ledger.missing(proposal):
             self.ledger.load(missing, Loaded(self.ledger.bucket.applied, {}, {}, {}))
         before = len(self.ledger.postings)
@@ -232,7 +232,7 @@ class World:
         self, coordinator: Coordinator, body: Body, key: int, *, repeat: bool, lost: str = ""
     ) -> Run:
         """`lost` names an account that this coordinator's directory has in the wrong bucket (T19)."""
-        payment_id = name(PaymentRequest("caller", str(key), body))
+        payment_id = payment_id_of(PaymentRequest("caller", str(key), body))
         transaction = GlobalTransaction(
             payment_id, body, hash_body(body), coordinator.attempts, repeat=repeat
         )
@@ -378,7 +378,7 @@ class World:
         self.tell(run, "granted", wanted.owner, dict.fromkeys(wanted.numbers, token))
 
     def cancel(self, body: Body, key: int) -> None:
-        payment_id = name(PaymentRequest("caller", str(key), body))
+        payment_id = payment_id_of(PaymentRequest("caller", str(key), body))
         number = payer(body)
         creates = body.kind is Kind.CREATION
         anchor = home_bucket(number, BUCKETS) if creates else self.bucket_of(number)
@@ -404,7 +404,7 @@ class World:
                 assert record is not None
                 assert record.outcome is Code.COMMITTED
                 assert record.body_hash == run.transaction.body_hash
-                assert record.time == result.time
+                assert record.time_us == result.time_us
             case Status.REFUSED:
                 assert record is not None
                 assert (record.outcome, record.reason) == (Code.REFUSED, result.reason)
@@ -459,7 +459,7 @@ class World:
             assert account.balance == sum(posting.amount for posting in mine)
             assert [posting.sequence for posting in mine] == list(range(1, account.sequence + 1))
             if not account.number.startswith(EXTERNAL):
-                assert account.balance - account.held >= -account.overdraft_limit
+                assert account.balance - account.debits_pending >= -account.overdraft_limit
         for payment_id, count in by_payment.items():
             if not payment_id.startswith(b"origin"):
                 record = self.outcome(payment_id)
@@ -541,7 +541,7 @@ class World:
         assert not any(bucket.ledger.legs for bucket in self.buckets.values())
         assert sum(a.balance for b in self.buckets.values() for a in b.accounts()) == 0
         for bucket in self.buckets.values():
-            assert not any(a.held or a.headroom for a in bucket.accounts())
+            assert not any(a.debits_pending or a.credits_pending for a in bucket.accounts())
             for payment_id, record in bucket.outcomes.items():
                 if record.outcome is Code.COMMITTED:
                     assert self.posted_everywhere(payment_id) == self.postings_of(record.body)

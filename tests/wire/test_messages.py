@@ -14,7 +14,7 @@ from mas.wire.gen.mas.v1 import account_pb2 as pb
 from mas.wire.gen.mas.v1 import lock_pb2
 
 RESULTS = [
-    PaymentResult(Status.COMMITTED, b"i" * 16, time=17, bucket=3),
+    PaymentResult(Status.COMMITTED, b"i" * 16, time_us=17, account_bucket=3),
     PaymentResult(Status.REFUSED, b"i" * 16, Reason.INSUFFICIENT_FUNDS, "short by 3"),
     PaymentResult(Status.UNKNOWN, b"", Reason.TIMED_OUT),
 ]

@@ -127,15 +127,15 @@ class Books:
         books.accounts[number] = account.__copy__()
 
     def _check_reserved(self, books: BucketBooks, account: Account) -> None:
-        held, headroom = books.reserved.get(account.number, (0, 0))
-        if (account.held, account.headroom) != (held, headroom):
+        debits, credits_ = books.reserved.get(account.number, (0, 0))
+        if (account.debits_pending, account.credits_pending) != (debits, credits_):
             self._violate(
-                f"bucket {books.bucket}: {account.number} has reserved {account.held} and {account.headroom}, and what is "
-                f"prepared on it {held} and {headroom}"
+                f"bucket {books.bucket}: {account.number} has reserved {account.debits_pending} and {account.credits_pending}, and what is "
+                f"prepared on it {debits} and {credits_}"
             )
-        if account.balance - account.held < -account.overdraft_limit:
+        if account.balance - account.debits_pending < -account.overdraft_limit:
             self._violate(
-                f"bucket {books.bucket}: {account.number} has {account.balance}, of which {account.held} is held, and may "
+                f"bucket {books.bucket}: {account.number} has {account.balance}, of which {account.debits_pending} is held, and may "
                 f"go down to {-account.overdraft_limit}"
             )
 

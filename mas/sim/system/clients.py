@@ -36,7 +36,7 @@ from mas.transaction.outcome import (
     PaymentRequest,
     PaymentResult,
     Status,
-    name,
+    payment_id_of,
 )
 
 CURRENCY = "USD"
@@ -331,7 +331,7 @@ class Clients:
         if request is None:
             return
         body = request.body
-        payment_id = name(request)
+        payment_id = payment_id_of(request)
         call = Cancel(began=self._loop.time(), client=client, payment_id=payment_id)
         self.history.cancels.append(call)
         kind = Kind.CREATION if body.kind is Kind.CREATION else Kind.PAYMENT
@@ -350,7 +350,7 @@ class Clients:
     async def look_at(self, client: int, request: PaymentRequest) -> bool:
         """Ask what has become of a payment; whether anybody has answered."""
         body = request.body
-        payment_id = name(request)
+        payment_id = payment_id_of(request)
         call = Look(began=self._loop.time(), client=client, payment_id=payment_id)
         self.history.looks.append(call)
         kind = Kind.CREATION if body.kind is Kind.CREATION else Kind.PAYMENT
@@ -395,7 +395,7 @@ class Clients:
         is_patient = plan.is_drill and plan.drill != "locks"
         timeout = _LAST_SECONDS if is_patient else pick(self._dice, _TIMEOUTS)
         request = PaymentRequest(request.key_space, request.key, body, repeat, timeout)
-        payment_id = name(request)
+        payment_id = payment_id_of(request)
         self.requests.setdefault(payment_id, request)
         self._latest = request
         call = Try(
@@ -429,7 +429,7 @@ class Clients:
         if not isinstance(result, PaymentResult):
             return None
         self._tell(client, "is told of", payment_id.hex()[:8], result.status.name)
-        call.status, call.reason, call.time = result.status, result.reason, result.time
+        call.status, call.reason, call.time = result.status, result.reason, result.time_us
         call.heard = self._loop.time()
         if result.status is not Status.UNKNOWN:
             call.ended = self._loop.time()

@@ -401,9 +401,9 @@ class Nemesis:
         manager = self._manager()
         if manager is not None and manager.router is not None:
             bucket = pick(self._dice, list(self._cluster.placement))
-            chunk = Batch(b"", 0, (pick(self._dice, nonsense(self._dice)),))
+            batch = Batch(b"", 0, (pick(self._dice, nonsense(self._dice)),))
             self._trace.add(manager.id, f"sends nonsense to bucket {bucket}")
-            manager.process.post(manager.router.submit, bucket, chunk, _hear_nothing)
+            manager.process.post(manager.router.submit, bucket, batch, _hear_nothing)
 
     # -- groups --------------------------------------------------------------------------------
 

@@ -245,8 +245,8 @@ def _judge_try(one: Try, payment: Payment, created: dict[str, Payment]) -> Itera
         case Status.COMMITTED:
             if not payment.is_committed or record is None or record.body != one.body:
                 yield f"{_name(payment)} was told to be COMMITTED, and its record is {record}"
-            elif one.time and record.time != one.time:
-                yield f"{_name(payment)} was told to be of {one.time}, and its record is of {record.time}"
+            elif one.time and record.time_us != one.time:
+                yield f"{_name(payment)} was told to be of {one.time}, and its record is of {record.time_us}"
         case Status.REFUSED:
             yield from _judge_told(one, payment, "trying it")
         case Status.KEY_REUSED:

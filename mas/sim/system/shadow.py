@@ -40,7 +40,7 @@ class Shadow:
             # All that there is is in memory: what isn't there isn't anywhere.
             self.ledger.load(missing, Loaded(self.applied, {}, {}, {}))
         self.ledger.apply(entry.index, entry.term, proposal)
-        return tuple(each for chunk in proposal.chunks for each in chunk.instructions)
+        return tuple(each for batch in proposal.batches for each in batch.instructions)
 
 
 class Shadows:

@@ -64,7 +64,7 @@ class Frame(msgspec.Struct, frozen=True):
 
 def _show_request(request: Request) -> str:
     if isinstance(request, Submit):
-        return f"Submit({request.request}, bucket {request.bucket}, {decode_batch(request.chunk)})"
+        return f"Submit({request.request}, bucket {request.bucket}, {decode_batch(request.batch)})"
     return str(request)
 
 

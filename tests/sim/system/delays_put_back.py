@@ -36,7 +36,7 @@ DELAYS_PUT_BACK = [
                 AccountService._answer,
                 "self._to_settle[answer.xids] = None\n",
                 """
-            if type(instruction).__name__ == "Mark" and not chunk.left_out:
+            if type(instruction).__name__ == "Mark" and not batch.left_out:
                 def again(route=ReplyTo(route.peer, route.request, (place,)), mark=instruction, left=dict.fromkeys(answer.xids)):
                     def hear(xid, _):
                         left.pop(xid, None)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
+from mas.coordinator import queries
 from mas.coordinator.queries import Queries
 from mas.coordinator.reads import Reads
 from mas.daemon import joining, replicas
@@ -148,7 +149,7 @@ FAULTS_PUT_BACK = [
                 "answer.code not in (*_STATUS, Code.ABORTED)",
             ),
             (
-                questions._result,
+                queries._result,
                 "_STATUS.get(answer.code, Status.UNKNOWN)",
                 "{**_STATUS, Code.ABORTED: Status.ABORTED}.get(answer.code, Status.UNKNOWN)",
             ),

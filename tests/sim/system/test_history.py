@@ -51,7 +51,7 @@ class Story:
     def record(
         self, payment_id: bytes, outcome: Code, its: Body, reason: Reason = Reason.NONE
     ) -> None:
-        self.facts.records[payment_id] = Record(payment_id, outcome, its, reason=reason, time=7)
+        self.facts.records[payment_id] = Record(payment_id, outcome, its, reason=reason, time_us=7)
 
     def attempt(
         self,

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18mas/v1/transaction.proto\x12\x06mas.v1\"&\n\x05Phase\x12\x0e\n\x06\x62ucket\x18\x01 \x01(\r\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c\"\x1b\n\nPhaseReply\x12\r\n\x05\x66rame\x18\x01 \x01(\x0c\x32\xec\x01\n\x12TransactionService\x12\x32\n\rProcessPhase1\x12\r.mas.v1.Phase\x1a\x12.mas.v1.PhaseReply\x12\x38\n\x13ProcessPhase2Commit\x12\r.mas.v1.Phase\x1a\x12.mas.v1.PhaseReply\x12:\n\x15ProcessPhase2Rollback\x12\r.mas.v1.Phase\x1a\x12.mas.v1.PhaseReply\x12,\n\x07Resolve\x12\r.mas.v1.Phase\x1a\x12.mas.v1.PhaseReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18mas/v1/transaction.proto\x12\x06mas.v1\"&\n\x05Phase\x12\x0e\n\x06\x62ucket\x18\x01 \x01(\r\x12\r\n\x05\x62\x61tch\x18\x02 \x01(\x0c\"\x1b\n\nPhaseReply\x12\r\n\x05\x66rame\x18\x01 \x01(\x0c\x32\xec\x01\n\x12TransactionService\x12\x32\n\rProcessPhase1\x12\r.mas.v1.Phase\x1a\x12.mas.v1.PhaseReply\x12\x38\n\x13ProcessPhase2Commit\x12\r.mas.v1.Phase\x1a\x12.mas.v1.PhaseReply\x12:\n\x15ProcessPhase2Rollback\x12\r.mas.v1.Phase\x1a\x12.mas.v1.PhaseReply\x12,\n\x07Resolve\x12\r.mas.v1.Phase\x1a\x12.mas.v1.PhaseReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)

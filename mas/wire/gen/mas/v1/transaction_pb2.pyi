@@ -24,19 +24,19 @@ class Phase(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     BUCKET_FIELD_NUMBER: _builtins.int
-    CHUNK_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
     bucket: _builtins.int
-    chunk: _builtins.bytes
-    """MessagePack: a Chunk of mas.ledger.instructions, as in a frame between nodes."""
+    batch: _builtins.bytes
+    """MessagePack: a Batch of mas.ledger.instructions, as in a frame between nodes."""
     def __init__(
         self,
         *,
         bucket: _builtins.int = ...,
-        chunk: _builtins.bytes = ...,
+        batch: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "chunk", b"chunk"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "bucket", b"bucket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
