@@ -102,7 +102,7 @@ def _in_decide(decide: Decide, buckets: int) -> str:
         return wrong
     if body.kind is _CREATION:
         if not 1 <= decide.account_bucket <= buckets:
-            return "place"
+            return "account_bucket"
         if wrong := _in_creation(body.legs, body.overdraft_limit):
             return wrong
     return _in_attempt(decide)

@@ -111,7 +111,7 @@ class Database:
         assert writes.bucket.applied >= self.bucket.applied
         self.bucket = writes.bucket.__copy__()
         for number, account in writes.accounts.items():
-            account.batch += 1  # whatever it means to an AccountDB
+            account.chunk += 1  # whatever it means to an AccountDB
             self.accounts[number] = account.__copy__()
         self.records |= writes.records
         self.claims |= writes.claims
@@ -181,9 +181,9 @@ class Bank:
         self.ledger.flushed(writes)
         return writes
 
-    def propose(self, *batches: Batch, stamp: int = 0) -> list[list[Answer]]:
+    def propose(self, *batches: Batch, time_us: int = 0) -> list[list[Answer]]:
         """Apply an entry the way its host does, then look everything over."""
-        proposal = Proposal(LEDGER_VERSION, stamp, 1, 1, batches)
+        proposal = Proposal(LEDGER_VERSION, time_us, 1, 1, batches)
         ledger = self.ledger
         if missing := ledger.missing(proposal):
             ledger.load(missing, self.database.load(missing))
@@ -202,11 +202,11 @@ class Bank:
         *instructions: Instruction,
         low_water: int = 0,
         sender: bytes = TC,
-        stamp: int = 0,
+        time_us: int = 0,
         left_out: tuple[bytes, ...] = (),
     ) -> list[Answer]:
         """One entry with one batch."""
-        return self.propose(Batch(sender, low_water, instructions, left_out), stamp=stamp)[0]
+        return self.propose(Batch(sender, low_water, instructions, left_out), time_us=time_us)[0]
 
     def one(self, instruction: Instruction, **rest: object) -> Answer:
         (answer,) = self.do(instruction, **rest)

@@ -77,7 +77,7 @@ def test_each_row_is_asked_for_once_in_the_order_of_the_instructions(bank: Bank)
         decide(2, ("b", -1), ("a", 1)),
         QueryRecord(pid(3), "d"),
         QueryRecord(pid(2)),
-        decide(4, (HOME_HERE[0], 0), own=(), kind=Kind.CREATION, place=2),
+        decide(4, (HOME_HERE[0], 0), own=(), kind=Kind.CREATION, account_bucket=2),
         Mark("e", Token(1, 1)),
     )
     assert wanted == (["c", "a", "b", "d", "e"], [pid(2), pid(3), pid(4)], [HOME_HERE[0]])
@@ -205,12 +205,12 @@ def test_absence_is_forgotten_with_what_leaves(bank: Bank) -> None:
 
 def test_claims_leave_and_come_back() -> None:
     bank = Bank()
-    claim = decide(1, (HOME_HERE[0], 0), own=(), kind=Kind.CREATION, place=2)
+    claim = decide(1, (HOME_HERE[0], 0), own=(), kind=Kind.CREATION, account_bucket=2)
     bank.do(claim)
     bank.flush()
     bank.ledger.evict(0)
     assert bank.ledger.claim(HOME_HERE[0]) is UNKNOWN
-    again = decide(2, (HOME_HERE[0], 0), own=(), kind=Kind.CREATION, place=2)
+    again = decide(2, (HOME_HERE[0], 0), own=(), kind=Kind.CREATION, account_bucket=2)
     assert bank.one(again).code is Code.REFUSED
 
 
@@ -328,7 +328,7 @@ def test_the_state_hash_is_that_of_the_rows_alone(bank: Bank) -> None:
     steps = [
         [prepare(1, ("a", -1)), prepare(2, ("b", 5))],
         [Commit(xid(1), 5), decide(3, ("a", -1), ("b", 1))],
-        [Abort(xid(2)), decide(4, (HOME_HERE[0], 0), own=(), kind=Kind.CREATION, place=2)],
+        [Abort(xid(2)), decide(4, (HOME_HERE[0], 0), own=(), kind=Kind.CREATION, account_bucket=2)],
         [CloseIncarnation(b"x" * 10)],
         [Resolve(pid(9), attempt, xid(9), b"") for attempt in (1, 2, 3)],
         [decide(9, ("a", -1), ("b", 1), attempt=4)],

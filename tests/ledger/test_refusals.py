@@ -189,7 +189,7 @@ def test_an_opening_in_phase_1(
 
 def creation(number: str, place: int, **rest: object) -> Decide:
     own = (0,) if place == BUCKET else ()
-    return decide(1, (number, 0), own=own, kind=Kind.CREATION, place=place, **rest)
+    return decide(1, (number, 0), own=own, kind=Kind.CREATION, account_bucket=place, **rest)
 
 
 CLAIMS = [
@@ -206,7 +206,7 @@ CLAIMS = [
 def test_a_claim(number: str, place: int, code: Code, reason: Reason) -> None:
     """Rules 18 and 20: claimed once, here, or the bucket is wrong."""
     bank = Bank()
-    bank.do(decide(800, (HOME_HERE[1], 0), own=(), kind=Kind.CREATION, place=3))
+    bank.do(decide(800, (HOME_HERE[1], 0), own=(), kind=Kind.CREATION, account_bucket=3))
     bank.do(prepare(801, (HOME_HERE[2], 0), kind=Kind.CREATION))
     answer = bank.one(creation(number, place))
     assert (answer.code, answer.reason) == (code, reason)
@@ -373,10 +373,10 @@ def test_a_change_of_the_register(
     assert (answer.code, answer.reason) == (code, reason)
     if code is Code.DONE:
         assert row.nodes != before
-        assert answer.number == row.nodes_index == row.applied > index
+        assert answer.value == row.nodes_index == row.applied > index
     else:
         assert (row.nodes, row.nodes_index) == (before, index)
-        assert answer.number == (index if code is Code.UNCHANGED else 0)
+        assert answer.value == (index if code is Code.UNCHANGED else 0)
 
 
 def test_who_may_not_join_is_told_why_and_what_to_do(cluster: Bank) -> None:
@@ -436,4 +436,4 @@ def test_the_register_outlives_its_replica(cluster: Bank) -> None:
     cluster.restart()
     assert cluster.ledger.bucket.nodes == nodes
     assert cluster.one(registration(5)).code is Code.REFUSED
-    assert cluster.one(registration(4)) == Answer(Code.UNCHANGED, number=index)
+    assert cluster.one(registration(4)) == Answer(Code.UNCHANGED, value=index)

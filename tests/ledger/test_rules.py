@@ -156,7 +156,7 @@ def test_security_b2_an_id_finds_and_ends_its_payers_payment_alone(bank: Bank) -
     assert codes(own) == [Code.COMMITTED, Code.REFUSED, Code.ABORTED]
     # A deposit is the payee's, a creation its account's.
     bank.do(decide(4, (EXTERNAL, -4), ("a", 4), kind=Kind.DEPOSIT))
-    bank.do(decide(5, (HOME_HERE[0], 0), kind=Kind.CREATION, place=BUCKET))
+    bank.do(decide(5, (HOME_HERE[0], 0), kind=Kind.CREATION, account_bucket=BUCKET))
     theirs = bank.do(QueryRecord(pid(4), "a"), QueryRecord(pid(5), HOME_HERE[0], Kind.CREATION))
     assert codes(theirs) == [Code.COMMITTED] * 2
     others = bank.do(QueryRecord(pid(4), "b"), QueryRecord(pid(5), HOME_HERE[1], Kind.CREATION))
@@ -214,18 +214,18 @@ def test_rule_4_all_legs_of_a_bucket_are_prepared_or_none(bank: Bank) -> None:
 
 def test_rule_5_one_entry_judges_posts_and_records(bank: Bank) -> None:
     """Debits and credits, several accounts, one bucket: its DECIDE alone."""
-    answer = bank.one(decide(1, ("a", -30), ("b", -20), ("c", 45), ("a", 5)), stamp=77)
+    answer = bank.one(decide(1, ("a", -30), ("b", -20), ("c", 45), ("a", 5)), time_us=77)
     assert answer == Answer(Code.COMMITTED, attempt=1, xid=xid(1), time_us=77)
     assert [bank.account(n).balance for n in "abc"] == [75, 80, 45]
     mine = [p for p in bank.all_postings if p.payment_id == pid(1)]
-    assert [(p.account, p.amount, p.balance, p.time) for p in mine] == [
+    assert [(p.account, p.amount, p.balance, p.time_us) for p in mine] == [
         ("a", -30, 70, 77),
         ("b", -20, 80, 77),
         ("c", 45, 45, 77),
         ("a", 5, 75, 77),
     ]
     record = bank.ledger.record(pid(1))
-    assert (record.outcome, record.time, record.body.legs[0]) == (Code.COMMITTED, 77, ("a", -30))
+    assert (record.outcome, record.time_us, record.body.legs[0]) == (Code.COMMITTED, 77, ("a", -30))
 
 
 def test_rule_5_only_the_anchors_own_legs_are_posted_by_decide(bank: Bank) -> None:
@@ -240,7 +240,7 @@ def test_rule_5_what_would_make_money_fails(bank: Bank) -> None:
 
 def test_rule_6_an_outcome_answers_every_later_decide(bank: Bank) -> None:
     first = bank.one(decide(1, ("a", -1), ("b", 1)))
-    second = bank.one(decide(1, ("a", -1), ("b", 1), xid=xid(2, OTHER_TC), attempt=7), stamp=99)
+    second = bank.one(decide(1, ("a", -1), ("b", 1), xid=xid(2, OTHER_TC), attempt=7), time_us=99)
     assert second == first
     assert bank.account("a").balance == 99
 
@@ -332,13 +332,13 @@ def test_rule_10_commit_posts_once_at_the_records_time(bank: Bank) -> None:
         (70, 2),
         (110, 2),
     ]
-    assert {p.time for p in bank.all_postings if p.payment_id == pid(1)} == {55}
+    assert {p.time_us for p in bank.all_postings if p.payment_id == pid(1)} == {55}
 
 
 def test_rule_10_abort_frees_once(bank: Bank) -> None:
     bank.do(prepare(1, ("a", -30), ("b", 10)))
     assert codes(bank.do(Abort(xid(1)), Abort(xid(1)))) == [Code.FREED] * 2
-    assert (bank.account("a").balance, bank.account("a").held) == (100, 0)
+    assert (bank.account("a").balance, bank.account("a").debits_pending) == (100, 0)
 
 
 def test_rule_10_a_prepare_that_is_posted_says_so_and_changes_nothing(bank: Bank) -> None:
@@ -431,7 +431,7 @@ def test_rule_11_an_outcome_is_told_as_it_stands(bank: Bank) -> None:
 
 def test_rule_12_stamps_never_go_back(bank: Bank) -> None:
     times = [
-        bank.one(decide(n, ("a", -1), ("b", 1)), stamp=stamp).time
+        bank.one(decide(n, ("a", -1), ("b", 1)), time_us=stamp).time_us
         for n, stamp in enumerate((50, 20, 60), start=1)
     ]
     assert times == [50, 50, 60]
@@ -539,7 +539,7 @@ def test_rule_15_the_other_legs_of_a_payment_do_not_count_as_undecided(bank: Ban
     answer = bank.one(prepare(1, ("a", -60), ("a", -60)))
     assert (answer.code, answer.reason) == (Code.REFUSED, Reason.INSUFFICIENT_FUNDS)
     assert bank.one(prepare(2, ("a", -60), ("a", -40))).code is Code.PREPARED
-    assert bank.account("a").held == 100
+    assert bank.account("a").debits_pending == 100
 
 
 def test_p14_paying_oneself_moves_nothing_and_doubles_nothing(bank: Bank) -> None:
@@ -638,7 +638,7 @@ def test_rule_18_a_new_account_is_unseen_until_its_commit(bank: Bank) -> None:
     bank.do(Commit(xid(1), 44))
     new = bank.account("new")
     assert (new.balance, new.overdraft_limit, new.credits_pending, new.sequence) == (70, 9, 0, 1)
-    assert [p.time for p in bank.all_postings if p.account == "new"] == [44]
+    assert [p.time_us for p in bank.all_postings if p.account == "new"] == [44]
     assert bank.one(decide(2, ("a", -1), ("new", 1))).code is Code.COMMITTED
 
 
@@ -657,10 +657,10 @@ def test_rule_18_two_creations_of_one_number_have_one_claim() -> None:
     """T18: whoever is second hears that it exists; a repeat hears where."""
     bank = Bank()
     number = HOME_HERE[0]
-    first = decide(1, (number, 5), own=(), kind=Kind.CREATION, place=2, participants=(2,))
-    second = decide(2, (number, 5), own=(), kind=Kind.CREATION, place=3, participants=(3,))
+    first = decide(1, (number, 5), own=(), kind=Kind.CREATION, account_bucket=2, participants=(2,))
+    second = decide(2, (number, 5), own=(), kind=Kind.CREATION, account_bucket=3, participants=(3,))
     won, lost, repeated = bank.do(first, second, first)
-    assert (won.code, won.number) == (Code.COMMITTED, 2)
+    assert (won.code, won.account_bucket) == (Code.COMMITTED, 2)
     assert repeated == won
     assert (lost.code, lost.reason) == (Code.REFUSED, Reason.ACCOUNT_EXISTS)
     assert bank.ledger.claim(number) == 2
@@ -670,8 +670,8 @@ def test_rule_18_two_creations_of_one_number_have_one_claim() -> None:
 def test_rule_18_a_creation_placed_at_its_home_is_one_entry() -> None:
     bank = Bank()
     number = HOME_HERE[0]
-    create = decide(1, (number, 5), kind=Kind.CREATION, place=BUCKET, overdraft_limit=3)
-    assert bank.one(create).number == BUCKET
+    create = decide(1, (number, 5), kind=Kind.CREATION, account_bucket=BUCKET, overdraft_limit=3)
+    assert bank.one(create).account_bucket == BUCKET
     account = bank.account(number)
     assert (account.balance, account.overdraft_limit) == (5, 3)
     assert bank.account(USD).balance == -5
@@ -680,7 +680,7 @@ def test_rule_18_a_creation_placed_at_its_home_is_one_entry() -> None:
 def test_rule_19_the_internal_id_names_the_entry_and_the_place_in_it() -> None:
     bank = Bank()
     creations = [
-        decide(n, (number, 0), kind=Kind.CREATION, place=BUCKET)
+        decide(n, (number, 0), kind=Kind.CREATION, account_bucket=BUCKET)
         for n, number in enumerate(HOME_HERE[:2])
     ]
     bank.do(*creations)
@@ -690,7 +690,7 @@ def test_rule_19_the_internal_id_names_the_entry_and_the_place_in_it() -> None:
 def test_rule_20_creations_know_their_home(bank: Bank) -> None:
     number = HOME_ELSEWHERE[0]
     answers = bank.do(
-        decide(1, (number, 5), own=(), kind=Kind.CREATION, place=2, participants=(2,)),
+        decide(1, (number, 5), own=(), kind=Kind.CREATION, account_bucket=2, participants=(2,)),
         RecordRefusal(pid(1), Kind.CREATION, number, 1, Reason.ACCOUNT_EXISTS),
         QueryRecord(pid(1), number, Kind.CREATION),
     )
@@ -887,10 +887,10 @@ def test_rule_35_legs_without_exclusive_tokens_stand_side_by_side(bank: Bank) ->
 
 def test_rule_36_an_epoch_is_taken_once() -> None:
     bank = Bank()
-    assert [answer.number for answer in bank.do(TakeEpoch("one"), TakeEpoch("two"))] == [1, 2]
+    assert [answer.value for answer in bank.do(TakeEpoch("one"), TakeEpoch("two"))] == [1, 2]
     bank.flush()
     bank.restart()
-    assert bank.one(TakeEpoch("one")).number == 3
+    assert bank.one(TakeEpoch("one")).value == 3
 
 
 # -- Entries -------------------------------------------------------------------------------------------------------
@@ -944,7 +944,10 @@ def test_a_row_that_nobody_has_loaded_stops_the_replica() -> None:
         (decide(1, ("a", -5), ("b", 5), payment_id=b"p"), "payment_id"),
         (decide(1, ("a", -5), ("b", 5), tokens=(Token(1, 1),)), "tokens"),
         (decide(1, ("a", -5), ("b", 5), reference="x" * 141), "reference"),
-        (decide(1, (HOME_HERE[0], 5), own=(), kind=Kind.CREATION, place=99), "place"),
+        (
+            decide(1, (HOME_HERE[0], 5), own=(), kind=Kind.CREATION, account_bucket=99),
+            "account_bucket",
+        ),
         (prepare(1, ("a", -5), anchor=99), "anchor"),
         (prepare(1, ("a", -5), anchor=0), "anchor"),
         (prepare(1, ("a", -5), xid=b"x"), "xid"),
@@ -1003,8 +1006,8 @@ def test_twopc_a1_a_batch_whose_head_cannot_be_is_failed_whole(bank: Bank) -> No
 
 def test_twopc_a1_a_stamp_beyond_all_time_is_kept_within_it(bank: Bank) -> None:
     """The stamp is written to a column of 64 bits."""
-    bank.do(decide(1, ("a", -1), ("b", 1)), stamp=2**64 - 1)
-    assert bank.ledger.bucket.stamp == 2**63 - 1
+    bank.do(decide(1, ("a", -1), ("b", 1)), time_us=2**64 - 1)
+    assert bank.ledger.bucket.time_us == 2**63 - 1
 
 
 # -- B1: what waits on one account ---------------------------------------------------------------------------
@@ -1064,10 +1067,10 @@ def test_twopc_a3_openings_under_way_reserve_what_external_has_room_for() -> Non
     assert said == [Code.PREPARED] * 7 + [Code.CONTENDED] * 3
     prepared = list(bank.ledger.legs)
     assert len(prepared) == 7
-    assert bank.account(USD).held == 7 * BALANCE_MAX
+    assert bank.account(USD).debits_pending == 7 * BALANCE_MAX
     bank.do(*[Commit(one, 5) for one in prepared])
     row = bank.account(USD)
-    assert (row.balance, row.held) == (-7 * BALANCE_MAX, 0)
+    assert (row.balance, row.debits_pending) == (-7 * BALANCE_MAX, 0)
     bank.flush()
     too_many = prepare(count + 1, ("late", BALANCE_MAX), kind=Kind.CREATION)
     assert bank.one(too_many).reason is Reason.BALANCE_LIMIT, "nothing gives the room back"
@@ -1077,13 +1080,13 @@ def test_twopc_a3_what_an_opening_reserved_is_freed_with_it(bank: Bank) -> None:
     before = bank.account(USD)
     opening = prepare(1, ("new", 70), kind=Kind.CREATION)
     bank.do(opening)
-    assert bank.account(USD).held == 70
+    assert bank.account(USD).debits_pending == 70
     bank.do(Abort(xid(1)))
     row = bank.account(USD)
-    assert (row.balance, row.held) == (before.balance, 0)
+    assert (row.balance, row.debits_pending) == (before.balance, 0)
     bank.do(prepare(2, ("new", 70), kind=Kind.CREATION), Commit(xid(2), 5))
     row = bank.account(USD)
-    assert (row.balance, row.held) == (before.balance - 70, 0)
+    assert (row.balance, row.debits_pending) == (before.balance - 70, 0)
 
 
 def test_twopc_a3_deposits_of_one_payment_count_together(bank: Bank) -> None:

@@ -68,7 +68,7 @@ class FakeBuckets:
             case TakeEpoch():
                 assert bucket == 1
                 self.epoch += 1
-                return Answer(Code.DONE, number=self.epoch)
+                return Answer(Code.DONE, value=self.epoch)
             case Mark(account, token):
                 assert WHERE[account] == bucket
                 self.said.append(f"mark {account}")

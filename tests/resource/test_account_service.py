@@ -472,7 +472,7 @@ async def test_the_register_is_read_at_its_index_and_without_the_database(world:
     index = world.group.index + 1
     world.group.commit_c.put(ReadReady((world.group.reads[-1],), index))
     join = RegisterNode(4, "d:1", ("tc", "rm"), "rack", b"s" * 16)
-    assert (await world.answer(world.submit(join))).number == index
+    assert (await world.answer(world.submit(join))).value == index
     reply = await world.reply(request)
     row = NodeRow(4, "d:1", ("tc", "rm"), "rack", b"s" * 16)
     assert reply == Nodes(request, index, (row,))

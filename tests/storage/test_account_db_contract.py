@@ -108,7 +108,7 @@ async def test_rows_come_back_as_they_were(database: AccountDB) -> None:
 async def test_a_flush_replaces_rows_and_deletes_settled_legs(database: AccountDB) -> None:
     book = await opened(database, everything())
     book.settle(prepared(50).xid)
-    book.account("bob", held=77)
+    book.account("bob", debits_pending=77)
     book.claim("alice", 2)
     book.record(msgspec.structs.replace(record(1), attempt=9))
     book.remember(Incarnation(INCARNATION, 41))
@@ -146,7 +146,7 @@ async def test_rule_25_a_flush_from_another_index_or_writer_changes_nothing(
     book = await opened(database, everything())
     before = await database.load(1, ["alice"], [], [])
     for index, writer in ((0, b"me"), (2, b"me"), (1, b"another")):
-        book.account("alice", held=99)
+        book.account("alice", debits_pending=99)
         writes = msgspec.structs.replace(book.take(), bucket=BucketRow(1, applied=9))
         book.row.applied = 1
         assert not await database.flush(writes, before=index, writer=writer)
@@ -278,7 +278,7 @@ async def test_f5_a_snapshot_carries_everything(
 def something_else() -> Book:
     """Rows at keys of their own and at those of `everything`, which a snapshot must take away."""
     book = Book(1)
-    book.account("mallory", balance=5, held=3)
+    book.account("mallory", balance=5, debits_pending=3)
     book.account("bob", balance=-3, frozen=True, fence=Token(9, 9))
     for number in range(9_000, 9_003):
         book.pay(number, "mallory", "bob")
@@ -433,7 +433,7 @@ async def test_t11_a_load_beside_flushes_has_the_index_of_its_rows(
     async def write() -> None:
         for index in range(1, 150):
             for number in ("a", "b", "c"):
-                book.account(number, held=index)
+                book.account(number, debits_pending=index)
             await flush(database, book)
 
     writing = asyncio.ensure_future(write())

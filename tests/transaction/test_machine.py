@@ -102,7 +102,7 @@ def test_rule_5_the_client_hears_before_the_others_are_told() -> None:
     run, _, decide = deciding()
     xid = decide.instruction.xid
 
-    run.answer(decide, Code.COMMITTED, xid=xid, time=42)
+    run.answer(decide, Code.COMMITTED, xid=xid, time_us=42)
 
     result = run.result()
     assert (result.status, result.time_us) == (Status.COMMITTED, 42)
@@ -120,7 +120,7 @@ def test_rule_5_a_payment_within_one_bucket_is_its_decide_alone() -> None:
     assert decide.instruction.participants == ()
     assert decide.instruction.own == (0, 1)
     assert run.wants() == []
-    run.answer(decide, Code.COMMITTED, xid=decide.instruction.xid, time=1)
+    run.answer(decide, Code.COMMITTED, xid=decide.instruction.xid, time_us=1)
     assert run.result().status is Status.COMMITTED
     assert run.wants() == []
 
@@ -145,7 +145,7 @@ def test_rule_6_a_no_and_a_reused_key_free_the_legs(code: Code, status: Status) 
 def test_rule_7_the_outcome_of_another_xid_is_the_clients_and_frees_the_own_legs() -> None:
     run, _, decide = deciding()
 
-    run.answer(decide, Code.COMMITTED, xid=SOMEBODY_ELSE, time=9)
+    run.answer(decide, Code.COMMITTED, xid=SOMEBODY_ELSE, time_us=9)
 
     assert run.result().time_us == 9
     assert run.wants() == [Abort]
@@ -249,10 +249,10 @@ def test_rule_6_a_one_bucket_decide_under_way_is_asked_about_when_time_is_up() -
 
     run.late()
     ask = run.one(Resolve)
-    run.answer(decide, Code.COMMITTED, xid=decide.instruction.xid, time=3)
+    run.answer(decide, Code.COMMITTED, xid=decide.instruction.xid, time_us=3)
 
     assert run.result().status is Status.COMMITTED
-    run.answer(ask, Code.COMMITTED, xid=decide.instruction.xid, time=3)
+    run.answer(ask, Code.COMMITTED, xid=decide.instruction.xid, time_us=3)
     assert run.wants() == []
 
 
@@ -290,17 +290,17 @@ def test_rule_8_an_outcome_found_instead_of_an_error_is_the_answer() -> None:
     run = Run().start()
     run.late()
 
-    run.answer(run.one(QueryRecord), Code.COMMITTED, xid=SOMEBODY_ELSE, time=8)
+    run.answer(run.one(QueryRecord), Code.COMMITTED, xid=SOMEBODY_ELSE, time_us=8)
 
     decide = run.one(Decide)  # which a payment that has an outcome answers, or says KEY_REUSED
-    run.answer(decide, Code.COMMITTED, xid=SOMEBODY_ELSE, time=8)
+    run.answer(decide, Code.COMMITTED, xid=SOMEBODY_ELSE, time_us=8)
     assert run.result().time_us == 8
     assert run.sent(Commit) == []
 
 
 def test_rule_6_an_outcome_found_for_another_body_is_a_reused_key() -> None:
     run = Run(repeat=True).start()
-    run.answer(run.one(QueryRecord), Code.COMMITTED, xid=SOMEBODY_ELSE, time=8)
+    run.answer(run.one(QueryRecord), Code.COMMITTED, xid=SOMEBODY_ELSE, time_us=8)
 
     run.answer(run.one(Decide), Code.KEY_REUSED, detail="amount")
 
@@ -313,7 +313,7 @@ def test_rule_6_what_a_question_says_of_another_xid_is_asked_of_decide() -> None
     run, _, decide = deciding()
     run.late()
 
-    run.answer(run.one(Resolve), Code.COMMITTED, xid=SOMEBODY_ELSE, time=8)
+    run.answer(run.one(Resolve), Code.COMMITTED, xid=SOMEBODY_ELSE, time_us=8)
 
     assert run.one(Abort).instruction.xid == decide.instruction.xid
     assert run.is_silent()
@@ -381,7 +381,7 @@ def test_rule_8_a_no_that_finds_an_outcome_gives_the_client_that() -> None:
     run = Run().start()
     run.answer(run.one(Prepare), Code.REFUSED, Reason.ACCOUNT_FROZEN)
 
-    run.answer(run.one(RecordRefusal), Code.COMMITTED, xid=SOMEBODY_ELSE, time=5)
+    run.answer(run.one(RecordRefusal), Code.COMMITTED, xid=SOMEBODY_ELSE, time_us=5)
 
     assert run.result().status is Status.COMMITTED
 
@@ -418,7 +418,7 @@ def test_rule_8_after_decide_nothing_is_freed_before_the_anchor_has_spoken() -> 
     ask = run.one(Resolve)
     run.turn_away(ask, RejectReason.UNKNOWN)
     run.wait()
-    run.answer(run.one(Resolve), Code.COMMITTED, xid=decide.instruction.xid, time=6)
+    run.answer(run.one(Resolve), Code.COMMITTED, xid=decide.instruction.xid, time_us=6)
     assert run.wants() == [Commit]
 
 
@@ -560,7 +560,7 @@ def test_rule_10_a_stale_xid_is_followed_by_an_attempt_of_a_new_incarnation() ->
 
 def test_settling_goes_on_until_every_bucket_has_answered() -> None:
     run, _, decide = deciding(Run(SPLIT, (ANCHOR, OTHER, FAR)))
-    run.answer(decide, Code.COMMITTED, xid=decide.instruction.xid, time=1)
+    run.answer(decide, Code.COMMITTED, xid=decide.instruction.xid, time_us=1)
     first, second = run.sent(Commit)
 
     run.answer(first, Code.POSTED)
@@ -646,7 +646,7 @@ def test_rule_11_an_attempt_of_a_coordinator_that_is_gone_is_asked_about_and_tol
     ask = run.one(Resolve)
     assert (ask.bucket, ask.instruction.attempt, ask.instruction.xid) == (ANCHOR, 3, SOMEBODY_ELSE)
     if mine:
-        run.answer(ask, Code.COMMITTED, xid=SOMEBODY_ELSE, time=4)
+        run.answer(ask, Code.COMMITTED, xid=SOMEBODY_ELSE, time_us=4)
         told = run.sent(Commit)
     else:
         run.answer(ask, Code.ABORTED, Reason.DIED, attempt=3)
@@ -768,7 +768,7 @@ def test_rule_18_a_creation_is_prepared_where_it_is_placed_and_claimed_at_its_ho
         OTHER,
         (),
     )
-    run.answer(decide, Code.COMMITTED, xid=decide.instruction.xid, time=2, number=OTHER)
+    run.answer(decide, Code.COMMITTED, xid=decide.instruction.xid, time_us=2, account_bucket=OTHER)
     assert run.result().account_bucket == OTHER
 
 
@@ -897,7 +897,7 @@ def test_the_client_hears_once() -> None:
     run.expire()
     assert run.result().status is Status.UNKNOWN
 
-    run.answer(decide, Code.COMMITTED, xid=decide.instruction.xid, time=3)
+    run.answer(decide, Code.COMMITTED, xid=decide.instruction.xid, time_us=3)
     run.expire()
 
     assert run.is_silent()

@@ -218,7 +218,7 @@ FAULTS_PUT_BACK = [
     ),
     Fault(
         "rule 13: a prepared debit holds nothing",
-        ((Ledger._reserve, "row.held -= amount", "row.held -= 0"),),
+        ((Ledger._reserve, "row.debits_pending -= amount", "row.debits_pending -= 0"),),
         "has reserved",
         EVERYTHING,
         1,

@@ -13,7 +13,7 @@ from mas.sim.system.history import (
     Facts,
     History,
     Hold,
-    QueryRecord,
+    Look,
     Read,
     Seen,
     Setting,
@@ -167,13 +167,13 @@ def test_a_key_used_for_the_same_body(story: Story) -> None:
 
 def test_an_outcome_that_is_forgotten(story: Story) -> None:
     story.commit(P, body("a", "b", 10), 1, 3)
-    story.history.looks.append(QueryRecord(began=4, ended=5, payment_id=P, is_known=True))
+    story.history.looks.append(Look(began=4, ended=5, payment_id=P, is_known=True))
     story.assert_rejected("heard of none")
 
 
 def test_c3_an_open_record_told_as_an_outcome(story: Story) -> None:
     story.commit(P, body("a", "b", 10), 1, 6)
-    look = QueryRecord(began=4, ended=5, payment_id=P, status=Status.ABORTED, is_known=True)
+    look = Look(began=4, ended=5, payment_id=P, status=Status.ABORTED, is_known=True)
     story.history.looks.append(look)
     story.assert_rejected("ABORTED by asking for it")
 
