@@ -55,7 +55,7 @@ _ASK_ONCE = """
 _LOCKED_FIRST = """
     if any(mark.mode is LockMode.EXCLUSIVE for mark in account.marks):
         return _LOCK_CONFLICT
-    content = _hash_change(i)
+    content = _hash_change(set_account)
 """
 _CONFLICT_AT_ONCE = """
         if answer is not None and answer.code is Code.LOCK_CONFLICT:
@@ -172,7 +172,7 @@ FAULTS_PUT_BACK = [
         (
             (
                 Ledger._set_account,
-                "content = _hash_change(i)",
+                "content = _hash_change(set_account)",
                 _LOCKED_FIRST,
             ),
             (
