@@ -1,6 +1,6 @@
 """The benchmark's load generator: one process, one kind of load, for some seconds.
 
-    python -m mas.testing.load < JOB
+    python -m mas.bench.load < JOB
 
 reads a `Job` as JSON and prints a `Result`. It speaks the wire as a client in another language would, but for the kind "client",
 which is `mas.client`.
@@ -17,11 +17,11 @@ import grpc
 import msgspec
 import uvloop
 
+from mas.bench.echo import METHOD
+from mas.bench.tally import Tally
 from mas.client import Client
 from mas.client.channel import channel_options
 from mas.runtime import Supervisor, SystemDice
-from mas.testing.echo import METHOD
-from mas.testing.tally import Tally
 from mas.transaction.outcome import Status
 from mas.wire.gen.mas.v1 import account_pb2 as pb
 from mas.wire.gen.mas.v1 import account_pb2_grpc as pb_grpc

@@ -9,14 +9,14 @@ from typing import Self
 import grpc
 import msgspec
 
+from mas.bench import raft_wire as wire
+from mas.bench.processes import BenchFailed
+from mas.bench.raft_client import open_channel
+from mas.bench.raft_node import Settings
+from mas.bench.raft_wire import Applied, GroupState
 from mas.runtime import SystemClock
-from mas.testing import raft_wire as wire
-from mas.testing.bench_processes import BenchFailed
 from mas.testing.local_cluster import free_ports
 from mas.testing.program import Program, end_all
-from mas.testing.raft_client import open_channel
-from mas.testing.raft_node import Settings
-from mas.testing.raft_wire import Applied, GroupState
 
 NODES = (1, 2, 3)
 _START_SECONDS = 120.0
@@ -53,7 +53,7 @@ class RaftCluster:
             )
             file = directory / "settings.json"
             file.write_bytes(msgspec.json.encode(settings))
-            command = [sys.executable, "-m", "mas.testing.raft_node", str(file)]
+            command = [sys.executable, "-m", "mas.bench.raft_node", str(file)]
             self.nodes[node] = Program(command, directory / "log")
 
     async def __aenter__(self) -> Self:

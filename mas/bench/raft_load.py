@@ -1,6 +1,6 @@
 """The load of the Raft benchmark: one process, one server's kind of proposals, from callers that each wait for their answer.
 
-    python -m mas.testing.raft_load < JOB
+    python -m mas.bench.raft_load < JOB
 
 reads a `RaftJob` as JSON and prints a `RaftResult`. Echo, etcd and MAS are driven by the same library, from the same loop.
 """
@@ -16,12 +16,12 @@ import grpc
 import msgspec
 import uvloop
 
+from mas.bench import etcd
+from mas.bench.echo import METHOD
+from mas.bench.raft_client import RaftClient, Stream, Unary, Way, open_channel
+from mas.bench.raft_wire import Applied, make_payload
+from mas.bench.tally import Tally
 from mas.runtime import Supervisor
-from mas.testing import etcd
-from mas.testing.echo import METHOD
-from mas.testing.raft_client import RaftClient, Stream, Unary, Way, open_channel
-from mas.testing.raft_wire import Applied, make_payload
-from mas.testing.tally import Tally
 
 Propose = Callable[[int, list[bytes]], Awaitable[None]]
 

@@ -42,7 +42,7 @@ async def run_load(module: str, job: msgspec.Struct, result: type[T]) -> T:
 @asynccontextmanager
 async def echo_server(tls: Path | None) -> AsyncIterator[str]:
     """The address of an echo of its own process, with the certificates in this directory or in plaintext."""
-    command = [sys.executable, "-m", "mas.testing.echo", *([str(tls)] if tls else [])]
+    command = [sys.executable, "-m", "mas.bench.echo", *([str(tls)] if tls else [])]
     server = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
     try:
         assert server.stdout is not None

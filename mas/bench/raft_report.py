@@ -6,7 +6,7 @@ from typing import Self
 import click
 import msgspec
 
-from mas.testing.tally import share
+from mas.bench.tally import share
 
 ELECTION_SECONDS = 1.0
 """A follower's election timeout with the defaults, 10 ticks of 100 ms: no leader's lease ends before it."""

@@ -13,16 +13,12 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from mas.errors import NotLeading, Overloaded
-from mas.multiraft import Committed, Leadership, RaftGroup, Refused
-from mas.raft import Entry, EntryType
-from mas.runtime import Mailbox, Supervisor
-from mas.testing.raft_bench import Scale, measure
-from mas.testing.raft_client import RaftClient, Way
-from mas.testing.raft_cluster import differences
-from mas.testing.raft_node import Machine
-from mas.testing.raft_report import Failover, Idle, Line, Report, judge
-from mas.testing.raft_wire import (
+from mas.bench.raft import Scale, measure
+from mas.bench.raft_client import RaftClient, Way
+from mas.bench.raft_cluster import differences
+from mas.bench.raft_node import Machine
+from mas.bench.raft_report import Failover, Idle, Line, Report, judge
+from mas.bench.raft_wire import (
     PAYLOAD_BYTES,
     Answer,
     Applied,
@@ -31,6 +27,10 @@ from mas.testing.raft_wire import (
     make_payload,
     name_of,
 )
+from mas.errors import NotLeading, Overloaded
+from mas.multiraft import Committed, Leadership, RaftGroup, Refused
+from mas.raft import Entry, EntryType
+from mas.runtime import Mailbox, Supervisor
 
 LEADING = Leadership(1, 1, leading=True)
 

@@ -14,11 +14,11 @@ from typing import Self
 
 import grpc
 
+from mas.bench.processes import BenchFailed
+from mas.bench.raft_client import open_channel
 from mas.runtime import SystemClock
-from mas.testing.bench_processes import BenchFailed
 from mas.testing.local_cluster import free_ports
 from mas.testing.program import Program
-from mas.testing.raft_client import open_channel
 
 PUT = "/etcdserverpb.KV/Put"
 _RANGE = "/etcdserverpb.KV/Range"

@@ -12,13 +12,13 @@ import click
 import msgspec
 
 from mas.api.tokens import Role
+from mas.bench.load import Job, Result
+from mas.bench.processes import BenchFailed, echo_server, run_load
+from mas.bench.usage import cpu_seconds
 from mas.client import Client
 from mas.runtime import SystemClock, SystemDice
 from mas.testing.audit import Audit, audit
-from mas.testing.bench_processes import BenchFailed, echo_server, run_load
-from mas.testing.load import Job, Result
 from mas.testing.local_cluster import LocalCluster
-from mas.testing.usage import cpu_seconds
 
 _ACCOUNTS = 1_000
 _OPENING = 100_000_000
@@ -139,7 +139,7 @@ class _Bench:
             )
 
     async def _load(self, job: Job) -> Result:
-        result = await run_load("mas.testing.load", job, Result)
+        result = await run_load("mas.bench.load", job, Result)
         if job.kind != "echo":
             self._committed += result.committed
         return result

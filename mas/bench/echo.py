@@ -1,6 +1,6 @@
 """The baseline of the benchmarks: a bare grpc.aio unary echo, with the options of MAS's own API.
 
-    python -m mas.testing.echo [DIRECTORY]
+    python -m mas.bench.echo [DIRECTORY]
 
 Serves with the certificates in DIRECTORY, or without any in plaintext, until it is ended, and prints the port that it took.
 """
@@ -13,7 +13,7 @@ import uvloop
 
 from mas.api.server import SERVER_OPTIONS
 
-METHOD = "/mas.testing.Echo/Echo"
+METHOD = "/mas.bench.Echo/Echo"
 _ADDRESS = "127.0.0.1:0"
 
 
@@ -21,7 +21,7 @@ async def serve(directory: Path | None) -> None:
     """Echo bytes until cancelled."""
     server = grpc.aio.server(options=SERVER_OPTIONS)
     handler = grpc.method_handlers_generic_handler(
-        "mas.testing.Echo", {"Echo": grpc.unary_unary_rpc_method_handler(_echo)}
+        "mas.bench.Echo", {"Echo": grpc.unary_unary_rpc_method_handler(_echo)}
     )
     server.add_generic_rpc_handlers((handler,))
     if directory is None:

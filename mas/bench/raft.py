@@ -17,13 +17,12 @@ from typing import Literal
 import click
 import msgspec
 
-from mas.runtime import SystemClock
-from mas.testing.bench_processes import echo_server, run_load
-from mas.testing.etcd import EtcdCluster, find_etcd
-from mas.testing.raft_client import RaftClient, Unary
-from mas.testing.raft_cluster import RaftCluster
-from mas.testing.raft_load import RaftJob, RaftResult
-from mas.testing.raft_report import (
+from mas.bench.etcd import EtcdCluster, find_etcd
+from mas.bench.processes import echo_server, run_load
+from mas.bench.raft_client import RaftClient, Unary
+from mas.bench.raft_cluster import RaftCluster
+from mas.bench.raft_load import RaftJob, RaftResult
+from mas.bench.raft_report import (
     Failover,
     Idle,
     Line,
@@ -35,8 +34,9 @@ from mas.testing.raft_report import (
     print_targets,
     print_throughput_header,
 )
-from mas.testing.raft_wire import Applied, make_payload
-from mas.testing.usage import cpu_seconds, memory_bytes
+from mas.bench.raft_wire import Applied, make_payload
+from mas.bench.usage import cpu_seconds, memory_bytes
+from mas.runtime import SystemClock
 
 _MANY_GROUPS = 64
 _CALLERS = 64
@@ -178,7 +178,7 @@ class _Throughput:
     async def _load(self, job: RaftJob, seconds: float) -> RaftResult:
         first, self._clients = self._clients, self._clients + job.callers
         job = msgspec.structs.replace(job, first_client=first, seconds=seconds)
-        return await run_load("mas.testing.raft_load", job, RaftResult)
+        return await run_load("mas.bench.raft_load", job, RaftResult)
 
 
 def _job(kind: Literal["echo", "etcd"], address: str) -> RaftJob:

@@ -1,6 +1,6 @@
 """A node of the Raft benchmark: MAS's own host, log and transport, under a state machine that only counts.
 
-    python -m mas.testing.raft_node SETTINGS.json
+    python -m mas.bench.raft_node SETTINGS.json
 
 Everything below the AccountService is as in `mas serve`; it answers proposals over gRPC (`raft_wire`). Nothing but the log is
 kept: a node that starts again applies it from its beginning, so `log_margin_entries` says how long that works.
@@ -18,6 +18,8 @@ import msgspec
 import uvloop
 
 from mas.api.server import SERVER_OPTIONS
+from mas.bench import raft_wire as wire
+from mas.bench.raft_wire import Answer, Applied, Batch, GroupState
 from mas.daemon.main import stop_on_failure
 from mas.errors import DatabaseUnavailable, NotLeading, Overloaded
 from mas.multiraft import (
@@ -37,8 +39,6 @@ from mas.raft import Entry, EntryType, SnapshotMetadata
 from mas.runtime import Mailbox, Supervisor, SystemClock, SystemDice
 from mas.storage.raft_log_rocksdb import RocksRaftLog
 from mas.telemetry import setup_logging
-from mas.testing import raft_wire as wire
-from mas.testing.raft_wire import Answer, Applied, Batch, GroupState
 
 _CLUSTER = "raft-bench"
 _SECRET = b"of a benchmark on loopback"

@@ -15,7 +15,7 @@ import msgspec
 import xxhash
 
 PAYLOAD_BYTES = 256
-SERVICE = "mas.testing.Raft"
+SERVICE = "mas.bench.Raft"
 PROPOSE = f"/{SERVICE}/Propose"
 STREAM = f"/{SERVICE}/Stream"
 STATE = f"/{SERVICE}/State"

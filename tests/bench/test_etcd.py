@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mas.testing.bench_processes import BenchFailed
-from mas.testing.etcd import EtcdCluster, count_request, decode, find_etcd, put_request
+from mas.bench.etcd import EtcdCluster, count_request, decode, find_etcd, put_request
+from mas.bench.processes import BenchFailed
 
 
 def test_requests_are_the_bytes_that_a_protobuf_library_writes() -> None:

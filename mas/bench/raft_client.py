@@ -9,11 +9,11 @@ from typing import Protocol
 
 import grpc
 
+from mas.bench import raft_wire as wire
+from mas.bench.processes import BenchFailed
+from mas.bench.raft_wire import Answer, Batch
 from mas.client.channel import channel_options
 from mas.runtime import Mailbox, Supervisor, SystemClock
-from mas.testing import raft_wire as wire
-from mas.testing.bench_processes import BenchFailed
-from mas.testing.raft_wire import Answer, Batch
 
 _PATIENCE_SECONDS = 30.0
 _PAUSE_SECONDS = 0.005
