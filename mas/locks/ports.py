@@ -6,7 +6,7 @@ from typing import Protocol
 import msgspec
 
 from mas.ledger.instructions import Answer, Batch, Token
-from mas.transaction.messages import Rejected, Reply, Request
+from mas.rpc.messages import Rejected, Reply, Request
 
 
 class Buckets(Protocol):

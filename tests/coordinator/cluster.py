@@ -30,10 +30,11 @@ from mas.ledger import (
     Proposal,
     QueryRecord,
     Record,
+    RejectReason,
     ResidentState,
     Token,
 )
-from mas.transaction.messages import (
+from mas.rpc.messages import (
     AccountView,
     AccountViews,
     BucketView,
@@ -44,7 +45,6 @@ from mas.transaction.messages import (
     ReadClaims,
     ReadPostings,
     Rejected,
-    RejectReason,
     Reply,
     Request,
 )

@@ -16,6 +16,7 @@ from mas.ledger import EXTERNAL, Answer, Body, Code, Kind, LockMode, SetAccount
 from mas.ledger.instructions import payer
 from mas.locks import ACCOUNT
 from mas.locks.table import Grant
+from mas.rpc.messages import AccountView, PostingView, ReadLevel
 from mas.sim.plan import pick
 from mas.sim.system.history import (
     NEVER,
@@ -31,7 +32,6 @@ from mas.sim.system.history import (
 from mas.sim.system.node import Node
 from mas.sim.system.plan import Plan
 from mas.sim.trace import WORLD, Trace
-from mas.transaction.messages import AccountView, PostingView, ReadLevel
 from mas.transaction.outcome import (
     PaymentRequest,
     PaymentResult,
