@@ -37,7 +37,9 @@ def test_a_row_that_is_not_there_is_noticed() -> None:
 
 
 def test_the_rules_that_rows_cite_are_there() -> None:
-    rules = set(re.findall(r"^## Rule (\d+):", (ROOT / "docs/protocol.md").read_text(), re.MULTILINE))
+    rules = set(
+        re.findall(r"^## Rule (\d+):", (ROOT / "docs/protocol.md").read_text(), re.MULTILINE)
+    )
     cited = re.findall(r"\((\d+(?:, \d+)*)\)\.? \|$", PAGE, re.MULTILINE)
     assert len(cited) > 20
     assert {number for each in cited for number in each.split(", ")} <= rules
