@@ -726,7 +726,7 @@ class AccountService(Actor):
                 self._fail_read(read, error)
 
     async def _statement_turn(self) -> None:
-        """From the database, once it holds all that is applied now (rule 29, the simple way): one flush for a turn.
+        """From the database, once it holds all that is applied now (rule 29, database reads; the simple way): one flush for a turn.
 
         What has waited for too long is asked anew by then, and would be read for nobody.
         """
