@@ -37,7 +37,7 @@ from mas.network.handshake import Identity
 from mas.network.transport import PeerTransport
 from mas.raft import Entry, EntryType, SnapshotMetadata
 from mas.runtime import Mailbox, Supervisor, SystemClock, SystemDice
-from mas.storage.raft_log_rocksdb import RocksRaftLog
+from mas.storage.raft_log.rocksdb import RocksRaftLog
 from mas.telemetry import setup_logging
 
 _CLUSTER = "raft-bench"

@@ -34,7 +34,6 @@ from mas.config import Config
 from mas.coordinator import CoordinatorSettings, TransactionCoordinator
 from mas.coordinator import Ports as CoordinatorPorts
 from mas.daemon.data_directory import DataDirectory, read_file
-from mas.daemon.lock_shelf import ByteShelf, LockShelf
 from mas.daemon.open_files import connections_of_a_server
 from mas.daemon.replicas import ReplicaParts, Replicas
 from mas.files import read_secret
@@ -45,9 +44,10 @@ from mas.locks import (
     LockClient,
     LockServer,
     LockSettings,
+    LockStore,
     join,
 )
-from mas.membership import Membership, Operations, PeersList, Roster
+from mas.membership import Membership, Operations, Roster
 from mas.multiraft import HostConfig, RaftHost, WorkerThread
 from mas.network.buckets import BucketRouter
 from mas.network.channels import Channel
@@ -64,6 +64,7 @@ from mas.network.tls import (
 from mas.network.transport import PeerTransport
 from mas.resource import ReplicaAdmin, ResourceManager, ResourceSettings
 from mas.runtime import Actor, Clock, Dice, Supervisor, SystemClock
+from mas.storage.open import open_account_db, open_raft_log, open_tm_store
 
 _log = logging.getLogger(__name__)
 
@@ -216,20 +217,12 @@ class Process:
     # -- resource manager --------------------------------------------------------------------------------
 
     async def _start_resource_manager(self) -> None:
-        from mas.storage.account_db_sqlite import SqliteAccountDB
-        from mas.storage.raft_log_rocksdb import RocksRaftLog
-
         config, path = self._config, self._directory.path
         self._directory.check_log()
-        log = RocksRaftLog.open(path / "raft", config.node.cluster_id, config.node.id)
+        log = open_raft_log(config, path)
         self._directory.note_log()
         log_thread, file_thread = WorkerThread("raft-log"), WorkerThread("snapshots")
-        database = SqliteAccountDB.connect(
-            path / f"{config.storage.database}.sqlite3",
-            config.node.cluster_id,
-            config.node.id,
-            reserve_bytes=config.storage.log_reserve_mb << 20,
-        )
+        database = open_account_db(config, path)
         self._closers += [
             _closing(log_thread.close),
             _closing(file_thread.close),
@@ -315,11 +308,9 @@ class Process:
     # -- transaction manager -----------------------------------------------------------------------------
 
     async def _start_transaction_manager(self) -> None:
-        from mas.storage.tm_store_rocksdb import RocksTmStore
-
         config = self._config
-        node, role = config.node, config.node.role
-        store = RocksTmStore.open(self._directory.path / "tm", node.cluster_id, node.id)
+        role = config.node.role
+        store = open_tm_store(config, self._directory.path)
         self._closers.append(store.close)
         key = self._token_key()
         authenticator = Authenticator(
@@ -349,11 +340,10 @@ class Process:
             operators = self._serve(
                 config.listen.node_service, NodeServicer(self, self._operations, secret)
             )
-            self._spawn(PeersList(self._membership, self._router, store, self._clock))
             if role == "all" and issuer is not None:
                 self._welcome(api, operators, issuer, authenticator)
 
-    def _start_locks(self, store: ByteShelf) -> Leases:
+    def _start_locks(self, store: LockStore) -> Leases:
         """The lock service itself on the one node where it is at work, the way to it on all others."""
         where = self._config.lock_node()
         if where != self._config.node.id:
@@ -364,7 +354,7 @@ class Process:
         service = GlobalLockService(
             f"node {where}",
             buckets=self._router,
-            store=LockShelf(store),
+            store=store,
             clock=self._clock,
             settings=LockSettings(
                 buckets=len(self._membership.roster.buckets),

@@ -54,7 +54,7 @@ class Acquire(msgspec.Struct, frozen=True, array_like=True, tag=1):
     mode: LockMode
     wait: _Seconds
     marked: bool
-    kept: bool
+    durable: bool
     lease: _Seconds
 
 
@@ -154,7 +154,7 @@ class LockServer:
             lease=question.lease or self._service.lease,
             on_result=on_result,
             marked=question.marked,
-            kept=question.kept,
+            durable=question.durable,
         )
         try:
             self._service.ask(request)
@@ -205,12 +205,12 @@ class LockClient(Leases):
         timeout: float,
         *,
         marked: bool = False,
-        kept: bool = False,
+        durable: bool = False,
         lease: float = 0.0,
     ) -> Grant:
         """See `Leases`."""
         request = self._next_request()
-        question = Acquire(request, owner, tuple(lock_ids), mode, timeout, marked, kept, lease)
+        question = Acquire(request, owner, tuple(lock_ids), mode, timeout, marked, durable, lease)
         reply = await self._ask(request, question, timeout + _GRACE_SECONDS)
         assert isinstance(reply, Granted)
         deadline = self._clock.monotonic() + reply.left

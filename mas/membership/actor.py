@@ -12,13 +12,12 @@ been removed, which its group can't tell it any more.
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Protocol
 
 import msgspec
 
 from mas.errors import NetworkError, PeerRefused
 from mas.limits import NODE_STORE_BYTES
-from mas.membership.ports import ROSTER_CHANNEL, Peers
+from mas.membership.ports import ROSTER_CHANNEL, Peers, RosterStore
 from mas.membership.roster import BucketMembers, Roster, decode_roster
 from mas.runtime import Actor
 
@@ -30,22 +29,15 @@ WIPED, MALFORMED = "wiped", "malformed"
 _encode = msgspec.msgpack.Encoder().encode
 
 
-class Shelf(Protocol):
-    """Where the roster outlives the process."""
-
-    def write(self, roster: Roster) -> None:
-        """Keep it in the place of the one before; blocks for one small synced write. Raises `DataDirectoryError`."""
-
-
 class Membership(Actor):
     """This process's knowledge of the cluster. `roster` changes on the loop alone."""
 
     name = "membership"
 
-    def __init__(self, node: int, roster: Roster, peers: Peers, shelf: Shelf) -> None:
+    def __init__(self, node: int, roster: Roster, peers: Peers, store: RosterStore) -> None:
         self.node = node
         self._peers = peers
-        self._shelf = shelf
+        self._store = store
         self._handlers: list[Callable[[], None]] = []
         self._connected: dict[int, None] = {}
         self._dialled: dict[int, str] = {}
@@ -151,7 +143,7 @@ class Membership(Actor):
 
     def save(self) -> None:
         """Have on disk what is known now, before something rests on it. Blocks for one small synced write."""
-        self._shelf.write(self.roster)
+        self._store.write(self.roster)
         self._unsaved.clear()
 
     async def run(self) -> None:

@@ -33,7 +33,7 @@ from mas.raft import (
 from mas.resource import ReplicaAdmin, ResourceManager, ResourceSettings
 from mas.runtime import Supervisor, SystemClock
 from mas.storage.account_db_sqlite import SqliteAccountDB
-from mas.storage.raft_log_memory import MemoryRaftLog
+from mas.storage.raft_log.memory import MemoryRaftLog
 from mas.transaction.messages import ReadReplica, ReplicaState, ReplicaView
 
 pytestmark = pytest.mark.asyncio
@@ -62,7 +62,7 @@ class Peers:
     def remove_peer(self, node: int) -> None: ...
 
 
-class Shelf:
+class RosterFile:
     def __init__(self, roster: Roster) -> None:
         self.roster = roster
 
@@ -96,7 +96,7 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.log = MemoryRaftLog()
-        self.shelf = Shelf(FOUNDED)
+        self.roster_file = RosterFile(FOUNDED)
         self.others = Others()
         self.calls: list[str] = []
         self.before: dict[str, Callable[[], Awaitable[None] | None]] = {}
@@ -108,7 +108,7 @@ class World:
         clock = SystemClock()
         self.database = SqliteAccountDB.connect(self.folder / "db.sqlite3", "mas", NODE)
         self.threads = [WorkerThread("log"), WorkerThread("files")]
-        self.membership = Membership(NODE, self.shelf.roster, Peers(), self.shelf)
+        self.membership = Membership(NODE, self.roster_file.roster, Peers(), self.roster_file)
         self.host = RaftHost(
             HostConfig(node=NODE, snapshot_folder=self.folder / "snapshots", tick_ms=5),
             log=self.log,
@@ -171,7 +171,7 @@ class World:
         await self.start()
 
     def learn(self, bucket: int, index: int, voters: tuple[int, ...], *learners: int) -> None:
-        founders = self.shelf.roster.holders()[bucket].founders
+        founders = self.roster_file.roster.holders()[bucket].founders
         held = BucketMembers(bucket, founders, index, voters, learners)
         self.membership.learn(Roster(buckets=(held,)))
 
@@ -277,7 +277,7 @@ async def test_consensus_b1_a_removed_replica_stays_until_a_majority_of_those_wh
         await world.wait(lambda term=term: world.log.hard_state(1).term == term)
         assert world.log.hard_state(1).vote == 8, "it votes for those who stay"
         if lives == 1 and restarted:
-            world.shelf.roster = world.membership.roster
+            world.roster_file.roster = world.membership.roster
             await world.restart()
     world.others.know = {6, 8}
     await world.wait_state(ReplicaState.ABSENT)
@@ -318,7 +318,7 @@ async def test_a_replica_that_is_added_again_begins_anew(world: World) -> None:
 
 
 async def test_a_new_replica_is_opened_while_the_host_runs(world: World) -> None:
-    world.shelf.roster = ELSEWHERE
+    world.roster_file.roster = ELSEWHERE
     await world.start()
     assert world.view().state is ReplicaState.ABSENT
     world.learn(2, 5, (8,), NODE)
@@ -415,12 +415,12 @@ async def test_consensus_a1_a_roster_file_that_was_edited_erases_nothing(world: 
     await world.crash()
     last = world.log.storage(1).last_index()
     assert last > 0
-    world.shelf.roster = ELSEWHERE
+    world.roster_file.roster = ELSEWHERE
     await world.start()
     await world.wait(lambda: "nothing is erased" in world.view().trouble)
     assert world.view().state is ReplicaState.STOPPED
     assert world.calls.count("erase") == 0
-    world.shelf.roster = FOUNDED
+    world.roster_file.roster = FOUNDED
     await world.restart()
     await world.wait_led()
     assert world.log.storage(1).last_index() >= last
@@ -447,7 +447,7 @@ async def test_consensus_a1_rows_and_logs_of_another_cluster_are_not_served(
             BucketMembers(2, (NODE,), voters=(NODE,)),
         )
     )
-    world.shelf.roster = founded.merge(FOUNDED)[0]
+    world.roster_file.roster = founded.merge(FOUNDED)[0]
     await world.start()
     await world.wait_led(2)
     assert world.view().state is ReplicaState.STOPPED
@@ -471,7 +471,7 @@ async def test_the_removal_is_on_disk_before_anything_is_erased(world: World) ->
     await world.wait_led()
     kept: list[int] = []
     world.membership._unsaved.set = lambda: None  # type: ignore[method-assign]  # the file isn't written by itself
-    world.before["erase"] = lambda: kept.append(world.shelf.roster.holders()[1].index)
+    world.before["erase"] = lambda: kept.append(world.roster_file.roster.holders()[1].index)
     world.learn(1, 9, (8,))
     await world.wait_state(ReplicaState.ABSENT)
     assert kept == [9]
@@ -489,7 +489,7 @@ def added_again(world: World) -> None:
     entries += [Entry(i, 1, EntryType.CONF_CHANGE, c.encode()) for i, c in enumerate(changes, 2)]
     batch.append(1, entries)
     batch.commit(sync=True)
-    world.shelf.roster = founding_roster((NodeRow(NODE, "me:1"),), {1: (NODE, 8), 2: (8,)})
+    world.roster_file.roster = founding_roster((NodeRow(NODE, "me:1"),), {1: (NODE, 8), 2: (8,)})
 
 
 @pytest.mark.parametrize("restarted", [False, True])
@@ -501,7 +501,7 @@ async def test_late_news_of_a_removal_do_not_erase_what_was_added_again(
     await world.start()
     world.learn(1, 2, (8,))
     if restarted:
-        world.shelf.roster = world.membership.roster
+        world.roster_file.roster = world.membership.roster
         await world.restart()
     for _ in range(20):
         await asyncio.sleep(0.002)
@@ -581,7 +581,7 @@ async def test_a_node_that_is_added_again_while_it_is_down_in_an_erasure_serves(
     await world.start()
     await world.wait_dead()
     again = BucketMembers(1, (NODE,), 12, (NODE,))
-    world.shelf.roster = world.shelf.roster.merge(Roster(buckets=(again,)))[0]
+    world.roster_file.roster = world.roster_file.roster.merge(Roster(buckets=(again,)))[0]
     await world.restart()
     await world.wait_state(ReplicaState.RUNNING)
 
@@ -602,7 +602,7 @@ async def test_a_node_that_hears_of_both_before_it_has_looked_serves(world: Worl
 async def test_a_crash_in_the_middle_of_an_opening_heals(
     world: World, when: str, step: str
 ) -> None:
-    world.shelf.roster = ELSEWHERE
+    world.roster_file.roster = ELSEWHERE
     await world.start()
     getattr(world, when)[step] = die
     world.learn(1, 5, (8,), NODE)

@@ -97,7 +97,7 @@ async def test_a_lease_arrives_as_it_was_asked_for_and_given() -> None:
     asking = asyncio.create_task(wire.remote.acquire(b"xid", ["bob", "alice"], S, 3.0))
     request = await wire.asked()
     assert (request.owner, request.lock_ids) == (b"xid", ("account:bob", "account:alice"))
-    assert (request.mode, request.marked, request.kept, request.lease) == (S, True, False, 9.0)
+    assert (request.mode, request.marked, request.durable, request.lease) == (S, True, False, 9.0)
     assert 2.5 < request.until - CLOCK.monotonic() <= 3.0
     request.on_result(grant(request))
     assert await asking == {"bob": TOKEN, "alice": TOKEN}
@@ -107,10 +107,10 @@ async def test_a_lease_arrives_as_it_was_asked_for_and_given() -> None:
 async def test_the_lease_ends_here_when_it_ends_there() -> None:
     wire = Wire()
     asking = asyncio.create_task(
-        wire.remote.acquire_locks(b"me", ["printer"], X, 3.0, kept=True, lease=4.0)
+        wire.remote.acquire_locks(b"me", ["printer"], X, 3.0, durable=True, lease=4.0)
     )
     request = await wire.asked()
-    assert (request.lease, request.kept, request.marked) == (4.0, True, False)
+    assert (request.lease, request.durable, request.marked) == (4.0, True, False)
     request.on_result(grant(request, left=4.0))
     lease = await asking
     assert 3.5 < lease.deadline - CLOCK.monotonic() <= 4.0

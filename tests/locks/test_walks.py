@@ -42,7 +42,7 @@ from mas.transaction.messages import (
     ReplicaState,
     ReplicaView,
 )
-from tests.locks.worlds import ALICE, BOB, BUCKETS, TC, Shelf, make_xid, until
+from tests.locks.worlds import ALICE, BOB, BUCKETS, TC, StoredLocks, make_xid, until
 from tests.resource.worlds import FakeDatabase, FakeGroup
 
 SEEDS = (1, 4, 9, 12)
@@ -140,7 +140,7 @@ class Walk:
         self.locks = GlobalLockService(
             "tm",
             buckets=self.router,
-            store=Shelf(),
+            store=StoredLocks(),
             clock=self.clock,
             settings=LockSettings(BUCKETS),
         )
@@ -200,7 +200,7 @@ class Walk:
             patience, lease = self.dice.uniform(0.2, 2.0), self.dice.uniform(1.0, 3.0)
             try:
                 await self.locks.acquire_locks(
-                    owner, [ACCOUNT + ALICE], mode, patience, marked=True, kept=True, lease=lease
+                    owner, [ACCOUNT + ALICE], mode, patience, marked=True, durable=True, lease=lease
                 )
             except MasError:
                 self.denied += 1

@@ -157,10 +157,10 @@ def test_kind_4_strange_lock_replies_end_no_node(replies: list[list[object]]) ->
 
 @given(values_of(Roster))
 def test_kind_4_strange_rosters_end_no_node(roster: object) -> None:
-    class Shelf:
+    class RosterFile:
         def write(self, roster: Roster) -> None: ...
 
-    membership = Membership(1, Roster(), Peers(), Shelf())  # type: ignore[arg-type]
+    membership = Membership(1, Roster(), Peers(), RosterFile())  # type: ignore[arg-type]
     membership.start()
     try:
         membership.on_frame(2, msgspec.msgpack.encode(roster))

@@ -557,7 +557,7 @@ class Clients:
                 LockMode.EXCLUSIVE,
                 timeout,
                 marked=True,
-                kept=True,
+                durable=True,
                 lease=_LEASE_SECONDS,
             ),
             patience=patience,

@@ -13,7 +13,6 @@ from mas.config import BucketConfig, Config
 from mas.coordinator import CoordinatorSettings, TransactionCoordinator
 from mas.coordinator import Ports as CoordinatorPorts
 from mas.daemon.joining import find_roster
-from mas.daemon.lock_shelf import LockShelf
 from mas.daemon.replicas import ReplicaParts, Replicas
 from mas.errors import ConfigError, DatabaseUnavailable, StorageError
 from mas.ledger import BucketRow
@@ -30,10 +29,10 @@ from mas.sim.process import Process
 from mas.sim.system.account_db import DatabaseDisk, SimAccountDB
 from mas.sim.system.older import Copy, Gag, Had
 from mas.sim.system.plan import Plan
-from mas.sim.system.tm_store import SimTmStore, StoreDisk, encode_shelf
+from mas.sim.system.tm_store import SimTmStore, StoreDisk, encode_rows
 from mas.sim.system.wires import Transport, Wires
 from mas.sim.trace import Trace
-from mas.storage.group_log import Change, Create, GroupLog
+from mas.storage.raft_log.value import Change, Create, GroupLog
 
 TICK_MS = 100
 CLUSTER = "simulated"
@@ -58,7 +57,7 @@ class _Erasures:
 
 
 class RosterFile:
-    """A node's roster on its disk. Fits the membership's shelf, and `mas.daemon.joining.Directory`."""
+    """A node's roster on its disk. Fits `mas.membership.ports.RosterStore` and `mas.daemon.joining.Directory`."""
 
     def __init__(self, node: int) -> None:
         self.path = Path(f"node{node}")
@@ -244,7 +243,7 @@ class Node:
         """Keep a copy of its directory, unless a snapshot is being installed there."""
         logs = self.disk.durable
         if not any(log.note or log.lost for log in logs.values()):
-            store = encode_shelf(self.store.shelf)
+            store = encode_rows(self.store.rows)
             self.copy = Copy(dict(logs), self.database.backup(), self.roster, store)
 
     def put_back(self, copy: Copy) -> None:
@@ -387,7 +386,7 @@ class Node:
             service = GlobalLockService(
                 f"node {self.id}",
                 buckets=router,
-                store=LockShelf(store),
+                store=store,
                 clock=self.clock,
                 settings=LockSettings(len(around.buckets), lease=5.0),
             )

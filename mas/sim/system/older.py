@@ -15,7 +15,7 @@ from mas.multiraft.frames import decode_frame
 from mas.raft import Message, MessageType
 from mas.sim.disk import Disk
 from mas.sim.system.wires import Transport
-from mas.storage.group_log import GroupLog
+from mas.storage.raft_log.value import GroupLog
 
 _OF_ELECTIONS = frozenset(
     {
