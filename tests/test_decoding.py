@@ -20,6 +20,7 @@ from mas.multiraft import frames, snapshots
 from mas.network import handshake
 from mas.raft import ConfChange, ConfChangeSingle, ConfChangeType, Message, MessageType, RaftError
 from mas.resource import proposals
+from mas.rpc import messages
 from mas.storage import (
     account_db_rows,
     account_db_sqlite,
@@ -28,7 +29,6 @@ from mas.storage import (
 )
 from mas.storage.raft_log import records as raft_log_records
 from mas.storage.tm_store import rocksdb as tm_store_rocksdb
-from mas.transaction import messages
 
 Decode = Callable[[bytes], Any]
 

@@ -48,6 +48,7 @@ from mas.limits import (
     REQUESTS_IN_FLIGHT_MAX,
     TURN_INSTRUCTIONS_MAX,
 )
+from mas.rpc.messages import BucketView, PostingView, ReadLevel, Rejected
 from mas.runtime import Actor, Clock, Dice, Mailbox, MailboxStatistics, Supervisor, failpoint
 from mas.transaction.machine import (
     Alarm,
@@ -62,7 +63,6 @@ from mas.transaction.machine import (
     Send,
     Settled,
 )
-from mas.transaction.messages import BucketView, PostingView, ReadLevel, Rejected
 from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, hash_body, payment_id_of
 from mas.transaction.placement import place, place_creation
 from mas.transaction.stored import PendingEntry

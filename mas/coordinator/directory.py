@@ -15,8 +15,8 @@ from mas.coordinator.ports import Buckets, TransactionStore
 from mas.errors import DatabaseUnavailable, Unavailable
 from mas.ids import home_bucket
 from mas.ledger.instructions import Legs
+from mas.rpc.messages import Claims, ReadClaims
 from mas.runtime import Clock, Supervisor
-from mas.transaction.messages import Claims, ReadClaims
 
 NUMBERS_MAX = 1_000_000
 """Accounts whose buckets are kept in memory; the longest known goes first."""

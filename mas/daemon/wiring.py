@@ -1,7 +1,7 @@
 """Where ports meet engines: the parts of one process, made, joined, started and stopped.
 
-    transport ─┬─ router ──── coordinator ── locks ── api servers        (roles tm, tc, gls)
-               └─ Raft host ─ AccountServices ─ resource manager ── tools' server  (role rm)
+    transport ─┬─ bucket client ─ coordinator ── locks ── api servers        (roles tm, tc, gls)
+               └─ Raft host ─ AccountServices ─ bucket server ── tools' server  (role rm)
 
 Stopping goes the other way: edges first, so that nobody is left without an answer, then the actors, then the stores.
 """
@@ -29,6 +29,7 @@ from mas.api import (
     TransactionServicer,
 )
 from mas.api.server import Service
+from mas.channels import Channel
 from mas.client import profile
 from mas.config import Config
 from mas.coordinator import CoordinatorSettings, TransactionCoordinator
@@ -49,8 +50,6 @@ from mas.locks import (
 )
 from mas.membership import Membership, Operations, Roster
 from mas.multiraft import HostConfig, RaftHost, WorkerThread
-from mas.network.buckets import BucketRouter
-from mas.network.channels import Channel
 from mas.network.handshake import Identity
 from mas.network.tls import (
     TlsFiles,
@@ -62,7 +61,9 @@ from mas.network.tls import (
     server_context,
 )
 from mas.network.transport import PeerTransport
-from mas.resource import ReplicaAdmin, ResourceManager, ResourceSettings
+from mas.resource import ReplicaAdmin, ResourceSettings
+from mas.rpc.client import BucketClient
+from mas.rpc.server import BucketServer
 from mas.runtime import Actor, Clock, Dice, Supervisor, SystemClock
 from mas.storage.open import open_account_db, open_raft_log, open_tm_store
 
@@ -107,7 +108,7 @@ class Process:
         )
         self._transport = self._make_transport()
         self._membership = Membership(config.node.id, roster, self._transport, directory)
-        self._router = BucketRouter(
+        self._router = BucketClient(
             self._transport,
             {members.bucket: members.voters for members in roster.buckets},
             clock=self._clock,
@@ -241,12 +242,12 @@ class Process:
         )
         await host.finish_snapshots()
         members = ReplicaAdmin(config.node.id, host)
-        manager = ResourceManager(self._transport, members)
+        server = BucketServer(self._transport, members.answer)
         parts = ReplicaParts(
             self._membership,
             host,
             database,
-            manager,
+            server,
             members,
             self._router,
             proposer=int.from_bytes(self._dice.randbytes(7), "big"),
@@ -257,7 +258,7 @@ class Process:
         await replicas.open_all()
         self._transport.on_frame(Channel.RAFT, host.on_frame)
         self._transport.on_frame(Channel.SNAPSHOT, host.on_snapshot_frame)
-        self._transport.on_frame(Channel.REQUEST, manager.on_frame)
+        self._transport.on_frame(Channel.REQUEST, server.on_frame)
         self._transport.on_peer(host.on_peer)
         self._spawn(host)
         self._spawn(replicas)

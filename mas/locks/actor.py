@@ -32,8 +32,8 @@ from mas.locks.table import (
     TimedOut,
     Withdrawn,
 )
+from mas.rpc.messages import Rejected
 from mas.runtime import Actor, Clock, Mailbox, Supervisor
-from mas.transaction.messages import Rejected
 from mas.transaction.stored import LockEntry
 
 _log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from mas.ledger.instructions import Answer, Batch, Token
-from mas.transaction.messages import Rejected, Reply, Request
+from mas.rpc.messages import Rejected, Reply, Request
 from mas.transaction.stored import LockEntry
 
 

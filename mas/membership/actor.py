@@ -15,9 +15,10 @@ from collections.abc import Callable
 
 import msgspec
 
+from mas.channels import Channel
 from mas.errors import NetworkError, PeerRefused
 from mas.limits import NODE_STORE_BYTES
-from mas.membership.ports import ROSTER_CHANNEL, Peers, RosterStore
+from mas.membership.ports import Peers, RosterStore
 from mas.membership.roster import BucketMembers, Roster, decode_roster
 from mas.runtime import Actor
 
@@ -189,5 +190,5 @@ class Membership(Actor):
                 self._dialled[node] = wanted
 
     def _send(self, peer: int, frame: bytes) -> None:
-        if not self._peers.send(peer, ROSTER_CHANNEL, frame):
+        if not self._peers.send(peer, Channel.ROSTER, frame):
             _log.info("node %d doesn't hear the news now: it will before long", peer)

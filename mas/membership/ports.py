@@ -5,10 +5,7 @@ from typing import Protocol
 
 from mas.ledger.instructions import Answer, Batch
 from mas.membership.roster import Roster
-from mas.transaction.messages import Rejected, Reply, Request
-
-# Of the peer transport (`mas.network.channels`).
-ROSTER_CHANNEL = 6
+from mas.rpc.messages import Rejected, Reply, Request
 
 
 class Peers(Protocol):

@@ -29,10 +29,11 @@ from mas.ledger import (
     Proposal,
     QueryRecord,
     Record,
+    RejectReason,
     ResidentState,
     Token,
 )
-from mas.transaction.messages import (
+from mas.rpc.messages import (
     AccountView,
     AccountViews,
     BucketView,
@@ -43,7 +44,6 @@ from mas.transaction.messages import (
     ReadClaims,
     ReadPostings,
     Rejected,
-    RejectReason,
     Reply,
     Request,
 )

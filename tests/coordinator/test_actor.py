@@ -28,13 +28,14 @@ from mas.ledger import (
     Reason,
     Record,
     RecordRefusal,
+    RejectReason,
     Resolve,
     SetAccount,
     Token,
 )
 from mas.limits import TURN_INSTRUCTIONS_MAX
+from mas.rpc.messages import AccountView, ReadLevel
 from mas.runtime import Supervisor, SystemClock, SystemDice
-from mas.transaction.messages import AccountView, ReadLevel, RejectReason
 from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, hash_body, payment_id_of
 from mas.transaction.stored import PendingEntry
 from tests.coordinator.cluster import Buckets, Locks, Store, no_fault, number_at

@@ -30,11 +30,12 @@ from mas.raft import (
     Message,
     MessageType,
 )
-from mas.resource import ReplicaAdmin, ResourceManager, ResourceSettings
+from mas.resource import AccountService, ReplicaAdmin, ResourceSettings
+from mas.rpc.messages import ReadReplica, ReplicaState, ReplicaView
+from mas.rpc.server import BucketServer
 from mas.runtime import Supervisor, SystemClock
 from mas.storage.account_db_sqlite import SqliteAccountDB
 from mas.storage.raft_log.memory import MemoryRaftLog
-from mas.transaction.messages import ReadReplica, ReplicaState, ReplicaView
 
 pytestmark = pytest.mark.asyncio
 
@@ -121,7 +122,7 @@ class World:
         )
         await self.host.finish_snapshots()
         self.door = ReplicaAdmin(NODE, self.host)
-        manager = ResourceManager(Peers(), self.door)
+        server = BucketServer(Peers(), self.door.answer)
         for owner, name in [
             (self.database, "open"),
             (self.database, "erase"),
@@ -133,7 +134,7 @@ class World:
             self.membership,
             self.host,
             self.database,
-            manager,
+            server,
             self.door,
             self.others,
             proposer=77,
@@ -251,7 +252,7 @@ async def test_a_replica_that_is_held_no_more_is_erased_but_for_term_and_vote(wo
     assert (after.term, after.vote) == (before.term, before.vote) == (before.term, NODE)
     assert await world.database.bucket_row(1) is None
     assert "account-service-1" not in [task.get_name() for task in asyncio.all_tasks()]
-    assert [each.bucket for each in world.replicas._manager.services()] == [2]
+    assert world.replicas._server.buckets() == [2]
     await world.wait_led(2)
 
 
@@ -362,24 +363,31 @@ async def test_consensus_c4_an_entry_of_a_newer_program_stops_its_bucket_alone(
     for _ in range(2):
         await world.wait_state(ReplicaState.STOPPED)
         assert "run the newer program on this node" in world.view().trouble
-        assert [each.bucket for each in world.replicas._manager.services()] == [2]
+        assert world.replicas._server.buckets() == [2]
         await world.restart()
         await world.wait_led(2)
 
 
+def fail_in_bucket_1(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    apply_all = AccountService._apply_all
+
+    async def fail(service: AccountService, entries: tuple[Entry, ...]) -> None:
+        if service.bucket == 1:
+            raise error
+        await apply_all(service, entries)
+
+    monkeypatch.setattr(AccountService, "_apply_all", fail)
+
+
 @pytest.mark.parametrize("error", [RecursionError("deep"), CorruptData("a row is damaged")])
 async def test_consensus_c4_what_a_bucket_raises_stops_its_bucket_alone(
-    world: World, error: Exception
+    world: World, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     await world.start()
     await world.wait_led(1)
     await world.wait_led(2)
 
-    async def fail(*_: object) -> None:
-        raise error
-
-    service = world.replicas._manager.services()[0]
-    service._apply_all = fail  # type: ignore[method-assign]
+    fail_in_bucket_1(monkeypatch, error)
     world.host.groups[1].propose(1, b"anything")
     await world.wait_state(ReplicaState.STOPPED)
     assert str(error) in world.view().trouble
@@ -388,15 +396,14 @@ async def test_consensus_c4_what_a_bucket_raises_stops_its_bucket_alone(
     await world.wait_state(ReplicaState.ABSENT)
 
 
-async def test_a_database_that_failed_ends_the_process(world: World) -> None:
+async def test_a_database_that_failed_ends_the_process(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All its buckets share it."""
     await world.start()
     await world.wait_led(1)
 
-    async def fail(*_: object) -> None:
-        raise StorageError("the disk is gone")
-
-    world.replicas._manager.services()[0]._apply_all = fail  # type: ignore[method-assign]
+    fail_in_bucket_1(monkeypatch, StorageError("the disk is gone"))
     world.host.groups[1].propose(1, b"anything")
     with pytest.raises(StorageError):
         async with asyncio.timeout(10):

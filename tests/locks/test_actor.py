@@ -14,6 +14,7 @@ from mas.ledger.instructions import (
     Code,
     LockMode,
     Mark,
+    RejectReason,
     TakeEpoch,
     Token,
     Unmark,
@@ -26,8 +27,8 @@ from mas.locks import (
     LockSettings,
     LockStatus,
 )
+from mas.rpc.messages import Claims, ReadClaims, Rejected, Reply, Request
 from mas.runtime import SystemClock
-from mas.transaction.messages import Claims, ReadClaims, Rejected, RejectReason, Reply, Request
 from mas.transaction.stored import LockEntry
 
 X, E, S = LockMode.EXCLUSIVE, LockMode.ESCROW, LockMode.SHARED

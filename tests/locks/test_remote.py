@@ -6,6 +6,7 @@ from random import Random
 
 import pytest
 
+from mas.channels import Channel
 from mas.errors import (
     DatabaseUnavailable,
     MasError,
@@ -15,7 +16,7 @@ from mas.errors import (
     Unavailable,
 )
 from mas.ledger.instructions import LockMode, Token
-from mas.locks import LOCKS_CHANNEL, LockClient, LockRequest, LockServer, join
+from mas.locks import LockClient, LockRequest, LockServer, join
 from mas.locks.table import Grant
 from mas.runtime import SystemClock
 
@@ -83,7 +84,7 @@ class _End:
         self._node = node
 
     def send(self, peer: int, channel: int, payload: bytes) -> bool:
-        assert channel == LOCKS_CHANNEL
+        assert channel == Channel.LOCKS
         return self._wire.carry(self._node, peer, payload)
 
 

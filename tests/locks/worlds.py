@@ -22,6 +22,7 @@ from mas.ledger import (
     Mark,
     Prepare,
     Proposal,
+    RejectReason,
     ResidentState,
     SetAccount,
     Token,
@@ -29,8 +30,8 @@ from mas.ledger import (
 )
 from mas.ledger.instructions import LEDGER_VERSION
 from mas.locks import GlobalLockService, LockSettings
+from mas.rpc.messages import Claims, ReadClaims, Rejected, Reply, Request
 from mas.sim import VirtualClock, run_virtual
-from mas.transaction.messages import Claims, ReadClaims, Rejected, RejectReason, Reply, Request
 from mas.transaction.stored import LockEntry
 
 T = TypeVar("T")

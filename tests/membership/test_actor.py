@@ -6,13 +6,12 @@ import itertools
 import msgspec
 import pytest
 
+from mas.channels import Channel
 from mas.errors import DataDirectoryError, NetworkError, PeerRefused
 from mas.ledger.rows import NodeRow
 from mas.membership import BucketMembers, Membership, Roster
 from mas.membership.actor import MALFORMED, WIPED
-from mas.membership.ports import ROSTER_CHANNEL
 from mas.membership.roster import founding_roster
-from mas.network.channels import Channel
 from mas.network.handshake import Refusal
 
 ROSTER = founding_roster(
@@ -29,7 +28,7 @@ class Peers:
         self.full: list[int] = []
 
     def send(self, peer: int, channel: int, payload: bytes) -> bool:
-        assert channel == ROSTER_CHANNEL
+        assert channel == Channel.ROSTER
         if peer in self.full:
             return False
         self.sent.append((peer, msgspec.msgpack.decode(payload, type=Roster)))
@@ -225,7 +224,6 @@ def test_what_is_no_store_is_refused() -> None:
 
 def test_the_words_are_the_networks() -> None:
     assert {WIPED, MALFORMED} <= set(Refusal)
-    assert ROSTER_CHANNEL == Channel.ROSTER
 
 
 def test_a_store_is_told_to_the_others() -> None:

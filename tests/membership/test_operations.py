@@ -7,20 +7,27 @@ import msgspec
 import pytest
 
 from mas.errors import DeadlineExceeded, InvalidRequest, MasError, NotFound, Unavailable
-from mas.ledger.instructions import Answer, Batch, Code, Reason, RegisterNode, RetireNode
+from mas.ledger.instructions import (
+    Answer,
+    Batch,
+    Code,
+    Reason,
+    RegisterNode,
+    RejectReason,
+    RetireNode,
+)
 from mas.ledger.register import register, retire
 from mas.ledger.rows import NodeRow
 from mas.membership import BucketMembers, Membership, Operations, Roster
 from mas.membership.operations import is_done
 from mas.membership.roster import founding_roster
-from mas.transaction.messages import (
+from mas.rpc.messages import (
     Change,
     ChangeMembers,
     Nodes,
     ReadNodes,
     ReadReplica,
     Rejected,
-    RejectReason,
     ReplicaState,
     ReplicaView,
     Reply,
