@@ -20,6 +20,7 @@ import uvloop
 from mas.api.server import SERVER_OPTIONS
 from mas.bench import raft_wire as wire
 from mas.bench.raft_wire import Answer, Applied, Batch, GroupState
+from mas.channels import Channel
 from mas.daemon.main import stop_on_failure
 from mas.errors import DatabaseUnavailable, NotLeading, Overloaded
 from mas.multiraft import (
@@ -32,12 +33,11 @@ from mas.multiraft import (
     Restored,
     WorkerThread,
 )
-from mas.network.channels import Channel
 from mas.network.handshake import Identity
 from mas.network.transport import PeerTransport
 from mas.raft import Entry, EntryType, SnapshotMetadata
 from mas.runtime import Mailbox, Supervisor, SystemClock, SystemDice
-from mas.storage.raft_log_rocksdb import RocksRaftLog
+from mas.storage.raft_log.rocksdb import RocksRaftLog
 from mas.telemetry import setup_logging
 
 _CLUSTER = "raft-bench"

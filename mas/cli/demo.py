@@ -12,10 +12,10 @@ from mas.api.tokens import Role
 from mas.client import Client, Payment, Receipt
 from mas.errors import MasError
 from mas.money import format_amount
+from mas.rpc.messages import AccountView
 from mas.runtime import SystemClock
 from mas.testing.audit import Audit, audit
 from mas.testing.local_cluster import LocalCluster, Node
-from mas.transaction.messages import AccountView
 
 _CURRENCY = "USD"
 _NAMES = ("alice", "bob", "carol", "dave", "erin", "frank")

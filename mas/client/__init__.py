@@ -23,8 +23,8 @@ from mas.errors import (
     Unavailable,
 )
 from mas.ledger.instructions import AccountState, Kind, Reason
+from mas.rpc.messages import AccountView, BucketView, PostingView, ReadLevel
 from mas.runtime import Clock, Dice
-from mas.transaction.messages import AccountView, BucketView, PostingView, ReadLevel
 from mas.transaction.outcome import Status
 
 __all__ = [

@@ -24,8 +24,8 @@ from mas.errors import MasError, NotFound
 from mas.ledger.instructions import EXTERNAL, AccountState, Kind
 from mas.limits import check_timeout
 from mas.money import DEFAULT_CURRENCY
+from mas.rpc.messages import AccountView, BucketView, PostingView, ReadLevel
 from mas.runtime import Clock, Dice, Supervisor, SystemClock, SystemDice
-from mas.transaction.messages import AccountView, BucketView, PostingView, ReadLevel
 from mas.transaction.outcome import Status
 from mas.wire import messages
 from mas.wire.gen.mas.v1 import account_pb2 as pb

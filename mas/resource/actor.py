@@ -41,7 +41,7 @@ from mas.ledger import (
     begins,
     decode_batch,
 )
-from mas.ledger.instructions import Decide, Prepare
+from mas.ledger.instructions import Decide, Prepare, RejectReason
 from mas.ledger.rows import Loaded, ResidentState
 from mas.limits import QUESTION_SECONDS_MAX, TURN_INSTRUCTIONS_MAX, shorten
 from mas.multiraft.events import Committed, Leadership, ReadReady, Refused, Restored
@@ -61,13 +61,12 @@ from mas.resource.reads import (
     view_accounts,
     view_claims,
     view_nodes,
+    view_postings,
 )
 from mas.resource.relay import Relay
 from mas.resource.reply_to import OWN, Proposed, ReplyTo
 from mas.resource.undecided import SetAside, Waiting, second_proposals
-from mas.runtime import Actor, Clock, Mailbox, Supervisor
-from mas.telemetry import Seldom
-from mas.transaction.messages import (
+from mas.rpc.messages import (
     Answers,
     BucketRequest,
     BucketView,
@@ -81,10 +80,11 @@ from mas.transaction.messages import (
     ReadPostings,
     ReadRequest,
     Rejected,
-    RejectReason,
     Reply,
     Submit,
 )
+from mas.runtime import Actor, Clock, Mailbox, Supervisor
+from mas.telemetry import Seldom
 from mas.transaction.participant import Resolver, instruct, questions
 
 _log = logging.getLogger(__name__)
@@ -776,7 +776,7 @@ class AccountService(Actor):
             self.bucket, request.number, request.before, request.limit
         )
         exists = request.number in found.accounts
-        return Postings(request.request, exists, tuple(postings))
+        return Postings(request.request, exists, view_postings(postings))
 
     async def _bucket_view(self, request: ReadBucket, lag_ms: int) -> BucketView:
         row = await self._database.bucket_row(self.bucket)

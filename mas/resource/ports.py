@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Protocol
 
 from mas.ledger.instructions import Answer, Batch
-from mas.ledger.rows import BucketRow, Loaded, ResidentState, WriteSet
+from mas.ledger.rows import BucketRow, Loaded, Posting, ResidentState, WriteSet
 from mas.multiraft.events import CommitEvent, Refused
 from mas.raft import SnapshotMetadata
+from mas.rpc.messages import Rejected, Reply, Request
 from mas.runtime import Mailbox
-from mas.transaction.messages import PostingView, Rejected, Reply, Request
 
 
 class Group(Protocol):
@@ -53,7 +53,7 @@ class AccountDB(Protocol):
 
     async def postings(
         self, bucket: int, number: str, before: int, limit: int
-    ) -> tuple[int, list[PostingView]]:
+    ) -> tuple[int, list[Posting]]:
         """Newest first below sequence `before` (0: from the newest), and the applied index they were read at (rule 29)."""
 
     async def totals(

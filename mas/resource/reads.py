@@ -7,17 +7,18 @@ legs, until they are posted.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-from mas.ledger import UNKNOWN, Abort, Account, Commit, Kind, Ledger, PreparedLegs
+from mas.ledger import UNKNOWN, Abort, Account, Commit, Kind, Ledger, Posting, PreparedLegs
 from mas.resource.anchors import Anchors
-from mas.transaction.messages import (
+from mas.rpc.messages import (
     AccountView,
     AccountViews,
     Claims,
     Nodes,
+    PostingView,
     ReadAccounts,
     ReadBucket,
     ReadClaims,
@@ -74,6 +75,22 @@ def view_nodes(ledger: Ledger, request: ReadNodes) -> Nodes:
     """The cluster's register, which is always in memory."""
     bucket = ledger.bucket
     return Nodes(request.request, bucket.nodes_index, bucket.nodes)
+
+
+def view_postings(postings: Iterable[Posting]) -> tuple[PostingView, ...]:
+    """Show postings as the lines of a statement."""
+    return tuple(
+        PostingView(
+            each.sequence,
+            each.payment_id,
+            each.amount,
+            each.balance,
+            each.time_us,
+            each.counterparty,
+            each.reference,
+        )
+        for each in postings
+    )
 
 
 def view_accounts(ledger: Ledger, request: ReadAccounts, bucket: int, age_ms: int) -> AccountViews:

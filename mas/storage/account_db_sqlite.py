@@ -55,7 +55,6 @@ from mas.storage.snapshot_file import (
     read_rows,
     write_snapshot,
 )
-from mas.transaction.messages import PostingView
 
 _log = logging.getLogger(__name__)
 
@@ -168,7 +167,7 @@ class SqliteAccountDB:
 
     async def postings(
         self, bucket: int, number: str, before: int, limit: int
-    ) -> tuple[int, list[PostingView]]:
+    ) -> tuple[int, list[Posting]]:
         """Newest first below sequence `before` (0: from the newest), and the applied index they were read at."""
         last = before - 1 if before else (1 << 62)
         parameters = {"bucket": bucket, "number": number, "last": last, "limit": limit}
@@ -340,16 +339,12 @@ def _bucket_row(connection: _Connection, bucket: int) -> BucketRow | None:
     return BucketRow(bucket, **fields)
 
 
-def _postings(connection: _Connection, parameters: dict[str, Any]) -> tuple[int, list[PostingView]]:
+def _postings(connection: _Connection, parameters: dict[str, Any]) -> tuple[int, list[Posting]]:
     applied, text = _one(connection, schema.POSTINGS, parameters)
     # Chunks come newest first, and the postings in a chunk oldest first.
     lines = [line for page in _decode_lines(_as_list(text)) for line in reversed(page)]
-    views = [
-        PostingView(*(getattr(line, field) for field in PostingView.__struct_fields__))
-        for line in lines
-        if line.sequence <= parameters["last"]
-    ]
-    return applied or 0, views[: parameters["limit"]]
+    shown = [line for line in lines if line.sequence <= parameters["last"]]
+    return applied or 0, shown[: parameters["limit"]]
 
 
 def _totals(

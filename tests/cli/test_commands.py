@@ -14,7 +14,7 @@ from mas.client import Profile, profile
 from mas.config import Config
 from mas.files import write_private
 from mas.ledger.instructions import EXTERNAL, AccountState, Answer, Body, Code, Kind, Reason
-from mas.transaction.messages import PostingView, ReadLevel
+from mas.rpc.messages import PostingView, ReadLevel
 from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, payment_id_of
 from tests.api.edge import START_US, Edge, account, certificate, commit
 from tests.cli.typed import mas

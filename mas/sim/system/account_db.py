@@ -35,7 +35,6 @@ from mas.ledger import (
 )
 from mas.multiraft.ports import Worker
 from mas.raft import ConfState, SnapshotMetadata
-from mas.transaction.messages import PostingView
 
 _DIGEST_BYTES = 8
 _decode_members = msgspec.msgpack.Decoder(ConfState).decode
@@ -169,7 +168,7 @@ class SimAccountDB:
 
     async def postings(
         self, bucket: int, number: str, before: int, limit: int
-    ) -> tuple[int, list[PostingView]]:
+    ) -> tuple[int, list[Posting]]:
         """Newest first below sequence `before` (0: from the newest), and the applied index they were read at."""
         return await self._worker.run(partial(self._postings, bucket, number, before, limit))
 
@@ -250,16 +249,12 @@ class SimAccountDB:
 
     def _postings(
         self, bucket: int, number: str, before: int, limit: int
-    ) -> tuple[int, list[PostingView]]:
+    ) -> tuple[int, list[Posting]]:
         rows = self._rows(bucket)
         lines = rows.postings.get(number, [])
         if before:
             lines = lines[: before - 1]
-        views = [
-            PostingView(*(getattr(line, field) for field in PostingView.__struct_fields__))
-            for line in reversed(lines[-limit:])
-        ]
-        return rows.bucket.applied, views
+        return rows.bucket.applied, list(reversed(lines[-limit:]))
 
     def _totals(self, bucket: int) -> tuple[int, dict[str, int], dict[str, int], int, int, int]:
         rows = self._rows(bucket)

@@ -11,7 +11,7 @@ from rocksdict import WriteBatch
 from mas.decoding import msgpack_decoder
 from mas.errors import CorruptData
 from mas.raft import ConfState, Entry, EntryType, HardState
-from mas.storage.group_log import (
+from mas.storage.raft_log.value import (
     Append,
     Change,
     Compact,

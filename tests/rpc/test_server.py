@@ -1,23 +1,23 @@
 """Replies of a turn travel together, within the bounds of a frame; none is lost for its size or its neighbours'."""
 
 import asyncio
-from typing import cast
 
 import pytest
 
 from mas import limits
 from mas.errors import NetworkError
-from mas.ledger import Answer, Code
-from mas.resource import ReplicaAdmin, ResourceManager
-from mas.transaction.messages import (
+from mas.ledger import Answer, Code, RejectReason
+from mas.rpc.messages import (
     AccountView,
     AccountViews,
     Answers,
+    ChangeMembers,
+    ReadReplica,
     Rejected,
-    RejectReason,
     Reply,
     decode_replies,
 )
+from mas.rpc.server import BucketServer
 
 
 class Peers:
@@ -35,8 +35,12 @@ class Peers:
         return [reply for frame in self.frames for reply in decode_replies(frame)]
 
 
-def a_manager(peers: Peers) -> ResourceManager:
-    return ResourceManager(peers, cast(ReplicaAdmin, None))
+def no_replica(request: ReadReplica | ChangeMembers) -> Reply:
+    raise AssertionError(f"{request} isn't asked here")
+
+
+def a_server(peers: Peers) -> BucketServer:
+    return BucketServer(peers, no_replica)
 
 
 def views(request: int, count: int) -> AccountViews:
@@ -51,11 +55,11 @@ def _sample(hint: object) -> object:
 @pytest.mark.asyncio
 async def test_consensus_f3_a_turns_replies_of_many_megabytes_all_arrive() -> None:
     peers = Peers()
-    manager = a_manager(peers)
+    server = a_server(peers)
     replies = [views(request, 1_000) for request in range(120)]
     payment = Answers(999, ((0, Answer(Code.DONE)),))
     for reply in (*replies[:60], payment, *replies[60:]):
-        manager.reply(7, reply)
+        server.reply(7, reply)
     await asyncio.sleep(0)
     assert sum(map(len, peers.frames)) > limits.FRAME_BYTES_MAX
     assert [each.request for each in peers.replies()] == [*range(60), 999, *range(60, 120)]
@@ -64,11 +68,11 @@ async def test_consensus_f3_a_turns_replies_of_many_megabytes_all_arrive() -> No
 @pytest.mark.asyncio
 async def test_consensus_f3_an_answer_that_no_frame_holds_is_an_error_to_its_asker() -> None:
     peers = Peers()
-    manager = a_manager(peers)
-    manager.reply(7, views(1, 60_000))
-    manager.reply(7, views(2, 1))
+    server = a_server(peers)
+    server.reply(7, views(1, 60_000))
+    server.reply(7, views(2, 1))
     huge = Answers(3, tuple((i, Answer(Code.DONE)) for i in range(4_000_000)))
-    manager.reply(7, huge)
+    server.reply(7, huge)
     await asyncio.sleep(0)
     large, small, answers = peers.replies()
     assert isinstance(large, Rejected)
@@ -85,13 +89,13 @@ async def test_consensus_f3_an_answer_that_no_frame_holds_is_an_error_to_its_ask
 @pytest.mark.asyncio
 async def test_many_small_replies_are_cut_by_number() -> None:
     peers = Peers()
-    manager = a_manager(peers)
+    server = a_server(peers)
     for request in range(limits.TURN_INSTRUCTIONS_MAX + 1):
-        manager.reply(7, Rejected(request, RejectReason.INVALID))
+        server.reply(7, Rejected(request, RejectReason.INVALID))
     await asyncio.sleep(0)
     assert len(peers.frames) == 2
 
 
 def test_what_cannot_be_read_is_the_peers_fault() -> None:
     with pytest.raises(NetworkError):
-        a_manager(Peers()).on_frame(7, b"\x91\xc1")
+        a_server(Peers()).on_frame(7, b"\x91\xc1")

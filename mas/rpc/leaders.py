@@ -7,7 +7,8 @@ again as soon as it says anything.
 
 from collections.abc import Callable, Sequence
 
-from mas.transaction.messages import Rejected, RejectReason, ReplicaView
+from mas.ledger.instructions import RejectReason
+from mas.rpc.messages import Rejected, ReplicaView
 
 NOWHERE = 0
 """No node has this id."""

@@ -7,6 +7,7 @@ from random import Random
 import pytest
 
 from mas import limits
+from mas.channels import Channel
 from mas.errors import RequestFailed, Unavailable
 from mas.ledger.instructions import (
     Abort,
@@ -16,13 +17,12 @@ from mas.ledger.instructions import (
     Commit,
     Instruction,
     Mark,
+    RejectReason,
     Token,
     decode_batch,
 )
-from mas.network.buckets import BucketRouter, RouterSettings
-from mas.network.channels import Channel
-from mas.runtime import SystemClock
-from mas.transaction.messages import (
+from mas.rpc.client import BucketClient, BucketClientSettings
+from mas.rpc.messages import (
     AccountViews,
     Answers,
     PassOn,
@@ -31,7 +31,6 @@ from mas.transaction.messages import (
     ReadLevel,
     ReadReplica,
     Rejected,
-    RejectReason,
     ReplicaState,
     ReplicaView,
     Reply,
@@ -40,10 +39,11 @@ from mas.transaction.messages import (
     decode_requests,
     encode,
 )
+from mas.runtime import SystemClock
 
 DONE = Answer(Code.DONE)
-SETTINGS = RouterSettings(timeout=30.0, query_timeout=30.0, pause=0.02, beginning_max=10)
-QUICK = RouterSettings(timeout=0.3, query_timeout=0.1, pause=0.02, beginning_max=10)
+SETTINGS = BucketClientSettings(timeout=30.0, query_timeout=30.0, pause=0.02, beginning_max=10)
+QUICK = BucketClientSettings(timeout=0.3, query_timeout=0.1, pause=0.02, beginning_max=10)
 """For what is to run out of time."""
 
 
@@ -72,9 +72,11 @@ class FakePeers:
 class Caller:
     """Submits, and keeps the answers by position."""
 
-    def __init__(self, *connected: int, settings: RouterSettings = SETTINGS, seed: int = 1) -> None:
+    def __init__(
+        self, *connected: int, settings: BucketClientSettings = SETTINGS, seed: int = 1
+    ) -> None:
         self.peers = FakePeers(*(connected or (1, 2, 3)))
-        self.router = BucketRouter(
+        self.router = BucketClient(
             self.peers,
             {1: [1, 2, 3], 2: [2, 3, 1]},
             clock=SystemClock(),
@@ -457,7 +459,7 @@ async def test_twopc_a1_a_bucket_that_is_not_there_is_an_alarm_and_not_an_end(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """An anchor, or a claim, may name any number: whoever asks hears that it isn't known, later, and asks again."""
-    router = BucketRouter(
+    router = BucketClient(
         FakePeers(2), {1: [2]}, clock=SystemClock(), dice=Random(1), settings=SETTINGS
     )
     answers: list[tuple[int, Answer | Rejected]] = []
@@ -511,7 +513,7 @@ async def test_consensus_f3_what_no_frame_holds_is_an_error_to_whoever_sent_it()
 
 # -- a leader that is silent, or out of reach from here ---------------------------------------------------
 
-LONG = RouterSettings(timeout=20.0, query_timeout=10.0, pause=0.02)
+LONG = BucketClientSettings(timeout=20.0, query_timeout=10.0, pause=0.02)
 
 
 def view(look: ReadReplica, leader: int, term: int = 5) -> ReplicaView:

@@ -8,7 +8,7 @@ class Channel(IntEnum):
 
     RAFT = 1
     REQUEST = 2
-    """Requests to a resource manager (`mas.transaction.messages.Request`)."""
+    """Requests to a resource manager (`mas.rpc.messages.Request`)."""
     REPLY = 3
     """Their replies, back to whoever asked."""
     SNAPSHOT = 4

@@ -1,15 +1,13 @@
 """The TM store in RocksDB: hints and caches for one coordinator and lock service, nothing that can't be rebuilt.
 
-    M                max_id
-    E                epoch: set once the store is filled, so an empty store is known as such (R3)
-    P bucket         the addresses of a bucket's replicas
-    D number         a number's bucket (the directory)
-    T xid            a transaction under way
-    L lock_id        a lock granted to an outsider
+    M                            max_id
+    D number                     a number's bucket (the directory)
+    T xid                        a transaction under way
+    L lock_id epoch counter      a lock granted to an outsider
 
-A call is one write for all that it carries, in the store's own thread. Only what nobody could give again, locks and the
-epoch, is synced; a process that is killed loses nothing of the rest either, a power cut may. It may also leave what looks
-like damage, pages written out of order: such a store is put aside, and begun anew.
+A call is one write for all that it carries, in the store's own thread. Only locks are synced, because nobody could give
+them again; a process that is killed loses nothing of the rest either, a power cut may. It may also leave what looks like
+damage, pages written out of order: such a store is put aside, and begun anew.
 """
 
 import asyncio
@@ -18,7 +16,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Self, TypeVar
 
 import msgspec
 from rocksdict import Rdict, WriteBatch
@@ -26,47 +24,27 @@ from rocksdict import Rdict, WriteBatch
 from mas.decoding import msgpack_decoder
 from mas.errors import CorruptData, DatabaseUnavailable, DataDirectoryError
 from mas.files import sync_directory
+from mas.ledger.instructions import Token
 from mas.runtime import failpoint
 from mas.storage.rocksdb import open_database, seal, unseal
+from mas.transaction.stored import LockEntry, PendingEntry
 
 _log = logging.getLogger(__name__)
 
 _MAX_ID = b"M"
-_EPOCH = b"E"
-_PEERS = b"P"
 _DIRECTORY = b"D"
 _TRANSACTION = b"T"
 _LOCK = b"L"
 
 _T = TypeVar("_T")
-
-
-class TransactionEntry(Protocol):
-    """A `mas.coordinator.ports.PendingEntry`, as far as the store looks into it."""
-
-    @property
-    def xid(self) -> bytes:
-        """Names it."""
-
-
-class StoredEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A transaction under way, field by field the `PendingEntry` that was noted."""
-
-    xid: bytes
-    payment_id: bytes
-    attempt: int
-    body_hash: bytes
-    anchor: int
-    participants: tuple[int, ...]
-
-
 _encode = msgspec.msgpack.Encoder().encode
 _decode_int = msgpack_decoder(int, "a number", CorruptData)
-_decode_entry = msgpack_decoder(StoredEntry, "a transaction", CorruptData)
+_decode_pending = msgpack_decoder(PendingEntry, "a transaction", CorruptData)
+_decode_lock = msgpack_decoder(LockEntry, "a lock", CorruptData)
 
 
 class RocksTmStore:
-    """The TM store of one process. Fits `mas.coordinator.ports.TxnCoordinatorDAO`; and a shelf for locks."""
+    """The TM store of one process. Fits `mas.coordinator.ports.TransactionStore` and `mas.locks.ports.LockStore`."""
 
     def __init__(self, path: Path, database: Rdict) -> None:
         """Use `open`."""
@@ -76,7 +54,7 @@ class RocksTmStore:
 
     @classmethod
     def open(cls, path: Path, cluster: str, node: int) -> Self:
-        """Open or create the store in this directory. A damaged one is put aside, and begun anew (R3).
+        """Open or create the store in this directory. A damaged one is put aside, and begun anew.
 
         Raises:
             DataDirectoryError: it can't be written, another process uses it, or it belongs to another cluster or node.
@@ -93,7 +71,7 @@ class RocksTmStore:
     # -- placement and directory ---------------------------------------------------------------
 
     async def incr_max_id(self, count: int = 1) -> int:
-        """Reserve `count` ids; the greatest of them."""
+        """Reserve `count` ids; returns the greatest of them."""
 
         def increase() -> int:
             max_id = self._read_int(_MAX_ID) + count
@@ -102,79 +80,49 @@ class RocksTmStore:
 
         return await self._run(increase)
 
-    async def get_max_id(self) -> int:
-        """The greatest id reserved, 0 where none is."""
-        return await self._run(lambda: self._read_int(_MAX_ID))
-
-    async def get_peers_list(self) -> dict[int, str]:
-        """Bucket -> the addresses of its replicas, comma-separated."""
-        rows = await self._run(lambda: list(self._scan(_PEERS)))
-        return {int.from_bytes(key, "big"): value.decode() for key, value in rows}
-
-    async def set_peers_list(self, peers: dict[int, str]) -> None:
-        """Replace the list."""
-        fresh = {
-            _PEERS + bucket.to_bytes(8, "big"): text.encode() for bucket, text in peers.items()
-        }
-
-        def replace() -> None:
-            gone = [_PEERS + key for key, _ in self._scan(_PEERS) if _PEERS + key not in fresh]
-            self._write(fresh, gone)
-
-        await self._run(replace)
-
-    async def get_peer_bucket(self, numbers: Sequence[str]) -> list[int]:
-        """The directory: each number's bucket, 0 where unknown."""
+    async def find_buckets(self, numbers: Sequence[str]) -> list[int]:
+        """Look each number up in the directory; 0 where it isn't there."""
         keys = [_DIRECTORY + number.encode() for number in numbers]
         return await self._run(lambda: [self._read_int(key) for key in keys])
 
-    async def insert_peer_bucket(self, placements: dict[str, int]) -> None:
-        """Remember where these numbers are."""
+    async def insert_buckets(self, placements: Mapping[str, int]) -> None:
+        """Put the bucket of each number in the directory."""
         rows = {_DIRECTORY + number.encode(): _encode(b) for number, b in placements.items()}
         await self._run(lambda: self._write(rows))
 
     # -- transactions --------------------------------------------------------------------------
 
-    async def create_transaction_entries(self, entries: Sequence[TransactionEntry]) -> None:
-        """Note these as PENDING; one write, not synced (rule 40)."""
+    async def create_transaction_entries(self, entries: Sequence[PendingEntry]) -> None:
+        """Note these as PENDING (rule 40)."""
         rows = {_TRANSACTION + entry.xid: _encode(entry) for entry in entries}
         await self._run(lambda: self._write(rows))
 
     async def close_transaction_entries(self, xids: Sequence[bytes]) -> None:
-        """They have ended, and are settled at every participant."""
+        """Delete the entries of these transactions."""
         keys = [_TRANSACTION + xid for xid in xids]
         await self._run(lambda: self._write({}, keys))
 
-    async def pending_entries(self) -> list[Any]:
-        """The transactions under way, by xid: each has the fields of the `PendingEntry` that was noted."""
+    async def pending_entries(self) -> list[PendingEntry]:
+        """Read the transactions under way, ascending by xid."""
         return await self._run(
-            lambda: [_decode_entry(value) for _, value in self._scan(_TRANSACTION)]
+            lambda: [_decode_pending(value) for value in self._scan(_TRANSACTION)]
         )
 
-    # -- locks, and whether the store was lost -------------------------------------------------
+    # -- locks ---------------------------------------------------------------------------------
 
-    async def put_lock(self, lock_id: str, data: bytes) -> None:
-        """Keep a lock that was granted to an outsider (rule 36); synced."""
-        await self._run(lambda: self._write({_LOCK + lock_id.encode(): data}, sync=True))
+    async def put_locks(self, entries: Sequence[LockEntry]) -> None:
+        """Store these locks, granted to outsiders; synced (rule 36)."""
+        rows = {_lock_key(entry.lock_id, entry.token): _encode(entry) for entry in entries}
+        await self._run(lambda: self._write(rows, sync=True))
 
-    async def delete_lock(self, lock_id: str) -> None:
-        """Forget a lock; nothing where there is none."""
-        await self._run(lambda: self._write({}, [_LOCK + lock_id.encode()]))
+    async def delete_locks(self, names: Sequence[tuple[str, Token]]) -> None:
+        """Delete the locks of these ids and tokens."""
+        keys = [_lock_key(lock_id, token) for lock_id, token in names]
+        await self._run(lambda: self._write({}, keys))
 
-    async def locks(self) -> dict[str, bytes]:
-        """All locks kept, by their ids."""
-        return await self._run(lambda: {key.decode(): value for key, value in self._scan(_LOCK)})
-
-    async def get_epoch(self) -> bytes:
-        """What `set_epoch` was told; empty where the store is new or was lost (R3).
-
-        Until it is filled again from the buckets, a missing row doesn't say that there never was one.
-        """
-        return await self._run(lambda: self._read(_EPOCH) or b"")
-
-    async def set_epoch(self, epoch: bytes) -> None:
-        """The store is filled; synced, so that it isn't rebuilt at every start."""
-        await self._run(lambda: self._write({_EPOCH: epoch}, sync=True))
+    async def locks(self) -> list[LockEntry]:
+        """Read every lock that is stored."""
+        return await self._run(lambda: [_decode_lock(value) for value in self._scan(_LOCK)])
 
     async def close(self) -> None:
         """Finish what is under way and close the database."""
@@ -208,11 +156,11 @@ class RocksTmStore:
         payload = self._read(key)
         return 0 if payload is None else _decode_int(payload)
 
-    def _scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+    def _scan(self, prefix: bytes) -> Iterator[bytes]:
         scan = self._database.iter()
         scan.seek(prefix)
         while scan.valid() and (key := scan.key()).startswith(prefix):
-            yield key[len(prefix) :], unseal(key, scan.value())
+            yield unseal(key, scan.value())
             scan.next()
         scan.status()
 
@@ -228,6 +176,10 @@ class RocksTmStore:
         failpoint("tm_store.after_write")
         if sync:
             self._database.flush_wal(sync=True)
+
+
+def _lock_key(lock_id: str, token: Token) -> bytes:
+    return _LOCK + f"{lock_id} {token.epoch} {token.counter}".encode()
 
 
 def _open(path: Path, cluster: str, node: int) -> Rdict:

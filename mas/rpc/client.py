@@ -13,14 +13,12 @@ from typing import Protocol
 import msgspec
 
 from mas import limits
+from mas.channels import Channel
 from mas.errors import NetworkError, RequestFailed, Unavailable
-from mas.ledger.instructions import Answer, Batch, begins
+from mas.ledger.instructions import Answer, Batch, RejectReason, begins
 from mas.ledger.instructions import encode as encode_batch
-from mas.network.channels import Channel
-from mas.network.leaders import NOWHERE, Leaders
-from mas.runtime import Clock, Dice
-from mas.telemetry import Seldom
-from mas.transaction.messages import (
+from mas.rpc.leaders import NOWHERE, Leaders
+from mas.rpc.messages import (
     MESSAGE_BYTES_MAX,
     Answers,
     ForLeader,
@@ -28,7 +26,6 @@ from mas.transaction.messages import (
     ReadReplica,
     ReadRequest,
     Rejected,
-    RejectReason,
     ReplicaView,
     Reply,
     Request,
@@ -39,6 +36,8 @@ from mas.transaction.messages import (
     encode,
     frame_of,
 )
+from mas.runtime import Clock, Dice
+from mas.telemetry import Seldom
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +60,7 @@ class Peers(Protocol):
     def is_connected(self, peer: int) -> bool: ...
 
 
-class RouterSettings(msgspec.Struct, frozen=True):
+class BucketClientSettings(msgspec.Struct, frozen=True):
     """How long a router tries, and how much it carries."""
 
     timeout: float = 5.0
@@ -176,7 +175,7 @@ class _Look:
 _Asked = _Submission | _Query | _Look
 
 
-class BucketRouter:
+class BucketClient:
     """Fits the `Buckets` ports of the coordinator, the locks and the resource manager. One per process.
 
     Have the transport call `on_reply` for frames on `Channel.REPLY` and `on_peer` for peers that come and go.
@@ -189,12 +188,12 @@ class BucketRouter:
         *,
         clock: Clock,
         dice: Dice,
-        settings: RouterSettings | None = None,
+        settings: BucketClientSettings | None = None,
     ) -> None:
         self._peers = peers
         self._clock = clock
         self._seldom = Seldom(_log, clock.monotonic)
-        self._settings = settings or RouterSettings()
+        self._settings = settings or BucketClientSettings()
         self._leaders = Leaders(peers.is_connected)
         for bucket in sorted(replicas):
             self.set_replicas(bucket, replicas[bucket])

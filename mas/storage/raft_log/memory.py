@@ -4,7 +4,7 @@ import msgspec
 
 from mas.errors import CorruptData, StorageError
 from mas.raft import Entry, HardState, Storage
-from mas.storage.group_log import (
+from mas.storage.raft_log.value import (
     Change,
     ChangeBatch,
     GroupLog,

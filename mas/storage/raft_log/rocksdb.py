@@ -18,15 +18,7 @@ from rocksdict import Rdict, WriteBatch
 from mas.errors import CorruptData, StorageError
 from mas.raft import Entry, HardState, Storage
 from mas.runtime import failpoint
-from mas.storage.group_log import (
-    Change,
-    ChangeBatch,
-    Drop,
-    GroupLog,
-    GroupStorage,
-    check_drops,
-)
-from mas.storage.raft_log_records import (
+from mas.storage.raft_log.records import (
     FIRST_KEY,
     Recovery,
     entry_key,
@@ -35,6 +27,14 @@ from mas.storage.raft_log_records import (
     read_entry,
     read_hard_state,
     stage,
+)
+from mas.storage.raft_log.value import (
+    Change,
+    ChangeBatch,
+    Drop,
+    GroupLog,
+    GroupStorage,
+    check_drops,
 )
 from mas.storage.rocksdb import damaged, open_database, storage_error
 from mas.storage.rocksdb_files import SyncedMark

@@ -1,23 +1,23 @@
-"""The Resource Manager: one per node, the door to the AccountServices of its buckets.
+"""Takes request frames of other nodes apart, and gathers the replies of a turn into one frame a peer.
 
-It takes request frames of coordinators, resolvers and tools apart and gathers the replies of a turn into one frame a
-peer. Nothing is decided here.
+Nothing is decided here: a bucket's service hands in where its requests go, and calls `reply` when it has an answer.
 """
 
 import asyncio
 import logging
+from collections.abc import Callable
+from typing import Protocol
 
+from mas.channels import Channel
 from mas.errors import MailboxClosed
-from mas.resource.actor import AccountService
-from mas.resource.members import ReplicaAdmin
-from mas.resource.ports import Peers
-from mas.transaction.messages import (
+from mas.ledger.instructions import RejectReason
+from mas.rpc.messages import (
     MESSAGE_BYTES_MAX,
     Answers,
+    BucketRequest,
     ChangeMembers,
     ReadReplica,
     Rejected,
-    RejectReason,
     Reply,
     Request,
     batches,
@@ -28,29 +28,39 @@ from mas.transaction.messages import (
 
 _log = logging.getLogger(__name__)
 
-REPLY_CHANNEL = 3
+Offer = Callable[[tuple[int, BucketRequest]], bool]
+"""Takes a request and the node that sent it; False where too many wait. Raises `MailboxClosed`."""
+AnswerReplica = Callable[[ReadReplica | ChangeMembers], Reply]
+"""Answers at once for a replica of this node, whether it is served or not."""
 
 
-class ResourceManager:
-    """Routes requests to the buckets of this node, and replies to their senders."""
+class Peers(Protocol):
+    """Frames to other nodes, and to oneself."""
 
-    def __init__(self, peers: Peers, members: ReplicaAdmin) -> None:
+    def send(self, peer: int, channel: int, payload: bytes) -> bool:
+        """Never waits. False: nothing was sent."""
+
+
+class BucketServer:
+    """Routes requests to the buckets of this node, and replies to their senders. One per node."""
+
+    def __init__(self, peers: Peers, answer_replica: AnswerReplica) -> None:
         self._peers = peers
-        self._members = members
-        self._services: dict[int, AccountService] = {}
+        self._answer_replica = answer_replica
+        self._offers: dict[int, Offer] = {}
         self._replies: dict[int, list[bytes]] = {}
 
-    def add(self, service: AccountService) -> None:
-        """Serve one more bucket."""
-        self._services[service.bucket] = service
+    def add(self, bucket: int, offer: Offer) -> None:
+        """Serve one more bucket: its requests are offered here."""
+        self._offers[bucket] = offer
 
     def remove(self, bucket: int) -> None:
         """Serve a bucket no more; what waits for it is unknown to whoever asked (rule 39)."""
-        self._services.pop(bucket, None)
+        self._offers.pop(bucket, None)
 
-    def services(self) -> list[AccountService]:
-        """The AccountServices of this node, by bucket."""
-        return [self._services[bucket] for bucket in sorted(self._services)]
+    def buckets(self) -> list[int]:
+        """Return the buckets that are served, ascending."""
+        return sorted(self._offers)
 
     def on_frame(self, peer: int, payload: bytes) -> None:
         """Take a frame of requests from a peer.
@@ -63,15 +73,15 @@ class ResourceManager:
 
     def _deliver(self, peer: int, request: Request) -> None:
         if isinstance(request, ReadReplica | ChangeMembers):
-            self.reply(peer, self._members.answer(request))
+            self.reply(peer, self._answer_replica(request))
             return
-        service = self._services.get(request.bucket)
-        if service is None:
+        offer = self._offers.get(request.bucket)
+        if offer is None:
             detail = f"this node holds no replica of bucket {request.bucket}"
             self.reply(peer, Rejected(request.request, RejectReason.INVALID, detail=detail))
             return
         try:
-            taken = service.requests.offer((peer, request))
+            taken = offer((peer, request))
         except MailboxClosed:
             self.reply(peer, Rejected(request.request, RejectReason.UNAVAILABLE, detail="stopping"))
             return
@@ -97,5 +107,5 @@ class ResourceManager:
         gathered, self._replies = self._replies, {}
         for peer, replies in gathered.items():
             for batch in batches(replies, bytes):
-                if not self._peers.send(peer, REPLY_CHANNEL, frame_of(batch)):
+                if not self._peers.send(peer, Channel.REPLY, frame_of(batch)):
                     _log.warning("replies to node %d are lost: not connected, or too slow", peer)

@@ -10,14 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mas.errors import MasError, NetworkError
-from mas.ledger.instructions import Answer, Batch, Code, Commit
+from mas.ledger.instructions import Answer, Batch, Code, Commit, RejectReason
 from mas.locks import LockClient, join
 from mas.locks.remote import Reply as LockReply
 from mas.membership import Membership, Roster
-from mas.network.buckets import BucketRouter, RouterSettings
-from mas.runtime import SystemClock
-from mas.transaction import messages
-from mas.transaction.messages import (
+from mas.rpc import messages
+from mas.rpc.client import BucketClient, BucketClientSettings
+from mas.rpc.messages import (
     AccountViews,
     Answers,
     Nodes,
@@ -25,8 +24,8 @@ from mas.transaction.messages import (
     ReadLevel,
     ReadNodes,
     Rejected,
-    RejectReason,
 )
+from mas.runtime import SystemClock
 from tests.strange import values_of
 
 
@@ -53,8 +52,8 @@ class Asking:
 
     def __init__(self) -> None:
         self.peers = Peers()
-        settings = RouterSettings(timeout=60.0, query_timeout=60.0)
-        self.router = BucketRouter(
+        settings = BucketClientSettings(timeout=60.0, query_timeout=60.0)
+        self.router = BucketClient(
             self.peers, {1: [1]}, clock=SystemClock(), dice=Random(1), settings=settings
         )
         self.answered: list[tuple[int, object]] = []
@@ -157,10 +156,10 @@ def test_kind_4_strange_lock_replies_end_no_node(replies: list[list[object]]) ->
 
 @given(values_of(Roster))
 def test_kind_4_strange_rosters_end_no_node(roster: object) -> None:
-    class Shelf:
+    class RosterFile:
         def write(self, roster: Roster) -> None: ...
 
-    membership = Membership(1, Roster(), Peers(), Shelf())  # type: ignore[arg-type]
+    membership = Membership(1, Roster(), Peers(), RosterFile())  # type: ignore[arg-type]
     membership.start()
     try:
         membership.on_frame(2, msgspec.msgpack.encode(roster))
