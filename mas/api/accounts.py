@@ -20,12 +20,13 @@ from mas.api.authorise import (
 from mas.api.coalescer import Coalescer
 from mas.api.door import Context, metadata_of
 from mas.api.payment_stream import PaymentStream
-from mas.api.ports import Buckets, Coordinator
+from mas.api.ports import Coordinator
 from mas.api.shares import Caller, Held, Share, Shares, caller_of
 from mas.api.tokens import Principal, TokenIssuer, account_subject
 from mas.errors import InvalidRequest, MasError, NotFound, Overloaded, Unavailable
 from mas.ledger.instructions import Answer, Code, Kind, Reason
 from mas.limits import shorten
+from mas.rpc.ports import Buckets
 from mas.runtime import Dice
 from mas.transaction.outcome import PaymentRequest, PaymentResult, Status
 from mas.wire.gen.mas.v1 import account_pb2 as pb

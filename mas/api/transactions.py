@@ -14,7 +14,6 @@ import msgspec
 
 from mas.api.auth import ClusterSecret, Metadata
 from mas.api.door import Context, metadata_of
-from mas.api.ports import Buckets
 from mas.api.requests import to_timeout
 from mas.api.shares import INSIDER, Caller
 from mas.errors import DeadlineExceeded, InvalidRequest, NotFound
@@ -32,6 +31,7 @@ from mas.ledger.instructions import (
 )
 from mas.limits import TURN_INSTRUCTIONS_MAX, check_bucket_id
 from mas.rpc.messages import Answers, Rejected, Reply, encode
+from mas.rpc.ports import Buckets
 from mas.wire.gen.mas.v1 import transaction_pb2 as pb
 from mas.wire.gen.mas.v1 import transaction_pb2_grpc as pb_grpc
 

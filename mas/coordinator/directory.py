@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from mas.coordinator.pending import PendingWriter
-from mas.coordinator.ports import Buckets, TransactionStore
+from mas.coordinator.ports import TransactionStore
 from mas.errors import DatabaseUnavailable, Unavailable
 from mas.ids import home_bucket
 from mas.ledger.instructions import Legs
 from mas.rpc.messages import Claims, ReadClaims
+from mas.rpc.ports import Buckets
 from mas.runtime import Clock, Supervisor
 
 NUMBERS_MAX = 1_000_000

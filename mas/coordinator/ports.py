@@ -1,41 +1,10 @@
-"""What the Transaction Coordinator needs of the world: buckets, a store for hints, and locks."""
+"""What the Transaction Coordinator needs of the world beside the buckets: a store for hints, and locks."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from mas.ledger.instructions import Answer, Batch, LockMode, Token
-from mas.rpc.messages import Rejected, Reply, Request
+from mas.ledger.instructions import LockMode, Token
 from mas.transaction.stored import PendingEntry
-
-
-class Buckets(Protocol):
-    """Whichever node leads a bucket. One live copy of what is sent, never two (rule 6)."""
-
-    def submit(
-        self,
-        bucket: int,
-        batch: Batch,
-        on_answer: Callable[[int, Answer | Rejected], None],
-    ) -> None:
-        """Send once to the bucket's leader, following NOT_LEADING hints while nothing can have happened.
-
-        Calls back once for each position, in any order, on the loop. `Rejected.why` UNKNOWN: it was sent and
-        lost sight of; anything else: it has done nothing and never will.
-        """
-
-    async def query(
-        self, bucket: int, request: Request, timeout: float, *, replica: int = 0
-    ) -> Reply:
-        """A read at the bucket's leader, or at the named replica alone, tried again until `timeout` seconds are over.
-
-        The router numbers the request by itself. Raises `Unavailable`.
-        """
-
-    def all(self) -> list[int]:
-        """Every bucket of the cluster, ascending."""
-
-    def replicas(self) -> dict[int, list[int]]:
-        """Every bucket of the cluster, ascending, and the nodes that hold its replicas."""
 
 
 class TransactionStore(Protocol):

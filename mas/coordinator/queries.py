@@ -9,7 +9,7 @@ import logging
 import msgspec
 
 from mas.coordinator.directory import Directory
-from mas.coordinator.ports import Buckets, Locks
+from mas.coordinator.ports import Locks
 from mas.coordinator.waiting import Wait, find, last_word
 from mas.errors import NotFound, OutcomeUnknown, Unavailable
 from mas.ids import PAYMENT_ID_BYTES, home_bucket
@@ -27,6 +27,7 @@ from mas.ledger.instructions import (
     Token,
 )
 from mas.rpc.messages import Rejected
+from mas.rpc.ports import Buckets
 from mas.runtime import Clock, Dice
 from mas.transaction.outcome import PaymentResult, Status
 

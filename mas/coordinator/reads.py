@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import Sequence
 
 from mas.coordinator.directory import Directory
-from mas.coordinator.ports import Buckets
 from mas.coordinator.waiting import Wait, find
 from mas.errors import MasError, RequestFailed, Unavailable
 from mas.limits import shorten
@@ -24,6 +23,7 @@ from mas.rpc.messages import (
     ReadLevel,
     ReadPostings,
 )
+from mas.rpc.ports import Buckets
 from mas.runtime import Clock, Dice
 
 AccountAnswer = AccountView | MasError | None

@@ -16,8 +16,8 @@ from mas.errors import NotFound, Unavailable
 from mas.ids import home_bucket
 from mas.ledger.instructions import Answer, Batch, Code, LockMode, Mark, RejectReason, Token, Unmark
 from mas.limits import MAILBOX_ITEMS_MAX, TURN_INSTRUCTIONS_MAX
-from mas.locks.ports import Buckets
 from mas.rpc.messages import Claims, ReadClaims, Rejected
+from mas.rpc.ports import Buckets
 from mas.runtime import Clock
 
 _RETRY_SECONDS = 0.1

@@ -14,7 +14,6 @@ from mas.ledger.instructions import Answer, Batch, Code, RegisterNode, RetireNod
 from mas.ledger.register import REGISTER_BUCKET
 from mas.ledger.rows import NodeRow
 from mas.membership.actor import Membership
-from mas.membership.ports import Buckets
 from mas.membership.removal import is_removal_known
 from mas.membership.roster import Roster, can_hold
 from mas.rpc.messages import (
@@ -27,6 +26,7 @@ from mas.rpc.messages import (
     ReplicaState,
     ReplicaView,
 )
+from mas.rpc.ports import Buckets
 from mas.runtime import Clock
 
 _log = logging.getLogger(__name__)

@@ -7,8 +7,7 @@ messages of one turn of the loop to one peer are one frame, and answers come bac
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -36,12 +35,11 @@ from mas.rpc.messages import (
     encode,
     frame_of,
 )
+from mas.rpc.ports import OnAnswer, Peers
 from mas.runtime import Clock, Dice
 from mas.telemetry import Seldom
 
 _log = logging.getLogger(__name__)
-
-OnAnswer = Callable[[int, Answer | Rejected], None]
 
 _SCAN_SECONDS = 0.05
 _SILENCE_SECONDS = 0.5
@@ -50,14 +48,6 @@ _LOOK_SECONDS = 0.25
 """Between two such questions about one bucket."""
 _LOST_SECONDS = 1.0
 """After which a leader that others hear, and nothing comes from, is taken for out of reach from here."""
-
-
-class Peers(Protocol):
-    """Frames to other nodes, and to oneself; `mas.network.transport.PeerTransport`."""
-
-    def send(self, peer: int, channel: int, payload: bytes) -> bool: ...
-
-    def is_connected(self, peer: int) -> bool: ...
 
 
 class BucketClientSettings(msgspec.Struct, frozen=True):
