@@ -193,7 +193,9 @@ class World:
         await asyncio.gather(*[self._insist(look) for look in looks])
 
     async def _wait_for_marks(self) -> None:
-        """Marks that nobody knows of have gone with the change of their account, and those of changes go (rule 34)."""
+        """Marks that nobody knows of have gone with the change of their account, and those of changes go (rule 34,
+        escrow mode).
+        """
         until = self._loop.time() + _LAST_MARKS_SECONDS
         while not self.trace.violation and (marked := self._marked()):
             if self._loop.time() > until:
