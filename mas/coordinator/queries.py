@@ -9,7 +9,7 @@ import logging
 import msgspec
 
 from mas.coordinator.directory import Directory
-from mas.coordinator.ports import Buckets, Locks
+from mas.coordinator.ports import Locks
 from mas.coordinator.waiting import Wait, find, last_word
 from mas.errors import NotFound, OutcomeUnknown, Unavailable
 from mas.ids import PAYMENT_ID_BYTES, home_bucket
@@ -27,6 +27,7 @@ from mas.ledger.instructions import (
     Token,
 )
 from mas.rpc.messages import Rejected
+from mas.rpc.ports import Buckets
 from mas.runtime import Clock, Dice
 from mas.transaction.outcome import PaymentResult, Status
 
@@ -63,7 +64,9 @@ class Queries:
     async def read_payment(
         self, payment_id: bytes, kind: Kind, payer: str, timeout: float
     ) -> PaymentResult | None:
-        """The outcome that the anchor has recorded, None: none, so far (rule 8). A dead attempt isn't one (rule 3)."""
+        """The outcome that the anchor has recorded, None: none, so far (rule 8, ending an attempt). A dead attempt
+        isn't one (rule 3, anchor and record).
+        """
         try:
             look = QueryRecord(payment_id, payer, kind)
             answer = await self._tell(payer, kind, look, self._begin(timeout))
@@ -76,7 +79,7 @@ class Queries:
     async def cancel(
         self, payment_id: bytes, kind: Kind, payer: str, timeout: float
     ) -> PaymentResult:
-        """End the key for good, unless the payment has an outcome, which is the answer then (rule 9)."""
+        """End the key for good, unless the payment has an outcome, which is the answer then (rule 9, outcomes)."""
         end = RecordRefusal(payment_id, kind, payer, 0, Reason.CANCELLED)
         try:
             answer = await self._tell(payer, kind, end, self._begin(timeout))
@@ -114,7 +117,7 @@ class Queries:
         """Take the account's lock, and make the change under it; None: the lock wasn't had.
 
         A living holder is waited for. A dead one's mark, which no lock service knows any more, goes with this one's
-        (rule 34): no payment need come by.
+        (rule 34, escrow mode): no payment need come by.
         """
         owner = self._dice.randbytes(_OWNER_BYTES)
         try:

@@ -20,7 +20,7 @@ from mas.ledger.instructions import Answer, Batch, Code, LockMode, TakeEpoch, To
 from mas.locks.lease_store import LeaseStore
 from mas.locks.leases import ACCOUNT, Leases
 from mas.locks.marks import Marks, Placed
-from mas.locks.ports import Buckets, LockStore
+from mas.locks.ports import LockStore
 from mas.locks.table import (
     Ended,
     Event,
@@ -33,6 +33,7 @@ from mas.locks.table import (
     Withdrawn,
 )
 from mas.rpc.messages import Rejected
+from mas.rpc.ports import Buckets
 from mas.runtime import Actor, Clock, Mailbox, Supervisor
 from mas.transaction.stored import LockEntry
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from mas.errors import DeadlineExceeded, InvalidRequest, MasError, NotFound, Unavailable
 from mas.ledger.instructions import Answer, Batch, Code, RegisterNode, RetireNode
+from mas.ledger.register import REGISTER_BUCKET
 from mas.ledger.rows import NodeRow
 from mas.membership.actor import Membership
-from mas.membership.ports import Buckets
 from mas.membership.removal import is_removal_known
 from mas.membership.roster import Roster, can_hold
 from mas.rpc.messages import (
@@ -26,12 +26,11 @@ from mas.rpc.messages import (
     ReplicaState,
     ReplicaView,
 )
+from mas.rpc.ports import Buckets
 from mas.runtime import Clock
 
 _log = logging.getLogger(__name__)
 
-REGISTER_BUCKET = 1
-"""Roles of nodes that hold buckets."""
 _PAUSE_SECONDS = 0.05
 _VIEW_SECONDS = 2.0
 _REFRESH_SECONDS = 60.0
