@@ -1,7 +1,7 @@
 """Where accounts are: memory first, then the TM store's directory, then the claims at the numbers' homes.
 
-Memory and store are caches: a bucket that lacks an account says so, and then only its home's word counts (rule 3).
-Every question is a batch: one call of the store a turn, and one query at a time to each home.
+Memory and store are caches: a bucket that lacks an account says so, and then only its home's word counts (rule 3,
+anchor and record). Every question is a batch: one call of the store a turn, and one query at a time to each home.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ class Directory:
         clock: Clock,
         homes: int,
     ) -> None:
-        """`homes`: the bucket count at the cluster's creation (rule 20)."""
+        """`homes`: the bucket count at the cluster's creation (rule 20, genesis)."""
         self.homes = homes
         self._buckets = buckets
         self._store = store
@@ -133,7 +133,7 @@ class Directory:
                 await self._ask_store()
 
     async def _ask_homes_forever(self, supervisor: Supervisor) -> None:
-        """Every home has a task of its own while something waits for it: a slow one holds up no other (rule 37)."""
+        """Every home has a task of its own while something waits for it: a slow one holds up no other (rule 37, batches)."""
         while True:
             await self._home_wanted.wait()
             self._home_wanted.clear()

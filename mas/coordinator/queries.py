@@ -64,7 +64,9 @@ class Queries:
     async def read_payment(
         self, payment_id: bytes, kind: Kind, payer: str, timeout: float
     ) -> PaymentResult | None:
-        """Return the outcome that the anchor has recorded, None: none, so far (rule 8). A dead attempt isn't one (rule 3)."""
+        """Return the outcome that the anchor has recorded, None: none, so far (rule 8, ending an
+        attempt). A dead attempt isn't one (rule 3, anchor and record).
+        """
         try:
             look = QueryRecord(payment_id, payer, kind)
             answer = await self._answer_from(payer, kind, look, self._begin(timeout))
@@ -77,7 +79,7 @@ class Queries:
     async def cancel(
         self, payment_id: bytes, kind: Kind, payer: str, timeout: float
     ) -> PaymentResult:
-        """End the key for good, unless the payment has an outcome, which is the answer then (rule 9)."""
+        """End the key for good, unless the payment has an outcome, which is the answer then (rule 9, outcomes)."""
         end = RecordRefusal(payment_id, kind, payer, 0, Reason.CANCELLED)
         try:
             answer = await self._answer_from(payer, kind, end, self._begin(timeout))
@@ -115,7 +117,7 @@ class Queries:
         """Take the account's lock, and make the change under it; None: the lock wasn't had.
 
         This waits for a living holder. The mark of a dead one, which no lock service knows any more, goes with this
-        one's (rule 34), so that no payment need come by.
+        one's (rule 34, escrow mode), so that no payment need come by.
         """
         owner = self._dice.randbytes(_OWNER_BYTES)
         try:

@@ -1,7 +1,7 @@
 """Reads for one caller: accounts, statements, and what a replica says of its bucket.
 
 Accounts that are asked for together are read together where they live together, and each has its own answer: one whose
-home, bucket or payer's bucket is away costs the others nothing but some time (rule 37). An account that its home
+home, bucket or payer's bucket is away costs the others nothing but some time (rule 37, batches). An account that its home
 calls claimed exists, whatever its bucket says so far: it is asked for again.
 """
 

@@ -1,10 +1,10 @@
-"""Sets the marks of a lease in its accounts, and takes them away (rule 33).
+"""Sets the marks of a lease in its accounts, and takes them away (rule 33, locks and marks).
 
 A mark is an entry of the account's bucket: it holds though this service or its store is lost. Setting is tried again
 until it is done or its request has ended; taking away is tried again until it is done. Where a copy of a mark was lost
 sight of, it may still be set behind that: so taking away goes on until the bucket says that the mark isn't there, from
-when on it isn't set any more (rule 34). What is never taken away, because this service died, is passed by the next
-payment that has queued here.
+when on it isn't set any more (rule 34, escrow mode). What is never taken away, because this service died, is passed by
+the next payment that has queued here.
 """
 
 import asyncio
@@ -143,7 +143,7 @@ class Marks:
         self._wake.set()
 
     async def run(self) -> None:
-        """Take marks away until cancelled; a bucket that doesn't answer delays none beside it (rule 37)."""
+        """Take marks away until cancelled; a bucket that doesn't answer delays none beside it (rule 37, batches)."""
         while True:
             await self._wake.wait()
             self._wake.clear()
