@@ -152,7 +152,7 @@ class Directory:
         existing = self._buckets.replicas()
         for number, bucket in zip(numbers, buckets, strict=True):
             if bucket in existing:
-                self._tell(number, bucket, fresh=False)
+                self._answer_for(number, bucket, fresh=False)
             else:
                 self._ask_home(number)
 
@@ -172,7 +172,7 @@ class Directory:
                     continue
                 assert isinstance(reply, Claims), f"{reply} in answer to a question for claims"
                 for number, bucket in zip(part, reply.buckets, strict=True):
-                    self._tell(number, bucket, fresh=True)
+                    self._answer_for(number, bucket, fresh=True)
                     if bucket:
                         self._notes.placed(number, bucket)
         del self._asked_homes[home]
@@ -186,8 +186,8 @@ class Directory:
             self._lookups.pop(number, None)
         return bool(wanted)
 
-    def _tell(self, number: str, bucket: int, *, fresh: bool) -> None:
-        """Whoever wants the home's word isn't content with the store's."""
+    def _answer_for(self, number: str, bucket: int, *, fresh: bool) -> None:
+        """Answer those who wait for this number; whoever wants the home's word waits on where this is only the store's."""
         lookups = self._lookups.pop(number, [])
         waiting = [lookup for lookup in lookups if lookup.fresh and not fresh]
         if waiting:

@@ -18,7 +18,7 @@ from mas.ledger.instructions import Answer, Batch, Code, LockMode, Mark, RejectR
 from mas.limits import MAILBOX_ITEMS_MAX, TURN_INSTRUCTIONS_MAX
 from mas.rpc.messages import Claims, ReadClaims, Rejected
 from mas.rpc.ports import Buckets
-from mas.runtime import Clock
+from mas.runtime import Clock, Promise
 
 _RETRY_SECONDS = 0.1
 _LEAVING_MAX = MAILBOX_ITEMS_MAX
@@ -100,7 +100,7 @@ class Marks:
         for each in placed:
             by_bucket.setdefault(each[1], []).append(each)
         answers: dict[Placed, Answer | Rejected] = {}
-        all_in: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        all_in: Promise[None] = Promise()
 
         def on_answer(there: list[Placed | None], position: int, answer: Answer | Rejected) -> None:
             marked = there[position]
@@ -108,8 +108,8 @@ class Marks:
                 answers[marked] = answer
                 if isinstance(answer, Rejected) and answer.why is RejectReason.UNKNOWN:
                     self.lose_sight(marked, token)
-            if len(answers) == len(placed) and not all_in.done():
-                all_in.set_result(None)
+            if len(answers) == len(placed):
+                all_in.set(None)
 
         for bucket, there in by_bucket.items():
             unmarks = [
