@@ -39,12 +39,11 @@ def xid_counter(xid: bytes) -> int:
 
 def payment_id(kind: int, key_space: str, payer: str, key: str) -> bytes:
     """The payment that this key of a key space names, for this payer, for all time (rule 1)."""
-    digest = blake2b(bytes((kind,)), digest_size=PAYMENT_ID_BYTES)
+    parts = [bytes((kind,))]
     for part in (key_space, payer, key):
         data = part.encode()
-        digest.update(len(data).to_bytes(4, "big"))
-        digest.update(data)
-    return digest.digest()
+        parts += len(data).to_bytes(4, "big"), data
+    return blake2b(b"".join(parts), digest_size=PAYMENT_ID_BYTES).digest()
 
 
 def home_bucket(number: str, buckets: int) -> int:

@@ -10,7 +10,7 @@ import logging
 from mas.coordinator.ports import TransactionStore
 from mas.errors import DatabaseUnavailable
 from mas.runtime import Clock
-from mas.transaction.machine import NotePending
+from mas.transaction.attempt import Attempt
 from mas.transaction.stored import PendingEntry
 
 NOTES_MAX = 65_536
@@ -26,17 +26,17 @@ class PendingWriter:
     def __init__(self, store: TransactionStore, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._noted: dict[bytes, NotePending] = {}
+        self._noted: dict[bytes, Attempt] = {}
         self._settled: list[bytes] = []
         self._placed: dict[str, int] = {}
         self._waiting = asyncio.Event()
         self.dropped = 0
         """Hints that were not written, because the store was away for too long."""
 
-    def note(self, note: NotePending) -> None:
+    def note(self, attempt: Attempt) -> None:
         """An attempt has begun that has legs outside its anchor."""
         if len(self._noted) < NOTES_MAX:
-            self._noted[note.attempt.xid] = note
+            self._noted[attempt.xid] = attempt
             self._waiting.set()
         else:
             self.dropped += 1
@@ -75,20 +75,22 @@ class PendingWriter:
         settled, self._settled = self._settled, []
         placed, self._placed = self._placed, {}
         if noted:
-            await self._store.create_transaction_entries([_entry(note) for note in noted.values()])
+            await self._store.create_transaction_entries(
+                [_entry(attempt) for attempt in noted.values()]
+            )
         if settled:
             await self._store.close_transaction_entries(settled)
         if placed:
             await self._store.insert_buckets(placed)
 
 
-def _entry(note: NotePending) -> PendingEntry:
-    transaction, attempt = note.transaction, note.attempt
+def _entry(attempt: Attempt) -> PendingEntry:
+    placement = attempt.placement
     return PendingEntry(
         attempt.xid,
-        transaction.payment_id,
+        attempt.payment_id,
         attempt.number,
-        transaction.body_hash,
-        attempt.anchor,
-        tuple([part.bucket for part in attempt.locals]),
+        attempt.body_hash,
+        placement.anchor,
+        placement.participants,
     )

@@ -42,13 +42,13 @@ class XidSource:
 
     def begin(self) -> bytes:
         """The xid of a new attempt, which is in phase 1 from now on."""
-        xid = self.name()
+        xid = self.next_xid()
         self._begun.append(xid)
         self._in_phase_1.add(xid)
         return xid
 
-    def name(self) -> bytes:
-        """An xid that is never in phase 1: of a payment within one bucket, or the owner of locks."""
+    def next_xid(self) -> bytes:
+        """Make an xid that is never in phase 1: of a payment within one bucket, or the owner of locks."""
         counter = self._next
         self._next = counter + 1
         return make_xid(self.incarnation, counter)

@@ -762,7 +762,7 @@ async def test_twopc_e_nobody_waits_for_a_store_that_hangs(
     world.start()
     results = await world.pay(create("new-1"), create("new-2", key="other"))
     assert [result.status for result in results] == [Status.COMMITTED] * 2
-    places = world.coordinator._places
+    places = world.coordinator._placement_ids
     assert places._hangs
     (result,) = await world.pay(create("new-3", key="third"))
     assert result.status is Status.COMMITTED

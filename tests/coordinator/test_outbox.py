@@ -5,10 +5,14 @@ from collections import defaultdict
 import hypothesis.strategies as st
 from hypothesis import given
 
-from mas.coordinator.outbox import Outbox
-from mas.ledger import Body, Commit, Instruction, Kind, Prepare
+from mas.coordinator.outbox import Outbox, Outgoing
+from mas.coordinator.payment import Payment
+from mas.ledger import Body, Commit, Kind, Prepare
 from mas.limits import LEGS_PER_PAYMENT_MAX, TURN_BYTES_MAX, TURN_INSTRUCTIONS_MAX
-from mas.transaction.machine import GlobalTransaction, Send
+from mas.transaction.attempt import Attempt, Part
+from mas.transaction.effects import SendFinish, SendPrepare
+from mas.transaction.payment import PaymentRun
+from mas.transaction.placement import Placement
 from mas.transaction.xid_source import XidSource
 
 _BODY = Body(Kind.PAYMENT, "USD", ())
@@ -23,21 +27,29 @@ def _prepare(legs: int) -> Prepare:
 _WIDE = _prepare(LEGS_PER_PAYMENT_MAX)
 
 
-def _sends(caller: str, count: int, instruction: Instruction = _SMALL) -> list[Send]:
-    transaction = GlobalTransaction(bytes(16), _BODY, b"", _ATTEMPTS, caller=caller)
-    return [Send(transaction, 1, instruction) for _ in range(count)]
+def _sends(caller: str, count: int, instruction: Prepare | Commit = _SMALL) -> list[Outgoing]:
+    run = PaymentRun(bytes(16), _BODY, b"", _ATTEMPTS)
+    payment = Payment(run, caller, lambda _, __: None, 0, 0.0, 0.0)
+    attempt = Attempt([], bytes(16), 1, Placement(1), bytes(16), _BODY, b"", {})
+    if isinstance(instruction, Prepare):
+        return [(payment, SendPrepare(1, instruction, attempt, Part(1))) for _ in range(count)]
+    return [(payment, SendFinish(1, instruction, attempt, Part(1))) for _ in range(count)]
 
 
-def _add(outbox: Outbox, sends: list[Send]) -> None:
-    for send in sends:
-        outbox.add(send)
+def _add(outbox: Outbox, sends: list[Outgoing]) -> None:
+    for payment, send in sends:
+        outbox.add(payment, send)
 
 
-def _bytes(sends: list[Send]) -> int:
+def _bytes(sends: list[Outgoing]) -> int:
     return sum(
-        40 * len(each.instruction.legs) if isinstance(each.instruction, Prepare) else 32
-        for each in sends
+        40 * len(send.instruction.legs) if isinstance(send.instruction, Prepare) else 32
+        for _, send in sends
     )
+
+
+def _sent(sends: list[Outgoing]) -> list[int]:
+    return [id(send) for _, send in sends]
 
 
 def test_what_fits_a_batch_is_the_next_one_in_its_order() -> None:
@@ -76,11 +88,11 @@ _Sends = st.tuples(
 
 @given(st.lists(st.one_of(_Sends, st.none()), max_size=8))
 def test_nothing_is_lost_doubled_or_overtaken_by_its_own_caller(
-    steps: list[tuple[str, int, Instruction] | None],
+    steps: list[tuple[str, int, Prepare | Commit] | None],
 ) -> None:
     outbox = Outbox()
-    added: dict[str, list[Send]] = defaultdict(list)
-    taken: dict[str, list[Send]] = defaultdict(list)
+    added: dict[str, list[Outgoing]] = defaultdict(list)
+    taken: dict[str, list[Outgoing]] = defaultdict(list)
 
     def take() -> None:
         before = len(outbox)
@@ -89,8 +101,8 @@ def test_nothing_is_lost_doubled_or_overtaken_by_its_own_caller(
         assert len(batch) + len(outbox) == before
         assert len(batch) <= TURN_INSTRUCTIONS_MAX
         assert _bytes(batch) <= TURN_BYTES_MAX
-        for send in batch:
-            taken[send.transaction.caller].append(send)
+        for payment, send in batch:
+            taken[payment.caller].append((payment, send))
 
     for step in steps:
         if step is None:
@@ -101,6 +113,6 @@ def test_nothing_is_lost_doubled_or_overtaken_by_its_own_caller(
             _add(outbox, sends)
     while outbox:
         take()
-    assert {caller: list(map(id, sends)) for caller, sends in taken.items()} == {
-        caller: list(map(id, sends)) for caller, sends in added.items()
+    assert {caller: _sent(sends) for caller, sends in taken.items()} == {
+        caller: _sent(sends) for caller, sends in added.items()
     }

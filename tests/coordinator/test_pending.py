@@ -9,7 +9,8 @@ from mas.coordinator.pending import PendingWriter
 from mas.errors import DatabaseUnavailable
 from mas.ledger.instructions import Prepare
 from mas.runtime import Supervisor, SystemClock
-from mas.transaction.machine import NotePending
+from mas.transaction.attempt import Attempt
+from mas.transaction.effects import NotePending
 from tests.coordinator.cluster import Store
 from tests.transaction.runs import ANCHOR, OTHER, Run
 
@@ -26,11 +27,11 @@ class SlowStore(Store):
         await super().create_transaction_entries(entries)  # type: ignore[arg-type]
 
 
-def note() -> NotePending:
+def note() -> Attempt:
     run = Run().start()
     (noted,) = run.take(NotePending)
     assert run.one(Prepare)
-    return noted
+    return noted.attempt
 
 
 async def until(condition: object) -> None:
@@ -50,8 +51,8 @@ async def test_an_entry_says_what_a_restart_needs() -> None:
 
     (entry,) = store.entries.values()
     assert (entry.anchor, entry.participants, entry.attempt) == (ANCHOR, (OTHER,), 1)
-    assert entry.payment_id == noted.transaction.payment_id
-    assert entry.body_hash == noted.transaction.body_hash
+    assert entry.payment_id == noted.payment_id
+    assert entry.body_hash == noted.body_hash
 
 
 @pytest.mark.asyncio
@@ -59,21 +60,21 @@ async def test_what_is_over_before_its_write_is_never_written() -> None:
     store = SlowStore()
     notes = PendingWriter(store, SystemClock())
     first, second, third = note(), note(), note()
-    second.attempt.xid, third.attempt.xid = b"2" * 16, b"3" * 16
+    second.xid, third.xid = b"2" * 16, b"3" * 16
     async with Supervisor() as supervisor:
         supervisor.spawn("notes", notes.run())
         notes.note(first)
         await asyncio.sleep(0)
         notes.note(second)
         notes.note(third)
-        notes.settled(second.attempt.xid)
+        notes.settled(second.xid)
         store.gate.set()
-        await until(lambda: third.attempt.xid in store.entries)
-        notes.settled(first.attempt.xid)
-        notes.settled(third.attempt.xid)
+        await until(lambda: third.xid in store.entries)
+        notes.settled(first.xid)
+        notes.settled(third.xid)
         await until(lambda: not store.entries)
 
-    assert set(store.ever) == {first.attempt.xid, third.attempt.xid}
+    assert set(store.ever) == {first.xid, third.xid}
 
 
 @pytest.mark.asyncio
@@ -83,7 +84,7 @@ async def test_a_store_that_is_away_costs_bounded_memory(monkeypatch: pytest.Mon
     notes = PendingWriter(store, SystemClock())
     for counter in range(5):
         noted = note()
-        noted.attempt.xid = bytes((counter,)) * 16
+        noted.xid = bytes((counter,)) * 16
         notes.note(noted)
 
     assert notes.dropped == 3

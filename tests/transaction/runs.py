@@ -4,8 +4,9 @@ from typing import TypeVar
 
 from mas.ids import INCARNATION_BYTES
 from mas.ledger.instructions import Answer, Body, Code, Instruction, Kind, Reason, RejectReason
-from mas.transaction.machine import Effect, GlobalTransaction, Later, Reply, Send
+from mas.transaction.effects import Effect, Reply, Retry, Send
 from mas.transaction.outcome import PaymentResult, hash_body
+from mas.transaction.payment import PaymentRun
 from mas.transaction.placement import Placement, place
 from mas.transaction.xid_source import XidSource
 
@@ -37,21 +38,22 @@ class Run:
         repeat: bool = False,
         exclusive: bool = False,
     ) -> None:
-        self.attempts = lives()
-        self.transaction = GlobalTransaction(
-            PAYMENT_ID, body, hash_body(body), self.attempts, repeat, exclusive
-        )
+        self.xids = lives()
+        self.machine = PaymentRun(PAYMENT_ID, body, hash_body(body), self.xids, repeat, exclusive)
         self.placement = placement or place(body, buckets)
-        self.effects: list[Effect] = []
+
+    @property
+    def effects(self) -> list[Effect]:
+        return self.machine.effects
 
     def start(self) -> "Run":
-        self.transaction.located(self.placement, self.effects)
+        self.machine.on_located(self.placement)
         return self
 
     def take(self, kind: type[T]) -> list[T]:
         """The effects of this kind that wait, in order; they wait no longer."""
         taken = [effect for effect in self.effects if isinstance(effect, kind)]
-        self.effects = [effect for effect in self.effects if not isinstance(effect, kind)]
+        self.effects[:] = [effect for effect in self.effects if not isinstance(effect, kind)]
         return taken
 
     def sent(self, kind: type) -> list[Send]:
@@ -61,11 +63,7 @@ class Run:
             for effect in self.effects
             if isinstance(effect, Send) and isinstance(effect.instruction, kind)
         ]
-        self.effects = [
-            effect
-            for effect in self.effects
-            if not (isinstance(effect, Send) and isinstance(effect.instruction, kind))
-        ]
+        self.effects[:] = [effect for effect in self.effects if effect not in sends]
         return sends
 
     def one(self, kind: type) -> Send:
@@ -77,21 +75,21 @@ class Run:
         self, send: Send, code: Code, reason: Reason = Reason.NONE, **fields: object
     ) -> None:
         answer = Answer(code, reason, **fields)  # type: ignore[arg-type]
-        self.transaction.answered(send, answer, self.effects)
+        self.machine.on_answer(send, answer)
 
     def turn_away(self, send: Send, why: RejectReason) -> None:
-        self.transaction.turned_away(send, why, self.effects)
+        self.machine.on_rejected(send, why)
 
     def late(self) -> None:
-        self.transaction.late_now(self.effects)
+        self.machine.on_soft_deadline()
 
     def expire(self) -> None:
-        self.transaction.expired(self.effects)
+        self.machine.on_deadline()
 
     def wait(self) -> None:
         """All pauses are over."""
-        for later in self.take(Later):
-            self.transaction.again(later.send, self.effects)
+        for retry in self.take(Retry):
+            self.machine.on_retry_due(retry.send)
 
     def result(self) -> PaymentResult:
         """What the client hears, now and only once."""

@@ -43,9 +43,12 @@ from mas.ledger import (
     Resolve,
     SetAccount,
 )
-from mas.transaction import machine, participant
-from mas.transaction.machine import Alarm, GlobalTransaction, Later, Reply, Send
+from mas.transaction import attempt as attempt_module
+from mas.transaction import participant, payment
+from mas.transaction.attempt import Attempt
+from mas.transaction.effects import Alarm, Reply, Retry, Send
 from mas.transaction.outcome import PaymentResult, Status, hash_body
+from mas.transaction.payment import PaymentRun
 from mas.transaction.placement import place
 from mas.transaction.xid_source import XidSource
 
@@ -158,9 +161,9 @@ class Coordinator:
     """One machine with what it has sent and not been called back about."""
 
     def __init__(self, place_: int) -> None:
-        attempts = XidSource(Names(place_))
+        xids = XidSource(Names(place_))
         self.place = place_
-        self.transaction = GlobalTransaction(PAYMENT_ID, BODY, hash_body(BODY), attempts)
+        self.run = PaymentRun(PAYMENT_ID, BODY, hash_body(BODY), xids)
         self.awaited: dict[Message, Send] = {}
         self.result: PaymentResult | None = None
         self.xids: tuple[bytes, ...] = ()
@@ -169,35 +172,35 @@ class Coordinator:
         """Before this call began."""
         self.wrong = ""
 
-    def carry_out(self, effects: list[machine.Effect]) -> list[Message]:
-        sent = []
+    def carry_out(self) -> list[Message]:
+        sent, effects = [], self.run.effects
         while effects:
             match effects.pop(0):
-                case Send() as send:
-                    sent.append(self.send(send))
-                case Later(send):
-                    self.transaction.again(send, effects)
-                case Reply(_, result):
+                case Retry(send):
+                    self.run.on_retry_due(send)
+                case Reply(result):
                     self.wrong = "two replies" if self.result else self.wrong
                     self.result = result
                 case Alarm() as alarm:
                     self.wrong = f"{alarm.answer}"
+                case effect if isinstance(effect, Send):
+                    sent.append(self.send(effect))
                 case _:
                     pass
         return sent
 
     def send(self, send: Send) -> Message:
-        instruction, attempts = send.instruction, self.transaction.attempts
+        instruction, xids = send.instruction, self.run.xids
         if isinstance(instruction, Prepare) and instruction.xid not in self.xids:
             self.xids += (instruction.xid,)
         # A question is answered from after it came: an answer to an earlier one isn't an answer to this one (rule 11).
-        phase = int(self.transaction.phase) if isinstance(instruction, QueryRecord) else 0
-        low_water = attempts.low_water()
+        phase = int(self.run.phase) if isinstance(instruction, QueryRecord) else 0
+        low_water = xids.low_water()
         message = Message(
             self.place,
             phase,
             send.bucket,
-            attempts.incarnation,
+            xids.incarnation,
             low_water,
             instruction,
         )
@@ -208,17 +211,22 @@ class Coordinator:
 
     def key(self) -> tuple[object, ...]:
         """Everything that says how it will go on."""
-        t = self.transaction
+        t = self.run
         attempts = {
-            id(a): a for a in [t.attempt, *(send.attempt for send in self.awaited.values())] if a
+            id(a): a
+            for a in [
+                t.attempt,
+                *(getattr(send, "attempt", None) for send in self.awaited.values()),
+            ]
+            if a
         }
         shown = []
         for a in attempts.values():
-            parts = tuple((part.vote, part.unknown, part.away) for part in a.locals)
+            parts = tuple((part.vote, part.unknown, part.away) for part in a.parts)
             shown.append(
                 (a.xid, a.number, a.awaited, a.unsettled, a.unknown, a.away, a is t.attempt, parts)
             )
-        names = t.attempts
+        names = t.xids
         return (
             (t.phase, t.number, t.begun, t.reason, t.late, t.replied, t.unsettled, t.misplaced),
             tuple(sorted(shown)),
@@ -240,20 +248,20 @@ Patch = Callable[[object, str, object], None]
 def happen(before: Coordinator, event: Event) -> tuple[Coordinator, list[Message]]:
     """What the machine makes of it."""
     after = copy.deepcopy(before)
-    effects: list[machine.Effect] = []
+    run = after.run
     match event:
         case ("begins", was_committed):
             after.has_begun, after.was_committed = True, was_committed
-            after.transaction.located(place(BODY, (ANCHOR, OTHER)), effects)
+            run.on_located(place(BODY, (ANCHOR, OTHER)))
         case ("hears", message, answer):
-            after.transaction.answered(after.awaited.pop(message), answer, effects)
+            run.on_answer(after.awaited.pop(message), answer)
         case ("is turned away", message, why):
-            after.transaction.turned_away(after.awaited.pop(message), why, effects)
+            run.on_rejected(after.awaited.pop(message), why)
         case ("is late",):
-            after.transaction.late_now(effects)
+            run.on_soft_deadline()
         case ("expires",):
-            after.transaction.expired(effects)
-    return after, after.carry_out(effects)
+            run.on_deadline()
+    return after, after.carry_out()
 
 
 # -- The search -----------------------------------------------------------------------------------------------------
@@ -395,7 +403,7 @@ class Search:
     def close(self, s: State) -> Iterator[tuple[Event, State]]:
         """An incarnation is closed whether its coordinator is dead or only paused (rule 10)."""
         for number in s.coordinators:
-            name = self.machines.things[number].transaction.attempts.incarnation
+            name = self.machines.things[number].run.xids.incarnation
             message = self.said.number(Message(-1, 0, OTHER, b"", 0, CloseIncarnation(name)))
             yield ("is closed:", name), self.arrive(s, message, "as it is")
 
@@ -404,7 +412,7 @@ class Search:
             record = self.buckets.things[s.anchor].record
             yield ("begins", record is not None and record.outcome is Code.COMMITTED)
             return
-        if not coordinator.transaction.is_over and not coordinator.transaction.late:
+        if not coordinator.run.is_over and not coordinator.run.late:
             yield ("is late",)
         for message, send in coordinator.awaited.items():
             number = self.said.number(message)
@@ -528,7 +536,7 @@ def show_word(word: object) -> str:
 def hunt(
     monkeypatch: pytest.MonkeyPatch, coordinators: int, attempts: int, limit: int
 ) -> tuple[int, list[str]]:
-    monkeypatch.setattr(machine, "ATTEMPTS_MAX", attempts)
+    monkeypatch.setattr(payment, "ATTEMPTS_MAX", attempts)
     return Search(coordinators).run(limit)
 
 
@@ -567,13 +575,11 @@ def forget_record(ledger: Ledger, i: Decide, outcome: Callable[[Record], bool]) 
 
 
 def free_before_asking(patch: Patch) -> None:
-    def ask(
-        self: GlobalTransaction, attempt: machine.Attempt, effects: list[machine.Effect]
-    ) -> None:
-        self.rollback(attempt, effects)
-        self._reply(Status.ABORTED, effects)
+    def resolve(self: PaymentRun, attempt: Attempt) -> None:
+        self._roll_back(attempt)
+        self._reply(Status.ABORTED)
 
-    patch(GlobalTransaction, "_ask", ask)
+    patch(PaymentRun, "_resolve", resolve)
 
 
 def any_xid_committed(patch: Patch) -> None:
@@ -585,7 +591,7 @@ def any_xid_committed(patch: Patch) -> None:
         return whole(xid, attempt, answer)
 
     patch(participant, "instruct", instruct)
-    patch(machine, "instruct", instruct)
+    patch(attempt_module, "instruct", instruct)
 
 
 def dead_attempt_decides(patch: Patch) -> None:
@@ -652,18 +658,18 @@ def repeat_runs(patch: Patch) -> None:
 
 
 def no_ask_before_error(patch: Patch) -> None:
-    patch(GlobalTransaction, "_check", lambda self, effects: self._reply(Status.ABORTED, effects))
+    patch(PaymentRun, "_check", lambda self: self._reply(Status.ABORTED))
 
 
 def turned_away_ends(patch: Patch) -> None:
-    patch(GlobalTransaction, "_has_done_nothing", lambda _, attempt: attempt.away)
+    patch(Attempt, "has_done_nothing", lambda attempt: attempt.away)
 
 
 def refused_unwritten(patch: Patch) -> None:
-    def refuse(self: GlobalTransaction, *told: Any) -> None:
-        self._reply(Status.REFUSED, told[-1])
+    def refuse(self: PaymentRun, *_: object) -> None:
+        self._reply(Status.REFUSED)
 
-    patch(GlobalTransaction, "_refuse", refuse)
+    patch(PaymentRun, "_refuse", refuse)
 
 
 NOTHING_DONE = "told that this try did nothing, and it has paid"

@@ -53,18 +53,10 @@ from mas.ledger import (
     Unmark,
 )
 from mas.ledger.instructions import payer
-from mas.transaction.machine import (
-    Alarm,
-    Effect,
-    GlobalTransaction,
-    Later,
-    Locate,
-    NeedLocks,
-    Reply,
-    Send,
-)
+from mas.transaction.effects import AcquireLocks, Alarm, Locate, Reply, Retry, Send
 from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, hash_body, payment_id_of
 from mas.transaction.participant import settle
+from mas.transaction.payment import PaymentRun
 from mas.transaction.placement import Placement, place, place_creation
 from mas.transaction.xid_source import XidSource
 
@@ -137,14 +129,14 @@ class Run:
     def __init__(
         self,
         coordinator: "Coordinator",
-        transaction: GlobalTransaction,
+        machine: PaymentRun,
         key: int,
         *,
         was_committed: bool,
     ) -> None:
         self.key = key
         self.coordinator = coordinator
-        self.transaction = transaction
+        self.machine = machine
         self.was_committed = was_committed
         """Somebody had been told of it, or could have been, before this call began."""
         self.xids: set[bytes] = set()
@@ -196,9 +188,9 @@ class World:
         self.coordinators: list[Coordinator] = []
         self.runs: list[Run] = []
         self.flights: list[Flight] = []
-        self.laters: list[tuple[Run, Later]] = []
+        self.laters: list[tuple[Run, Retry]] = []
         self.locates: list[Run] = []
-        self.locks: list[tuple[Run, NeedLocks]] = []
+        self.locks: list[tuple[Run, AcquireLocks]] = []
         self.rounds: list[Round] = []
         self.settlements: list[tuple[int, Instruction]] = []
         self.tokens = 0
@@ -233,18 +225,15 @@ class World:
     ) -> Run:
         """`lost` names an account that this coordinator's directory has in the wrong bucket (T19)."""
         payment_id = payment_id_of(PaymentRequest("caller", str(key), body))
-        transaction = GlobalTransaction(
-            payment_id, body, hash_body(body), coordinator.attempts, repeat=repeat
-        )
+        machine = PaymentRun(payment_id, body, hash_body(body), coordinator.attempts, repeat=repeat)
         before = self.outcome(payment_id)
         # An anchor of a wrong directory can only say that this try did nothing, which is true.
         was_committed = not lost and before is not None and before.outcome is Code.COMMITTED
-        run = Run(coordinator, transaction, key, was_committed=was_committed)
+        run = Run(coordinator, machine, key, was_committed=was_committed)
         coordinator.runs.append(run)
         self.runs.append(run)
-        effects: list[Effect] = []
-        transaction.located(self.placement(body, key, lost), effects)
-        self.carry_out(run, effects)
+        machine.on_located(self.placement(body, key, lost))
+        self.carry_out(run)
         return run
 
     def placement(self, body: Body, chance: int, lost: str = "") -> Placement:
@@ -263,18 +252,20 @@ class World:
         claim = self.buckets[home_bucket(number, BUCKETS)].ledger.rows.claim(number)
         return 0 if claim is UNKNOWN or claim is None else claim
 
-    def carry_out(self, run: Run, effects: list[Effect]) -> None:
+    def carry_out(self, run: Run) -> None:
+        effects = run.machine.effects.copy()
+        run.machine.effects.clear()
         for effect in effects:
             match effect:
-                case Send():
+                case _ if isinstance(effect, Send):
                     self.send(run, effect)
-                case Later():
+                case Retry():
                     self.laters.append((run, effect))
                 case Reply():
                     self.hear(run, effect.result)
                 case Locate():
                     self.locates.append(run)
-                case NeedLocks():
+                case AcquireLocks():
                     self.locks.append((run, effect))
                 case Alarm():
                     raise AssertionError(effect)
@@ -302,9 +293,7 @@ class World:
             flight.answers.append(answer)
 
     def answer(self, flight: Flight, answer: Answer) -> None:
-        self.call_back(
-            flight, lambda run, effects: run.transaction.answered(flight.send, answer, effects)
-        )
+        self.call_back(flight, lambda run: run.on_answer(flight.send, answer))
 
     def lose_sight(self, flight: Flight) -> None:
         """Its copies may still arrive."""
@@ -314,23 +303,19 @@ class World:
         """This copy, which has done nothing and never will; but for UNKNOWN, which says nothing."""
         if why is not RejectReason.UNKNOWN:
             flight.copies -= 1
-        self.call_back(
-            flight, lambda run, effects: run.transaction.turned_away(flight.send, why, effects)
-        )
+        self.call_back(flight, lambda run: run.on_rejected(flight.send, why))
 
-    def call_back(self, flight: Flight, call: Callable[[Run, list[Effect]], None]) -> None:
+    def call_back(self, flight: Flight, call: Callable[[PaymentRun], None]) -> None:
         flight.is_over = True
         if flight.run.coordinator.is_alive:
-            effects: list[Effect] = []
-            call(flight.run, effects)
-            self.carry_out(flight.run, effects)
+            call(flight.run.machine)
+            self.carry_out(flight.run)
 
     def tell(self, run: Run, event: str, *arguments: object) -> None:
         """Something else happens to a run: time, a place, a lock."""
         if run.coordinator.is_alive:
-            effects: list[Effect] = []
-            getattr(run.transaction, event)(*arguments, effects)
-            self.carry_out(run, effects)
+            getattr(run.machine, event)(*arguments)
+            self.carry_out(run)
 
     # -- leaders of buckets ------------------------------------------------------------------------------
 
@@ -371,11 +356,11 @@ class World:
         self.marks.remove((number, token))
         self.buckets[WHERE[number]].do(b"", 0, Unmark(number, token))
 
-    def grant(self, run: Run, wanted: NeedLocks) -> None:
+    def grant(self, run: Run, wanted: AcquireLocks) -> None:
         self.tokens += 1
         token = Token(1, self.tokens, LockMode.ESCROW)
         self.locks.remove((run, wanted))
-        self.tell(run, "granted", wanted.owner, dict.fromkeys(wanted.numbers, token))
+        self.tell(run, "on_locks_granted", wanted.owner, dict.fromkeys(wanted.numbers, token))
 
     def cancel(self, body: Body, key: int) -> None:
         payment_id = payment_id_of(PaymentRequest("caller", str(key), body))
@@ -398,19 +383,19 @@ class World:
         """What a client hears is true, and stays so (rules 6 to 9)."""
         assert run.result is None, f"{run.result}, then {result}"
         run.result = result
-        record = self.outcome(run.transaction.payment_id)
+        record = self.outcome(run.machine.payment_id)
         match result.status:
             case Status.COMMITTED:
                 assert record is not None
                 assert record.outcome is Code.COMMITTED
-                assert record.body_hash == run.transaction.body_hash
+                assert record.body_hash == run.machine.body_hash
                 assert record.time_us == result.time_us
             case Status.REFUSED:
                 assert record is not None
                 assert (record.outcome, record.reason) == (Code.REFUSED, result.reason)
             case Status.KEY_REUSED:
                 assert record is not None
-                assert record.body_hash != run.transaction.body_hash
+                assert record.body_hash != run.machine.body_hash
             case Status.ABORTED:
                 assert not run.was_committed, (
                     "told that nothing happened, of a payment long committed"
@@ -430,7 +415,7 @@ class World:
                 Status.REJECTED,
                 Status.REFUSED,
             ):
-                record = self.outcome(run.transaction.payment_id)
+                record = self.outcome(run.machine.payment_id)
                 committed = record is not None and record.outcome is Code.COMMITTED
                 assert not (committed and record.xid in run.xids), f"{run.result}, and {record}"
 
@@ -497,7 +482,7 @@ class World:
                 break
             if turn == 50:
                 for run in self.runs:
-                    self.tell(run, "late_now")
+                    self.tell(run, "on_soft_deadline")
             self.check()
         else:
             raise AssertionError("it never comes to rest")
@@ -530,9 +515,9 @@ class World:
                 else:
                     self.lose_sight(flight)
         for run, later in laters:
-            self.tell(run, "again", later.send)
+            self.tell(run, "on_retry_due", later.send)
         for run in locates:
-            self.tell(run, "located", self.placement(run.transaction.body, 0))
+            self.tell(run, "on_located", self.placement(run.machine.body, 0))
         for run, wanted in locks:
             self.grant(run, wanted)
         return bool(flights or laters or locates or locks)
@@ -548,7 +533,7 @@ class World:
         for run in self.runs:
             if run.coordinator.is_alive:
                 assert run.result is not None
-                assert run.transaction.is_over
+                assert run.machine.is_over
 
     def posted_everywhere(self, payment_id: bytes) -> Counter[tuple[str, int]]:
         return Counter(
@@ -584,7 +569,7 @@ class Hardship:
         return [f for f in self.world.flights if not f.is_over and f.run.coordinator.is_alive]
 
     def open_runs(self) -> list[Run]:
-        return [r for r in self.world.runs if r.coordinator.is_alive and not r.transaction.is_over]
+        return [r for r in self.world.runs if r.coordinator.is_alive and not r.machine.is_over]
 
     def prepared(self) -> list[tuple[int, PreparedLegs]]:
         buckets = self.world.buckets.values()
@@ -603,7 +588,7 @@ class Hardship:
         """The key of an earlier call, at any coordinator, before or after an answer; at times for another body."""
         if self.world.runs and len(self.open_runs()) < 6:
             before = choose(self.world.runs[-6:], pick)
-            body, coordinator = before.transaction.body, choose(self.alive(), pick // 6)
+            body, coordinator = before.machine.body, choose(self.alive(), pick // 6)
             if pick % 5 == 0 and body.kind is Kind.PAYMENT:
                 body = msgspec.structs.replace(body, reference="another")
             self.world.submit(coordinator, body, before.key, repeat=pick // 12 % 2 == 0)
@@ -611,7 +596,7 @@ class Hardship:
     def cancel(self, pick: int) -> None:
         if self.world.runs and pick % 4 == 0:
             run = choose(self.world.runs, pick // 4)
-            self.world.cancel(run.transaction.body, run.key)
+            self.world.cancel(run.machine.body, run.key)
 
     # -- the network -------------------------------------------------------------------------------------
 
@@ -653,13 +638,13 @@ class Hardship:
         if self.world.laters:
             run, later = choose(self.world.laters, pick)
             self.world.laters.remove((run, later))
-            self.world.tell(run, "again", later.send)
+            self.world.tell(run, "on_retry_due", later.send)
 
     def locate(self, pick: int) -> None:
         if self.world.locates:
             run = choose(self.world.locates, pick)
             self.world.locates.remove(run)
-            self.world.tell(run, "located", self.world.placement(run.transaction.body, pick))
+            self.world.tell(run, "on_located", self.world.placement(run.machine.body, pick))
 
     def grant(self, pick: int) -> None:
         if self.world.locks:
@@ -669,15 +654,15 @@ class Hardship:
         if self.world.locks:
             run, wanted = choose(self.world.locks, pick)
             self.world.locks.remove((run, wanted))
-            self.world.tell(run, "denied", wanted.owner)
+            self.world.tell(run, "on_locks_denied", wanted.owner)
 
     def grow_late(self, pick: int) -> None:
         if runs := self.open_runs():
-            self.world.tell(choose(runs, pick), "late_now")
+            self.world.tell(choose(runs, pick), "on_soft_deadline")
 
     def expire(self, pick: int) -> None:
         if runs := self.open_runs():
-            self.world.tell(choose(runs, pick), "expired")
+            self.world.tell(choose(runs, pick), "on_deadline")
 
     def die(self, pick: int) -> None:
         if (runs := self.open_runs()) and pick % 3 == 0:

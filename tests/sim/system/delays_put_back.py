@@ -9,7 +9,7 @@ from mas.locks.marks import Marks
 from mas.resource.actor import AccountService
 from mas.resource.undecided import SetAside
 from mas.sim.system.world import Options
-from mas.transaction.machine import GlobalTransaction
+from mas.transaction.payment import PaymentRun
 from tests.sim.system.faults_put_back import Fault
 
 DELAYS_PUT_BACK = [
@@ -98,7 +98,7 @@ DELAYS_PUT_BACK = [
                 "_WRONG_BUCKET",
             ),
             (Wait.pause, "if self._tries:", "if False:"),
-            (GlobalTransaction._locate, "Locate(self, self.misplacements)", "Locate(self, 0)"),
+            (PaymentRun._locate, "Locate(self.misplacements)", "Locate(0)"),
         ),
         "instructions",
         Options(ticks=80, drill="openings"),

@@ -19,18 +19,17 @@ from mas.ledger.instructions import (
     Resolve,
     Token,
 )
-from mas.transaction.machine import (
-    ATTEMPTS_MAX,
+from mas.transaction.effects import (
+    AcquireLocks,
     Alarm,
-    Later,
     Locate,
-    NeedLocks,
     NotePending,
-    Phase,
     ReleaseLocks,
+    Retry,
     Settled,
 )
 from mas.transaction.outcome import Status
+from mas.transaction.payment import ATTEMPTS_MAX, Phase
 from mas.transaction.placement import Placement, place_creation
 from tests.transaction.runs import (
     ANCHOR,
@@ -110,7 +109,7 @@ def test_rule_5_the_client_hears_before_the_others_are_told() -> None:
     assert (commit.bucket, commit.instruction) == (OTHER, Commit(xid, 42))
     run.answer(commit, Code.POSTED)
     assert [settled.xid for settled in run.take(Settled)] == [xid]
-    assert run.transaction.is_over
+    assert run.machine.is_over
 
 
 def test_rule_5_a_payment_within_one_bucket_is_its_decide_alone() -> None:
@@ -181,7 +180,7 @@ def test_rule_6_no_attempt_follows_a_client_that_has_gone() -> None:
     run.answer(decide, Code.ABORTED, Reason.DIED, attempt=1)
 
     assert run.sent(Prepare) == []
-    assert run.transaction.phase is Phase.DONE
+    assert run.machine.phase is Phase.DONE
 
 
 def test_a_run_makes_a_bounded_number_of_attempts() -> None:
@@ -201,7 +200,7 @@ def test_t23_over_prepared_legs_nothing_ends_by_a_copy_that_is_turned_away(
     run, _, decide = deciding()
 
     run.turn_away(decide, why)
-    assert run.wants() == [Later]
+    assert run.wants() == [Retry]
     run.wait()
     again = run.one(Decide)
     assert again.instruction == decide.instruction
@@ -209,7 +208,7 @@ def test_t23_over_prepared_legs_nothing_ends_by_a_copy_that_is_turned_away(
 
     run.turn_away(again, why)
     run.late()
-    assert run.wants() == [Later, Resolve]
+    assert run.wants() == [Retry, Resolve]
 
 
 @pytest.mark.parametrize(
@@ -442,7 +441,7 @@ def test_rule_11_an_answer_that_says_nothing_of_this_xid_is_asked_for_again(code
 
     run.answer(run.one(Resolve), code)
 
-    assert run.wants() == [Later]
+    assert run.wants() == [Retry]
     assert run.is_silent()
 
 
@@ -526,7 +525,7 @@ def test_p12_a_vote_that_comes_after_its_abort_was_answered_is_freed_again() -> 
     assert len(run.take(NotePending)) == 1
     run.answer(run.one(Abort), Code.FREED)
     assert len(run.take(Settled)) == 1
-    assert run.transaction.unsettled == 0
+    assert run.machine.unsettled == 0
 
 
 def test_a_vote_told_twice_counts_once_and_never_frees_what_is_posted() -> None:
@@ -597,7 +596,7 @@ def test_rule_10_the_low_water_mark_stands_at_the_lowest_attempt_in_phase_1() ->
     attempts.leave(third)
     attempts.leave(third)
     assert attempts.low_water() == 4
-    attempts.name()
+    attempts.next_xid()
     assert attempts.low_water() == 5
 
 
@@ -618,7 +617,7 @@ def test_rule_10_a_new_incarnation_is_taken_once_for_all_its_stale_attempts() ->
 def test_rule_10_an_attempt_leaves_phase_1_with_its_decide_or_its_end(event: str) -> None:
     run = Run().start()
     prepare = run.one(Prepare)
-    assert run.attempts.low_water() == 1
+    assert run.xids.low_water() == 1
 
     match event:
         case "yes":
@@ -630,7 +629,7 @@ def test_rule_10_an_attempt_leaves_phase_1_with_its_decide_or_its_end(event: str
         case _:
             run.turn_away(prepare, RejectReason.OVERLOADED)
 
-    assert run.attempts.low_water() == 2
+    assert run.xids.low_water() == 2
 
 
 # -- recovery (rule 11) ----------------------------------------------------------------------------------
@@ -641,7 +640,7 @@ def test_rule_11_an_attempt_of_a_coordinator_that_is_gone_is_asked_about_and_tol
     mine: bool,
 ) -> None:
     run = Run()
-    run.transaction.take_over(SOMEBODY_ELSE, 3, ANCHOR, (OTHER, FAR), run.effects)
+    run.machine.take_over(SOMEBODY_ELSE, 3, Placement(ANCHOR, participants=(OTHER, FAR)))
 
     ask = run.one(Resolve)
     assert (ask.bucket, ask.instruction.attempt, ask.instruction.xid) == (ANCHOR, 3, SOMEBODY_ELSE)
@@ -655,7 +654,7 @@ def test_rule_11_an_attempt_of_a_coordinator_that_is_gone_is_asked_about_and_tol
     for send in told:
         run.answer(send, Code.POSTED if mine else Code.FREED)
     assert [type(effect) for effect in run.effects] == [Settled]
-    assert run.transaction.is_over
+    assert run.machine.is_over
 
 
 # -- places (rules 3, 18) --------------------------------------------------------------------------------
@@ -687,7 +686,7 @@ def test_rule_3_a_wrong_bucket_in_phase_1_frees_the_legs_and_begins_again_elsewh
     run.answer(second, Code.WRONG_BUCKET)
     assert run.one(Abort).bucket == OTHER
     assert len(run.take(Locate)) == 1
-    run.transaction.located(Placement(ANCHOR, (0, 2), ((OTHER, (1,)),), (OTHER,)), run.effects)
+    run.machine.on_located(Placement(ANCHOR, (0, 2), ((OTHER, (1,)),), (OTHER,)))
 
     prepare = run.one(Prepare).instruction
     assert prepare.xid != first.instruction.xid
@@ -703,7 +702,7 @@ def test_t19_a_wrong_anchor_is_asked_before_the_legs_that_name_it_are_freed() ->
     assert ask.bucket == ANCHOR
     run.answer(ask, Code.ABORTED, Reason.DIED, attempt=1)
     assert run.wants() == [Abort, Locate]
-    run.transaction.located(Placement(FAR, (0,), ((OTHER, (1,)),), (OTHER,)), run.effects)
+    run.machine.on_located(Placement(FAR, (0,), ((OTHER, (1,)),), (OTHER,)))
 
     prepare = run.one(Prepare).instruction
     assert (prepare.anchor, prepare.attempt) == (FAR, 2)
@@ -716,7 +715,7 @@ def test_rule_3_a_one_bucket_decide_at_the_wrong_bucket_is_placed_anew() -> None
     run.answer(run.one(Decide), Code.WRONG_BUCKET)
 
     assert run.wants() == [Locate]
-    run.transaction.located(Placement(FAR, (0, 1)), run.effects)
+    run.machine.on_located(Placement(FAR, (0, 1)))
     assert run.one(Decide).bucket == FAR
 
 
@@ -726,7 +725,7 @@ def test_homes_are_asked_again_only_after_a_pause_that_grows() -> None:
     for tries in range(4):
         run.answer(run.one(QueryRecord), Code.WRONG_BUCKET)
         assert [locate.tries for locate in run.take(Locate)] == [tries]
-        run.transaction.located(run.placement, run.effects)
+        run.machine.on_located(run.placement)
 
 
 @pytest.mark.parametrize("kind", [QueryRecord, RecordRefusal])
@@ -735,7 +734,7 @@ def test_an_account_that_is_being_created_is_waited_for_where_it_is(kind: type) 
     if kind is RecordRefusal:
         run.answer(run.one(Prepare), Code.REFUSED, Reason.ACCOUNT_FROZEN)
     run.answer(run.one(kind), Code.PENDING_ON)
-    assert run.wants()[-1] is Later
+    assert run.wants()[-1] is Retry
     run.wait()
     assert run.one(kind).bucket == ANCHOR
 
@@ -746,7 +745,7 @@ def test_rule_3_a_check_at_the_wrong_bucket_is_made_at_the_right_one() -> None:
     run.answer(run.one(QueryRecord), Code.WRONG_BUCKET)
 
     assert len(run.take(Locate)) == 1
-    run.transaction.located(Placement(FAR, (0,), ((OTHER, (1,)),), (OTHER,)), run.effects)
+    run.machine.on_located(Placement(FAR, (0,), ((OTHER, (1,)),), (OTHER,)))
 
     look = run.one(QueryRecord)
     assert look.bucket == FAR
@@ -791,9 +790,9 @@ def test_rule_34_a_mark_in_phase_1_queues_for_all_accounts_and_the_next_attempt_
     run = Run().start()
 
     run.answer(run.one(Prepare), Code.LOCK_CONFLICT)
-    (need,) = run.take(NeedLocks)
+    (need,) = run.take(AcquireLocks)
     assert (need.numbers, need.mode) == ([PAYER, PAYEE], LockMode.ESCROW)
-    run.transaction.granted(need.owner, {PAYER: TOKEN, PAYEE: TOKEN}, run.effects)
+    run.machine.on_locks_granted(need.owner, {PAYER: TOKEN, PAYEE: TOKEN})
 
     prepare = run.one(Prepare)
     assert (prepare.instruction.attempt, prepare.instruction.tokens) == (2, (TOKEN,))
@@ -811,16 +810,16 @@ def test_rule_34_a_mark_at_the_anchor_queues_too() -> None:
 
     run.answer(decide, Code.ABORTED, Reason.LOCK_CONFLICT, attempt=1, xid=decide.instruction.xid)
 
-    assert run.wants() == [Abort, NeedLocks]
+    assert run.wants() == [Abort, AcquireLocks]
     assert run.is_silent()
 
 
 def test_rule_34_locks_that_are_not_had_end_the_attempt_as_a_lock_conflict() -> None:
     run = Run().start()
     run.answer(run.one(Prepare), Code.LOCK_CONFLICT)
-    (need,) = run.take(NeedLocks)
+    (need,) = run.take(AcquireLocks)
 
-    run.transaction.denied(need.owner, run.effects)
+    run.machine.on_locks_denied(need.owner)
     run.answer(run.one(QueryRecord), Code.NONE)
 
     result = run.result()
@@ -830,11 +829,11 @@ def test_rule_34_locks_that_are_not_had_end_the_attempt_as_a_lock_conflict() -> 
 def test_rule_35_exclusive_payments_take_their_locks_first() -> None:
     run = Run(exclusive=True).start()
 
-    assert run.wants() == [NeedLocks]
-    (need,) = run.take(NeedLocks)
+    assert run.wants() == [AcquireLocks]
+    (need,) = run.take(AcquireLocks)
     assert need.mode is LockMode.EXCLUSIVE
     token = Token(1, 1)
-    run.transaction.granted(need.owner, {PAYER: token, PAYEE: token}, run.effects)
+    run.machine.on_locks_granted(need.owner, {PAYER: token, PAYEE: token})
     assert run.one(Prepare).instruction.tokens == (token,)
 
 
@@ -849,9 +848,9 @@ def test_rule_35_what_does_not_exist_is_not_locked() -> None:
 
 def test_l7_an_exclusive_payment_without_a_lock_service_is_turned_away() -> None:
     run = Run(exclusive=True).start()
-    (need,) = run.take(NeedLocks)
+    (need,) = run.take(AcquireLocks)
 
-    run.transaction.denied(need.owner, run.effects)
+    run.machine.on_locks_denied(need.owner)
 
     result = run.result()
     assert (result.status, result.reason) == (Status.REJECTED, Reason.UNAVAILABLE)
@@ -859,12 +858,12 @@ def test_l7_an_exclusive_payment_without_a_lock_service_is_turned_away() -> None
 
 def test_locks_granted_to_a_client_that_has_gone_are_given_back() -> None:
     run = Run(exclusive=True).start()
-    (need,) = run.take(NeedLocks)
+    (need,) = run.take(AcquireLocks)
     run.expire()
     assert run.result().status is Status.REJECTED
     run.take(ReleaseLocks)
 
-    run.transaction.granted(need.owner, {PAYER: TOKEN}, run.effects)
+    run.machine.on_locks_granted(need.owner, {PAYER: TOKEN})
 
     assert [release.owner for release in run.take(ReleaseLocks)] == [need.owner]
     assert run.wants() == []

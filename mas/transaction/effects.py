@@ -1,0 +1,151 @@
+"""What a payment's run wants done. The host does it in order, and tells the run what came of it.
+
+Every `Send…` is one instruction for one bucket: the bucket's answer comes back with it to `PaymentRun.on_answer`, and the
+word that no answer comes to `PaymentRun.on_rejected`.
+"""
+
+from typing import TYPE_CHECKING, Final, final
+
+import msgspec
+
+from mas.ledger.instructions import (
+    Abort,
+    Answer,
+    Commit,
+    Decide,
+    LockMode,
+    Prepare,
+    QueryRecord,
+    RecordRefusal,
+    Resolve,
+)
+from mas.transaction.outcome import PaymentResult
+
+if TYPE_CHECKING:
+    from mas.transaction.attempt import Attempt, Part
+
+
+@final
+class SendPrepare(msgspec.Struct, frozen=True, gc=False, eq=False):
+    """Ask a bucket for its vote."""
+
+    bucket: int
+    instruction: Prepare
+    attempt: "Attempt"
+    part: "Part"
+    tries: int = 0
+    """How often it was sent before."""
+
+
+@final
+class SendDecide(msgspec.Struct, frozen=True, gc=False, eq=False):
+    """Have the anchor decide, or say what it has decided."""
+
+    bucket: int
+    instruction: Decide
+    attempt: "Attempt"
+    tries: int = 0
+    """How often it was sent before."""
+
+
+@final
+class SendResolve(msgspec.Struct, frozen=True, gc=False, eq=False):
+    """Ask the anchor what became of an attempt, which is dead if nothing did."""
+
+    bucket: int
+    instruction: Resolve
+    attempt: "Attempt"
+    tries: int = 0
+    """How often it was sent before."""
+
+
+@final
+class SendFinish(msgspec.Struct, frozen=True, gc=False, eq=False):
+    """Tell a bucket the outcome of what it has prepared."""
+
+    bucket: int
+    instruction: Commit | Abort
+    attempt: "Attempt"
+    part: "Part"
+    tries: int = 0
+    """How often it was sent before."""
+
+
+@final
+class SendRefusal(msgspec.Struct, frozen=True, gc=False, eq=False):
+    """Have the anchor record another bucket's no."""
+
+    bucket: int
+    instruction: RecordRefusal
+    tries: int = 0
+    """How often it was sent before."""
+
+
+@final
+class SendQuery(msgspec.Struct, frozen=True, gc=False, eq=False):
+    """Ask the anchor for the payment's record."""
+
+    bucket: int
+    instruction: QueryRecord
+    tries: int = 0
+    """How often it was sent before."""
+
+
+Send = SendPrepare | SendDecide | SendResolve | SendFinish | SendRefusal | SendQuery
+SENDS: Final = frozenset((SendPrepare, SendDecide, SendResolve, SendFinish, SendRefusal, SendQuery))
+"""Their types: on CPython 3.11 `isinstance` of a struct costs three calls where it says no."""
+
+
+class Retry(msgspec.Struct, frozen=True, gc=False, eq=False):
+    """Hand this to `PaymentRun.on_retry_due` after a pause that grows with `send.tries`."""
+
+    send: Send
+
+
+class Reply(msgspec.Struct, frozen=True, gc=False, eq=False):
+    """Answer the caller; a run does it once."""
+
+    result: PaymentResult
+
+
+class NotePending(msgspec.Struct, frozen=True, gc=False, eq=False):
+    """Note the attempt as PENDING, beside phase 1 and not waited for (rule 40, pending notes)."""
+
+    attempt: "Attempt"
+
+
+class Settled(msgspec.Struct, frozen=True, gc=False, eq=False):
+    """Close the attempt's PENDING note: every leg has its outcome."""
+
+    xid: bytes
+
+
+class Locate(msgspec.Struct, frozen=True, gc=False, eq=False):
+    """Ask the accounts' homes, not the directory, where they are, and call `PaymentRun.on_located`."""
+
+    tries: int
+    """How often they were asked before: the first time at once, then after a pause that grows."""
+
+
+class AcquireLocks(msgspec.Struct, frozen=True, gc=False, eq=False):
+    """Queue for the locks of all these accounts, and call `PaymentRun.on_locks_granted` or `on_locks_denied`."""
+
+    owner: bytes
+    numbers: list[str]
+    mode: LockMode
+
+
+class ReleaseLocks(msgspec.Struct, frozen=True, gc=False, eq=False):
+    """Give this owner's locks back: whatever carried their tokens has ended."""
+
+    owner: bytes
+
+
+class Alarm(msgspec.Struct, frozen=True, gc=False, eq=False):
+    """Tell the operator that a bucket has answered what can't be (rule 10, low-water mark)."""
+
+    bucket: int
+    answer: Answer
+
+
+Effect = Send | Retry | Reply | NotePending | Settled | Locate | AcquireLocks | ReleaseLocks | Alarm
