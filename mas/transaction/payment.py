@@ -4,7 +4,16 @@ A `PaymentRun` is one payment's run for one caller: its attempts one after anoth
 (`mas.transaction.attempt`). Nothing here waits, reads a clock, or knows where a bucket lives. A run goes from phase to
 phase, and no other way than this:
 
-{moves}
+    LOCATING  ──> LOOKING, LOCKING, PREPARING, DECIDING, RESOLVING, REFUSING, CHECKING, DONE
+    LOOKING   ──> LOCATING, LOCKING, PREPARING, DECIDING, REFUSING, REPEATING, DONE
+    LOCKING   ──> PREPARING, DECIDING, CHECKING, DONE
+    PREPARING ──> LOCATING, LOCKING, PREPARING, DECIDING, REFUSING, CHECKING
+    DECIDING  ──> LOCATING, LOCKING, PREPARING, DECIDING, RESOLVING, CHECKING, DONE
+    RESOLVING ──> LOCATING, LOCKING, CHECKING, REPEATING, DONE
+    REFUSING  ──> LOCATING, PREPARING, REFUSING, DONE
+    CHECKING  ──> LOCATING, REPEATING, DONE
+    REPEATING ──> DONE
+    DONE
 
 Before DECIDE is sent, the attempt is the coordinator's to end, and the anchor is asked before the client hears
 an error (rule 8, ending an attempt). From then on it is the anchor's: nothing is freed, and nothing said, before the
@@ -96,15 +105,11 @@ _NEXT: dict[Phase, frozenset[Phase]] = {
     ),
     _LOOKING: frozenset((_LOCATING, _LOCKING, _PREPARING, _DECIDING, _REFUSING, _REPEATING, _DONE)),
     _LOCKING: frozenset((_PREPARING, _DECIDING, _CHECKING, _DONE)),
-    _PREPARING: frozenset(
-        (_LOCATING, _LOCKING, _PREPARING, _DECIDING, _REFUSING, _CHECKING, _DONE)
-    ),
+    _PREPARING: frozenset((_LOCATING, _LOCKING, _PREPARING, _DECIDING, _REFUSING, _CHECKING)),
     _DECIDING: frozenset(
         (_LOCATING, _LOCKING, _PREPARING, _DECIDING, _RESOLVING, _CHECKING, _DONE)
     ),
-    _RESOLVING: frozenset(
-        (_LOCATING, _LOCKING, _PREPARING, _DECIDING, _CHECKING, _REPEATING, _DONE)
-    ),
+    _RESOLVING: frozenset((_LOCATING, _LOCKING, _CHECKING, _REPEATING, _DONE)),
     _REFUSING: frozenset((_LOCATING, _PREPARING, _REFUSING, _DONE)),
     _CHECKING: frozenset((_LOCATING, _REPEATING, _DONE)),
     _REPEATING: frozenset((_DONE,)),

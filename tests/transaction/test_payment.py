@@ -19,6 +19,7 @@ from mas.ledger.instructions import (
     Resolve,
     Token,
 )
+from mas.transaction import payment
 from mas.transaction.effects import (
     AcquireLocks,
     Alarm,
@@ -923,3 +924,22 @@ def test_users_17_whoever_gives_up_is_told_who_has_not_answered() -> None:
         "the buckets that know where its accounts are have not answered in time",
     )
     assert told(Run(exclusive=True).start())[1] == "the lock service has not answered in time"
+
+
+# -- the phases ------------------------------------------------------------------------------------------
+
+
+def test_the_drawing_at_the_head_of_the_module_shows_the_table_that_holds() -> None:
+    drawing = [
+        f"    {phase.name:<9} ──> {', '.join(after.name for after in sorted(followers))}"
+        for phase, followers in payment._NEXT.items()
+        if followers
+    ]
+    assert "\n\n" + "\n".join([*drawing, "    DONE"]) + "\n\n" in (payment.__doc__ or "")
+
+
+def test_a_phase_that_may_not_follow_is_an_error_of_ours() -> None:
+    run = Run(buckets=(ANCHOR, ANCHOR)).start()
+    with pytest.raises(AssertionError, match="DECIDING isn't followed by LOOKING"):
+        run.machine._enter(Phase.LOOKING)
+    assert run.machine.phase is Phase.DECIDING
