@@ -455,7 +455,7 @@ class Process:
         """Spare the others an election: have them lead what this node leads."""
         if self._host is None or len(self._membership.roster.nodes()) < 2:
             return
-        self._host.hand_over()
+        self._host.transfer_leadership()
         groups = self._host.groups.values()
         try:
             async with asyncio.timeout(_HAND_OVER_SECONDS):

@@ -27,10 +27,10 @@ from mas.errors import (
     Unavailable,
 )
 from mas.limits import TURN_BYTES_MAX, check_message_size
+from mas.multiraft.apply_queue import ApplyQueue
 from mas.multiraft.clocks import PeerClocks
 from mas.multiraft.compaction import LogMargin
 from mas.multiraft.config import HostConfig
-from mas.multiraft.delivery import Delivery
 from mas.multiraft.events import CommitEvent, Leadership, ReadReady, Refused, Restored
 from mas.multiraft.group_log import GroupLog, lost_acknowledged
 from mas.multiraft.members import Members, adds, is_member_behind, members_of
@@ -93,7 +93,7 @@ class GroupStatus(msgspec.Struct, frozen=True):
     """How far the state is applied in memory, and durably."""
     first_index: int
     """Of the log."""
-    behind: bool
+    awaiting_snapshot: bool
     """The database lacks entries that the log no longer holds: it waits for a snapshot."""
     error: str
     """Why this replica is stopped; empty while it runs."""
@@ -104,7 +104,7 @@ class _Proposal(msgspec.Struct, frozen=True, gc=False):
     data: bytes
 
 
-class World(msgspec.Struct, frozen=True):
+class GroupContext(msgspec.Struct, frozen=True):
     """What all groups of a host share."""
 
     config: HostConfig
@@ -147,7 +147,7 @@ class RaftGroup:
         storage: Storage,
         members: Members,
         applied: int,
-        world: World,
+        context: GroupContext,
         removed_at: int = 0,
     ) -> None:
         self.id = group
@@ -161,8 +161,8 @@ class RaftGroup:
         """A Ready has been taken and isn't finished."""
         self.is_frozen = False
         """No Ready is taken: the log is being brought to a snapshot."""
-        self.behind = applied < storage.first_index() - 1
-        self._world = world
+        self.awaiting_snapshot = applied < storage.first_index() - 1
+        self._context = context
         self._propose_c: Mailbox[_Proposal] = Mailbox(f"propose_c {group}", _PROPOSALS)
         self._reads_asked: Mailbox[int] = Mailbox(f"reads {group}", _READS)
         self._rounds: dict[bytes, tuple[int, ...]] = {}
@@ -170,13 +170,13 @@ class RaftGroup:
         self._refusals: deque[Refused] = deque()
         self._flush_waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._margin = LogMargin(
-            world.config.log_margin_entries, world.config.log_margin_seconds, world.clock
+            context.config.log_margin_entries, context.config.log_margin_seconds, context.clock
         )
         self.applied = self.flushed = applied
         # A database that is behind takes part in consensus all the same, and waits for a snapshot.
         start = max(applied, storage.first_index() - 1)
-        self.delivery = Delivery(self.commit_c, storage, start)
-        self.delivery.paused = self.behind
+        self.apply_queue = ApplyQueue(self.commit_c, storage, start)
+        self.apply_queue.paused = self.awaiting_snapshot
         self.members = members
         self._announced = Leadership(0, 0, leading=False)
         self._committed_a_tick_ago: int | None = None
@@ -185,14 +185,14 @@ class RaftGroup:
         self._start_core(start)
 
     def _start_core(self, applied: int) -> None:
-        config = self._world.config
+        config = self._context.config
         log = GroupLog(
-            self.storage, self.members.at(applied), lambda: self._world.newest_snapshot(self.id)
+            self.storage, self.members.at(applied), lambda: self._context.newest_snapshot(self.id)
         )
         self._core = RawNode(
             Config(
                 id=config.node,
-                rng=self._world.dice,
+                rng=self._context.dice,
                 election_tick=config.election_tick,
                 heartbeat_tick=config.heartbeat_tick,
                 applied=applied,
@@ -203,7 +203,7 @@ class RaftGroup:
             ),
             log,
         )
-        self.abstains = self._removed_at > 0 and not is_member_behind(
+        self.votes_suspended = self._removed_at > 0 and not is_member_behind(
             self.storage, self._removed_at, config.node
         )
         """An erased replica's votes count for nothing before its log has made it a member again: what it knew is gone,
@@ -236,12 +236,12 @@ class RaftGroup:
         """How far the state is applied in memory, and durably (rule 26): the log is cut behind the latter."""
         self.applied, self.flushed = applied, flushed
         self._release_flush_waiters()
-        if self.delivery.is_waiting or self._refusals:
-            self._world.wake(self)
+        if self.apply_queue.is_waiting or self._refusals:
+            self._context.wake(self)
 
     def stamp_us(self) -> int:
         """The time to stamp a proposal with: this node's clock, or its peers' median where it is off by a second (rule 12)."""
-        return self._world.clocks.stamp_us(self.members.newest.voters)
+        return self._context.clocks.stamp_us(self.members.newest.voters)
 
     @property
     def messages_waiting(self) -> int:
@@ -254,11 +254,11 @@ class RaftGroup:
             group=self.id,
             raft=self._core.status(),
             leading=self._announced.leading,
-            pushed=self.delivery.pushed,
+            pushed=self.apply_queue.pushed,
             applied=self.applied,
             flushed=self.flushed,
             first_index=self.storage.first_index(),
-            behind=self.behind,
+            awaiting_snapshot=self.awaiting_snapshot,
             error="" if self.error is None else f"{type(self.error).__name__}: {self.error}",
         )
 
@@ -274,10 +274,10 @@ class RaftGroup:
         """
         removed = [one.node_id for one in change.changes if one.type is not ConfChangeType.ADD_NODE]
         try:
-            if self._world.config.node in removed:
-                self.hand_over()
+            if self._context.config.node in removed:
+                self.transfer_leadership()
                 raise Unavailable(
-                    f"node {self._world.config.node} leads bucket {self.id} and is to be removed: "
+                    f"node {self._context.config.node} leads bucket {self.id} and is to be removed: "
                     "leadership moves to another node first, ask again there"
                 )
             self._check_quorum_after(change)
@@ -286,7 +286,7 @@ class RaftGroup:
             raise NotLeading(str(error), error.leader) from error
         except ProposalDropped as error:
             raise Unavailable(str(error)) from error
-        self._world.wake(self)
+        self._context.wake(self)
 
     def _check_quorum_after(self, change: ConfChange) -> None:
         """A change that is committed by nodes that then are too few to go on can't be taken back."""
@@ -323,9 +323,9 @@ class RaftGroup:
             self._core.transfer_leader(node)
         except NotLeader as error:
             raise NotLeading(str(error), error.leader) from error
-        self._world.wake(self)
+        self._context.wake(self)
 
-    def heirs(self) -> tuple[int, ...]:
+    def transfer_candidates(self) -> tuple[int, ...]:
         """Voters that hold all that is committed and can take over at once, if this node leads and stays."""
         status = self._core.status()
         if not self._announced.leading or status.lead_transferee:
@@ -339,9 +339,9 @@ class RaftGroup:
             and progress.match >= status.commit
         )
 
-    def hand_over(self, heir: int = 0) -> None:
+    def transfer_leadership(self, heir: int = 0) -> None:
         """Have this voter take over, or the one with the longest log, if this node leads and isn't handing over yet."""
-        self._world.wake(self)
+        self._context.wake(self)
         status = self._core.status()
         if status.role is not Role.LEADER or status.lead_transferee:
             return
@@ -367,15 +367,15 @@ class RaftGroup:
             return  # it comes again
         try:
             self._check_sender(peer, message)
-            if not self.abstains or message.type not in _OF_ELECTIONS:
+            if not self.votes_suspended or message.type not in _OF_ELECTIONS:
                 self._core.step(message)
         except LostAcknowledged as error:
-            if self.abstains:
+            if self.votes_suspended:
                 self._core.step(msgspec.structs.replace(message, commit=0))
                 return
             proof = f"node {peer} proves it: {error}"
-            self._world.write_lost(self, proof)
-            raise lost_acknowledged(self.id, self._world.config.node, proof) from error
+            self._context.write_lost(self, proof)
+            raise lost_acknowledged(self.id, self._context.config.node, proof) from error
         except IllegalMessage as error:
             self._complain(peer, error)
 
@@ -394,7 +394,7 @@ class RaftGroup:
 
     def _complain(self, peer: int, error: IllegalMessage) -> None:
         """Not at the peer's rate."""
-        now = self._world.clock.monotonic()
+        now = self._context.clock.monotonic()
         last = self._complained.get(peer)
         if last is None or now - last >= _COMPLAINT_SECONDS:
             self._complained[peer] = now
@@ -403,15 +403,15 @@ class RaftGroup:
     @_isolates
     def tick(self, count: int) -> None:
         """So much time has passed."""
-        for _ in range(0 if self.abstains or self._is_full else count):
+        for _ in range(0 if self.votes_suspended or self._is_full else count):
             self._core.tick()
         if self.role is Role.LEADER:
-            if self.behind:
-                self.hand_over()  # without its state it can serve nobody
+            if self.awaiting_snapshot:
+                self.transfer_leadership()  # without its state it can serve nobody
             self._promote_learner()
         # A new leader knows how much is committed only behind its term's first entry.
         leading = self._announced.leading
-        self._committed_a_tick_ago = self.delivery.committed if leading else None
+        self._committed_a_tick_ago = self.apply_queue.committed if leading else None
 
     def _promote_learner(self) -> None:
         """Whoever leads makes a voter of a learner that holds all that was committed a tick ago (dissertation, 4.2.1).
@@ -443,7 +443,7 @@ class RaftGroup:
     @_isolates
     def campaign(self) -> None:
         """Stand for election now: for a group of one, and tests."""
-        self._world.wake(self)
+        self._context.wake(self)
         self._core.campaign()
 
     @_isolates
@@ -456,18 +456,18 @@ class RaftGroup:
         """A follower has its snapshot, or has to be offered it anew."""
         self._core.report_snapshot(peer, ok)
 
-    # -- the host's: rest (`resting`) ----------------------------------------------------------
+    # -- the host's: quiescence ----------------------------------------------------------------
 
     @_isolates
-    def still(self) -> Status | None:
+    def quiescent_status(self) -> Status | None:
         """The group as it stands where nothing waits or is under way, a learner's promotion included, and all its log is
         applied; else None.
         """
         if (
             self.in_flight
             or self.is_frozen
-            or self.delivery.paused
-            or self.delivery.is_waiting
+            or self.apply_queue.paused
+            or self.apply_queue.is_waiting
             or len(self._propose_c)
             or len(self._reads_asked)
             or self._rounds
@@ -483,13 +483,16 @@ class RaftGroup:
     def wake_following(self, leader: int, silence: int) -> None:
         """Go on as if the leader's last heartbeat had come `silence` ticks ago."""
         term = self.hard_state.term
-        self._core.step(Message(MessageType.HEARTBEAT, self._world.config.node, leader, term))
+        self._core.step(Message(MessageType.HEARTBEAT, self._context.config.node, leader, term))
         self.tick(silence)
 
     @_isolates
-    def hear(self, members: Sequence[int]) -> None:
-        """Before a leader rests: these members have said that they do, which answers its heartbeats until it wakes."""
-        node, term = self._world.config.node, self.hard_state.term
+    def assume_responses(self, members: Sequence[int]) -> None:
+        """Step a HEARTBEAT_RESPONSE of each of these members, whose host heartbeats have said that they are quiescent.
+
+        Called as the leader quiesces: it answers the leader's heartbeats until the group wakes.
+        """
+        node, term = self._context.config.node, self.hard_state.term
         for member in members:
             self._core.step(Message(MessageType.HEARTBEAT_RESPONSE, node, member, term))
 
@@ -499,14 +502,14 @@ class RaftGroup:
         """The next Ready, with what was proposed and asked by now; None where there is none."""
         self._send_refusals()
         if self.error is not None:
-            self.delivery.resume()
+            self.apply_queue.resume()
             self._refuse_waiting(f"bucket {self.id} is stopped on this node: {self.error}")
             return None
         return None if self.in_flight or self.is_frozen else self._take()
 
     @_isolates
     def _take(self) -> Ready | None:
-        self.delivery.resume()
+        self.apply_queue.resume()
         if not self._refusals:
             self._take_proposals()
             self._take_reads()
@@ -520,9 +523,9 @@ class RaftGroup:
     def finish(self, ready: Ready) -> None:
         """All that the Ready had to write is durable: hand out what is committed, and let the core go on."""
         self.in_flight = False
-        if self.abstains:
-            node, since = self._world.config.node, self._removed_at
-            self.abstains = not any(
+        if self.votes_suspended:
+            node, since = self._context.config.node, self._removed_at
+            self.votes_suspended = not any(
                 entry.index > since and adds(entry, node) for entry in ready.entries
             )
         if ready.hard_state is not None:
@@ -536,7 +539,7 @@ class RaftGroup:
         for state in ready.read_states:
             numbers = self._rounds.pop(state.context, ())
             if numbers:
-                self.delivery.push(ReadReady(numbers, state.index))
+                self.apply_queue.push(ReadReady(numbers, state.index))
         self._core.advance(ready)
 
     def must_write(self, ready: Ready) -> bool:
@@ -558,9 +561,9 @@ class RaftGroup:
 
     def may_cut(self) -> int:
         """The index up to which the log can be cut now, 0 where it isn't worth a write."""
-        if self.error is not None or self.delivery.paused or self.is_frozen:
+        if self.error is not None or self.apply_queue.paused or self.is_frozen:
             return 0
-        flushed = min(self.flushed, self.delivery.pushed)
+        flushed = min(self.flushed, self.apply_queue.pushed)
         cut = self._margin.allows(self.storage.first_index(), flushed)
         if cut and self.role is Role.LEADER:
             progress = self._core.status().progress.values()
@@ -572,10 +575,14 @@ class RaftGroup:
 
     async def wait_flushed(self) -> None:
         """Return once the database durably holds all that was handed out, or the group has stopped."""
-        if self.behind or self.error is not None or self.flushed >= self.delivery.pushed:
+        if (
+            self.awaiting_snapshot
+            or self.error is not None
+            or self.flushed >= self.apply_queue.pushed
+        ):
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._flush_waiters.append((self.delivery.pushed, waiter))
+        self._flush_waiters.append((self.apply_queue.pushed, waiter))
         await waiter
         self._flush_waiters = [item for item in self._flush_waiters if not item[1].done()]
 
@@ -583,16 +590,16 @@ class RaftGroup:
     def restart(self, members: Members, restored: Restored) -> None:
         """Go on from a snapshot that database and log hold now, as a start would: nothing else was promised."""
         assert not self.in_flight
-        self.behind = self.is_frozen = False
+        self.awaiting_snapshot = self.is_frozen = False
         self.members = members
         self.applied = self.flushed = restored.index
         self._refuse_rounds()
         self._start_core(restored.index)
-        self.delivery.restart(restored)
+        self.apply_queue.restart(restored)
         self._committed_a_tick_ago = None
-        self._world.members_changed(self)
+        self._context.members_changed(self)
         self._announce()
-        self._world.wake(self)
+        self._context.wake(self)
 
     def isolate(self, error: BaseException) -> None:
         """Stop this replica, and say so. Whoever keeps its state hears that it leads no more, and nothing else."""
@@ -601,12 +608,12 @@ class RaftGroup:
         self.error = error
         _log.critical("bucket %d is stopped on this node: %s", self.id, error, exc_info=error)
         self.role, self.leader = Role.FOLLOWER, 0
-        for event in self.delivery.end():
+        for event in self.apply_queue.end():
             if isinstance(event, ReadReady):
                 self._refuse_reads(event.numbers)
         self._announce()
         self._release_flush_waiters()
-        self._world.wake(self)
+        self._context.wake(self)
 
     # -- inside --------------------------------------------------------------------------------
 
@@ -624,7 +631,7 @@ class RaftGroup:
     def _wake_to_take(self) -> None:
         """Nothing is taken while a Ready is in flight, and its end wakes the host: a turn before that is for nothing."""
         if not self.in_flight or self.error is not None:
-            self._world.wake(self)
+            self._context.wake(self)
 
     def _take_proposals(self) -> None:
         size = 0
@@ -662,7 +669,7 @@ class RaftGroup:
             if entry.type is EntryType.CONF_CHANGE:
                 self._apply_conf_change(entry)
         self._committed_term = entries[-1].term
-        self.delivery.commit(entries)
+        self.apply_queue.commit(entries)
 
     def _apply_conf_change(self, entry: Entry) -> None:
         try:
@@ -671,8 +678,8 @@ class RaftGroup:
             _log.warning("bucket %d: entry %d changes nothing: %s", self.id, entry.index, error)
         else:
             self.members.changed(entry.index, conf_state)
-            if self.role is not Role.LEADER or conf_state.voters == (self._world.config.node,):
-                self._world.members_changed(self)
+            if self.role is not Role.LEADER or conf_state.voters == (self._context.config.node,):
+                self._context.members_changed(self)
             # Else the followers tell, a tick later: by then more than one knows.
 
     def _announce(self) -> None:
@@ -685,7 +692,7 @@ class RaftGroup:
         if not is_leader or last.term != term:
             self._refuse_rounds()
         self._announced = Leadership(term, self.leader, leading)
-        self.delivery.push(self._announced)
+        self.apply_queue.push(self._announced)
 
     def _refuse_rounds(self) -> None:
         rounds, self._rounds = self._rounds, {}

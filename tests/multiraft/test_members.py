@@ -339,7 +339,7 @@ async def test_a_vote_given_before_the_erasure_is_not_given_again(cluster: "Clus
     await erase(gone)
     promised = gone.log.hard_state(1)
     await open_group(gone)
-    gone.host.groups[1].abstains = False  # as once it has been added again
+    gone.host.groups[1].votes_suspended = False  # as once it has been added again
     rival = next(node for node in VOTERS if node not in (promised.vote, gone.id))
     vote = Message(MessageType.VOTE, gone.id, rival, promised.term, log_term=99, index=99)
     sent = len(cluster.network.sent)
@@ -519,8 +519,8 @@ async def test_who_is_removed_leaves_once_others_than_the_leader_know(
 
 async def pass_ticks(cluster: "Cluster", nodes: list["Node"]) -> None:
     """Time for several elections."""
-    until = {node.id: node.host._resting._now + 60 for node in nodes}
-    await cluster.wait(lambda: all(node.host._resting._now > until[node.id] for node in nodes))
+    until = {node.id: node.host._quiescence._now + 60 for node in nodes}
+    await cluster.wait(lambda: all(node.host._quiescence._now > until[node.id] for node in nodes))
 
 
 async def test_replicas_that_were_erased_elect_nobody_among_themselves(cluster: "Cluster") -> None:
@@ -573,7 +573,7 @@ async def test_an_erased_replica_helps_nobody_to_lead_without_what_it_had(
     cluster.network.cut.clear()
     await cluster.wait(lambda: members(away).voters == (1, 2, 3, 4))
     await cluster.agree(b"a")
-    await cluster.wait(lambda: not erased.host.groups[1].abstains)
+    await cluster.wait(lambda: not erased.host.groups[1].votes_suspended)
 
 
 # -- snapshots under way -------------------------------------------------------------------------------

@@ -123,8 +123,8 @@ MUTANTS = [
     Mutant(
         "cut the log beyond what is flushed",
         group.RaftGroup.may_cut,
-        "min(self.flushed, self.delivery.pushed)",
-        "self.delivery.pushed",
+        "min(self.flushed, self.apply_queue.pushed)",
+        "self.apply_queue.pushed",
         1,
         20,
     ),
