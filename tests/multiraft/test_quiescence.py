@@ -172,8 +172,6 @@ async def test_a_group_is_still_only_where_nothing_waits_or_is_under_way(
     for name, value in (
         ("in_flight", True),
         ("is_frozen", True),
-        ("_rounds", {b"round": (1,)}),
-        ("_refusals", [object()]),
     ):
         before = getattr(group, name)
         setattr(group, name, value)
@@ -182,10 +180,16 @@ async def test_a_group_is_still_only_where_nothing_waits_or_is_under_way(
     group.apply_queue.paused = True
     assert group.quiescent_status() is None
     group.apply_queue.paused = False
-    for mailbox in (group._propose_c, group._reads_asked):
+    intake = group._intake
+    for mailbox in (intake.propose_c, intake.reads):
         mailbox.put(object())
         assert group.quiescent_status() is None, mailbox.name
         mailbox.drain_nowait()
+    for name, value in (("_rounds", {b"round": (1,)}), ("_refusals", [object()])):
+        before = getattr(intake, name)
+        setattr(intake, name, value)
+        assert group.quiescent_status() is None, name
+        setattr(intake, name, before)
     group._core.step(Message(MessageType.PRE_VOTE, leader.id, 2 if leader.id != 2 else 3, 1))
     assert group.quiescent_status() is None, "an answer is due"
 
