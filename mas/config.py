@@ -212,9 +212,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     locking: Literal["escrow", "exclusive"] = "escrow"
     """`exclusive` has payments of one account wait for each other; `escrow` lets the ledger's reservations do it."""
     lock_timeout_seconds: Seconds = 10.0
-    """The lease of a lock, and the age at which a prepared leg's bucket asks for its outcome (rule 11)."""
+    """The lease of a lock, and the age at which a prepared leg's bucket asks for its outcome (rule 11, the resolver)."""
     read_patience_seconds: Seconds = 0.25
-    """How long a payment under way may keep a linearizable read waiting, before its try is ended (rule 30)."""
+    """How long a payment under way may keep a linearizable read waiting, before its try is ended (rule 30, linearizable
+    reads).
+    """
     node: NodeConfig = NodeConfig()
     listen: ListenConfig = ListenConfig()
     peers: tuple[PeerConfig, ...] = ()

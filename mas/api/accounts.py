@@ -20,12 +20,13 @@ from mas.api.authorise import (
 from mas.api.coalescer import Coalescer
 from mas.api.door import Context, metadata_of
 from mas.api.payment_stream import PaymentStream
-from mas.api.ports import Buckets, Coordinator
+from mas.api.ports import Coordinator
 from mas.api.shares import Caller, Held, Share, Shares, caller_of
 from mas.api.tokens import Principal, TokenIssuer, account_subject
 from mas.errors import InvalidRequest, MasError, NotFound, Overloaded, Unavailable
 from mas.ledger.instructions import Answer, Code, Kind, Reason
 from mas.limits import shorten
+from mas.rpc.ports import Buckets
 from mas.runtime import Dice
 from mas.transaction.outcome import PaymentRequest, PaymentResult, Status
 from mas.wire.gen.mas.v1 import account_pb2 as pb
@@ -132,7 +133,7 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
             del self._streams[stream]
 
     async def CancelPayment(self, request: pb.PaymentName, context: Context) -> pb.PaymentResult:
-        """End a key for good (rule 9)."""
+        """End a key for good (rule 9, outcomes)."""
         principal = self._who(context)
         payment_id, kind, payer = requests.to_payment_name(request, principal)
         check_may_end(principal, payer)

@@ -1,4 +1,4 @@
-"""What the gRPC services need of the world: a coordinator, locks, buckets, and the node's own state."""
+"""What the gRPC services need of the world beside the buckets: a coordinator, locks, and the node's own state."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -6,8 +6,8 @@ from typing import Protocol
 import msgspec
 
 from mas.errors import MasError
-from mas.ledger.instructions import Answer, Batch, Kind, LockMode, SetAccount, Token
-from mas.rpc.messages import AccountView, BucketView, PostingView, ReadLevel, Rejected
+from mas.ledger.instructions import Answer, Kind, LockMode, SetAccount, Token
+from mas.rpc.messages import AccountView, BucketView, PostingView, ReadLevel
 from mas.transaction.outcome import PaymentRequest, PaymentResult
 
 
@@ -22,7 +22,7 @@ class Queries(Protocol):
     async def cancel(
         self, payment_id: bytes, kind: Kind, payer: str, timeout: float
     ) -> PaymentResult:
-        """End the key for good, unless the payment has an outcome, which is the answer then (rule 9)."""
+        """End the key for good, unless the payment has an outcome, which is the answer then (rule 9, outcomes)."""
 
     async def set_account(self, change: SetAccount, timeout: float) -> Answer:
         """Carry out an administrator's change once under its name. Raises `OutcomeUnknown` as well."""
@@ -78,21 +78,6 @@ class Locks(Protocol):
 
     async def release(self, owner: bytes) -> None:
         """Let go of what this owner holds; raises `Unavailable` where that isn't certain."""
-
-
-class Buckets(Protocol):
-    """The leaders of the buckets."""
-
-    def submit(
-        self, bucket: int, batch: Batch, on_answer: Callable[[int, Answer | Rejected], None]
-    ) -> None:
-        """Send once; calls back once for each position, on the loop."""
-
-    def all(self) -> list[int]:
-        """Every bucket of the cluster, ascending."""
-
-    def replicas(self) -> dict[int, list[int]]:
-        """Every bucket of the cluster, ascending, and the nodes that hold its replicas."""
 
 
 class NodeView(msgspec.Struct, frozen=True):

@@ -26,7 +26,7 @@ from mas.coordinator.fair_queue import FairQueue
 from mas.coordinator.outbox import Outbox
 from mas.coordinator.pending import PendingWriter
 from mas.coordinator.placement_ids import PlacementIds
-from mas.coordinator.ports import Buckets, Locks, TransactionStore
+from mas.coordinator.ports import Locks, TransactionStore
 from mas.coordinator.queries import Queries
 from mas.coordinator.reads import Reads
 from mas.coordinator.waiting import last_word
@@ -48,6 +48,7 @@ from mas.limits import (
     TURN_INSTRUCTIONS_MAX,
 )
 from mas.rpc.messages import Rejected
+from mas.rpc.ports import Buckets
 from mas.runtime import Actor, Clock, Dice, Mailbox, MailboxStatistics, Supervisor, failpoint
 from mas.transaction.machine import (
     Alarm,

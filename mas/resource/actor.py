@@ -48,7 +48,7 @@ from mas.multiraft.events import Committed, Leadership, ReadReady, Refused, Rest
 from mas.raft import Entry, EntryType
 from mas.resource.anchors import Anchors, Word
 from mas.resource.flusher import Flusher
-from mas.resource.ports import AccountDB, Buckets, Group
+from mas.resource.ports import AccountDB, Group
 from mas.resource.proposals import Item, Proposals
 from mas.resource.reads import (
     LinearizableRead,
@@ -83,6 +83,7 @@ from mas.rpc.messages import (
     Reply,
     Submit,
 )
+from mas.rpc.ports import Buckets
 from mas.runtime import Actor, Clock, Mailbox, Supervisor
 from mas.telemetry import Seldom
 from mas.transaction.participant import Resolver, instruct, questions
