@@ -387,7 +387,7 @@ class AccountService(Actor):
         self._after_apply()
         self._have_all_settled()
         if self._leadership.leading:
-            self._set_aside.add(waiting, self._ledger.legs)
+            self._set_aside.add(waiting, self._ledger.rows.legs)
         else:
             self._turn_back(waiting)
 
@@ -407,7 +407,7 @@ class AccountService(Actor):
                 claims.update(dict.fromkeys(missing.claims))
         if accounts or records or claims:
             asked = Missing(list(accounts), list(records), list(claims))
-            self._ledger.load(
+            self._ledger.rows.load(
                 asked, await self._read_rows(asked.accounts, asked.records, asked.claims)
             )
 
@@ -485,7 +485,7 @@ class AccountService(Actor):
         """Ask the anchors of these legs, for whoever comes to ask again."""
         if self._leadership.leading:
             for xid in xids:
-                if (legs := self._ledger.legs.get(xid)) is not None:
+                if (legs := self._ledger.rows.legs.get(xid)) is not None:
                     self._anchors.ask(legs, _nobody)
 
     # -- rule 15: what waits for other payments' anchors -------------------------------------------------
@@ -540,13 +540,13 @@ class AccountService(Actor):
 
     def _after_apply(self) -> None:
         self._propose()
-        applied = self._ledger.bucket.applied
+        applied = self._ledger.rows.bucket.applied
         if self._leadership.leader:  # what is replayed at the start comes from nobody
             self._heard_leader = self._clock.monotonic()
         self._group.set_applied(applied, self._flusher.flushed)
         self._flusher.wake()
         # Here and nowhere else: what an apply has loaded must not leave before it is applied.
-        self._ledger.evict(self._settings.cached_rows)
+        self._ledger.rows.evict(self._settings.cached_rows)
         while self._reads_waiting and self._reads_waiting[0][0] <= applied:
             self._answer_reads(self._reads_waiting.pop(0)[1])
 
@@ -563,13 +563,13 @@ class AccountService(Actor):
         self._turn_back(self._set_aside.give_up())
         if leadership.leading:
             now = self._clock.monotonic()
-            self._resolver.lead(now, self._ledger.legs)
-            self._heard = dict.fromkeys(self._ledger.incarnations(), now)
+            self._resolver.lead(now, self._ledger.rows.legs)
+            self._heard = dict.fromkeys(self._ledger.rows.incarnations(), now)
             self._propose_genesis()
 
     def _propose_genesis(self) -> None:
         """The first entry of a new bucket (rule 20); a second one changes nothing."""
-        if not self._ledger.bucket.buckets:
+        if not self._ledger.rows.bucket.buckets:
             self._submit_own(Genesis(self._settings.cluster, self.bucket, self._settings.buckets))
 
     async def _on_restored(self, restored: Restored) -> None:
@@ -636,7 +636,7 @@ class AccountService(Actor):
     def _on_read_ready(self, ready: ReadReady) -> None:
         for number in ready.numbers:
             reads = self._reads.pop(number, [])
-            if ready.index <= self._ledger.bucket.applied:
+            if ready.index <= self._ledger.rows.bucket.applied:
                 self._answer_reads(reads)
             else:
                 self._reads_waiting.append((ready.index, reads))
@@ -682,8 +682,8 @@ class AccountService(Actor):
 
     def _note(self, number: str) -> Noted:
         """Reads that note an account at the same index wait for the same legs."""
-        if self._noted_at != self._ledger.bucket.applied:
-            self._noted_at = self._ledger.bucket.applied
+        if self._noted_at != self._ledger.rows.bucket.applied:
+            self._noted_at = self._ledger.rows.bucket.applied
             self._noted.clear()
         noted = self._noted.get(number)
         if noted is None:
@@ -694,7 +694,7 @@ class AccountService(Actor):
 
     def _have_opened(self, numbers: Sequence[str]) -> None:
         """Whoever reads an account that isn't here yet may have been told of its creation, and asks again."""
-        for legs in self._ledger.prepared_on(numbers):
+        for legs in self._ledger.rows.prepared_on(numbers):
             if legs.kind is Kind.CREATION:
                 self._have_settled((legs.xid,))
 
@@ -752,7 +752,7 @@ class AccountService(Actor):
             is_claim = isinstance(read.request, ReadClaims)
             asked = Missing([], [], numbers) if is_claim else Missing(numbers, [], [])
             loaded = await self._read_rows(asked.accounts, asked.records, asked.claims)
-            self._ledger.load(asked, loaded)
+            self._ledger.rows.load(asked, loaded)
         self._answer_read(read)
 
     async def _answer_stored(self, read: Stored, lag_ms: int) -> None:
@@ -781,7 +781,7 @@ class AccountService(Actor):
         applied, balances, external, accounts, records, postings = await self._database.totals(
             self.bucket
         )
-        bucket = self._ledger.bucket
+        bucket = self._ledger.rows.bucket
         return BucketView(
             request=request.request,
             bucket=self.bucket,
@@ -793,7 +793,7 @@ class AccountService(Actor):
             accounts=accounts,
             balances=balances,
             external=external,
-            prepared=len(self._ledger.legs),
+            prepared=len(self._ledger.rows.legs),
             records=records,
             postings=postings,
             state_hash=f"{row.state_hash if row else 0:032x}",
@@ -806,16 +806,16 @@ class AccountService(Actor):
         flusher = self._flusher
         await flusher.flush()
         if flusher is self._flusher:
-            self._group.set_applied(self._ledger.bucket.applied, flusher.flushed)
+            self._group.set_applied(self._ledger.rows.bucket.applied, flusher.flushed)
 
     async def _resolve_turn(self) -> None:
         """The leader asks the anchors of legs older than the lock timeout, and closes incarnations long silent."""
-        await self._clock.sleep(_RESOLVE_SECONDS if self._ledger.legs else _IDLE_SECONDS)
+        await self._clock.sleep(_RESOLVE_SECONDS if self._ledger.rows.legs else _IDLE_SECONDS)
         if not self._leadership.leading:
             return
         self._propose_genesis()  # where the group had no room for the one at the start
         now = self._clock.monotonic()
-        self._resolver.observe(now, self._ledger.legs)
+        self._resolver.observe(now, self._ledger.rows.legs)
         for anchor, asked in questions(self._resolver.due(now)).items():
             self._ask(anchor, asked)
         self._close_silent(now)
@@ -835,7 +835,7 @@ class AccountService(Actor):
             for incarnation, heard in self._heard.items()
             if now - heard > _INCARNATION_SILENT_SECONDS
         ]
-        still_open = set(self._ledger.incarnations()) if silent else ()
+        still_open = set(self._ledger.rows.incarnations()) if silent else ()
         for incarnation in silent:
             if incarnation in still_open:
                 # Again a little later: nothing is done while a leg of it is prepared, or where the group has no room.
@@ -850,9 +850,9 @@ class AccountService(Actor):
         self._filter_empty.clear()
         ledger, after = self._ledger, b""
         while page := await self._payment_ids(after):
-            ledger.filter.add_all(page)
+            ledger.rows.filter.add_all(page)
             after = page[-1]
-        ledger.filter.complete()
+        ledger.rows.filter.complete()
 
     async def _payment_ids(self, after: bytes) -> list[bytes]:
         while True:

@@ -56,16 +56,16 @@ def missing_numbers(ledger: Ledger, request: RowsRequest) -> list[str]:
         case ReadNodes():
             return []
         case ReadClaims(numbers=numbers):
-            return [number for number in numbers if ledger.claim(number) is UNKNOWN]
+            return [number for number in numbers if ledger.rows.claim(number) is UNKNOWN]
         case ReadAccounts(numbers=numbers):
-            return [number for number in numbers if ledger.account(number) is UNKNOWN]
+            return [number for number in numbers if ledger.rows.account(number) is UNKNOWN]
         case ReadPostings(number=number):
-            return [number] if ledger.account(number) is UNKNOWN else []
+            return [number] if ledger.rows.account(number) is UNKNOWN else []
 
 
 def view_claims(ledger: Ledger, request: ReadClaims) -> Claims:
     """The claims asked for; every row is in memory."""
-    claims = (ledger.claim(number) for number in request.numbers)
+    claims = (ledger.rows.claim(number) for number in request.numbers)
     return Claims(
         request.request, tuple(claim if isinstance(claim, int) else 0 for claim in claims)
     )
@@ -73,7 +73,7 @@ def view_claims(ledger: Ledger, request: ReadClaims) -> Claims:
 
 def view_nodes(ledger: Ledger, request: ReadNodes) -> Nodes:
     """The cluster's register, which is always in memory."""
-    bucket = ledger.bucket
+    bucket = ledger.rows.bucket
     return Nodes(request.request, bucket.nodes_index, bucket.nodes)
 
 
@@ -112,7 +112,7 @@ def view_accounts(ledger: Ledger, request: ReadAccounts, bucket: int, age_ms: in
 
 
 def _visible(ledger: Ledger, number: str) -> Account | None:
-    account = ledger.account(number)
+    account = ledger.rows.account(number)
     assert account is not UNKNOWN
     return account
 
@@ -147,9 +147,9 @@ class Noted:
 
     def _note(self) -> None:
         account = _visible(self._ledger, self._number)
-        self.index = self._ledger.bucket.applied
+        self.index = self._ledger.rows.bucket.applied
         self.view = None if account is None else _view(account, self._bucket)
-        self._legs = {legs.xid: legs for legs in self._ledger.prepared_on((self._number,))}
+        self._legs = {legs.xid: legs for legs in self._ledger.rows.prepared_on((self._number,))}
         self.was_prepared = bool(self._legs)
 
     @property
@@ -259,4 +259,4 @@ def shown(ledger: Ledger, request: ReadPostings) -> list[PreparedLegs]:
     account = _visible(ledger, request.number)
     if account is not None and 0 < request.before <= account.sequence + 1:
         return []  # a page that is full of what is posted: nothing comes in between
-    return ledger.prepared_on((request.number,))
+    return ledger.rows.prepared_on((request.number,))

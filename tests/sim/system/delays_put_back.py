@@ -18,7 +18,7 @@ DELAYS_PUT_BACK = [
         (
             (
                 Ledger._carry_out,
-                "if wrong := wrong_field(instruction, self.bucket.buckets):",
+                "if wrong := wrong_field(instruction, self.rows.bucket.buckets):",
                 "if wrong := '':",
             ),
             (Ledger.missing, "continue", "raise"),
@@ -44,7 +44,7 @@ DELAYS_PUT_BACK = [
                             self._proposals.add(Item.of(Batch(b"", 0, (mark,), (b"",)), route))
                             self._propose()
                     for xid in list(left):
-                        self._anchors.ask(self._ledger.legs[xid], hear)
+                        self._anchors.ask(self._ledger.rows.legs[xid], hear)
                 again()
                 continue
             self._to_settle[answer.xids] = None

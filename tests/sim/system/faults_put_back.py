@@ -107,7 +107,7 @@ FAULTS_PUT_BACK = [
     ),
     Fault(
         "bank 3: a statement doesn't wait for what is prepared on its account",
-        ((reads.shown, "return ledger.prepared_on((request.number,))", "return []"),),
+        ((reads.shown, "return ledger.rows.prepared_on((request.number,))", "return []"),),
         "lacks",
         LATE,
         1,
@@ -118,8 +118,8 @@ FAULTS_PUT_BACK = [
         (
             (
                 reads.shown,
-                "return ledger.prepared_on((request.number,))",
-                "return [one for one in ledger.prepared_on((request.number,)) if one.kind is not Kind.CREATION]",
+                "return ledger.rows.prepared_on((request.number,))",
+                "return [one for one in ledger.rows.prepared_on((request.number,)) if one.kind is not Kind.CREATION]",
             ),
             (
                 Reads.postings,
