@@ -254,7 +254,7 @@ FAULTS_PUT_BACK = [
     ),
     Fault(
         "consensus A3: a replica that is told that it lost what it had acknowledged goes on",
-        ((group.RaftGroup.step, "if self.abstains:", "if True:"),),
+        ((group.RaftGroup.step, "if self.votes_suspended:", "if True:"),),
         "is behind",
         OLDER,
         1,
