@@ -133,7 +133,7 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
             del self._streams[stream]
 
     async def CancelPayment(self, request: pb.PaymentName, context: Context) -> pb.PaymentResult:
-        """End a key for good (rule 9)."""
+        """End a key for good (rule 9, outcomes)."""
         principal = self._who(context)
         payment_id, kind, payer = requests.to_payment_name(request, principal)
         check_may_end(principal, payer)

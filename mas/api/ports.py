@@ -22,7 +22,7 @@ class Queries(Protocol):
     async def cancel(
         self, payment_id: bytes, kind: Kind, payer: str, timeout: float
     ) -> PaymentResult:
-        """End the key for good, unless the payment has an outcome, which is the answer then (rule 9)."""
+        """End the key for good, unless the payment has an outcome, which is the answer then (rule 9, outcomes)."""
 
     async def set_account(self, change: SetAccount, timeout: float) -> Answer:
         """Carry out an administrator's change once under its name. Raises `OutcomeUnknown` as well."""

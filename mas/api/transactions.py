@@ -61,7 +61,7 @@ class TransactionServicer(pb_grpc.TransactionServiceServicer):
         """What is under way ends by itself."""
 
     async def ProcessPhase1(self, request: pb.Phase, context: Context) -> pb.PhaseReply:
-        """Prepare legs (rule 4)."""
+        """Prepare legs (rule 4, prepare)."""
         return await self._process(request, context, (Prepare,))
 
     async def ProcessPhase2Commit(self, request: pb.Phase, context: Context) -> pb.PhaseReply:
@@ -69,7 +69,7 @@ class TransactionServicer(pb_grpc.TransactionServiceServicer):
         return await self._process(request, context, (Decide, Commit))
 
     async def ProcessPhase2Rollback(self, request: pb.Phase, context: Context) -> pb.PhaseReply:
-        """Free what is prepared (rule 10)."""
+        """Free what is prepared (rule 10, low-water mark)."""
         return await self._process(request, context, (Abort,))
 
     async def Resolve(self, request: pb.Phase, context: Context) -> pb.PhaseReply:

@@ -21,7 +21,7 @@ class TransactionStore(Protocol):
     async def incr_max_id(self, count: int = 1) -> int:
         """Reserve `count` ids, 1 or more, for the caller alone; returns the greatest of them, the others are below it.
 
-        A store that was lost or put back may give ids again; they only place new accounts (rule 19).
+        A store that was lost or put back may give ids again; they only place new accounts (rule 19, placement).
         """
 
     async def find_buckets(self, numbers: Sequence[str]) -> list[int]:
@@ -31,7 +31,7 @@ class TransactionStore(Protocol):
         """Put the bucket of each number in the directory, in place of the one before."""
 
     async def create_transaction_entries(self, entries: Sequence[PendingEntry]) -> None:
-        """Note these as PENDING, each in place of one with the same xid (rule 40)."""
+        """Note these as PENDING, each in place of one with the same xid (rule 40, pending notes)."""
 
     async def close_transaction_entries(self, xids: Sequence[bytes]) -> None:
         """Delete the entries of these transactions, which are settled at every participant; unknown xids are passed over."""
@@ -52,7 +52,9 @@ class Locks(Protocol):
         """All or none, in sorted order, first come first served. Raises `Unavailable` when not had in time."""
 
     async def hold(self, owner: bytes, number: str, timeout: float) -> Token:
-        """One account's `EXCLUSIVE` lock, marked in the account (rule 33). Raises `Unavailable` or `NotFound`."""
+        """One account's `EXCLUSIVE` lock, marked in the account (rule 33, locks and marks). Raises `Unavailable` or
+        `NotFound`.
+        """
 
     def release(self, owner: bytes) -> None:
         """What carries this owner's tokens has ended, or the request for them is over."""

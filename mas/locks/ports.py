@@ -12,7 +12,7 @@ class LockStore(Protocol):
 
     A call is atomic, and sees what calls that returned before it have written. One that raises `DatabaseUnavailable`
     may have been done, or be done yet; doing it again changes nothing. Where the store is lost or put back to an
-    earlier state, leases are lost or come back: safety rests on marks and tokens alone (rule 36).
+    earlier state, leases are lost or come back: safety rests on marks and tokens alone (rule 36, lock tokens).
     """
 
     async def put_locks(self, entries: Sequence[LockEntry]) -> None:

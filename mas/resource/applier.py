@@ -82,7 +82,7 @@ class Applier:
         self._replica.report_applied()
         self._replica.flusher.wake()
         # Here and nowhere else: between load and apply, an evicted row would be missing.
-        self._replica.ledger.evict(self._cached_rows)
+        self._replica.rows.evict(self._cached_rows)
         self._on_applied()
         self._have_settled()
         if self._replica.leading:
@@ -168,5 +168,5 @@ class Applier:
         named, self._to_settle = self._to_settle, {}
         if self._replica.leading:
             for xid in dict.fromkeys(xid for xids in named for xid in xids):
-                if (legs := self._replica.ledger.legs.get(xid)) is not None:
+                if (legs := self._replica.rows.legs.get(xid)) is not None:
                     self._anchors.ask_to_settle(legs)

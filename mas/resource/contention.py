@@ -75,7 +75,7 @@ class Contention:
 
     def add(self, waiting: Iterable[Waiting]) -> None:
         """Set these aside until the legs that they name have a word, or time is up."""
-        legs = self._replica.ledger.legs
+        legs = self._replica.rows.legs
         rounds: dict[tuple[bytes, ...], ContentionRound] = {}
         for item in waiting:
             # Of an earlier copy whoever sent it has lost sight, before it sent this one.

@@ -149,7 +149,7 @@ class Reader:
         """These reads may be answered by the state at this index, or any later one."""
         for number in ready.numbers:
             reads = self._indexing.pop(number, [])
-            if ready.index <= self._replica.ledger.bucket.applied:
+            if ready.index <= self._replica.rows.bucket.applied:
                 self._answer_all(reads)
             else:
                 self._indexed.append((ready.index, reads))
@@ -164,7 +164,7 @@ class Reader:
         """Entries have been applied: answer the reads that waited for them."""
         if self._replica.leadership.leader:  # what is replayed at the start comes from nobody
             self._heard_leader = self._clock.monotonic()
-        applied = self._replica.ledger.bucket.applied
+        applied = self._replica.rows.bucket.applied
         while self._indexed and self._indexed[0][0] <= applied:
             self._answer_all(self._indexed.pop(0)[1])
 
@@ -186,7 +186,7 @@ class Reader:
             if self._clock.monotonic() > read.gives_up:
                 continue
             try:
-                if missing_numbers(self._replica.ledger, read.request):
+                if missing_numbers(self._replica.rows, read.request):
                     self._read_later(read, self._to_load)
                 else:
                     self._answer(read)
@@ -202,7 +202,7 @@ class Reader:
                 self._fail(read, error)
 
     async def _answer_loaded(self, read: Read) -> None:
-        while numbers := missing_numbers(self._replica.ledger, read.request):
+        while numbers := missing_numbers(self._replica.rows, read.request):
             if self._clock.monotonic() > read.gives_up:
                 return
             is_claim = isinstance(read.request, ReadClaims)
@@ -212,12 +212,12 @@ class Reader:
         self._answer(read)
 
     def _answer(self, read: Read) -> None:
-        ledger = self._replica.ledger
+        rows = self._replica.rows
         match read.request:
             case ReadClaims() as request:
-                self._reply(read.peer, view_claims(ledger, request))
+                self._reply(read.peer, view_claims(rows, request))
             case ReadNodes() as request:
-                self._reply(read.peer, view_nodes(ledger, request))
+                self._reply(read.peer, view_nodes(rows, request))
             case ReadPostings() as request:
                 self._answer_statement(read, request)
             case ReadAccounts() as request if request.level is ReadLevel.LINEARIZABLE:
@@ -228,18 +228,18 @@ class Reader:
                 if request.level is not ReadLevel.STALE:
                     self._have_opened(request.numbers)
                 age_ms = round(1000 * (self._clock.monotonic() - self._heard_leader))
-                views = view_accounts(ledger, request, self._replica.bucket, age_ms)
+                views = view_accounts(rows, request, self._replica.bucket, age_ms)
                 self._reply(read.peer, views)
 
     def _note(self, number: str) -> Noted:
         """Reads that note an account at the same index wait for the same legs."""
-        ledger = self._replica.ledger
-        if self._noted_at != ledger.bucket.applied:
-            self._noted_at = ledger.bucket.applied
+        rows = self._replica.rows
+        if self._noted_at != rows.bucket.applied:
+            self._noted_at = rows.bucket.applied
             self._noted.clear()
         noted = self._noted.get(number)
         if noted is None:
-            noted = Noted(ledger, self._replica.bucket, number, self._anchors)
+            noted = Noted(rows, self._replica.bucket, number, self._anchors)
             if not noted.is_decided:
                 self._noted[number] = noted
         return noted
@@ -247,7 +247,7 @@ class Reader:
     def _have_opened(self, numbers: Sequence[str]) -> None:
         """Whoever reads an account that isn't here yet may have been told of its creation, and asks again."""
         if self._replica.leading:
-            for legs in self._replica.ledger.prepared_on(numbers):
+            for legs in self._replica.rows.prepared_on(numbers):
                 if legs.kind is Kind.CREATION:
                     self._anchors.ask_to_settle(legs)
 
@@ -261,7 +261,7 @@ class Reader:
                 detail = f"{shorten(request.number)} has a payment under way whose payer's bucket doesn't answer"
                 self._reject(read.peer, request, RejectReason.UNAVAILABLE, detail)
 
-        if legs := shown(self._replica.ledger, request):
+        if legs := shown(self._replica.rows, request):
             Posted(legs, self._anchors, on_posted)
         else:
             on_posted(True)  # noqa: FBT003 - its one argument
@@ -316,14 +316,14 @@ class Reader:
             request=request.request,
             bucket=replica.bucket,
             leader=replica.leadership.leader,
-            term=replica.ledger.bucket.term,
-            commit=replica.ledger.bucket.applied,
+            term=replica.rows.bucket.term,
+            commit=replica.rows.bucket.applied,
             applied=applied,
             flushed=replica.flusher.flushed,
             accounts=accounts,
             balances=balances,
             external=external,
-            prepared=len(replica.ledger.legs),
+            prepared=len(replica.rows.legs),
             records=records,
             postings=postings,
             state_hash=f"{row.state_hash if row else 0:032x}",

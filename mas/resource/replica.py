@@ -9,6 +9,7 @@ import logging
 from mas.errors import DatabaseUnavailable
 from mas.ledger import Ledger, Missing
 from mas.ledger.instructions import RejectReason
+from mas.ledger.row_cache import RowCache
 from mas.ledger.rows import ResidentState
 from mas.multiraft.events import Leadership
 from mas.resource.flusher import Flusher
@@ -63,6 +64,11 @@ class Replica:
         self._filter_empty.set()
 
     @property
+    def rows(self) -> RowCache:
+        """The ledger's rows in memory."""
+        return self.ledger.rows
+
+    @property
     def leading(self) -> bool:
         """Whether this node leads the bucket."""
         return self.leadership.leading
@@ -87,7 +93,7 @@ class Replica:
                 await self._clock.sleep(_RELOAD_SECONDS)
                 continue
             if loaded.applied >= self.flusher.flushed:
-                self.ledger.load(missing, loaded)
+                self.rows.load(missing, loaded)
                 return
 
     async def flush(self) -> None:
@@ -103,7 +109,7 @@ class Replica:
 
     def report_applied(self) -> None:
         """Tell the group how far the state is applied and durable (rule 26)."""
-        self._group.set_applied(self.ledger.bucket.applied, self.flusher.flushed)
+        self._group.set_applied(self.rows.bucket.applied, self.flusher.flushed)
 
     async def reopen(self) -> None:
         """Start anew from the rows that a snapshot has put into the database.
@@ -129,7 +135,7 @@ class Replica:
         """Put every record's id into a new ledger's filter, which answers "maybe" until then (rule 24)."""
         await self._filter_empty.wait()
         self._filter_empty.clear()
-        record_filter, after = self.ledger.filter, b""
+        record_filter, after = self.rows.filter, b""
         while page := await self._payment_ids(after):
             record_filter.add_all(page)
             after = page[-1]

@@ -37,9 +37,9 @@ class BucketResolver:
 
     def lead(self) -> None:
         """This node leads from now on: all ages begin again (rule 12)."""
-        now, ledger = self._clock.monotonic(), self._replica.ledger
-        self._legs.lead(now, ledger.legs)
-        self._heard = dict.fromkeys(ledger.incarnations(), now)
+        now, rows = self._clock.monotonic(), self._replica.rows
+        self._legs.lead(now, rows.legs)
+        self._heard = dict.fromkeys(rows.incarnations(), now)
         self._begin_bucket()
 
     def on_heard(self, incarnation: bytes) -> None:
@@ -48,20 +48,20 @@ class BucketResolver:
 
     async def look(self) -> None:
         """Wait a while; then ask the anchors of legs older than the lock timeout (rule 11), and close what is silent."""
-        legs = self._replica.ledger.legs
+        legs = self._replica.rows.legs
         await self._clock.sleep(_RESOLVE_SECONDS if legs else _IDLE_SECONDS)
         if not self._replica.leading:
             return
         self._begin_bucket()  # where the group had no room for it at the start
         now = self._clock.monotonic()
-        self._legs.observe(now, self._replica.ledger.legs)
+        self._legs.observe(now, self._replica.rows.legs)
         for old in self._legs.due(now):
             self._anchors.ask_to_settle(old, abort=True)
         self._close_silent(now)
 
     def _begin_bucket(self) -> None:
         """Propose the first entry of a new bucket (rule 20); a second one changes nothing."""
-        if not self._replica.ledger.bucket.buckets:
+        if not self._replica.rows.bucket.buckets:
             self._proposals.add_own(self._genesis)
             self._proposals.send()
 
@@ -71,7 +71,7 @@ class BucketResolver:
             for incarnation, heard in self._heard.items()
             if now - heard > _INCARNATION_SILENT_SECONDS
         ]
-        still_open = set(self._replica.ledger.incarnations()) if silent else ()
+        still_open = set(self._replica.rows.incarnations()) if silent else ()
         for incarnation in silent:
             if incarnation in still_open:
                 # Again a little later: nothing is done while a leg of it is prepared, or where the group has no room.

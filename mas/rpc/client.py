@@ -1,8 +1,9 @@
 """The way to whichever node leads a bucket.
 
-What is sent has one live copy, never two (rule 6): it goes to one replica, and to another only once the first has said
-that it has done nothing, or when it never went out. Who leads is a guess, mended by what the replicas say. All
-messages of one turn of the loop to one peer are one frame, and answers come back position by position (rule 37).
+What is sent has one live copy, never two (rule 6, decide): it goes to one replica, and to another only once the first
+has said that it has done nothing, or when it never went out. Who leads is a guess, mended by what the replicas say. All
+messages of one turn of the loop to one peer are one frame, and answers come back position by position (rule 37,
+batches).
 """
 
 import asyncio
@@ -60,7 +61,7 @@ class BucketClientSettings(msgspec.Struct, frozen=True):
     pause: float = 0.05
     """Seconds before the replicas are tried again, when none of them leads."""
     beginning_max: int = limits.MAILBOX_ITEMS_MAX
-    """Instructions under way that begin something; what ends something always has room (rule 16)."""
+    """Instructions under way that begin something; what ends something always has room (rule 16, admission)."""
 
 
 class _Submission:
@@ -525,7 +526,7 @@ class BucketClient:
                 self._send(node, ReadReplica(number, bucket), look)
 
     def _on_view(self, look: _Look, view: ReplicaView) -> None:
-        """Who waits for a deposed leader learns of the new one (rule 39); a silent one is passed by."""
+        """Who waits for a deposed leader learns of the new one (rule 39, unknown results); a silent one is passed by."""
         now = self._clock.monotonic()
         silent, bucket = look.silent, look.bucket
         if self._leaders.learn(bucket, view, silent):

@@ -11,7 +11,7 @@ OnAnswer = Callable[[int, Answer | Rejected], None]
 
 
 class Buckets(Protocol):
-    """Whichever node leads a bucket. One live copy of what is submitted, never two (rule 6)."""
+    """Whichever node leads a bucket. One live copy of what is submitted, never two (rule 6, decide)."""
 
     def submit(
         self, bucket: int, batch: Batch, on_answer: OnAnswer, *, passed_on: bool = False

@@ -48,7 +48,7 @@ class BucketServer:
         self._offers[bucket] = offer
 
     def remove(self, bucket: int) -> None:
-        """Serve a bucket no more; what waits for it is unknown to whoever asked (rule 39)."""
+        """Serve a bucket no more; what waits for it is unknown to whoever asked (rule 39, unknown results)."""
         self._offers.pop(bucket, None)
 
     def buckets(self) -> list[int]:

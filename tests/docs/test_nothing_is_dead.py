@@ -5,7 +5,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import get_args, get_origin, get_type_hints
 
 import click
@@ -15,8 +14,8 @@ import pytest
 from mas.api.shares import Held, Rank
 from mas.cli import cli
 from mas.config import Config
+from tests.docs.pages import OPERATIONS, PAGES, README, ROOT
 
-ROOT = Path(__file__).parents[2]
 PUBLIC = ("mas/client/__init__.py", "mas/testing/__init__.py")
 """What these export is for programs that aren't here."""
 WANTED = {
@@ -208,9 +207,9 @@ def lacking(words: list[str]) -> str:
 
 
 def _texts() -> Iterator[tuple[str, str]]:
-    """All documents, and the code, whose errors say what to type."""
-    for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "mas" / "README.md"):
-        yield path.name, path.read_text()
+    """All pages, and the code, whose errors say what to type."""
+    for page in PAGES:
+        yield page.name, page.read_text()
     for name, tree in _modules().items():
         strings = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
         yield name, "\n".join(each for each in strings if isinstance(each, str))
@@ -222,8 +221,7 @@ def test_every_command_that_a_text_shows_is_there() -> None:
 
 
 def test_commands_are_found_in_documents() -> None:
-    texts = [ROOT / "README.md", ROOT / "docs" / "operations.md"]
-    assert all(len(list(_shown(text.read_text()))) > 5 for text in texts)
+    assert all(len(list(_shown(page.read_text()))) > 5 for page in (README, OPERATIONS))
 
 
 @pytest.mark.parametrize(

@@ -159,15 +159,15 @@ class Replica:
         kept = await self.database.open(self.bucket, b"me")
         kept.bucket.bucket = BUCKET  # every example has a bucket of its own in the file
         self.ledger = Ledger(kept)
-        self.ledger.filter.add_all(await self.database.payment_ids(self.bucket, b"", 1_000))
-        self.ledger.filter.complete()
+        self.ledger.rows.filter.add_all(await self.database.payment_ids(self.bucket, b"", 1_000))
+        self.ledger.rows.filter.complete()
 
     async def apply(self, proposal: Proposal) -> list[list[Answer]]:
         """The way its host does."""
         ledger = self.ledger
         if missing := ledger.missing(proposal):
-            ledger.load(missing, await self.load(missing))
-        answers = ledger.apply(ledger.bucket.applied + 1, 1, proposal)
+            ledger.rows.load(missing, await self.load(missing))
+        answers = ledger.apply(ledger.rows.bucket.applied + 1, 1, proposal)
         if self.eager:
             await self.flush()
         return answers
@@ -178,12 +178,12 @@ class Replica:
         )
 
     async def flush(self) -> None:
-        before = self.ledger._flushed_index
-        writes = self.ledger.take_writes()
+        before = self.ledger.rows._flushed_index
+        writes = self.ledger.rows.take_writes()
         writes.bucket.bucket = self.bucket
         assert await self.database.flush(writes, before=before, writer=b"me")
-        self.ledger.flushed(writes)
-        self.ledger.evict(0)
+        self.ledger.rows.flushed(writes)
+        self.ledger.rows.evict(0)
 
 
 _buckets = count(1)
@@ -232,11 +232,11 @@ async def agree(database: SqliteAccountDB, entries: list[Proposal]) -> None:
         )
         assert await eager.apply(proposal) == await lazy.apply(proposal)
     await lazy.flush()
-    assert eager.ledger.state_hash() == lazy.ledger.state_hash()
+    assert eager.ledger.rows.state_hash() == lazy.ledger.rows.state_hash()
     kept = [await eager.database.bucket_row(each.bucket) for each in (eager, lazy)]
-    assert kept[0].state_hash == kept[1].state_hash == lazy.ledger.state_hash()
+    assert kept[0].state_hash == kept[1].state_hash == lazy.ledger.rows.state_hash()
     await eager.start()
-    assert eager.ledger.state_hash() == lazy.ledger.state_hash()
+    assert eager.ledger.rows.state_hash() == lazy.ledger.rows.state_hash()
 
 
 @settings(max_examples=30, deadline=None)

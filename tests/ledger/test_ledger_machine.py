@@ -224,15 +224,15 @@ class LedgerMachine(RuleBasedStateMachine):
     def all_agree(self) -> None:
         if not hasattr(self, "reference"):
             return
-        assert self.evicting.ledger.state_hash() == self.keeping.ledger.state_hash()
-        assert self.evicting.database.state_hash() == self.evicting.ledger.state_hash()
+        assert self.evicting.ledger.rows.state_hash() == self.keeping.ledger.rows.state_hash()
+        assert self.evicting.database.state_hash() == self.evicting.ledger.rows.state_hash()
         for number, account in self.keeping.accounts().items():
             if not number.startswith("@"):
                 assert account.balance == self.reference.balance(number)
-        assert sorted(self.keeping.ledger.legs) == sorted(self.reference.prepared)
+        assert sorted(self.keeping.ledger.rows.legs) == sorted(self.reference.prepared)
         assert self.keeping.all_postings == self.evicting.all_postings
-        rows = self.keeping.ledger.bucket.nodes
-        assert rows == self.evicting.ledger.bucket.nodes
+        rows = self.keeping.ledger.rows.bucket.nodes
+        assert rows == self.evicting.ledger.rows.bucket.nodes
         assert [row.node for row in rows] == sorted(self.reference.nodes)
         for row in rows:
             node = self.reference.nodes[row.node]
@@ -244,12 +244,12 @@ class LedgerMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Rebuilt from its write sets alone, the state is the same."""
         if hasattr(self, "keeping"):
-            before = self.keeping.ledger.state_hash()
+            before = self.keeping.ledger.rows.state_hash()
             self.keeping.flush()
             assert self.keeping.database.state_hash() == before
             self.keeping.restart()
             self.keeping.check()
-            assert self.keeping.ledger.state_hash() == before
+            assert self.keeping.ledger.rows.state_hash() == before
 
 
 TestLedgerMachine = LedgerMachine.TestCase

@@ -111,7 +111,7 @@ class Bucket:
         self.group.lead(term=self.group.term + 1, leading=leading, leader=leader)
 
     def account(self, number: str) -> Account:
-        account = self.service._replica.ledger.account(number)
+        account = self.service._replica.rows.account(number)
         assert isinstance(account, Account)
         return account
 
@@ -232,7 +232,7 @@ async def walk(seed: int) -> Walk:
         await asyncio.sleep(80)
         alice = world.buckets[1]
         assert alice.account(ALICE).marks == (), f"seed {seed}: a mark is left"
-        assert not alice.service._replica.ledger.legs, f"seed {seed}: a leg is left"
+        assert not alice.service._replica.rows.legs, f"seed {seed}: a leg is left"
         change = SetAccount(ALICE, frozen=True)
         answer = await world.tell(1, change)
         assert isinstance(answer, Answer), answer

@@ -348,11 +348,11 @@ async def test_an_old_leg_is_asked_about_and_settled(world: World) -> None:
     assert batch.instructions == (Resolve(incoming.payment_id, 1, incoming.xid, b"h"),)
     on_answer(0, Answer(Code.NONE))
     await world.until(lambda: len(world.buckets.asked) == 2)  # and again, until its anchor knows
-    assert incoming.xid in world.service._replica.ledger.legs
+    assert incoming.xid in world.service._replica.rows.legs
     _, batch, on_answer = world.buckets.asked[1]
     assert batch.instructions == (Resolve(incoming.payment_id, 1, incoming.xid, b"h"),)
     on_answer(0, Answer(Code.COMMITTED, xid=incoming.xid, time_us=9))
-    await world.until(lambda: incoming.xid not in world.service._replica.ledger.legs)
+    await world.until(lambda: incoming.xid not in world.service._replica.rows.legs)
     views = await world.reply(world.read("alice"))
     assert isinstance(views, AccountViews)
     assert views.views[0] is not None
@@ -551,7 +551,7 @@ async def test_bank_1_a_read_behind_another_one_shows_no_less(world: World) -> N
     world.buckets.asked[1][2](0, committed(two))
     assert await balance(world, first) == 157
     assert await balance(world, world.read("alice")) == 157
-    assert list(world.service._replica.ledger.legs) == [one.xid, two.xid]
+    assert list(world.service._replica.rows.legs) == [one.xid, two.xid]
 
 
 @pytest.mark.asyncio
@@ -637,7 +637,7 @@ async def test_bank_3_a_statement_shows_what_was_answered_before_it_began(world:
     request = statement(world, "alice")
     await world.until(lambda: len(world.buckets.asked) == 2)
     world.buckets.asked[0][2](0, committed(one))
-    await world.until(lambda: one.xid not in world.service._replica.ledger.legs)
+    await world.until(lambda: one.xid not in world.service._replica.rows.legs)
     assert world.reply_to(request) is None
     world.buckets.asked[1][2](0, committed(two))
     assert await amounts(world, request) == [7, 50, 100]
@@ -692,7 +692,7 @@ async def test_twopc_c4_a_read_of_an_account_to_be_has_its_creation_settled(
     assert reply.views == (None,)
     await world.until(lambda: world.buckets.asked)
     world.buckets.asked[0][2](0, committed(creation))
-    await world.until(lambda: creation.xid not in world.service._replica.ledger.legs)
+    await world.until(lambda: creation.xid not in world.service._replica.rows.legs)
     assert await balance(world, world.read("carol", level=level)) == 70
 
 
@@ -722,7 +722,7 @@ async def test_twopc_b2_each_instruction_goes_on_when_its_own_questions_are_answ
     world.buckets.asked[0][2](0, committed(a))
     assert (await world.answer(r1)).code is Code.COMMITTED
     assert world.reply_to(r2) is None
-    assert list(world.service._replica.ledger.legs) == [c.xid], (
+    assert list(world.service._replica.rows.legs) == [c.xid], (
         "and what was learned is settled at once"
     )
     world.buckets.asked[1][2](0, committed(c))
@@ -764,8 +764,8 @@ async def test_twopc_a2_a_mark_is_not_proposed_again(world: World) -> None:
     assert (await world.answer(world.submit(Unmark("alice", token)))).code is Code.DONE
     world.buckets.asked[0][2](0, committed(one))
     world.buckets.asked[1][2](0, committed(two))
-    await world.until(lambda: not world.service._replica.ledger.legs)
-    account = world.service._replica.ledger.account("alice")
+    await world.until(lambda: not world.service._replica.rows.legs)
+    account = world.service._replica.rows.account("alice")
     assert account.marks == ()  # type: ignore[union-attr]
 
 
@@ -783,7 +783,7 @@ async def test_twopc_a2_what_was_set_aside_ends_with_its_attempt(world: World) -
     assert world.reply_to(request) is not None, "told at once, not when its patience is over"
     assert (await world.answer(request)).code is Code.CONTENDED
     world.buckets.asked[0][2](0, committed(incoming))
-    await world.until(lambda: not world.service._replica.ledger.legs)
+    await world.until(lambda: not world.service._replica.rows.legs)
     assert await balance(world, world.read("alice")) == 50
 
 
@@ -800,7 +800,7 @@ async def test_twopc_b3_a_question_about_an_account_to_be_has_its_creation_settl
     assert (await world.answer(world.submit(look))).code is Code.PENDING_ON
     await world.until(lambda: world.buckets.asked)
     world.buckets.asked[0][2](0, committed(creation))
-    await world.until(lambda: not world.service._replica.ledger.legs)
+    await world.until(lambda: not world.service._replica.rows.legs)
     assert (await world.answer(world.submit(look))).code is Code.NONE
 
 
@@ -825,10 +825,10 @@ async def test_what_is_applied_reaches_the_database_and_a_new_start(world: World
     await world.until(
         lambda: world.database.row and world.database.row.applied == world.group.index
     )
-    hash_then = world.service._replica.ledger.state_hash()
+    hash_then = world.service._replica.rows.state_hash()
     await world.open()
-    assert world.service._replica.ledger.state_hash() == hash_then
-    assert list(world.service._replica.ledger.legs) == [prepare.xid]
+    assert world.service._replica.rows.state_hash() == hash_then
+    assert list(world.service._replica.rows.legs) == [prepare.xid]
 
 
 @pytest.mark.asyncio
@@ -859,7 +859,7 @@ async def test_a_deposit_moves_money_in_from_outside(world: World) -> None:
     deposit = Decide(world.xid(), b"d".ljust(16), 1, body, b"h", (), (0, 1))
     assert (await world.answer(world.submit(deposit))).code is Code.COMMITTED
     ledger = world.service._replica.ledger
-    total = sum(ledger.account(number).balance for number in ("alice", "@external/USD"))
+    total = sum(ledger.rows.account(number).balance for number in ("alice", "@external/USD"))
     assert total == 0
 
 
@@ -1033,11 +1033,11 @@ async def test_twopc_d2_an_incarnation_is_forgotten_only_once_it_is_closed(
 
     service._resolver._close_silent(service._resolver._clock.monotonic())
     await world.until(lambda: closes() == 1)
-    assert TC in service._replica.ledger.incarnations(), "a leg of it is prepared"
+    assert TC in service._replica.rows.incarnations(), "a leg of it is prepared"
     service._proposals.add_own(Abort(prepared.xid))
     service._proposals.send()
     service._resolver._close_silent(service._resolver._clock.monotonic())
-    await world.until(lambda: TC not in service._replica.ledger.incarnations())
+    await world.until(lambda: TC not in service._replica.rows.incarnations())
     assert closes() == 2
     service._resolver._close_silent(service._resolver._clock.monotonic())
     assert TC not in service._resolver._heard
@@ -1113,7 +1113,7 @@ async def test_consensus_d4_a_follower_stops_where_its_database_is_too_far_behin
             await asyncio.sleep(0)
         assert service._replica.flusher.behind <= 1_500
         can_write.set()
-        await world.until(lambda: service._replica.ledger.bucket.applied == 30)
+        await world.until(lambda: service._replica.rows.bucket.applied == 30)
         await world.until(lambda: service._replica.flusher.behind == 0)
 
 
@@ -1143,8 +1143,8 @@ async def test_twopc_a1_what_no_rule_can_read_is_failed_at_every_replay(
         for entry in world.group.entries:
             again.group.commit(entry.data)
         applied = len(world.group.entries)
-        await again.until(lambda: again.service._replica.ledger.bucket.applied == applied)
-        hashes = [each.service._replica.ledger.state_hash() for each in (world, again)]
+        await again.until(lambda: again.service._replica.rows.bucket.applied == applied)
+        hashes = [each.service._replica.rows.state_hash() for each in (world, again)]
         assert hashes[0] == hashes[1]
 
 
@@ -1169,7 +1169,7 @@ async def test_twopc_a2_what_waits_to_be_prepared_ends_with_its_attempt(world: W
     assert (turned.why, turned.positions) == (RejectReason.UNAVAILABLE, (0,))
     assert isinstance(prepared, Answers)
     assert [(place, answer.code) for place, answer in prepared.answers] == [(1, Code.PREPARED)]
-    assert list(world.service._replica.ledger.legs) == [other.xid]
+    assert list(world.service._replica.rows.legs) == [other.xid]
     await world.until(lambda: not world.service._proposals.instructions)
     proposals = world.service._proposals
     assert (proposals._waiting_instructions, proposals._waiting_bytes) == (0, 0)

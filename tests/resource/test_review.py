@@ -71,7 +71,7 @@ async def test_what_settles_a_leg_has_room_when_requests_have_none(world: World)
     world.service.requests = Mailbox("full", 1)
     world.service.requests.put((7, None))  # type: ignore[arg-type]  # never drained
     world.buckets.asked[0][2](0, Answer(Code.COMMITTED, xid=incoming.xid, time_us=9))
-    await world.until(lambda: incoming.xid not in world.service._replica.ledger.legs)
+    await world.until(lambda: incoming.xid not in world.service._replica.rows.legs)
 
 
 @pytest.mark.asyncio
@@ -114,7 +114,7 @@ async def test_the_filter_waits_for_a_database_that_is_away(
     monkeypatch.setattr(world.database, "payment_ids", fail_once)
     async with Supervisor() as supervisor:
         supervisor.spawn("service", world.service.run())
-        await world.until(lambda: world.service._replica.ledger.filter.is_complete)
+        await world.until(lambda: world.service._replica.rows.filter.is_complete)
 
 
 @pytest.mark.asyncio
@@ -142,7 +142,7 @@ async def test_a_genesis_that_found_no_room_is_proposed_again() -> None:
         await world.until(lambda: world.service._replica.leading)
         assert not world.group.entries
         world.group.refuse = None
-        await world.until(lambda: world.service._replica.ledger.bucket.buckets)
+        await world.until(lambda: world.service._replica.rows.bucket.buckets)
 
 
 @pytest.mark.asyncio
@@ -205,7 +205,7 @@ async def test_twopc_e_a_replica_that_replays_its_log_has_heard_of_nobody() -> N
         supervisor.spawn("service", world.service.run())
         await asyncio.sleep(0.05)
         world.group.commit(b"")
-        await world.until(lambda: world.service._replica.ledger.bucket.applied == 1)
+        await world.until(lambda: world.service._replica.rows.bucket.applied == 1)
         reply = await world.reply(world.read("alice", level=ReadLevel.STALE))
         assert isinstance(reply, AccountViews)
         assert reply.age_ms >= 50

@@ -17,6 +17,7 @@ from mas.ledger.instructions import payer
 from mas.locks import ACCOUNT
 from mas.locks.table import Grant
 from mas.rpc.messages import AccountView, PostingView, ReadLevel
+from mas.runtime import Promise
 from mas.sim.plan import pick
 from mas.sim.system.history import (
     NEVER,
@@ -705,10 +706,9 @@ NOTHING = object()
 """What was asked for isn't there, as the manager says."""
 
 
-async def _within(future: "asyncio.Future[Any]", seconds: float) -> Any:  # noqa: ANN401
+async def _within(promise: Promise[Any], seconds: float) -> Any:  # noqa: ANN401
     try:
-        async with asyncio.timeout(seconds):
-            return await future
+        return await promise.wait(seconds)
     except TimeoutError:
         return None
 

@@ -172,7 +172,7 @@ class Nemesis:
             node.process.burn_fuse(1 + self._dice.randrange(300))
 
     def on_note(self, node: Node) -> None:
-        """A node is installing a snapshot: a good time to die (rule 28)."""
+        """A node is installing a snapshot: a good time to die (rule 28, snapshots)."""
         if "crash" in self._plan.classes and not self._dice.randrange(3):
             node.process.burn_fuse(1 + self._dice.randrange(30))
 
@@ -414,7 +414,7 @@ class Nemesis:
         for bucket, group in leader.groups.items():
             if leader.leads(bucket):
                 self._trace.add(leader.id, f"is to hand over bucket {bucket}")
-                leader.process.post(group.hand_over)
+                leader.process.post(group.transfer_leadership)
 
     def _remove(self) -> None:
         """A replica goes, and is erased.

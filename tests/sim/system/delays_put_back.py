@@ -18,7 +18,7 @@ DELAYS_PUT_BACK = [
         (
             (
                 Ledger._carry_out,
-                "if wrong := wrong_field(instruction, self.bucket.buckets):",
+                "if wrong := wrong_field(instruction, self.rows.bucket.buckets):",
                 "if wrong := '':",
             ),
             (Ledger.missing, "continue", "raise"),
@@ -45,7 +45,7 @@ DELAYS_PUT_BACK = [
                             self._proposals.add(Item.of(Batch(b"", 0, (mark,), (b"",)), reply_to))
                             self._proposals.send()
                     for xid in list(left):
-                        self._anchors.ask(self._replica.ledger.legs[xid], hear)
+                        self._anchors.ask(self._replica.rows.legs[xid], hear)
                 again()
                 continue
             self._to_settle[answer.xids] = None

@@ -107,7 +107,7 @@ FAULTS_PUT_BACK = [
     ),
     Fault(
         "bank 3: a statement doesn't wait for what is prepared on its account",
-        ((reads.shown, "return ledger.prepared_on((request.number,))", "return []"),),
+        ((reads.shown, "return rows.prepared_on((request.number,))", "return []"),),
         "lacks",
         LATE,
         1,
@@ -118,8 +118,8 @@ FAULTS_PUT_BACK = [
         (
             (
                 reads.shown,
-                "return ledger.prepared_on((request.number,))",
-                "return [one for one in ledger.prepared_on((request.number,)) if one.kind is not Kind.CREATION]",
+                "return rows.prepared_on((request.number,))",
+                "return [one for one in rows.prepared_on((request.number,)) if one.kind is not Kind.CREATION]",
             ),
             (
                 Reads.postings,
@@ -188,7 +188,7 @@ FAULTS_PUT_BACK = [
     ),
     Fault(
         "twopc C1: a change whose answers are all lost is told to have done nothing",
-        ((Queries._tell, "if told.is_lost:", "if False:"),),
+        ((Queries._answer_from, "if tries.may_be_done:", "if False:"),),
         "have no order",
         CHANGES,
         1,
@@ -243,7 +243,7 @@ FAULTS_PUT_BACK = [
         (
             (
                 Queries.set_account,
-                "answer = await self._change_in_turn(change, told) or answer",
+                "answer = await self._change_in_turn(change, tries) or answer",
                 "pass",
             ),
         ),
@@ -254,7 +254,7 @@ FAULTS_PUT_BACK = [
     ),
     Fault(
         "consensus A3: a replica that is told that it lost what it had acknowledged goes on",
-        ((group.RaftGroup.step, "if self.abstains:", "if True:"),),
+        ((group.RaftGroup.step, "if self.votes_suspended:", "if True:"),),
         "is behind",
         OLDER,
         1,
