@@ -116,7 +116,7 @@ class GroupLog(msgspec.Struct, frozen=True):
         return self.terms[bisect_right(self.terms, index, key=_first) - 1][1]
 
     def holds(self, index: int, term: int) -> bool:
-        """Whether the log has this entry, or begins behind it."""
+        """Tell whether the log has this entry, or begins behind it."""
         return self.start <= index <= self.last and self.term(index) == term
 
     def change(self, change: Change) -> "GroupLog":
@@ -262,7 +262,7 @@ class GroupStorage:
         return self._view().last
 
     def snapshot(self) -> Snapshot:
-        """What stands for the compacted entries: a place in the log only, the host sends the file."""
+        """Return what stands for the compacted entries: a place in the log only, the host sends the file."""
         view = self._view()
         return Snapshot(SnapshotMetadata(view.start, view.start_term, view.conf_state))
 
