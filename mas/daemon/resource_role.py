@@ -121,7 +121,7 @@ async def _give_leadership_away(parts: NodeParts, host: RaftHost) -> None:
     """Spare the others an election: have them lead what this node leads."""
     if len(parts.membership.roster.nodes()) < 2:
         return
-    host.hand_over()
+    host.transfer_leadership()
     try:
         async with asyncio.timeout(_TRANSFER_SECONDS):
             while any(group.status().leading for group in host.groups.values()):
