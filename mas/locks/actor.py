@@ -53,7 +53,7 @@ class LockSettings(msgspec.Struct, frozen=True):
     """How locks are given."""
 
     buckets: int
-    """The bucket count at the cluster's creation: where an account's home is (rule 20)."""
+    """The bucket count at the cluster's creation: where an account's home is (rule 20, genesis)."""
     lease: float = 10.0
     """Seconds that a lock is held without being released."""
     waiters_max: int = 4_096
@@ -73,9 +73,9 @@ class LockRequest(msgspec.Struct, frozen=True, eq=False):
     lease: float
     on_result: OnResult
     marked: bool = False
-    """Its accounts are marked before it is granted (rule 33)."""
+    """Its accounts are marked before it is granted (rule 33, locks and marks)."""
     durable: bool = False
-    """Its leases are kept in the TM store (rule 36)."""
+    """Its leases are kept in the TM store (rule 36, lock tokens)."""
 
 
 class _Release(msgspec.Struct, frozen=True):

@@ -63,7 +63,7 @@ def unlimited(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("unlimited")
-async def test_consensus_c1_what_a_failed_installation_wrote_is_given_back(tmp_path: Path) -> None:
+async def test_what_a_failed_installation_wrote_is_given_back(tmp_path: Path) -> None:
     """The WAL kept all of it, and nothing was left for the log."""
     snap = await snapshot(tmp_path / "source")
     target = connect(tmp_path)
@@ -88,7 +88,7 @@ async def test_consensus_c1_what_a_failed_installation_wrote_is_given_back(tmp_p
 
 
 @pytest.mark.usefixtures("unlimited")
-async def test_consensus_c1_a_failed_installation_leaves_a_small_disk_to_the_log(
+async def test_a_failed_installation_leaves_a_small_disk_to_the_log(
     tmp_path: Path, small_disk: "SmallDisk"
 ) -> None:
     snap = await snapshot(tmp_path / "source", 12_000)
@@ -108,7 +108,7 @@ async def test_consensus_c1_a_failed_installation_leaves_a_small_disk_to_the_log
     log.close()
 
 
-async def test_consensus_c1_an_installation_that_would_take_the_logs_reserve_isnt_begun(
+async def test_an_installation_that_would_take_the_logs_reserve_isnt_begun(
     tmp_path: Path, small_disk: "SmallDisk"
 ) -> None:
     snap = await snapshot(tmp_path / "source")
@@ -128,7 +128,7 @@ async def test_consensus_c1_an_installation_that_would_take_the_logs_reserve_isn
     await target.close()
 
 
-async def test_consensus_c2_exports_leave_the_log_its_reserve(small_disk: "SmallDisk") -> None:
+async def test_exports_leave_the_log_its_reserve(small_disk: "SmallDisk") -> None:
     """A leader that was well lost its log to a snapshot for somebody else, and the next leader after it."""
     log = RocksRaftLog.open(small_disk.path / "raft", "test", 1)
     append(log, 1, 1000)
@@ -146,7 +146,7 @@ async def test_consensus_c2_exports_leave_the_log_its_reserve(small_disk: "Small
     log.close()
 
 
-async def test_consensus_c2_room_is_looked_at_before_each_write(
+async def test_room_is_looked_at_before_each_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = connect(tmp_path, reserve=MB)
@@ -165,7 +165,7 @@ async def test_consensus_c2_room_is_looked_at_before_each_write(
     await database.close()
 
 
-async def test_consensus_c_a_flush_waits_for_the_reserve_and_says_so(
+async def test_a_flush_waits_for_the_reserve_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """S5, before the disk is full: the write set is the same at the next try."""
@@ -184,7 +184,7 @@ async def test_consensus_c_a_flush_waits_for_the_reserve_and_says_so(
     await database.close()
 
 
-async def test_consensus_d5_the_wal_shrinks_behind_what_made_it_grow(
+async def test_the_wal_shrinks_behind_what_made_it_grow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It stayed at 135 MB after an installation of 98, and at 396 for flushes beside one export."""
