@@ -61,6 +61,7 @@ from mas.resource.reads import (
     view_accounts,
     view_claims,
     view_nodes,
+    view_posting,
 )
 from mas.resource.relay import Relay
 from mas.resource.reply_to import OWN, Proposed, ReplyTo
@@ -776,13 +777,11 @@ class AccountService(Actor):
             self.bucket, request.number, request.before, request.limit
         )
         exists = request.number in found.accounts
-        return Postings(request.request, exists, tuple(postings))
+        return Postings(request.request, exists, tuple(map(view_posting, postings)))
 
     async def _bucket_view(self, request: ReadBucket, lag_ms: int) -> BucketView:
         row = await self._database.bucket_row(self.bucket)
-        applied, balances, external, accounts, records, postings = await self._database.totals(
-            self.bucket
-        )
+        totals = await self._database.totals(self.bucket)
         bucket = self._ledger.bucket
         return BucketView(
             request=request.request,
@@ -790,14 +789,14 @@ class AccountService(Actor):
             leader=self._leadership.leader,
             term=bucket.term,
             commit=bucket.applied,
-            applied=applied,
+            applied=totals.applied,
             flushed=self._flusher.flushed,
-            accounts=accounts,
-            balances=balances,
-            external=external,
+            accounts=totals.accounts,
+            balances=totals.balances,
+            external=totals.external,
             prepared=len(self._ledger.legs),
-            records=records,
-            postings=postings,
+            records=totals.records,
+            postings=totals.postings,
             state_hash=f"{row.state_hash if row else 0:032x}",
             lag_ms=lag_ms,
         )

@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from mas.ledger import UNKNOWN, Abort, Account, Commit, Kind, Ledger, PreparedLegs
+from mas.ledger import UNKNOWN, Abort, Account, Commit, Kind, Ledger, Posting, PreparedLegs
 from mas.resource.anchors import Anchors
 from mas.transaction.messages import (
     AccountView,
     AccountViews,
     Claims,
     Nodes,
+    PostingView,
     ReadAccounts,
     ReadBucket,
     ReadClaims,
@@ -74,6 +75,19 @@ def view_nodes(ledger: Ledger, request: ReadNodes) -> Nodes:
     """The cluster's register, which is always in memory."""
     bucket = ledger.bucket
     return Nodes(request.request, bucket.nodes_index, bucket.nodes)
+
+
+def view_posting(posting: Posting) -> PostingView:
+    """One line of a statement."""
+    return PostingView(
+        posting.sequence,
+        posting.payment_id,
+        posting.amount,
+        posting.balance,
+        posting.time_us,
+        posting.counterparty,
+        posting.reference,
+    )
 
 
 def view_accounts(ledger: Ledger, request: ReadAccounts, bucket: int, age_ms: int) -> AccountViews:

@@ -1,0 +1,1139 @@
+"""The AccountDB of a node in one RocksDB: what is appended by flushes, and an index that follows behind.
+
+A flush appends its chunks (settled records and postings) and its journal (all other rows, and what is deleted), and then
+puts the bucket's head, which says how far both count. The head is what commits it: until it is written, nobody looks at
+what was appended, and after a crash that is written over. So a flush is few large values and one sync. RocksDB's Python
+binding holds the interpreter in a write, for 1 µs a row; hence few rows, in several writes, with the head in the last.
+
+The rows at their own keys, which are the index, are written later, by a thread of its own. Until then they are in memory,
+where a row that many flushes change is kept once, and a start reads them back from the journal.
+
+    bucket 0          HEAD                        a `_Head`
+    bucket generation ACCOUNT ... INCARNATION key a row, see `rows`
+    bucket generation CHUNK number                a chunk
+    bucket generation JOURNAL number              a piece of a flush's rows: (key, value or nil to delete)
+    bucket generation INDEXED                     an `_Indexed`: which chunks and journals the index has
+
+An installation writes under the other of two generations, and then puts a head that names it: old or new, never a mix.
+
+The disk is the Raft log's before it is the database's: a log that finds no room ends the process, a flush only waits. So
+nothing is written here that would leave less than a reserve. Where a write fails, the files are opened anew before the
+next one, since only they tell what has been written.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from struct import Struct
+from typing import Self, TypeVar
+
+import msgspec
+from rocksdict import (
+    BlockBasedOptions,
+    Cache,
+    DbClosedError,
+    DBCompressionType,
+    Options,
+    Rdict,
+    RdictIter,
+    Snapshot,
+    WriteBatch,
+    WriteOptions,
+)
+
+from mas.decoding import msgpack_decoder
+from mas.errors import (
+    CorruptData,
+    DatabaseUnavailable,
+    DataDirectoryError,
+    MasError,
+    StorageError,
+)
+from mas.files import free_bytes
+from mas.ledger.rows import Account, BucketRow, Loaded, Posting, Record, ResidentState, WriteSet
+from mas.ledger.totals import Totals
+from mas.raft import SnapshotMetadata
+from mas.runtime import failpoint
+from mas.storage.account_db import snapshot as snapshots
+from mas.storage.account_db.rows import (
+    JUMP,
+    NewChunks,
+    Table,
+    decode_account,
+    decode_claim,
+    decode_incarnation,
+    decode_legs,
+    decode_lines,
+    decode_record,
+    decode_records,
+    encode,
+    has_outcome,
+    pack,
+    unpack,
+)
+from mas.storage.account_db.snapshot import Header, Rows
+from mas.storage.rocksdb import common_options, damaged, open_database
+from mas.storage.rocksdb_files import SyncedMark
+
+_log = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 4
+"""3 was the last one in SQLite."""
+REMEDY = (
+    "move the directory away and start this node again: its replicas take what they lack from its Raft log or from the "
+    "other nodes"
+)
+
+_UNINDEXED_ROWS_MAX = 150_000
+"""Rows that wait in memory for the index: the more, the fewer times an account that many flushes change is written."""
+_BATCH_ROWS = 400
+_BATCH_BYTES = 256 * 1024
+"""Of one write, which holds the interpreter for about 1 µs a row, and for as long as it takes to copy the bytes."""
+_BREATH_SECONDS = 0.0001
+"""Between two of them: long enough for the loop's thread, if it waits for the interpreter, to take it."""
+_STALL_SECONDS = 0.01
+_KEYS_PER_READ = 32
+"""Of one read, which holds the interpreter while the disk is waited for."""
+_ROWS_PER_FRAME = 250
+_CHUNKS_PER_FRAME = 2
+_INSTALL_ROOM = 3
+"""Bytes that an installation may take for one of the snapshot's: in the WAL, in the file, and while the old is taken away."""
+_MEMTABLE_BYTES_MAX = 128 * 1024 * 1024
+_MEMTABLE_BYTES_KEPT = 24 * 1024 * 1024
+"""What is more is written out when the index has caught up: the journals are deleted then, and needn't be written again."""
+_CACHE_BYTES = 32 * 1024 * 1024
+_BLOB_BYTES_MIN = 1024
+"""Values of this size are kept out of the tree: they are appended once, and never sorted again."""
+_NOBODY = b""
+"""The writer of a bucket whose rows have just been swapped: no flush of anybody's is conditional on it."""
+
+_PREFIX = Struct(">IB")
+_NUMBER = Struct(">Q")
+_PLACE = Struct(">IB")
+"""Where a settled record is: its chunk, and the place in it. Shorter than any record."""
+_NO_GENERATION, _FIRST, _SECOND, _BEHIND = range(4)
+_ACCOUNT, _PAYMENT, _LEG, _CLAIM, _INCARNATION, _CHUNK = (bytes((table,)) for table in Table)
+_HEAD, _JOURNAL, _INDEXED = b"\0", b"\x07", b"\x08"
+
+_T = TypeVar("_T")
+_IndexRows = dict[bytes, bytes | None]
+"""Rows by table and key; None deletes."""
+
+
+class _Head(msgspec.Struct, frozen=True, array_like=True):
+    """What of a bucket counts. Who wants to write must be its writer."""
+
+    generation: int
+    writer: bytes
+    header: Header
+    journals_end: int
+    """The number of the next piece of the journal."""
+
+    @property
+    def prefix(self) -> bytes:
+        """Of the keys of the bucket's rows."""
+        return _PREFIX.pack(self.header.bucket, self.generation)
+
+
+class _Indexed(msgspec.Struct, frozen=True, array_like=True):
+    """The first chunk, and the first piece of the journal, that the index lacks."""
+
+    chunks_end: int = 1
+    journals_end: int = 1
+
+
+_decode_head = msgpack_decoder(_Head, "a bucket's head", CorruptData)
+_decode_indexed = msgpack_decoder(_Indexed, "an index's mark", CorruptData)
+_decode_journal = msgpack_decoder(list[tuple[bytes, bytes | None]], "a journal", CorruptData)
+
+
+class _Bucket:
+    """A bucket as the last flush left it, and what of it the index lacks."""
+
+    def __init__(self, head: _Head, recovered: _IndexRows) -> None:
+        self.head = head
+        self.unindexed: _IndexRows = {}
+        """Rows of flushes that came since the index's turn began."""
+        self.indexing = recovered
+        """Rows that are being written to the index, or were when the last process died; here until all of them are."""
+        self.indexing_to = head
+        """The head whose rows these are."""
+        self.turns = 0
+        """How often `unindexed` became `indexing`: whoever read the index meanwhile reads again."""
+
+    def find(self, keys: Iterable[bytes]) -> _IndexRows:
+        """Those of the rows that are in memory."""
+        found: _IndexRows = {}
+        for key in keys:
+            if key in self.unindexed:
+                found[key] = self.unindexed[key]
+            elif key in self.indexing:
+                found[key] = self.indexing[key]
+        return found
+
+    def add(self, rows: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """Rows of a flush."""
+        for key, value in rows:
+            if value is None and key in self.unindexed:
+                # Legs that came and went within one turn: an xid is used once, so the index has never heard of them.
+                del self.unindexed[key]
+            else:
+                self.unindexed[key] = value
+
+    def begin_turn(self) -> None:
+        """Hand over what the index lacks."""
+        assert not self.indexing, "the turn before hasn't ended"
+        self.unindexed, self.indexing = {}, self.unindexed
+        self.indexing_to = self.head
+        self.turns += 1
+
+
+class RocksAccountDB:
+    """The materialised state of this node's buckets. Fits `mas.resource.ports.AccountDB`."""
+
+    def __init__(self, path: Path, cluster: str, node: int, reserve_bytes: int) -> None:
+        """Use `connect`."""
+        self._path = path
+        self._cluster = cluster
+        self._node = node
+        self._reserve_bytes = reserve_bytes
+        self._buckets: dict[int, _Bucket] = {}
+        self._lock = threading.Lock()
+        """Held to look at a bucket, or to change it: head and rows in memory are of one moment."""
+        self._index_lock = threading.Lock()
+        """Held while rows of a bucket are written to the index, and to take a bucket or the database away from that."""
+        self._mark = SyncedMark(path)
+        self._failed = False
+        """A write has failed: the files are opened anew before the next."""
+        self._opened = 0
+        """How often the files were opened."""
+        self._database = self._open_files()
+        self._writer = _Worker("flush")
+        self._reader = _Worker("load")
+        self._walker = _Worker("walk")
+        self._indexer = _Worker("index")
+
+    @classmethod
+    def connect(cls, path: Path, cluster: str, node: int, *, reserve_bytes: int = 0) -> Self:
+        """Open the database, or create it for this node. Blocks for a moment: for the start of a process.
+
+        `reserve_bytes` of the disk are left to the Raft log: what would take them waits.
+
+        Raises:
+            DataDirectoryError: it can't be written, another process uses it, or it belongs to another cluster, node or
+                version of MAS.
+            CorruptData: there is damage that isn't a torn tail, or what was synced isn't there.
+        """
+        return cls(path, cluster, node, reserve_bytes)
+
+    # -- the port ------------------------------------------------------------------------------
+
+    async def open(self, bucket: int, writer: bytes) -> ResidentState:
+        """Become the bucket's writer (rule 25) and read what is always kept in memory; a new bucket is made."""
+        await self._run(self._writer, partial(self._take_over, bucket, writer))
+        await self._run(self._indexer, self._index)
+        return await self._run(self._walker, partial(self._resident, bucket))
+
+    async def load(
+        self, bucket: int, accounts: Sequence[str], records: Sequence[bytes], claims: Sequence[str]
+    ) -> Loaded:
+        """Rows and the applied index, of one moment (rule 23)."""
+        return await self._run(self._reader, partial(self._load, bucket, accounts, records, claims))
+
+    async def flush(self, writes: WriteSet, *, before: int, writer: bytes) -> bool:
+        """Commit the write set, synced, conditional on the applied index `before` and the writer (rules 25, 26).
+
+        True, too, where this very write set was committed by an earlier try whose answer was lost.
+        """
+        if self._unindexed_rows() > 2 * _UNINDEXED_ROWS_MAX:
+            await self._run(self._indexer, self._index)
+        changed = await self._run(self._writer, partial(self._flush, writes, before, writer))
+        if self._unindexed_rows() > _UNINDEXED_ROWS_MAX and self._indexer.is_idle:
+            self._indexer.begin(partial(self._guarded, self._index))
+        return changed
+
+    async def payment_ids(self, bucket: int, after: bytes, limit: int) -> list[bytes]:
+        """A page, ascending, of the ids of the records that were there when the bucket was opened (rule 24).
+
+        Of later ones some may be missing: whoever has flushed them knows them.
+        """
+        return await self._run(self._walker, partial(self._payment_ids, bucket, after, limit))
+
+    async def postings(
+        self, bucket: int, number: str, before: int, limit: int
+    ) -> tuple[int, list[Posting]]:
+        """Newest first below sequence `before` (0: from the newest), and the applied index they were read at."""
+        return await self._run(self._reader, partial(self._postings, bucket, number, before, limit))
+
+    async def totals(self, bucket: int) -> Totals:
+        """What the bucket's rows add up to, without a look at them."""
+        header = await self._run(self._reader, partial(self._header, bucket))
+        return Totals() if header is None else header.totals()
+
+    async def bucket_row(self, bucket: int) -> BucketRow | None:
+        """The bucket as of its applied index, None where it isn't here."""
+        header = await self._run(self._reader, partial(self._header, bucket))
+        return None if header is None else header.row()
+
+    async def verify(self, bucket: int) -> Totals:
+        """Read all rows of the bucket, and hold them to its totals and its state hash, and the index to the chunks.
+
+        Raises:
+            CorruptData: they don't agree.
+        """
+        await self._run(self._indexer, self._index)
+        return await self._run(self._walker, partial(self._verify, bucket))
+
+    async def export(self, bucket: int, path: Path) -> SnapshotMetadata:
+        """Write the rows of one moment to a file (rule 28), in bounded memory, and never into the reserve."""
+        await self._run(self._indexer, self._index)
+        return await self._run(self._walker, partial(self._export, bucket, path))
+
+    async def check(self, bucket: int, path: Path) -> SnapshotMetadata:
+        """Raises `CorruptData` where the file's state hash or totals aren't those of its rows."""
+        return await self._run(self._walker, lambda: _check(bucket, path).metadata())
+
+    async def install(self, bucket: int, path: Path) -> None:
+        """Swap the bucket's rows and applied index for the file's: old or new, never a mix.
+
+        Whoever was its writer isn't any more: `open` it again.
+        """
+        opened = await self._run(self._writer, lambda: self._opened)
+        head = await self._run(self._walker, partial(self._write_rows, bucket, path))
+        await self._run(self._writer, partial(self._switch, head, opened))
+        await self._run(self._indexer, self._reclaim)
+
+    def room_for(self, size: int) -> bool:
+        """Whether a snapshot of so many bytes can be received and installed without taking the Raft log's reserve."""
+        return self._room() >= (1 + _INSTALL_ROOM) * size
+
+    async def erase(self, bucket: int) -> None:
+        """Forget all of a bucket that this node holds no more; whoever was its writer isn't any more."""
+        await self._run(self._writer, partial(self._erase, bucket))
+        await self._run(self._indexer, self._reclaim)
+
+    async def close(self) -> None:
+        """Finish what is under way, bring the index to the present so that the next start needn't, and close the files."""
+        with suppress(StorageError):
+            await self._run(self._indexer, self._index)
+        await self._run(self._indexer, self._close)
+        for worker in (self._writer, self._reader, self._walker, self._indexer):
+            worker.close()
+
+    # -- a flush, in the writer's thread -------------------------------------------------------
+
+    def _take_over(self, bucket: int, writer: bytes) -> None:
+        found = self._find(bucket)
+        if found is None:
+            header = Header.of(BucketRow(bucket), Totals(), chunks_end=1)
+            head = _Head(_FIRST, writer, header, journals_end=1)
+        else:
+            head = msgspec.structs.replace(found.head, writer=writer)
+        self._commit(head)
+        with self._lock:
+            if found is None:
+                self._buckets[bucket] = _Bucket(head, {})
+            else:
+                found.head = head
+
+    def _flush(self, writes: WriteSet, before: int, writer: bytes) -> bool:
+        self._check_room(0)
+        bucket = self._find(writes.bucket.bucket)
+        if bucket is None or bucket.head.writer != writer:
+            return False
+        header = bucket.head.header
+        if header.applied != before:
+            return self._is_flushed(writes, header)
+        chunks = NewChunks(writes, header.chunks_end)
+        try:
+            head, rows = self._append(writes, bucket, chunks)
+            failpoint("account_db.before_commit")
+            self._commit(head)
+        except BaseException:
+            chunks.undo()
+            raise
+        failpoint("account_db.after_commit")
+        self._publish(bucket, head, rows)
+        return True
+
+    def _is_flushed(self, writes: WriteSet, header: Header) -> bool:
+        if header.applied != writes.bucket.applied:
+            return False
+        chunks = NewChunks(writes, 0)
+        chunks.first = header.chunks_end - chunks.count
+        for _ in chunks.cut():
+            """Links the accounts as the earlier try has stored them."""
+        return True
+
+    def _append(
+        self, writes: WriteSet, bucket: _Bucket, chunks: NewChunks
+    ) -> tuple[_Head, _IndexRows]:
+        """Write what the head will make count; the head, and the rows for the index."""
+        before = bucket.head
+        totals = before.header.totals()
+        totals.applied = writes.bucket.applied
+        for number in self._find_new(writes.accounts, bucket):
+            totals.add_account(writes.accounts[number], 0)
+        writer = _BatchWriter(self._write)
+        rows: _IndexRows = {}
+        for number, chunk in chunks.cut():
+            totals.add_records(chunk.records)
+            totals.add_postings([line.posting for line in chunk.lines], writes.accounts)
+            writer.put(before.prefix + _CHUNK + _NUMBER.pack(number), pack(encode(chunk)))
+            rows.update(_places(number, chunk.records))
+        journals_end = before.journals_end
+        for piece in _pieces(_changed_rows(writes), _BATCH_ROWS):
+            key = before.prefix + _JOURNAL + _NUMBER.pack(journals_end)
+            writer.put(key, pack(encode(piece)))
+            journals_end += 1
+            rows.update(piece)
+        writer.end()
+        header = Header.of(writes.bucket, totals, chunks.first + chunks.count)
+        return _Head(before.generation, before.writer, header, journals_end), rows
+
+    def _find_new(self, accounts: dict[str, Account], bucket: _Bucket) -> list[str]:
+        """The accounts that have no row yet. One that was posted to before has, and needn't be looked for."""
+        keys = {
+            _ACCOUNT + number.encode(): number
+            for number, account in accounts.items()
+            if not account.chunk
+        }
+        with self._lock:
+            found = bucket.find(keys)
+        missing = [key for key in keys if key not in found]
+        stored = self._get_many(bucket.head.prefix, missing)
+        return [keys[key] for key in missing if key not in stored]
+
+    def _publish(self, bucket: _Bucket, head: _Head, rows: _IndexRows) -> None:
+        with self._lock:
+            for piece in _pieces(rows.items(), _BATCH_ROWS):
+                bucket.add(piece)
+                if len(rows) > _BATCH_ROWS:
+                    breathe()
+            bucket.head = head
+
+    def _commit(self, head: _Head) -> None:
+        batch = WriteBatch(raw_mode=True)
+        batch.put(_head_key(head.header.bucket), encode(head))
+        self._write(batch)
+        self._sync()
+
+    def _erase(self, bucket: int) -> None:
+        self._forget(bucket)
+        batch = WriteBatch(raw_mode=True)
+        batch.delete_range(_head_key(bucket), _PREFIX.pack(bucket, _BEHIND))
+        self._write(batch)
+        self._sync()
+
+    def _forget(self, bucket: int) -> None:
+        """Neither flush nor index writes to it any more."""
+        with self._index_lock, self._lock:
+            self._buckets.pop(bucket, None)
+
+    # -- the index, in a thread of its own -----------------------------------------------------
+
+    def _unindexed_rows(self) -> int:
+        return sum(len(each.unindexed) for each in tuple(self._buckets.values()))
+
+    def _index(self) -> None:
+        """Bring the index of every bucket to where its head is now."""
+        with self._lock:
+            buckets = list(self._buckets.values())
+        for bucket in buckets:
+            with self._index_lock:
+                if self._buckets.get(bucket.head.header.bucket) is not bucket:
+                    continue
+                if bucket.indexing:
+                    self._write_index(bucket)
+                with self._lock:
+                    bucket.begin_turn()
+                if bucket.indexing:
+                    self._write_index(bucket)
+        if self._read_property("rocksdb.cur-size-active-mem-table") > _MEMTABLE_BYTES_KEPT:
+            self._database.flush(wait=True)
+
+    def _write_index(self, bucket: _Bucket) -> None:
+        head = bucket.indexing_to
+        prefix = head.prefix
+        writer = _BatchWriter(self._write)
+        for key, value in bucket.indexing.items():
+            if value is None:
+                writer.delete(prefix + key)
+            else:
+                writer.put(prefix + key, value)
+        failpoint("account_db.index_before_mark")
+        # Behind the rows in the WAL: where the mark is there, they are.
+        journals = prefix + _JOURNAL
+        end = journals + _NUMBER.pack(head.journals_end)
+        writer.delete_range(journals + _NUMBER.pack(0), end)
+        indexed = _Indexed(head.header.chunks_end, head.journals_end)
+        writer.put(prefix + _INDEXED, encode(indexed))
+        writer.end()
+        with self._lock:
+            bucket.indexing = {}
+
+    def _reclaim(self) -> None:
+        """Give back the room of what was deleted. Blobs of different buckets share files, so all are looked at."""
+        live = self._read_property("rocksdb.live-sst-files-size")
+        live += self._read_property("rocksdb.live-blob-file-size")
+        if self._room() < live:
+            return
+        database = self._database
+        database.flush(wait=True)
+        garbage_collection = "enable_blob_garbage_collection"
+        database.set_options({garbage_collection: "true"})
+        try:
+            database.compact_range(None, None)
+        finally:
+            database.set_options({garbage_collection: "false"})
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def _find(self, bucket: int) -> _Bucket | None:
+        with self._lock:
+            found = self._buckets.get(bucket)
+            if found is None:
+                head = _read_head(self._database.get, bucket)
+                if head is None:
+                    return None
+                found = _Bucket(head, _read_unindexed(self._database.get, head))
+                self._buckets[bucket] = found
+            return found
+
+    def _header(self, bucket: int) -> Header | None:
+        found = self._find(bucket)
+        return None if found is None else found.head.header
+
+    def _read(self, bucket: _Bucket, keys: list[bytes]) -> tuple[_Head, dict[bytes, bytes]]:
+        """Rows of one moment, and the head of that moment."""
+        while True:
+            with self._lock:
+                head, turns = bucket.head, bucket.turns
+                found = bucket.find(keys)
+            rows = {key: value for key, value in found.items() if value is not None}
+            missing = [key for key in keys if key not in found]
+            rows.update(self._get_many(head.prefix, missing))
+            with self._lock:
+                # The index is changed only by rows that are in memory. If no new ones went there meanwhile, those that
+                # were not in memory are in the index as they were.
+                if bucket.turns == turns:
+                    return head, rows
+
+    def _get_many(self, prefix: bytes, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        rows: dict[bytes, bytes] = {}
+        database = self._database
+        for piece in _pieces(keys, _KEYS_PER_READ):
+            values = database.get([prefix + key for key in piece])
+            rows.update(
+                (key, value) for key, value in zip(piece, values, strict=True) if value is not None
+            )
+            if len(keys) > _BATCH_ROWS:
+                breathe()
+        return rows
+
+    def _load(
+        self, bucket: int, accounts: Sequence[str], records: Sequence[bytes], claims: Sequence[str]
+    ) -> Loaded:
+        found = self._find(bucket)
+        if found is None:
+            return Loaded(0, {}, {}, {})
+        account_keys = {_ACCOUNT + number.encode(): number for number in accounts}
+        record_keys = {_PAYMENT + payment_id: payment_id for payment_id in records}
+        claim_keys = {_CLAIM + number.encode(): number for number in claims}
+        head, rows = self._read(found, [*account_keys, *record_keys, *claim_keys])
+        payments = {payment_id: rows[key] for key, payment_id in record_keys.items() if key in rows}
+        return Loaded(
+            head.header.applied,
+            {each: decode_account(rows[key]) for key, each in account_keys.items() if key in rows},
+            self._read_records(head.prefix, payments),
+            {each: decode_claim(rows[key]) for key, each in claim_keys.items() if key in rows},
+        )
+
+    def _read_records(self, prefix: bytes, payments: dict[bytes, bytes]) -> dict[bytes, Record]:
+        chunks: dict[int, list[Record]] = {}
+        records: dict[bytes, Record] = {}
+        for payment_id, row in payments.items():
+            if len(row) != _PLACE.size:
+                record = decode_record(row)
+            else:
+                number, place = _PLACE.unpack(row)
+                if number not in chunks:
+                    chunks[number] = decode_records(self._read_chunk(prefix, number))
+                record = _at(chunks[number], place, number)
+            if record.payment_id != payment_id:
+                raise CorruptData(f"{self._path}: payment {payment_id.hex()} leads to another")
+            records[payment_id] = record
+        return records
+
+    def _read_chunk(self, prefix: bytes, number: int) -> bytes:
+        return _read_appended(self._database.get, prefix + _CHUNK, number)
+
+    def _postings(
+        self, bucket: int, number: str, before: int, limit: int
+    ) -> tuple[int, list[Posting]]:
+        found = self._find(bucket)
+        if found is None:
+            return 0, []
+        key = _ACCOUNT + number.encode()
+        head, rows = self._read(found, [key])
+        if key not in rows:
+            return head.header.applied, []
+        account = decode_account(rows[key])
+        last = before - 1 if before else account.sequence
+        lines = list(islice(self._walk_back(head.prefix, account, last), limit))
+        return head.header.applied, lines
+
+    def _walk_back(self, prefix: bytes, account: Account, last: int) -> Iterator[Posting]:
+        """The account's postings from number `last` on, newest first."""
+        chunk = account.chunk64 if last <= account.sequence // JUMP * JUMP else account.chunk
+        while chunk:
+            lines = [
+                line
+                for line in decode_lines(self._read_chunk(prefix, chunk))
+                if line.posting.account == account.number
+            ]
+            if not lines:
+                raise CorruptData(
+                    f"{self._path}: chunk {chunk} has no posting of account {account.number!r}"
+                )
+            for line in reversed(lines):
+                if line.posting.sequence <= last:
+                    yield line.posting
+            chunk = lines[0].previous
+            for line in lines:
+                if line.posting.sequence % JUMP == 0:
+                    if last <= line.posting.sequence - JUMP:
+                        chunk = line.jump
+                    break
+
+    def _resident(self, bucket: int) -> ResidentState:
+        found = self._find(bucket)
+        assert found is not None, "it was opened"
+        head = found.head
+        legs = [decode_legs(row) for _, row in self._scan(head.prefix + _LEG)]
+        incarnations = [
+            decode_incarnation(row) for _, row in self._scan(head.prefix + _INCARNATION)
+        ]
+        return ResidentState(
+            head.header.row(),
+            {each.xid: each for each in legs},
+            {each.incarnation: each for each in incarnations},
+        )
+
+    def _payment_ids(self, bucket: int, after: bytes, limit: int) -> list[bytes]:
+        found = self._find(bucket)
+        if found is None:
+            return []
+        rows = self._scan(found.head.prefix + _PAYMENT, after)
+        return list(islice((key for key, _ in rows if key != after), limit))
+
+    def _scan(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        return _scan(self._database.iter(), prefix, start)
+
+    # -- snapshots -----------------------------------------------------------------------------
+
+    def _export(self, bucket: int, path: Path) -> SnapshotMetadata:
+        view = self._view(bucket)
+        try:
+            snapshots.write_snapshot(path, view.header, view.frames(), self._check_room)
+        except OSError as error:
+            raise DatabaseUnavailable(
+                f"snapshot {path} can't be written: {error.strerror}. Make room for it, or mend the directory"
+            ) from error
+        return view.header.metadata()
+
+    def _verify(self, bucket: int) -> Totals:
+        view = self._view(bucket)
+        try:
+            snapshots.check_rows(view.header, view.frames())
+            view.check_places()
+        except CorruptData as error:
+            raise CorruptData(f"{self._path}, bucket {bucket}: {error}; {REMEDY}") from error
+        return view.header.totals()
+
+    def _view(self, bucket: int) -> "_View":
+        snapshot = self._database.snapshot()
+        head = _read_head(partial(_get, snapshot), bucket)
+        if head is None:
+            raise StorageError(f"bucket {bucket} has no rows here: there is nothing to export")
+        return _View(snapshot, head)
+
+    def _write_rows(self, bucket: int, path: Path) -> _Head:
+        """Write the rows of a snapshot beside those that count; the head that makes them count."""
+        self._check_room(_INSTALL_ROOM * path.stat().st_size)
+        header = snapshots.read_header(path)
+        assert header.bucket == bucket, "check() comes before install()"
+        now = _read_head(self._database.get, bucket)
+        generation = _SECOND if now is not None and now.generation == _FIRST else _FIRST
+        head = _Head(generation, _NOBODY, header, journals_end=1)
+        writer = _BatchWriter(self._write)
+        writer.delete_range(head.prefix, _PREFIX.pack(bucket, generation + 1))
+        failpoint("account_db.install_emptied")
+        for frame in snapshots.read_rows(path):
+            for key, value in _index_rows(frame):
+                writer.put(head.prefix + key, value)
+            failpoint("account_db.install_rows")
+        writer.put(head.prefix + _INDEXED, encode(_Indexed(header.chunks_end)))
+        writer.end()
+        return head
+
+    def _switch(self, head: _Head, opened: int) -> None:
+        if self._opened != opened:
+            raise DatabaseUnavailable(
+                f"{self._path} failed while a snapshot was installed, and was opened anew: try again"
+            )
+        bucket = head.header.bucket
+        self._forget(bucket)
+        batch = WriteBatch(raw_mode=True)
+        batch.put(_head_key(bucket), encode(head))
+        old = _FIRST + _SECOND - head.generation
+        batch.delete_range(_PREFIX.pack(bucket, old), _PREFIX.pack(bucket, old + 1))
+        failpoint("account_db.install_before_commit")
+        self._write(batch)
+        self._sync()
+        failpoint("account_db.install_after_commit")
+
+    # -- the files -----------------------------------------------------------------------------
+
+    def _open_files(self) -> Rdict:
+        database = open_database(
+            self._path,
+            kind="AccountDB",
+            cluster=self._cluster,
+            node=self._node,
+            remedy=REMEDY,
+            version=SCHEMA_VERSION,
+            options=_options(),
+        )
+        try:
+            self._check_end(database)
+            _drop_unfinished(database)
+        except BaseException:
+            database.close()
+            raise
+        self._opened += 1
+        return database
+
+    def _check_end(self, database: Rdict) -> None:
+        synced, newest = self._mark.read(), database.latest_sequence_number()
+        if newest < synced:
+            what = f"it was synced up to change {synced}, and ends at {newest}"
+            raise damaged(self._path, what, REMEDY)
+
+    def _write(self, batch: WriteBatch) -> None:
+        if self._failed:
+            raise DatabaseUnavailable(f"{self._path} has failed and is about to be opened anew")
+        try:
+            while not _try_write(self._database, batch):
+                breathe(_STALL_SECONDS)
+        except BaseException:
+            self._failed = True
+            raise
+
+    def _sync(self) -> None:
+        # Read before: what another thread writes meanwhile may not be synced.
+        newest = self._database.latest_sequence_number()
+        try:
+            self._database.flush_wal(sync=True)
+            self._mark.write(newest)
+        except BaseException:
+            self._failed = True
+            raise
+
+    def _mend(self) -> None:
+        """In the writer's thread: after a failed write, go on from what the files say."""
+        if not self._failed:
+            return
+        self._check_room(0)
+        with self._index_lock, self._lock:
+            self._buckets.clear()
+            self._database.close()
+            try:
+                self._database = self._open_files()
+            except DataDirectoryError as error:
+                raise DatabaseUnavailable(str(error)) from error
+            self._failed = False
+
+    def _close(self) -> None:
+        try:
+            if not self._failed:
+                self._database.flush(wait=True)
+        finally:
+            self._database.close()
+            self._mark.close()
+
+    def _read_property(self, name: str) -> int:
+        return self._database.property_int_value(name) or 0
+
+    def _room(self) -> int:
+        return free_bytes(self._path.parent) - self._reserve_bytes
+
+    def _check_room(self, size: int) -> None:
+        room = self._room()
+        if room < size:
+            raise DatabaseUnavailable(
+                f"{self._path.parent} has {room + self._reserve_bytes:,} bytes left, {self._reserve_bytes:,} are kept for "
+                f"the Raft log, and {size:,} are needed: make room; what waits goes on by itself"
+            )
+
+    # -- threads -------------------------------------------------------------------------------
+
+    async def _run(self, worker: "_Worker", work: Callable[[], _T]) -> _T:
+        def mended() -> _T:
+            if worker is self._writer:
+                self._mend()
+            return work()
+
+        return await worker.run(partial(self._guarded, mended))
+
+    def _guarded(self, work: Callable[[], _T]) -> _T:
+        try:
+            return work()
+        except MasError:
+            raise
+        except OSError as error:
+            raise StorageError(f"{error.filename} can't be read: {error.strerror}") from error
+        except Exception as error:
+            if type(error) not in (Exception, DbClosedError):
+                raise  # not RocksDB's
+            if "Corruption" in str(error):
+                raise damaged(self._path, str(error), REMEDY) from error
+            raise DatabaseUnavailable(
+                f"{self._path}: {error}. Flushes wait and nothing is lost: make room on the disk, or mend it; this node "
+                "goes on by itself"
+            ) from error
+
+
+class _View:
+    """A bucket at one moment, whoever writes to it."""
+
+    def __init__(self, snapshot: Snapshot, head: _Head) -> None:
+        self._snapshot = snapshot
+        self._head = head
+        self._unindexed = _read_unindexed(partial(_get, snapshot), head)
+        self.header = head.header
+
+    def frames(self) -> Iterator[Rows]:
+        """All rows, as a snapshot has them: table by table, each in the order of its keys."""
+        for table in Table:
+            if table is not Table.CHUNK:
+                yield from _frames(table, self._rows(bytes((table,))))
+        for numbers in _pieces(range(1, self.header.chunks_end), _CHUNKS_PER_FRAME):
+            chunks = {number: self._read_chunk(number) for number in numbers}
+            yield Rows(Table.CHUNK, encode(chunks))
+            breathe()
+
+    def check_places(self) -> None:
+        """Whether the index leads to every settled record, and to nothing else. Raises `CorruptData`."""
+        missing = sum(len(row) == _PLACE.size for _, row in self._rows(_PAYMENT))
+        for number in range(1, self.header.chunks_end):
+            for key, place in _places(number, decode_records(self._read_chunk(number))):
+                if self._get(key) != place:
+                    payment_id = key[len(_PAYMENT) :].hex()
+                    raise CorruptData(f"the index doesn't lead to the record of {payment_id}")
+                missing -= 1
+            breathe()
+        if missing:
+            raise CorruptData(f"the index leads to {missing} records that aren't in the chunks")
+
+    def _read_chunk(self, number: int) -> bytes:
+        return _read_appended(partial(_get, self._snapshot), self._head.prefix + _CHUNK, number)
+
+    def _get(self, key: bytes) -> bytes | None:
+        if key in self._unindexed:
+            return self._unindexed[key]
+        return _get(self._snapshot, self._head.prefix + key)
+
+    def _rows(self, table: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Keys and values of a table in ascending order."""
+        new = sorted(key for key in self._unindexed if key.startswith(table))
+        following = iter(new)
+        key = next(following, None)
+        for stored, row in _scan(self._snapshot.iter(), self._head.prefix + table):
+            while key is not None and key < table + stored:
+                yield from self._new_row(key, table)
+                key = next(following, None)
+            if key == table + stored:
+                continue  # comes in the next round, as it is now
+            yield stored, row
+        while key is not None:
+            yield from self._new_row(key, table)
+            key = next(following, None)
+
+    def _new_row(self, key: bytes, table: bytes) -> Iterator[tuple[bytes, bytes]]:
+        row = self._unindexed[key]
+        if row is not None:
+            yield key[len(table) :], row
+
+
+class _BatchWriter:
+    """Rows in writes of a bounded size, so that the loop's thread has the interpreter between two."""
+
+    def __init__(self, write: Callable[[WriteBatch], None]) -> None:
+        self._write = write
+        self._batch = WriteBatch(raw_mode=True)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Write this row with the others; in the order of the calls."""
+        self._batch.put(key, value)
+        self._end_if_full()
+
+    def delete(self, key: bytes) -> None:
+        """Likewise."""
+        self._batch.delete(key)
+        self._end_if_full()
+
+    def delete_range(self, begin: bytes, end: bytes) -> None:
+        """Likewise, of all rows from `begin` and before `end`."""
+        self._batch.delete_range(begin, end)
+
+    def end(self) -> None:
+        """Write what is left."""
+        if self._batch.len():
+            self._write(self._batch)
+            self._batch = WriteBatch(raw_mode=True)
+
+    def _end_if_full(self) -> None:
+        batch = self._batch
+        if batch.len() >= _BATCH_ROWS or batch.size_in_bytes() >= _BATCH_BYTES:
+            self.end()
+            breathe()
+
+
+class _Worker:
+    """A thread of one's own."""
+
+    def __init__(self, name: str) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"account-db-{name}")
+        self._under_way = 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing that was begun here waits or runs."""
+        return not self._under_way
+
+    async def run(self, work: Callable[[], _T]) -> _T:
+        """Run it behind what was begun before, and return what it returns."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def begin(self, work: Callable[[], None]) -> None:
+        """Run it, and wait for it no more. What it raises is logged: the next one finds the same."""
+        self._under_way += 1
+
+        def logged() -> None:
+            try:
+                work()
+            except Exception as error:
+                _log.error("%s", error)
+            finally:
+                self._under_way -= 1
+
+        self._thread.submit(logged)
+
+    def close(self) -> None:
+        """Behind all that was begun."""
+        self._thread.shutdown()
+
+
+# -- keys and values -------------------------------------------------------------------------------
+
+
+def _head_key(bucket: int) -> bytes:
+    return _PREFIX.pack(bucket, _NO_GENERATION) + _HEAD
+
+
+def _changed_rows(writes: WriteSet) -> Iterator[tuple[bytes, bytes | None]]:
+    """Rows by table and key, but for what stands in chunks."""
+    for number, account in writes.accounts.items():
+        yield _ACCOUNT + number.encode(), encode(account)
+    for payment_id, record in writes.records.items():
+        if not has_outcome(record):
+            yield _PAYMENT + payment_id, encode(record)
+    for xid, legs in writes.legs.items():
+        yield _LEG + xid, None if legs is None else encode(legs)
+    for number, bucket in writes.claims.items():
+        yield _CLAIM + number.encode(), encode(bucket)
+    for name, incarnation in writes.incarnations.items():
+        yield _INCARNATION + name, encode(incarnation)
+
+
+def _places(number: int, records: Sequence[Record]) -> Iterator[tuple[bytes, bytes]]:
+    """The index's rows for the records of a chunk."""
+    for place, record in enumerate(records):
+        yield _PAYMENT + record.payment_id, _PLACE.pack(number, place)
+
+
+def _at(records: list[Record], place: int, number: int) -> Record:
+    if place >= len(records):
+        raise CorruptData(
+            f"chunk {number} has {len(records)} records, and one at {place} is wanted"
+        )
+    return records[place]
+
+
+def _index_rows(frame: Rows) -> Iterator[tuple[bytes, bytes]]:
+    """All rows that come of a snapshot's frame, chunks included."""
+    match frame.table:
+        case Table.ACCOUNT:
+            for account in snapshots.decode_accounts(frame.data):
+                yield _ACCOUNT + account.number.encode(), encode(account)
+        case Table.PAYMENT:
+            for record in snapshots.decode_records(frame.data):
+                yield _PAYMENT + record.payment_id, encode(record)
+        case Table.LEG:
+            for legs in snapshots.decode_legs(frame.data):
+                yield _LEG + legs.xid, encode(legs)
+        case Table.CLAIM:
+            for number, bucket in snapshots.decode_claims(frame.data).items():
+                yield _CLAIM + number.encode(), encode(bucket)
+        case Table.INCARNATION:
+            for incarnation in snapshots.decode_incarnations(frame.data):
+                yield _INCARNATION + incarnation.incarnation, encode(incarnation)
+        case Table.CHUNK:
+            for number, data in snapshots.decode_chunks(frame.data).items():
+                yield _CHUNK + _NUMBER.pack(number), data
+                yield from _places(number, decode_records(data))
+
+
+def _frames(table: Table, rows: Iterator[tuple[bytes, bytes]]) -> Iterator[Rows]:
+    """A table's rows as a snapshot has them: as they are stored, in an array or a map of their keys."""
+    for piece in _pieces(rows, _ROWS_PER_FRAME):
+        if table is Table.PAYMENT:
+            piece = [(key, row) for key, row in piece if len(row) != _PLACE.size]
+        if table is Table.CLAIM:
+            yield Rows(table, encode({key.decode(): msgspec.Raw(row) for key, row in piece}))
+        elif piece:
+            yield Rows(table, encode([msgspec.Raw(row) for _, row in piece]))
+        breathe()
+
+
+# -- reading a database or a snapshot of it --------------------------------------------------------
+
+_Get = Callable[[bytes], bytes | None]
+
+
+def _get(snapshot: Snapshot, key: bytes) -> bytes | None:
+    try:
+        value: bytes = snapshot[key]
+    except Exception as error:
+        if str(error) != "key not found":
+            raise
+        return None
+    return value
+
+
+def _read_head(get: _Get, bucket: int) -> _Head | None:
+    row = get(_head_key(bucket))
+    return None if row is None else _decode_head(row)
+
+
+def _read_unindexed(get: _Get, head: _Head) -> _IndexRows:
+    """What the index lacks: what was appended behind its mark."""
+    row = get(head.prefix + _INDEXED)
+    indexed = _Indexed() if row is None else _decode_indexed(row)
+    rows: _IndexRows = {}
+    for number in range(indexed.journals_end, head.journals_end):
+        journal = _read_appended(get, head.prefix + _JOURNAL, number)
+        rows.update(_decode_journal(unpack(journal)))
+        breathe()
+    # Behind all of the journal: an outcome replaces what was undecided, and is never replaced.
+    for number in range(indexed.chunks_end, head.header.chunks_end):
+        chunk = _read_appended(get, head.prefix + _CHUNK, number)
+        rows.update(_places(number, decode_records(chunk)))
+        breathe()
+    return rows
+
+
+def _read_appended(get: _Get, prefix: bytes, number: int) -> bytes:
+    row = get(prefix + _NUMBER.pack(number))
+    if row is None:
+        raise CorruptData(f"row {number} at {prefix.hex()} is missing; {REMEDY}")
+    return row
+
+
+def _scan(scan: RdictIter, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+    """Rows under a prefix, from a key on; keys without the prefix."""
+    scan.seek(prefix + start)
+    rows = 0
+    while scan.valid() and (key := scan.key()).startswith(prefix):
+        yield key[len(prefix) :], scan.value()
+        scan.next()
+        rows += 1
+        if rows % _BATCH_ROWS == 0:
+            breathe()
+    scan.status()  # of an iterator that met damage, and just ends
+
+
+def _check(bucket: int, path: Path) -> Header:
+    header = snapshots.check_snapshot(path)
+    if header.bucket != bucket:
+        raise CorruptData(f"snapshot {path} is of bucket {header.bucket}, not of {bucket}")
+    return header
+
+
+# -- RocksDB ---------------------------------------------------------------------------------------
+
+
+def _try_write(database: Rdict, batch: WriteBatch) -> bool:
+    """False where RocksDB would have made it wait, with the interpreter held: nothing is written then."""
+    try:
+        database.write(batch, _NO_SLOWDOWN)
+    except Exception as error:
+        if "Incomplete" not in str(error):
+            raise
+        return False
+    return True
+
+
+def _drop_unfinished(database: Rdict) -> None:
+    """Delete what installations that never ended have left: rows of a generation that no head names."""
+    scan = database.iter()
+    scan.seek(_PREFIX.pack(1, _NO_GENERATION))
+    while scan.valid():
+        bucket, _ = _PREFIX.unpack_from(scan.key())
+        head = _read_head(database.get, bucket)
+        for generation in (_FIRST, _SECOND):
+            if head is None or head.generation != generation:
+                begin, end = _PREFIX.pack(bucket, generation), _PREFIX.pack(bucket, generation + 1)
+                scan.seek(begin)
+                if scan.valid() and scan.key() < end:
+                    database.delete_range(begin, end)
+        scan.seek(_PREFIX.pack(bucket, _BEHIND))
+    scan.status()
+
+
+def _options() -> Options:
+    table = BlockBasedOptions()
+    table.set_block_cache(Cache(_CACHE_BYTES))
+    table.set_bloom_filter(10, block_based=False)
+    table.set_format_version(5)
+    options = common_options()
+    options.set_block_based_table_factory(table)
+    options.set_write_buffer_size(_MEMTABLE_BYTES_MAX)
+    options.set_compression_type(DBCompressionType.lz4())
+    options.set_enable_blob_files(val=True)
+    options.set_min_blob_size(_BLOB_BYTES_MIN)
+    options.set_blob_gc_age_cutoff(1.0)
+    return options
+
+
+def breathe(seconds: float = _BREATH_SECONDS) -> None:
+    """Let the loop's thread have the interpreter, in a thread that works on many rows."""
+    time.sleep(seconds)  # noqa: TID251 - never in the loop's thread
+
+
+def _pieces(rows: Iterable[_T], size: int) -> Iterator[list[_T]]:
+    iterator = iter(rows)
+    while piece := list(islice(iterator, size)):
+        yield piece
+
+
+_NO_SLOWDOWN = WriteOptions()
+_NO_SLOWDOWN.no_slowdown = True
