@@ -49,7 +49,9 @@ class Totals(msgspec.Struct):
     def add_postings(self, postings: Collection[Posting], accounts: Mapping[str, Account]) -> None:
         """Count postings, and what they change: nothing else changes a balance. `accounts` has those posted to."""
         for posting in postings:
-            self._add_balance(accounts[posting.account], posting.amount)
+            account = accounts[posting.account]
+            into = self.external if account.number[0] == EXTERNAL[0] else self.balances
+            into[account.currency] = into.get(account.currency, 0) + posting.amount
         self.postings += len(postings)
 
     def _add_balance(self, account: Account, amount: int) -> None:

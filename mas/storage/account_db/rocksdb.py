@@ -11,7 +11,7 @@ where a row that many flushes change is kept once, and a start reads them back f
     bucket 0          HEAD                        a `_Head`
     bucket generation ACCOUNT ... INCARNATION key a row, see `rows`
     bucket generation CHUNK number                a chunk
-    bucket generation JOURNAL number              a piece of a flush's rows: (key, value or nil to delete)
+    bucket generation JOURNAL number              a piece of a flush's rows by their keys; nil deletes
     bucket generation INDEXED                     an `_Indexed`: which chunks and journals the index has
 
 An installation writes under the other of two generations, and then puts a head that names it: old or new, never a mix.
@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from struct import Struct
 from typing import Self, TypeVar
@@ -151,7 +151,7 @@ class _Indexed(msgspec.Struct, frozen=True, array_like=True):
 
 _decode_head = msgpack_decoder(_Head, "a bucket's head", CorruptData)
 _decode_indexed = msgpack_decoder(_Indexed, "an index's mark", CorruptData)
-_decode_journal = msgpack_decoder(list[tuple[bytes, bytes | None]], "a journal", CorruptData)
+_decode_journal = msgpack_decoder(dict[bytes, bytes | None], "a journal", CorruptData)
 
 
 class _Bucket:
@@ -178,14 +178,14 @@ class _Bucket:
                 found[key] = self.indexing[key]
         return found
 
-    def add(self, rows: Iterable[tuple[bytes, bytes | None]]) -> None:
+    def add(self, rows: _IndexRows) -> None:
         """Rows of a flush."""
-        for key, value in rows:
-            if value is None and key in self.unindexed:
-                # Legs that came and went within one turn: an xid is used once, so the index has never heard of them.
-                del self.unindexed[key]
-            else:
-                self.unindexed[key] = value
+        settled = [key for key, row in rows.items() if row is None]
+        # Legs that came and went within one turn: an xid is used once, so the index has never heard of them.
+        unheard = [key for key in settled if self.unindexed.get(key) is not None]
+        self.unindexed.update(rows)
+        for key in unheard:
+            del self.unindexed[key]
 
     def begin_turn(self) -> None:
         """Hand over what the index lacks."""
@@ -374,7 +374,7 @@ class RocksAccountDB:
 
     def _append(
         self, writes: WriteSet, bucket: _Bucket, chunks: NewChunks
-    ) -> tuple[_Head, _IndexRows]:
+    ) -> tuple[_Head, list[_IndexRows]]:
         """Write what the head will make count; the head, and the rows for the index."""
         before = bucket.head
         totals = before.header.totals()
@@ -382,41 +382,38 @@ class RocksAccountDB:
         for number in self._find_new(writes.accounts, bucket):
             totals.add_account(writes.accounts[number], 0)
         writer = _BatchWriter(self._write)
-        rows: _IndexRows = {}
+        rows: list[_IndexRows] = []
         for number, chunk in chunks.cut():
-            totals.add_records(chunk.records)
-            totals.add_postings([line.posting for line in chunk.lines], writes.accounts)
             writer.put(before.prefix + _CHUNK + _NUMBER.pack(number), pack(encode(chunk)))
-            rows.update(_places(number, chunk.records))
+            totals.add_records(chunk.records)
+            rows.append(_places(number, chunk.records))
+        for postings in _pieces(writes.postings, _BATCH_ROWS):
+            totals.add_postings(postings, writes.accounts)
+            breathe()
         journals_end = before.journals_end
-        for piece in _pieces(_changed_rows(writes), _BATCH_ROWS):
+        for piece in _changed_rows(writes):
             key = before.prefix + _JOURNAL + _NUMBER.pack(journals_end)
             writer.put(key, pack(encode(piece)))
             journals_end += 1
-            rows.update(piece)
+            rows.append(piece)
         writer.end()
         header = Header.of(writes.bucket, totals, chunks.first + chunks.count)
         return _Head(before.generation, before.writer, header, journals_end), rows
 
     def _find_new(self, accounts: dict[str, Account], bucket: _Bucket) -> list[str]:
         """The accounts that have no row yet. One that was posted to before has, and needn't be looked for."""
-        keys = {
-            _ACCOUNT + number.encode(): number
-            for number, account in accounts.items()
-            if not account.chunk
-        }
+        unposted = [number for number, account in accounts.items() if not account.chunk]
+        keys = {_ACCOUNT + number.encode(): number for number in unposted}
         with self._lock:
             found = bucket.find(keys)
         missing = [key for key in keys if key not in found]
         stored = self._get_many(bucket.head.prefix, missing)
         return [keys[key] for key in missing if key not in stored]
 
-    def _publish(self, bucket: _Bucket, head: _Head, rows: _IndexRows) -> None:
+    def _publish(self, bucket: _Bucket, head: _Head, rows: list[_IndexRows]) -> None:
         with self._lock:
-            for piece in _pieces(rows.items(), _BATCH_ROWS):
+            for piece in rows:
                 bucket.add(piece)
-                if len(rows) > _BATCH_ROWS:
-                    breathe()
             bucket.head = head
 
     def _commit(self, head: _Head) -> None:
@@ -834,7 +831,7 @@ class _View:
         """Whether the index leads to every settled record, and to nothing else. Raises `CorruptData`."""
         missing = sum(len(row) == _PLACE.size for _, row in self._rows(_PAYMENT))
         for number in range(1, self.header.chunks_end):
-            for key, place in _places(number, decode_records(self._read_chunk(number))):
+            for key, place in _places(number, decode_records(self._read_chunk(number))).items():
                 if self._get(key) != place:
                     payment_id = key[len(_PAYMENT) :].hex()
                     raise CorruptData(f"the index doesn't lead to the record of {payment_id}")
@@ -949,25 +946,30 @@ def _head_key(bucket: int) -> bytes:
     return _PREFIX.pack(bucket, _NO_GENERATION) + _HEAD
 
 
-def _changed_rows(writes: WriteSet) -> Iterator[tuple[bytes, bytes | None]]:
-    """Rows by table and key, but for what stands in chunks."""
-    for number, account in writes.accounts.items():
-        yield _ACCOUNT + number.encode(), encode(account)
-    for payment_id, record in writes.records.items():
-        if not has_outcome(record):
-            yield _PAYMENT + payment_id, encode(record)
-    for xid, legs in writes.legs.items():
-        yield _LEG + xid, None if legs is None else encode(legs)
-    for number, bucket in writes.claims.items():
-        yield _CLAIM + number.encode(), encode(bucket)
-    for name, incarnation in writes.incarnations.items():
-        yield _INCARNATION + name, encode(incarnation)
+def _changed_rows(writes: WriteSet) -> Iterator[_IndexRows]:
+    """All rows but those that stand in chunks, in pieces."""
+    for accounts in _pieces(writes.accounts.values(), _BATCH_ROWS):
+        yield {_ACCOUNT + account.number.encode(): encode(account) for account in accounts}
+    others: Iterator[tuple[bytes, bytes | None]] = chain(
+        (
+            (_PAYMENT + record.payment_id, encode(record))
+            for record in writes.records.values()
+            if not has_outcome(record)
+        ),
+        ((_LEG + xid, None if legs is None else encode(legs)) for xid, legs in writes.legs.items()),
+        ((_CLAIM + number.encode(), encode(bucket)) for number, bucket in writes.claims.items()),
+        ((_INCARNATION + name, encode(row)) for name, row in writes.incarnations.items()),
+    )
+    for piece in _pieces(others, _BATCH_ROWS):
+        yield dict(piece)
 
 
-def _places(number: int, records: Sequence[Record]) -> Iterator[tuple[bytes, bytes]]:
+def _places(number: int, records: Sequence[Record]) -> _IndexRows:
     """The index's rows for the records of a chunk."""
-    for place, record in enumerate(records):
-        yield _PAYMENT + record.payment_id, _PLACE.pack(number, place)
+    return {
+        _PAYMENT + record.payment_id: _PLACE.pack(number, place)
+        for place, record in enumerate(records)
+    }
 
 
 def _at(records: list[Record], place: int, number: int) -> Record:
@@ -978,7 +980,7 @@ def _at(records: list[Record], place: int, number: int) -> Record:
     return records[place]
 
 
-def _index_rows(frame: Rows) -> Iterator[tuple[bytes, bytes]]:
+def _index_rows(frame: Rows) -> Iterator[tuple[bytes, bytes | None]]:
     """All rows that come of a snapshot's frame, chunks included."""
     match frame.table:
         case Table.ACCOUNT:
@@ -999,7 +1001,7 @@ def _index_rows(frame: Rows) -> Iterator[tuple[bytes, bytes]]:
         case Table.CHUNK:
             for number, data in snapshots.decode_chunks(frame.data).items():
                 yield _CHUNK + _NUMBER.pack(number), data
-                yield from _places(number, decode_records(data))
+                yield from _places(number, decode_records(data)).items()
 
 
 def _frames(table: Table, rows: Iterator[tuple[bytes, bytes]]) -> Iterator[Rows]:

@@ -131,18 +131,20 @@ class NewChunks:
     """A write set's records and postings cut into chunks, and its accounts linked to them."""
 
     def __init__(self, writes: WriteSet, first: int) -> None:
-        """The chunks are numbered from `first`: a flush that is tried again makes the same ones."""
-        self.records = [record for record in writes.records.values() if has_outcome(record)]
-        """What goes into the chunks."""
+        """The chunks are numbered from `first`, so that a flush that is tried again makes the same ones."""
         self.first = first
-        sizes = (
-            (len(self.records), RECORDS_PER_CHUNK),
-            (len(writes.postings), POSTINGS_PER_CHUNK),
-        )
-        self.count = max(-(-count // size) for count, size in sizes)
-        self._accounts = writes.accounts
+        self._records = [each for each in writes.records.values() if has_outcome(each)]
         self._postings = writes.postings
-        self._links: dict[str, tuple[int, int]] = {}
+        self._accounts = writes.accounts
+        self._links_before: list[tuple[Account, int, int]] = []
+
+    @property
+    def count(self) -> int:
+        """How many chunks there are."""
+        return max(
+            -(-len(self._records) // RECORDS_PER_CHUNK),
+            -(-len(self._postings) // POSTINGS_PER_CHUNK),
+        )
 
     def cut(self) -> Iterator[tuple[int, Chunk]]:
         """The chunks with their numbers, each made when it is asked for.
@@ -150,27 +152,29 @@ class NewChunks:
         Sets `chunk` and `chunk64` of the accounts; `undo` takes it back if the flush fails.
         """
         for place in range(self.count):
-            number = self.first + place
-            records = _piece(self.records, place, RECORDS_PER_CHUNK)
+            records = _piece(self._records, place, RECORDS_PER_CHUNK)
             postings = _piece(self._postings, place, POSTINGS_PER_CHUNK)
-            yield number, Chunk(records, [self._link(number, posting) for posting in postings])
+            yield self.first + place, Chunk(records, self._link(self.first + place, postings))
 
     def undo(self) -> None:
         """Link the accounts as they were: the next try begins with that."""
-        for number, (chunk, chunk64) in self._links.items():
-            account = self._accounts[number]
+        for account, chunk, chunk64 in self._links_before:
             account.chunk, account.chunk64 = chunk, chunk64
-        self._links.clear()
+        self._links_before.clear()
 
-    def _link(self, number: int, posting: Posting) -> Line:
-        account = self._accounts[posting.account]
-        previous, jump = account.chunk, 0
-        if posting.account not in self._links:
-            self._links[posting.account] = previous, account.chunk64
-        if posting.sequence % JUMP == 0:
-            jump, account.chunk64 = account.chunk64, number
-        account.chunk = number
-        return Line(posting, previous, jump)
+    def _link(self, number: int, postings: list[Posting]) -> list[Line]:
+        accounts, first = self._accounts, self.first
+        lines = []
+        for posting in postings:
+            account = accounts[posting.account]
+            previous, jump = account.chunk, 0
+            if previous < first:
+                self._links_before.append((account, previous, account.chunk64))
+            if not posting.sequence % JUMP:
+                jump, account.chunk64 = account.chunk64, number
+            account.chunk = number
+            lines.append(Line(posting, previous, jump))
+        return lines
 
 
 def _piece(rows: list[_T], place: int, size: int) -> list[_T]:
