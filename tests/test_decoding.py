@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mas import ledger
 from mas.client import profile
 from mas.config import parse_config
-from mas.daemon import data_directory, lock_shelf
+from mas.daemon import data_directory
 from mas.errors import ConfigError, CorruptData, InvalidRequest, MasError, NetworkError, PeerRefused
 from mas.locks import remote
 from mas.membership.roster import Roster, decode_roster
@@ -20,15 +20,15 @@ from mas.multiraft import frames, snapshots
 from mas.network import handshake
 from mas.raft import ConfChange, ConfChangeSingle, ConfChangeType, Message, MessageType, RaftError
 from mas.resource import proposals
+from mas.rpc import messages
 from mas.storage import (
     account_db_rows,
     account_db_sqlite,
-    raft_log_records,
     rocksdb,
     snapshot_file,
-    tm_store_rocksdb,
 )
-from mas.transaction import messages
+from mas.storage.raft_log import records as raft_log_records
+from mas.storage.tm_store import rocksdb as tm_store_rocksdb
 
 Decode = Callable[[bytes], Any]
 
@@ -48,12 +48,12 @@ FROM_DISK: dict[str, tuple[Decode, type[MasError]]] = {
     "raw entry": (proposals._decode_raw, CorruptData),
     "membership change": (ConfChange.decode, RaftError),
     "note": (snapshots.decode_note, CorruptData),
-    "lock": (lock_shelf._decode_entry, CorruptData),
+    "lock": (tm_store_rocksdb._decode_lock, CorruptData),
     "hard state": (raft_log_records._decode_hard_state, CorruptData),
     "configuration": (raft_log_records._decode_conf_state, CorruptData),
     "identity": (rocksdb._decode_identity, CorruptData),
     "number": (tm_store_rocksdb._decode_int, CorruptData),
-    "transaction": (tm_store_rocksdb._decode_entry, CorruptData),
+    "transaction": (tm_store_rocksdb._decode_pending, CorruptData),
     "snapshot's frame": (snapshot_file._decode, CorruptData),
     "kept roster": (data_directory._decode_roster, ConfigError),
     "kept identity": (data_directory._decode_kept, ConfigError),

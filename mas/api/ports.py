@@ -7,7 +7,7 @@ import msgspec
 
 from mas.errors import MasError
 from mas.ledger.instructions import Answer, Batch, Kind, LockMode, SetAccount, Token
-from mas.transaction.messages import AccountView, BucketView, PostingView, ReadLevel, Rejected
+from mas.rpc.messages import AccountView, BucketView, PostingView, ReadLevel, Rejected
 from mas.transaction.outcome import PaymentRequest, PaymentResult
 
 

@@ -12,7 +12,7 @@ from mas.errors import InvalidRequest, NotSupported
 from mas.ids import PAYMENT_ID_BYTES, payment_id
 from mas.ledger.instructions import EXTERNAL, Body, Kind, LockMode, SetAccount
 from mas.money import DEFAULT_CURRENCY, check_currency
-from mas.transaction.messages import ReadLevel
+from mas.rpc.messages import ReadLevel
 from mas.transaction.outcome import PaymentRequest, change_id_of
 from mas.wire.gen.mas.v1 import account_pb2 as pb
 

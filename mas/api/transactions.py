@@ -31,7 +31,7 @@ from mas.ledger.instructions import (
     decode_batch,
 )
 from mas.limits import TURN_INSTRUCTIONS_MAX, check_bucket_id
-from mas.transaction.messages import Answers, Rejected, Reply, encode
+from mas.rpc.messages import Answers, Rejected, Reply, encode
 from mas.wire.gen.mas.v1 import transaction_pb2 as pb
 from mas.wire.gen.mas.v1 import transaction_pb2_grpc as pb_grpc
 

@@ -13,7 +13,7 @@ from mas.money import DEFAULT_CURRENCY, format_amount
 if TYPE_CHECKING:
     from mas.client import Client, Receipt
     from mas.ledger.instructions import AccountState
-    from mas.transaction.messages import AccountView, PostingView
+    from mas.rpc.messages import AccountView, PostingView
 
 _LEVELS = ("LINEARIZABLE", "READ_COMMITTED", "READ_UNCOMMITTED", "STALE")
 
@@ -83,7 +83,7 @@ def _keep(session: Session, number: str, token: str, again: str) -> tuple[str, s
 def get(session: Session, numbers: tuple[str, ...], level: str) -> None:
     """Read accounts."""
     from mas.errors import MasError, NotFound
-    from mas.transaction.messages import AccountView, ReadLevel
+    from mas.rpc.messages import AccountView, ReadLevel
 
     asked = ReadLevel[level.upper()]
     views = session.ask(lambda client: client.accounts(numbers, level=asked))

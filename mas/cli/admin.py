@@ -14,7 +14,7 @@ from mas.errors import NotFound, OutcomeUnknown, StorageError, Unavailable
 
 if TYPE_CHECKING:
     from mas.client.operator import Cluster, OperatorClient
-    from mas.transaction.messages import FollowerView, ReplicaView
+    from mas.rpc.messages import FollowerView, ReplicaView
 
 _BUCKETS_AT_ONCE = 64
 _SAFE_VOTERS = 3
@@ -242,7 +242,7 @@ async def _until_voter(
 async def _until_erased(
     session: AdminSession, operator: "OperatorClient", bucket: int, node: int
 ) -> None:
-    from mas.transaction.messages import ReplicaState
+    from mas.rpc.messages import ReplicaState
 
     patience = Patience(session, f"node {node}")
     while True:

@@ -100,7 +100,7 @@ def override(config: "Config", given: dict[str, Any]) -> "Config":
 @click.command()
 def demo() -> None:
     """Show a cluster at work, and what happens when its nodes die."""
-    from mas.testing.demo import run
+    from mas.cli.demo import run
 
     run()
 
@@ -123,7 +123,7 @@ def _benchmark(command: Callable[..., None]) -> Callable[..., None]:
 def bench(context: click.Context, *, quick: bool, json_file: Path | None) -> None:
     """Measure payments a second on this machine, next to a bare gRPC echo."""
     if context.invoked_subcommand is None:
-        from mas.testing.bench import run
+        from mas.bench.payments import run
 
         run(quick=quick, json_file=json_file)
 
@@ -132,7 +132,7 @@ def bench(context: click.Context, *, quick: bool, json_file: Path | None) -> Non
 @_benchmark
 def bench_raft(*, quick: bool, json_file: Path | None) -> None:
     """Measure consensus alone: proposals, idle groups, failover; next to etcd where that is installed."""
-    from mas.testing.raft_bench import run
+    from mas.bench.raft import run
 
     run(quick=quick, json_file=json_file)
 

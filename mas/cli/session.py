@@ -192,12 +192,12 @@ def end_with(receipt: "Receipt", what: str, again: str) -> None:
 
     if receipt.status is Status.COMMITTED:
         return
-    passing = receipt.status in (Status.ABORTED, Status.UNKNOWN) or (
-        receipt.status is Status.REJECTED and receipt.passing
+    may_try_again = receipt.status in (Status.ABORTED, Status.UNKNOWN) or (
+        receipt.status is Status.REJECTED and receipt.is_transient
     )
     text = _sentence(receipt, what, again)
     output.complain(f"Error: {text[0].upper()}{text[1:]}")
-    raise SystemExit(EXIT_TRY_AGAIN if passing else EXIT_REFUSED)
+    raise SystemExit(EXIT_TRY_AGAIN if may_try_again else EXIT_REFUSED)
 
 
 def _sentence(receipt: "Receipt", what: str, again: str) -> str:
@@ -213,7 +213,7 @@ def _sentence(receipt: "Receipt", what: str, again: str) -> str:
             return f"{what} did not happen this time{because}; try again: {again}"
         case Status.KEY_REUSED:
             return f"{what} was refused: this key has been used for something else{because}"
-        case Status.REJECTED if receipt.passing:
+        case Status.REJECTED if receipt.is_transient:
             return f"{what} was not begun{because}; try again: {again}"
         case _:
             return f"{what} was refused{because}"

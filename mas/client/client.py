@@ -24,8 +24,8 @@ from mas.errors import MasError, NotFound
 from mas.ledger.instructions import EXTERNAL, AccountState, Kind
 from mas.limits import check_timeout
 from mas.money import DEFAULT_CURRENCY
+from mas.rpc.messages import AccountView, BucketView, PostingView, ReadLevel
 from mas.runtime import Clock, Dice, Supervisor, SystemClock, SystemDice
-from mas.transaction.messages import AccountView, BucketView, PostingView, ReadLevel
 from mas.transaction.outcome import Status
 from mas.wire import messages
 from mas.wire.gen.mas.v1 import account_pb2 as pb
@@ -149,7 +149,7 @@ class Client:
     ) -> list[Receipt]:
         """Carry out a batch, each payment alone in its fate; one receipt for each, in their order.
 
-        A payment that can't be carried out as it is gets a receipt too: TURNED_AWAY, saying why.
+        A payment that can't be carried out as it is gets a receipt too: REJECTED, saying why.
         """
         deadline = self._deadline(timeout)
         receipts: list[Receipt | None] = [None] * len(payments)
@@ -159,7 +159,7 @@ class Client:
         def on_end(place: int, answer: Receipt | MasError) -> None:
             nonlocal left
             if isinstance(answer, MasError):
-                answer = _turned_away(keys[place], answer)
+                answer = _rejected(keys[place], answer)
             receipts[place] = answer
             left -= 1
             if not left:
@@ -451,5 +451,5 @@ def _message(payment: Payment, key: str) -> pb.Payment:
     )
 
 
-def _turned_away(key: str, error: MasError) -> Receipt:
+def _rejected(key: str, error: MasError) -> Receipt:
     return Receipt(key, Status.REJECTED, detail=str(error))

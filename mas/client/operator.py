@@ -11,7 +11,7 @@ from mas import limits
 from mas.client.channel import answered, check_bearer, connected, open_channel
 from mas.client.requests import to_message
 from mas.ledger.rows import NodeRow
-from mas.transaction.messages import ReplicaView
+from mas.rpc.messages import ReplicaView
 from mas.wire.gen.mas.v1 import node_pb2 as pb
 from mas.wire.gen.mas.v1.node_pb2_grpc import NodeServiceStub
 from mas.wire.nodes import node_from_wire, node_to_wire, replica_from_wire

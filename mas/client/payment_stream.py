@@ -285,7 +285,7 @@ class PaymentStream:
             return
         order.last = receipt
         begun = receipt.status is not Status.REJECTED
-        if not begun and not receipt.passing:
+        if not begun and not receipt.is_transient:
             order.give_up(receipt.reason, receipt.detail)
             return
         order.unknown |= receipt.status is Status.UNKNOWN

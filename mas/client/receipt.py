@@ -43,17 +43,17 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def committed(self) -> bool:
-        """It has happened, for ever."""
+        """Whether it has happened, for ever."""
         return self.status is Status.COMMITTED
 
     @property
     def final(self) -> bool:
-        """Asking again by the same key would bring the same answer."""
+        """Whether asking again by the same key would bring the same answer."""
         return self.status in OUTCOMES
 
     @property
-    def passing(self) -> bool:
-        """The reason is the system's own (overload, a lock, an outage): it ended a try, and says nothing of the next."""
+    def is_transient(self) -> bool:
+        """Whether the reason is the system's own (overload, a lock, an outage): it ended this try, and another may succeed."""
         return self.reason >= Reason.LOCK_CONFLICT
 
 

@@ -15,7 +15,7 @@ from mas.errors import InvalidRequest
 from mas.ledger.instructions import EXTERNAL, Kind
 from mas.limits import shorten
 from mas.money import check_currency, parse_amount
-from mas.transaction.messages import ReadLevel
+from mas.rpc.messages import ReadLevel
 from mas.wire.gen.mas.v1 import account_pb2 as pb
 
 _UNFIT = (TypeError, ValueError, OverflowError)

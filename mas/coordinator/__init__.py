@@ -6,15 +6,14 @@ from mas.coordinator.actor import (
     Ports,
     TransactionCoordinator,
 )
-from mas.coordinator.ports import Buckets, Locks, PendingEntry, TxnCoordinatorDAO
+from mas.coordinator.ports import Buckets, Locks, TransactionStore
 
 __all__ = [
     "Buckets",
     "CoordinatorSettings",
     "CoordinatorStatistics",
     "Locks",
-    "PendingEntry",
     "Ports",
     "TransactionCoordinator",
-    "TxnCoordinatorDAO",
+    "TransactionStore",
 ]

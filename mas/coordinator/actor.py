@@ -26,7 +26,7 @@ from mas.coordinator.fair_queue import FairQueue
 from mas.coordinator.outbox import Outbox
 from mas.coordinator.pending import PendingWriter
 from mas.coordinator.placement_ids import PlacementIds
-from mas.coordinator.ports import Buckets, Locks, PendingEntry, TxnCoordinatorDAO
+from mas.coordinator.ports import Buckets, Locks, TransactionStore
 from mas.coordinator.queries import Queries
 from mas.coordinator.reads import AccountAnswer, Reads
 from mas.coordinator.waiting import last_word
@@ -48,6 +48,7 @@ from mas.limits import (
     REQUESTS_IN_FLIGHT_MAX,
     TURN_INSTRUCTIONS_MAX,
 )
+from mas.rpc.messages import BucketView, PostingView, ReadLevel, Rejected
 from mas.runtime import Actor, Clock, Dice, Mailbox, MailboxStatistics, Supervisor, failpoint
 from mas.transaction.machine import (
     Alarm,
@@ -62,9 +63,9 @@ from mas.transaction.machine import (
     Send,
     Settled,
 )
-from mas.transaction.messages import BucketView, PostingView, ReadLevel, Rejected
 from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, hash_body, payment_id_of
 from mas.transaction.placement import place, place_creation
+from mas.transaction.stored import PendingEntry
 from mas.transaction.xid_source import XidSource
 
 LATER_MAX = 65_536
@@ -100,7 +101,7 @@ class Ports(msgspec.Struct, frozen=True):
     """The world of a coordinator."""
 
     buckets: Buckets
-    store: TxnCoordinatorDAO
+    store: TransactionStore
     locks: Locks
 
 

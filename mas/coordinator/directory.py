@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from mas.coordinator.pending import PendingWriter
-from mas.coordinator.ports import Buckets, TxnCoordinatorDAO
+from mas.coordinator.ports import Buckets, TransactionStore
 from mas.errors import DatabaseUnavailable, Unavailable
 from mas.ids import home_bucket
 from mas.ledger.instructions import Legs
+from mas.rpc.messages import Claims, ReadClaims
 from mas.runtime import Clock, Supervisor
-from mas.transaction.messages import Claims, ReadClaims
 
 NUMBERS_MAX = 1_000_000
 """Accounts whose buckets are kept in memory; the longest known goes first."""
@@ -46,7 +46,7 @@ class Directory:
     def __init__(
         self,
         buckets: Buckets,
-        store: TxnCoordinatorDAO,
+        store: TransactionStore,
         notes: PendingWriter,
         clock: Clock,
         homes: int,
@@ -144,7 +144,7 @@ class Directory:
     async def _ask_store(self) -> None:
         numbers, self._for_store = list(self._for_store), {}
         try:
-            buckets = await self._store.get_peer_bucket(numbers)
+            buckets = await self._store.find_buckets(numbers)
         except DatabaseUnavailable as error:
             _log.warning("the directory is away, the accounts' homes are asked: %s", error)
             buckets = [0] * len(numbers)

@@ -6,10 +6,11 @@ What is noted and closed while a write is on its way is never written at all.
 import asyncio
 import logging
 
-from mas.coordinator.ports import PendingEntry, TxnCoordinatorDAO
+from mas.coordinator.ports import TransactionStore
 from mas.errors import DatabaseUnavailable
 from mas.runtime import Clock
 from mas.transaction.machine import NotePending
+from mas.transaction.stored import PendingEntry
 
 NOTES_MAX = 65_536
 """Notes that wait for a store that is away; more are dropped: the legs name their anchors all the same."""
@@ -21,7 +22,7 @@ _log = logging.getLogger(__name__)
 class PendingWriter:
     """Writes what waits in one call a kind, again and again."""
 
-    def __init__(self, store: TxnCoordinatorDAO, clock: Clock) -> None:
+    def __init__(self, store: TransactionStore, clock: Clock) -> None:
         self._store = store
         self._clock = clock
         self._noted: dict[bytes, NotePending] = {}
@@ -77,7 +78,7 @@ class PendingWriter:
         if settled:
             await self._store.close_transaction_entries(settled)
         if placed:
-            await self._store.insert_peer_bucket(placed)
+            await self._store.insert_buckets(placed)
 
 
 def _entry(note: NotePending) -> PendingEntry:

@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from mas.coordinator.ports import TxnCoordinatorDAO
+from mas.coordinator.ports import TransactionStore
 from mas.errors import DatabaseUnavailable
 from mas.runtime import Clock, Dice
 
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 class PlacementIds:
     """Hands out ids, and reserves more behind."""
 
-    def __init__(self, store: TxnCoordinatorDAO, clock: Clock, dice: Dice) -> None:
+    def __init__(self, store: TransactionStore, clock: Clock, dice: Dice) -> None:
         self._store = store
         self._clock = clock
         self._dice = dice

@@ -1,12 +1,11 @@
 """What the Transaction Coordinator needs of the world: buckets, a store for hints, and locks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-import msgspec
-
 from mas.ledger.instructions import Answer, Batch, LockMode, Token
-from mas.transaction.messages import Rejected, Reply, Request
+from mas.rpc.messages import Rejected, Reply, Request
+from mas.transaction.stored import PendingEntry
 
 
 class Buckets(Protocol):
@@ -39,44 +38,40 @@ class Buckets(Protocol):
         """Every bucket of the cluster, ascending, and the nodes that hold its replicas."""
 
 
-class PendingEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A transaction under way, as the TM store notes it: what a restart needs to ask the anchor (rules 11, 40)."""
+class TransactionStore(Protocol):
+    """The TM store's part for coordinators: hints and caches, nothing that can't be rebuilt (rules 19, 40).
 
-    xid: bytes
-    payment_id: bytes
-    attempt: int
-    body_hash: bytes
-    anchor: int
-    participants: tuple[int, ...]
+    Several coordinators may use one store. A call is atomic, and sees what calls that returned before it have written,
+    whoever made them; no two calls are atomic together. Every method raises `DatabaseUnavailable`: the call may have
+    been done, or be done yet. All but `incr_max_id` may be called again then: doing it twice changes nothing.
 
-
-class TxnCoordinatorDAO(Protocol):
-    """The TM store: hints and caches, nothing that can't be rebuilt (rules 19, 40). Raises `DatabaseUnavailable`."""
+    What a returned call has written survives the coordinator's death. A power cut at the store, its loss or its return
+    to an earlier state may take back anything: then buckets are asked instead.
+    """
 
     async def incr_max_id(self, count: int = 1) -> int:
-        """Reserve `count` ids; the greatest of them. Only places new accounts (rule 19)."""
+        """Reserve `count` ids, 1 or more, for the caller alone; returns the greatest of them, the others are below it.
 
-    async def get_max_id(self) -> int: ...
+        A store that was lost or put back may give ids again; they only place new accounts (rule 19).
+        """
 
-    async def get_peers_list(self) -> dict[int, str]:
-        """Bucket -> the addresses of its replicas, comma-separated, leader first where known."""
+    async def find_buckets(self, numbers: Sequence[str]) -> list[int]:
+        """Look each number up in the directory: its bucket, or 0 where none was inserted; in the order of `numbers`."""
 
-    async def set_peers_list(self, peers: dict[int, str]) -> None: ...
-
-    async def get_peer_bucket(self, numbers: Sequence[str]) -> list[int]:
-        """The directory: each number's bucket, 0 where unknown."""
-
-    async def insert_peer_bucket(self, placements: dict[str, int]) -> None: ...
+    async def insert_buckets(self, placements: Mapping[str, int]) -> None:
+        """Put the bucket of each number in the directory, in place of the one before."""
 
     async def create_transaction_entries(self, entries: Sequence[PendingEntry]) -> None:
-        """Note these as PENDING; one write, not synced (rule 40)."""
+        """Note these as PENDING, each in place of one with the same xid (rule 40)."""
 
     async def close_transaction_entries(self, xids: Sequence[bytes]) -> None:
-        """They have ended: COMMITTED or ABORTED, and settled at every participant."""
+        """Delete the entries of these transactions, which are settled at every participant; unknown xids are passed over."""
 
-    async def pending_entries(self) -> list[PendingEntry]: ...
+    async def pending_entries(self) -> list[PendingEntry]:
+        """Every entry that is created and not closed, ascending by xid."""
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Finish the calls under way and let the store go; no call may follow."""
 
 
 class Locks(Protocol):

@@ -22,11 +22,12 @@ from mas.ledger.instructions import (
     QueryRecord,
     Reason,
     RecordRefusal,
+    RejectReason,
     SetAccount,
     Token,
 )
+from mas.rpc.messages import Rejected
 from mas.runtime import Clock, Dice
-from mas.transaction.messages import Rejected, RejectReason
 from mas.transaction.outcome import PaymentResult, Status
 
 _OWNER_BYTES = 16

@@ -13,8 +13,7 @@ from mas.coordinator.ports import Buckets
 from mas.coordinator.waiting import Wait, find
 from mas.errors import MasError, RequestFailed, Unavailable
 from mas.limits import shorten
-from mas.runtime import Clock, Dice
-from mas.transaction.messages import (
+from mas.rpc.messages import (
     AccountView,
     AccountViews,
     BucketView,
@@ -25,6 +24,7 @@ from mas.transaction.messages import (
     ReadLevel,
     ReadPostings,
 )
+from mas.runtime import Clock, Dice
 
 AccountAnswer = AccountView | MasError | None
 """None: there is no such account. An error: this one can't be read, though others can."""

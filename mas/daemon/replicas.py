@@ -32,15 +32,15 @@ from mas.resource import (
     AccountService,
     Ports,
     ReplicaAdmin,
-    ResourceManager,
     ResourceSettings,
     writer_mark,
 )
 from mas.resource.members import all_voters
 from mas.resource.ports import AccountDB
 from mas.resource.ports import Buckets as ServiceBuckets
+from mas.rpc.messages import Reply, Request
+from mas.rpc.server import BucketServer
 from mas.runtime import Actor, Clock, Supervisor
-from mas.transaction.messages import Reply, Request
 
 _log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class ReplicaParts(msgspec.Struct, frozen=True):
     membership: Membership
     host: RaftHost
     database: AccountDB
-    manager: ResourceManager
+    server: BucketServer
     members: ReplicaAdmin
     buckets: Buckets
     proposer: int
@@ -93,7 +93,7 @@ class Replicas(Actor):
         self._membership = parts.membership
         self._host = parts.host
         self._database = parts.database
-        self._manager = parts.manager
+        self._server = parts.server
         self._stopped = parts.members.stopped
         self._buckets = parts.buckets
         self._proposer = parts.proposer
@@ -170,9 +170,9 @@ class Replicas(Actor):
             self._stopped[bucket] = str(error)
             return
         group.introduce(members.holders)
-        ports = Ports(group, self._database, self._buckets, self._manager.reply, self._proposer)
+        ports = Ports(group, self._database, self._buckets, self._server.reply, self._proposer)
         service = AccountService(bucket, kept, ports, self._clock, self._settings)
-        self._manager.add(service)
+        self._server.add(bucket, service.requests.offer)
         self._served[bucket] = self._supervisor.spawn(service.name, self._serve(service, group))
         self._stopped.pop(bucket, None)
 
@@ -198,7 +198,7 @@ class Replicas(Actor):
                 error, UnknownVersion | CorruptData
             ):
                 raise
-            self._manager.remove(service.bucket)
+            self._server.remove(service.bucket)
             group.isolate(error)
 
     async def _leave(self, members: BucketMembers) -> None:
@@ -246,7 +246,7 @@ class Replicas(Actor):
 
     async def _erase(self, bucket: int) -> None:
         """In this order: nobody may write rows behind their loss, and the rows are lost before the log is."""
-        self._manager.remove(bucket)
+        self._server.remove(bucket)
         service = self._served.pop(bucket, None)
         if service is not None:
             service.cancel()

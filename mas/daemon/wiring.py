@@ -1,7 +1,7 @@
 """Where ports meet engines: the parts of one process, made, joined, started and stopped.
 
-    transport ─┬─ router ──── coordinator ── locks ── api servers        (roles tm, tc, gls)
-               └─ Raft host ─ AccountServices ─ resource manager ── tools' server  (role rm)
+    transport ─┬─ bucket client ─ coordinator ── locks ── api servers        (roles tm, tc, gls)
+               └─ Raft host ─ AccountServices ─ bucket server ── tools' server  (role rm)
 
 Stopping goes the other way: edges first, so that nobody is left without an answer, then the actors, then the stores.
 """
@@ -29,12 +29,12 @@ from mas.api import (
     TransactionServicer,
 )
 from mas.api.server import Service
+from mas.channels import Channel
 from mas.client import profile
 from mas.config import Config
 from mas.coordinator import CoordinatorSettings, TransactionCoordinator
 from mas.coordinator import Ports as CoordinatorPorts
 from mas.daemon.data_directory import DataDirectory, read_file
-from mas.daemon.lock_shelf import ByteShelf, LockShelf
 from mas.daemon.open_files import connections_of_a_server
 from mas.daemon.replicas import ReplicaParts, Replicas
 from mas.files import read_secret
@@ -45,12 +45,11 @@ from mas.locks import (
     LockClient,
     LockServer,
     LockSettings,
+    LockStore,
     join,
 )
-from mas.membership import Membership, Operations, PeersList, Roster
+from mas.membership import Membership, Operations, Roster
 from mas.multiraft import HostConfig, RaftHost, WorkerThread
-from mas.network.buckets import BucketRouter
-from mas.network.channels import Channel
 from mas.network.handshake import Identity
 from mas.network.tls import (
     TlsFiles,
@@ -62,8 +61,11 @@ from mas.network.tls import (
     server_context,
 )
 from mas.network.transport import PeerTransport
-from mas.resource import ReplicaAdmin, ResourceManager, ResourceSettings
+from mas.resource import ReplicaAdmin, ResourceSettings
+from mas.rpc.client import BucketClient
+from mas.rpc.server import BucketServer
 from mas.runtime import Actor, Clock, Dice, Supervisor, SystemClock
+from mas.storage.open import open_account_db, open_raft_log, open_tm_store
 
 _log = logging.getLogger(__name__)
 
@@ -106,7 +108,7 @@ class Process:
         )
         self._transport = self._make_transport()
         self._membership = Membership(config.node.id, roster, self._transport, directory)
-        self._router = BucketRouter(
+        self._router = BucketClient(
             self._transport,
             {members.bucket: members.voters for members in roster.buckets},
             clock=self._clock,
@@ -216,20 +218,12 @@ class Process:
     # -- resource manager --------------------------------------------------------------------------------
 
     async def _start_resource_manager(self) -> None:
-        from mas.storage.account_db_sqlite import SqliteAccountDB
-        from mas.storage.raft_log_rocksdb import RocksRaftLog
-
         config, path = self._config, self._directory.path
         self._directory.check_log()
-        log = RocksRaftLog.open(path / "raft", config.node.cluster_id, config.node.id)
+        log = open_raft_log(config, path)
         self._directory.note_log()
         log_thread, file_thread = WorkerThread("raft-log"), WorkerThread("snapshots")
-        database = SqliteAccountDB.connect(
-            path / f"{config.storage.database}.sqlite3",
-            config.node.cluster_id,
-            config.node.id,
-            reserve_bytes=config.storage.log_reserve_mb << 20,
-        )
+        database = open_account_db(config, path)
         self._closers += [
             _closing(log_thread.close),
             _closing(file_thread.close),
@@ -248,12 +242,12 @@ class Process:
         )
         await host.finish_snapshots()
         members = ReplicaAdmin(config.node.id, host)
-        manager = ResourceManager(self._transport, members)
+        server = BucketServer(self._transport, members.answer)
         parts = ReplicaParts(
             self._membership,
             host,
             database,
-            manager,
+            server,
             members,
             self._router,
             proposer=int.from_bytes(self._dice.randbytes(7), "big"),
@@ -264,7 +258,7 @@ class Process:
         await replicas.open_all()
         self._transport.on_frame(Channel.RAFT, host.on_frame)
         self._transport.on_frame(Channel.SNAPSHOT, host.on_snapshot_frame)
-        self._transport.on_frame(Channel.REQUEST, manager.on_frame)
+        self._transport.on_frame(Channel.REQUEST, server.on_frame)
         self._transport.on_peer(host.on_peer)
         self._spawn(host)
         self._spawn(replicas)
@@ -315,11 +309,9 @@ class Process:
     # -- transaction manager -----------------------------------------------------------------------------
 
     async def _start_transaction_manager(self) -> None:
-        from mas.storage.tm_store_rocksdb import RocksTmStore
-
         config = self._config
-        node, role = config.node, config.node.role
-        store = RocksTmStore.open(self._directory.path / "tm", node.cluster_id, node.id)
+        role = config.node.role
+        store = open_tm_store(config, self._directory.path)
         self._closers.append(store.close)
         key = self._token_key()
         authenticator = Authenticator(
@@ -349,11 +341,10 @@ class Process:
             operators = self._serve(
                 config.listen.node_service, NodeServicer(self, self._operations, secret)
             )
-            self._spawn(PeersList(self._membership, self._router, store, self._clock))
             if role == "all" and issuer is not None:
                 self._welcome(api, operators, issuer, authenticator)
 
-    def _start_locks(self, store: ByteShelf) -> Leases:
+    def _start_locks(self, store: LockStore) -> Leases:
         """The lock service itself on the one node where it is at work, the way to it on all others."""
         where = self._config.lock_node()
         if where != self._config.node.id:
@@ -364,7 +355,7 @@ class Process:
         service = GlobalLockService(
             f"node {where}",
             buckets=self._router,
-            store=LockShelf(store),
+            store=store,
             clock=self._clock,
             settings=LockSettings(
                 buckets=len(self._membership.roster.buckets),

@@ -125,6 +125,23 @@ class Reason(IntEnum):
     TOO_MANY_NODES = 41
 
 
+class RejectReason(IntEnum):
+    """Why there is no answer of the ledger's."""
+
+    NOT_LEADING = 1
+    """This copy has done nothing; `leader` may say whom to ask."""
+    OVERLOADED = 2
+    """This copy has done nothing."""
+    UNAVAILABLE = 3
+    """This copy has done nothing: no leader, or the database is away, or the deadline is past."""
+    UNKNOWN = 4
+    """It may or may not be done, now or later (rule 39)."""
+    INVALID = 5
+    """The request can't be read or names an unknown bucket."""
+    FAILED = 6
+    """Of a read: it raised there, and would elsewhere. Nobody else is asked."""
+
+
 class AccountState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What an administrator may change of an account."""
 

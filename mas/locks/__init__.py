@@ -4,18 +4,16 @@ from mas.locks.actor import GlobalLockService, LockRequest, LockSettings
 from mas.locks.client_locks import ClientLocks
 from mas.locks.global_lock import GlobalLock, LockProperties, LockStatus
 from mas.locks.leases import ACCOUNT, Leases
-from mas.locks.ports import LockEntry, LockStore
-from mas.locks.remote import LOCKS_CHANNEL, LockClient, LockServer, join
+from mas.locks.ports import LockStore
+from mas.locks.remote import LockClient, LockServer, join
 
 __all__ = [
     "ACCOUNT",
-    "LOCKS_CHANNEL",
     "ClientLocks",
     "GlobalLock",
     "GlobalLockService",
     "Leases",
     "LockClient",
-    "LockEntry",
     "LockProperties",
     "LockRequest",
     "LockServer",

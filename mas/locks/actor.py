@@ -17,10 +17,10 @@ import msgspec
 from mas import limits
 from mas.errors import DatabaseUnavailable, MasError, Overloaded, Unavailable
 from mas.ledger.instructions import Answer, Batch, Code, LockMode, TakeEpoch, Token
-from mas.locks.kept import KeptLocks
+from mas.locks.lease_store import LeaseStore
 from mas.locks.leases import ACCOUNT, Leases
 from mas.locks.marks import Marks, Placed
-from mas.locks.ports import Buckets, LockEntry, LockStore
+from mas.locks.ports import Buckets, LockStore
 from mas.locks.table import (
     Ended,
     Event,
@@ -32,8 +32,9 @@ from mas.locks.table import (
     TimedOut,
     Withdrawn,
 )
+from mas.rpc.messages import Rejected
 from mas.runtime import Actor, Clock, Mailbox, Supervisor
-from mas.transaction.messages import Rejected
+from mas.transaction.stored import LockEntry
 
 _log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class LockRequest(msgspec.Struct, frozen=True, eq=False):
     on_result: OnResult
     marked: bool = False
     """Its accounts are marked before it is granted (rule 33)."""
-    kept: bool = False
+    durable: bool = False
     """Its leases are kept in the TM store (rule 36)."""
 
 
@@ -106,7 +107,7 @@ class _Lease(msgspec.Struct):
     on_result: OnResult | None
     """None once it is called."""
     grant: Grant | None = None
-    kept: bool = False
+    durable: bool = False
     placed: list[Placed] = []
     """Its accounts that are marked, or may be."""
     marking: bool = False
@@ -148,7 +149,7 @@ class GlobalLockService(Leases, Actor):
         self._clock = clock
         self._settings = settings
         self._marks = Marks(buckets, settings.buckets, clock)
-        self._kept = KeptLocks(store, clock)
+        self._lease_store = LeaseStore(store, clock)
         self._supervisor = Supervisor()
         # Twice the room: what ends a request is never turned away for those that begin (rule 16).
         self._commands: Mailbox[_Command] = Mailbox("locks.commands", 2 * settings.requests_max)
@@ -167,7 +168,7 @@ class GlobalLockService(Leases, Actor):
         timeout: float,
         *,
         marked: bool = False,
-        kept: bool = False,
+        durable: bool = False,
         lease: float = 0.0,
     ) -> Grant:
         """See `Leases`."""
@@ -180,7 +181,7 @@ class GlobalLockService(Leases, Actor):
             lease=lease or self._settings.lease,
             on_result=lambda answer: _resolve(result, answer),
             marked=marked,
-            kept=kept,
+            durable=durable,
         )
         self.ask(request)
         try:
@@ -254,7 +255,7 @@ class GlobalLockService(Leases, Actor):
         try:
             async with self._supervisor as supervisor:
                 supervisor.spawn("locks.marks", self._marks.run())
-                supervisor.spawn("locks.kept", self._kept.run())
+                supervisor.spawn("locks.store", self._lease_store.run())
                 supervisor.spawn("locks.serve", self._serve())
                 await supervisor.wait()
         finally:
@@ -278,7 +279,7 @@ class GlobalLockService(Leases, Actor):
     async def _serve(self) -> None:
         epoch = await self._take_epoch()
         table = LockTable(epoch, waiters_max=self._settings.waiters_max)
-        for entry in await self._kept.load():
+        for entry in await self._lease_store.load():
             self._restore(table, entry, epoch)
         self._table = table
         _log.info("the lock service is at work, epoch %d", epoch)
@@ -315,11 +316,11 @@ class GlobalLockService(Leases, Actor):
             self._marks.lose_sight(each, entry.token)
         left = (entry.expires_us - self._clock.now_us()) / 1e6
         if left <= 0 or entry.token.epoch >= epoch:
-            self._take_away([entry.lock_id], placed, entry.token, kept=True)
+            self._take_away([entry.lock_id], placed, entry.token, durable=True)
             return
         deadline = self._clock.monotonic() + left
         grant = table.restore(entry.owner, entry.lock_id, entry.token, deadline)
-        self._leases[grant.number] = _Lease(None, None, grant=grant, kept=True, placed=placed)
+        self._leases[grant.number] = _Lease(None, None, grant=grant, durable=True, placed=placed)
 
     def _on_command(self, table: LockTable, command: _Command) -> None:
         now = self._clock.monotonic()
@@ -366,7 +367,7 @@ class GlobalLockService(Leases, Actor):
         if number in self._leases:
             self._on_asked_again(request, self._leases[number])
             return
-        self._leases[number] = _Lease(request, request.on_result, kept=request.kept)
+        self._leases[number] = _Lease(request, request.on_result, durable=request.durable)
         self._numbers[request] = number
         self._on_events(table, events)
 
@@ -396,7 +397,7 @@ class GlobalLockService(Leases, Actor):
         request = lease.request
         assert request is not None
         lease.grant = grant
-        if request.marked or request.kept:
+        if request.marked or request.durable:
             lease.marking = True
             self._marking[grant.number] = lease
             self._supervisor.spawn("locks.mark", self._mark(lease, request, grant))
@@ -407,7 +408,7 @@ class GlobalLockService(Leases, Actor):
         """Some locks of a lease, or all of them, are somebody else's now."""
         lease = self._leases[grant.number]
         if not lease.marking:
-            self._take_away(grant.locks, lease.placed, grant.token, kept=lease.kept)
+            self._take_away(grant.locks, lease.placed, grant.token, durable=lease.durable)
         if table.grant(grant.number) is None:
             self._forget(grant.number, why)
 
@@ -425,8 +426,8 @@ class GlobalLockService(Leases, Actor):
         try:
             placed = await self._locate(request, grant)
             # Before its marks are set, so that whatever becomes of this service, the next one takes them away.
-            if request.kept:
-                await self._kept.keep(self._entries(grant, placed))
+            if request.durable:
+                await self._lease_store.keep(self._entries(grant, placed))
             lease.placed = placed
             await self._marks.set(placed, grant.token, lambda: lease.on_result is not None)
         except DatabaseUnavailable as failure:
@@ -461,19 +462,19 @@ class GlobalLockService(Leases, Actor):
         if marked.error is None and held is not None and held.locks == grant.locks:
             lease.answer(grant)
             return
-        self._take_away(grant.locks, lease.placed, grant.token, kept=lease.kept)
-        lease.placed, lease.kept = [], False
+        self._take_away(grant.locks, lease.placed, grant.token, durable=lease.durable)
+        lease.placed, lease.durable = [], False
         if marked.error is not None:
             lease.answer(marked.error)
         self._on_events(table, table.cancel(grant.number, now))
 
     def _take_away(
-        self, locks: Sequence[str], placed: list[Placed], token: Token, *, kept: bool
+        self, locks: Sequence[str], placed: list[Placed], token: Token, *, durable: bool
     ) -> None:
         """Take away the marks of these locks; each is forgotten only once its mark is gone."""
         marked = {ACCOUNT + each[0]: each for each in placed}
         for lock in locks:
-            forget = partial(self._kept.forget, (lock,), token) if kept else None
+            forget = partial(self._lease_store.forget, lock, token) if durable else None
             if lock in marked:
                 self._marks.remove(marked[lock], token, forget)
             elif forget is not None:

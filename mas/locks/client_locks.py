@@ -32,7 +32,7 @@ class ClientLocks:
         marked = mode is not LockMode.ESCROW
         lock_ids = [ACCOUNT + number for number in numbers]
         grant = await self._leases.acquire_locks(
-            owner, lock_ids, mode, timeout, marked=marked, kept=True
+            owner, lock_ids, mode, timeout, marked=marked, durable=True
         )
         left = max(grant.deadline - self._clock.monotonic(), 0.0)
         return dict.fromkeys(numbers, grant.token), left

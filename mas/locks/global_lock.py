@@ -67,7 +67,7 @@ class GlobalLock:
                 LockMode.EXCLUSIVE,
                 self.properties.attempts * self.properties.attempt_delay,
                 marked=True,
-                kept=True,
+                durable=True,
                 lease=self.properties.timeout,
             )
         except Unavailable:

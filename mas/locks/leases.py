@@ -22,13 +22,13 @@ class Leases(ABC):
         timeout: float,
         *,
         marked: bool = False,
-        kept: bool = False,
+        durable: bool = False,
         lease: float = 0.0,
     ) -> Grant:
         """A lease on the locks of these names, under one token; `lease` 0 is the configured one.
 
         All or none, first come first served, in whatever order they are named. With `marked`, their accounts are
-        marked before it is granted (rule 33); with `kept`, it outlives the service (rule 36).
+        marked before it is granted (rule 33); with `durable`, it outlives the service (rule 36).
 
         Raises:
             NotFound: an account that is to be marked doesn't exist.
@@ -76,6 +76,6 @@ class Leases(ABC):
             Unavailable: not had within `timeout` seconds, or no lock service is at work.
         """
         grant = await self.acquire_locks(
-            owner, [ACCOUNT + number], LockMode.EXCLUSIVE, timeout, marked=True, kept=True
+            owner, [ACCOUNT + number], LockMode.EXCLUSIVE, timeout, marked=True, durable=True
         )
         return grant.token

@@ -14,11 +14,11 @@ from functools import partial
 
 from mas.errors import NotFound, Unavailable
 from mas.ids import home_bucket
-from mas.ledger.instructions import Answer, Batch, Code, LockMode, Mark, Token, Unmark
+from mas.ledger.instructions import Answer, Batch, Code, LockMode, Mark, RejectReason, Token, Unmark
 from mas.limits import MAILBOX_ITEMS_MAX, TURN_INSTRUCTIONS_MAX
 from mas.locks.ports import Buckets
+from mas.rpc.messages import Claims, ReadClaims, Rejected
 from mas.runtime import Clock
-from mas.transaction.messages import Claims, ReadClaims, Rejected, RejectReason
 
 _RETRY_SECONDS = 0.1
 _LEAVING_MAX = MAILBOX_ITEMS_MAX

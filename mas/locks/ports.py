@@ -1,12 +1,11 @@
 """What the Global Lock Service needs of the world: the buckets, a store for outsiders' leases, and other nodes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import msgspec
-
 from mas.ledger.instructions import Answer, Batch, Token
-from mas.transaction.messages import Rejected, Reply, Request
+from mas.rpc.messages import Rejected, Reply, Request
+from mas.transaction.stored import LockEntry
 
 
 class Buckets(Protocol):
@@ -24,29 +23,25 @@ class Buckets(Protocol):
         """A read at the bucket's leader. Raises `Unavailable`."""
 
 
-class LockEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One lock of an outsider, as the TM store keeps it (rule 36)."""
-
-    lock_id: str
-    owner: bytes
-    token: Token
-    expires_us: int
-    """Microseconds since the epoch; a clock that jumps ends a lease early or late, and no more than that."""
-    bucket: int = 0
-    """Where the account is marked; 0 where nothing is."""
-
-
 class LockStore(Protocol):
-    """The TM store's part for locks. Raises `DatabaseUnavailable`."""
+    """The TM store's part for locks. One lock service writes it at a time; a lock_id and a token name a lock.
 
-    async def put_lock(self, entry: LockEntry) -> None:
-        """Keep a lock; its lock_id and token name it."""
+    A call is atomic, and sees what calls that returned before it have written. One that raises `DatabaseUnavailable`
+    may have been done, or be done yet; doing it again changes nothing. Where the store is lost or put back to an
+    earlier state, leases are lost or come back: safety rests on marks and tokens alone (rule 36).
+    """
 
-    async def delete_lock(self, lock_id: str, token: Token) -> None:
-        """Forget a lock; nothing happens where there is none."""
+    async def put_locks(self, entries: Sequence[LockEntry]) -> None:
+        """Store these locks, all or none; durable on return, as far as the store's own machine is."""
+
+    async def delete_locks(self, names: Sequence[tuple[str, Token]]) -> None:
+        """Delete the locks of these lock_ids and tokens; those that aren't there are passed over.
+
+        Not synced: a power cut may bring them back.
+        """
 
     async def locks(self) -> list[LockEntry]:
-        """Every lock that is kept, ended or not."""
+        """Every lock that is stored, ended or not, in no particular order."""
 
 
 class Peers(Protocol):

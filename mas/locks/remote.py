@@ -15,6 +15,7 @@ from typing import Annotated
 
 import msgspec
 
+from mas.channels import Channel
 from mas.decoding import Buffer, msgpack_decoder
 from mas.errors import MasError, NetworkError, NotFound, Overloaded, Unavailable
 from mas.ledger.instructions import LockMode, Token
@@ -28,7 +29,6 @@ from mas.runtime import Clock, Dice
 _log = logging.getLogger(__name__)
 _SECONDS_MAX = 86_400.0
 
-LOCKS_CHANNEL = 5
 _GRACE_SECONDS = 0.5
 """Beyond the caller's own, before a frame is taken for lost."""
 
@@ -54,7 +54,7 @@ class Acquire(msgspec.Struct, frozen=True, array_like=True, tag=1):
     mode: LockMode
     wait: _Seconds
     marked: bool
-    kept: bool
+    durable: bool
     lease: _Seconds
 
 
@@ -115,7 +115,7 @@ _decode: Callable[[Buffer], Question | Reply] = msgpack_decoder(
 
 
 class LockServer:
-    """Lets other nodes in. Have the transport call `on_frame` for `LOCKS_CHANNEL`; see `join`."""
+    """Lets other nodes in. Have the transport call `on_frame` for `Channel.LOCKS`; see `join`."""
 
     def __init__(self, service: GlobalLockService, peers: Peers, clock: Clock) -> None:
         self._service = service
@@ -154,7 +154,7 @@ class LockServer:
             lease=question.lease or self._service.lease,
             on_result=on_result,
             marked=question.marked,
-            kept=question.kept,
+            durable=question.durable,
         )
         try:
             self._service.ask(request)
@@ -176,7 +176,7 @@ class LockServer:
         return Granted(request, result.locks, result.token, left)
 
     def _reply(self, peer: int, reply: Reply) -> None:
-        if not self._peers.send(peer, LOCKS_CHANNEL, _encode(reply)):
+        if not self._peers.send(peer, Channel.LOCKS, _encode(reply)):
             _log.warning("a reply about locks to node %d is lost: not connected, or too slow", peer)
 
 
@@ -205,12 +205,12 @@ class LockClient(Leases):
         timeout: float,
         *,
         marked: bool = False,
-        kept: bool = False,
+        durable: bool = False,
         lease: float = 0.0,
     ) -> Grant:
         """See `Leases`."""
         request = self._next_request()
-        question = Acquire(request, owner, tuple(lock_ids), mode, timeout, marked, kept, lease)
+        question = Acquire(request, owner, tuple(lock_ids), mode, timeout, marked, durable, lease)
         reply = await self._ask(request, question, timeout + _GRACE_SECONDS)
         assert isinstance(reply, Granted)
         deadline = self._clock.monotonic() + reply.left
@@ -218,7 +218,7 @@ class LockClient(Leases):
 
     def release(self, owner: bytes) -> None:
         """See `Leases`."""
-        self._peers.send(self._where(), LOCKS_CHANNEL, _encode(Release(owner)))
+        self._peers.send(self._where(), Channel.LOCKS, _encode(Release(owner)))
 
     async def release_owner(self, owner: bytes) -> bool:
         """See `Leases`."""
@@ -259,7 +259,7 @@ class LockClient(Leases):
 
     async def _ask(self, request: int, question: Question, timeout: float) -> Granted | Released:
         node = self._where()
-        if not self._peers.send(node, LOCKS_CHANNEL, _encode(question)):
+        if not self._peers.send(node, Channel.LOCKS, _encode(question)):
             raise Unavailable(
                 f"node {node}, where the lock service is, can't be reached: try again"
             )
@@ -284,7 +284,7 @@ class LockClient(Leases):
         return reply
 
     def _withdraw(self, node: int, request: int) -> None:
-        self._peers.send(node, LOCKS_CHANNEL, _encode(Withdraw(request)))
+        self._peers.send(node, Channel.LOCKS, _encode(Withdraw(request)))
 
     def _next_request(self) -> int:
         self._last_request += 1
@@ -292,7 +292,7 @@ class LockClient(Leases):
 
 
 def join(door: LockServer | None, remote: LockClient | None) -> Callable[[int, bytes], None]:
-    """What to call for frames on `LOCKS_CHANNEL`, on a node that has either or both.
+    """What to call for frames on `Channel.LOCKS`, on a node that has either or both.
 
     A frame that can't be read raises `NetworkError`; one that nobody here is for is dropped.
     """

@@ -2,7 +2,6 @@
 
 from mas.membership.actor import Membership
 from mas.membership.operations import Operations
-from mas.membership.peers_list import PeersList
 from mas.membership.removal import is_removal_known
 from mas.membership.roster import BucketMembers, Roster, decode_roster
 
@@ -10,7 +9,6 @@ __all__ = [
     "BucketMembers",
     "Membership",
     "Operations",
-    "PeersList",
     "Roster",
     "decode_roster",
     "is_removal_known",

@@ -12,13 +12,13 @@ been removed, which its group can't tell it any more.
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Protocol
 
 import msgspec
 
+from mas.channels import Channel
 from mas.errors import NetworkError, PeerRefused
 from mas.limits import NODE_STORE_BYTES
-from mas.membership.ports import ROSTER_CHANNEL, Peers
+from mas.membership.ports import Peers, RosterStore
 from mas.membership.roster import BucketMembers, Roster, decode_roster
 from mas.runtime import Actor
 
@@ -30,22 +30,15 @@ WIPED, MALFORMED = "wiped", "malformed"
 _encode = msgspec.msgpack.Encoder().encode
 
 
-class Shelf(Protocol):
-    """Where the roster outlives the process."""
-
-    def write(self, roster: Roster) -> None:
-        """Keep it in the place of the one before; blocks for one small synced write. Raises `DataDirectoryError`."""
-
-
 class Membership(Actor):
     """This process's knowledge of the cluster. `roster` changes on the loop alone."""
 
     name = "membership"
 
-    def __init__(self, node: int, roster: Roster, peers: Peers, shelf: Shelf) -> None:
+    def __init__(self, node: int, roster: Roster, peers: Peers, store: RosterStore) -> None:
         self.node = node
         self._peers = peers
-        self._shelf = shelf
+        self._store = store
         self._handlers: list[Callable[[], None]] = []
         self._connected: dict[int, None] = {}
         self._dialled: dict[int, str] = {}
@@ -151,7 +144,7 @@ class Membership(Actor):
 
     def save(self) -> None:
         """Have on disk what is known now, before something rests on it. Blocks for one small synced write."""
-        self._shelf.write(self.roster)
+        self._store.write(self.roster)
         self._unsaved.clear()
 
     async def run(self) -> None:
@@ -197,5 +190,5 @@ class Membership(Actor):
                 self._dialled[node] = wanted
 
     def _send(self, peer: int, frame: bytes) -> None:
-        if not self._peers.send(peer, ROSTER_CHANNEL, frame):
+        if not self._peers.send(peer, Channel.ROSTER, frame):
             _log.info("node %d doesn't hear the news now: it will before long", peer)

@@ -16,8 +16,7 @@ from mas.membership.actor import Membership
 from mas.membership.ports import Buckets
 from mas.membership.removal import is_removal_known
 from mas.membership.roster import Roster, can_hold
-from mas.runtime import Clock
-from mas.transaction.messages import (
+from mas.rpc.messages import (
     Change,
     ChangeMembers,
     Nodes,
@@ -27,6 +26,7 @@ from mas.transaction.messages import (
     ReplicaState,
     ReplicaView,
 )
+from mas.runtime import Clock
 
 _log = logging.getLogger(__name__)
 

@@ -1,13 +1,11 @@
-"""What membership needs of the world: peers to tell, a place to keep the roster, buckets to ask, and the coordinator's store."""
+"""What membership needs of the world: peers to tell, a store for the roster, and buckets to ask."""
 
 from collections.abc import Callable
 from typing import Protocol
 
 from mas.ledger.instructions import Answer, Batch
-from mas.transaction.messages import Rejected, Reply, Request
-
-# Of the peer transport (`mas.network.channels`).
-ROSTER_CHANNEL = 6
+from mas.membership.roster import Roster
+from mas.rpc.messages import Rejected, Reply, Request
 
 
 class Peers(Protocol):
@@ -40,7 +38,8 @@ class Buckets(Protocol):
         """The node that probably leads this bucket."""
 
 
-class PeersListStore(Protocol):
-    """Where the coordinator keeps the buckets' addresses (the TM store). Raises `DatabaseUnavailable`."""
+class RosterStore(Protocol):
+    """Keeps the roster beyond the life of the process."""
 
-    async def set_peers_list(self, peers: dict[int, str]) -> None: ...
+    def write(self, roster: Roster) -> None:
+        """Replace the roster that is kept; blocks for one small synced write. Raises `DataDirectoryError`."""

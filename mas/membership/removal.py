@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from mas.errors import Unavailable
 from mas.membership.ports import Buckets
-from mas.transaction.messages import ReadReplica, ReplicaState, ReplicaView
+from mas.rpc.messages import ReadReplica, ReplicaState, ReplicaView
 
 _log = logging.getLogger(__name__)
 

@@ -11,12 +11,9 @@ from mas.multiraft.events import (
     Restored,
 )
 from mas.multiraft.group import GroupStatus, RaftGroup
-from mas.multiraft.ports import RAFT_CHANNEL, SNAPSHOT_CHANNEL
 from mas.multiraft.threads import WorkerThread
 
 __all__ = [
-    "RAFT_CHANNEL",
-    "SNAPSHOT_CHANNEL",
     "CommitEvent",
     "Committed",
     "GroupStatus",

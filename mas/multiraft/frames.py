@@ -9,10 +9,11 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from mas.channels import Channel
 from mas.decoding import msgpack_decoder
 from mas.errors import NetworkError
 from mas.limits import BUCKET_ID_MAX, TURN_BYTES_MAX, TURN_INSTRUCTIONS_MAX
-from mas.multiraft.ports import RAFT_CHANNEL, Peers
+from mas.multiraft.ports import Peers
 from mas.raft import Message, MessageType
 from mas.raft.messages import Counter
 
@@ -108,7 +109,7 @@ class Outbox:
             frames = [(part, encode_frame(clock_us, part)) for part in parts]
             frames.append((last, encode_frame(clock_us, last, beats.get(peer))))
             for part, payload in frames:
-                if not self._peers.send(peer, RAFT_CHANNEL, payload):
+                if not self._peers.send(peer, Channel.RAFT, payload):
                     lost.extend(part)
         return lost
 

@@ -11,10 +11,6 @@ T = TypeVar("T")
 Spawn = Callable[[str, Coroutine[Any, Any, None]], object]
 """Starts a named task of the supervisor's."""
 
-# Of the peer transport (`mas.network.channels`).
-RAFT_CHANNEL = 1
-SNAPSHOT_CHANNEL = 4
-
 
 class Worker(Protocol):
     """Where blocking work is done: a thread of its own, or in the simulator the loop after some virtual time."""

@@ -18,6 +18,7 @@ from typing import TypeVar
 
 import msgspec
 
+from mas.channels import Channel
 from mas.errors import CorruptData, DatabaseUnavailable, StorageError
 from mas.files import sync_directory
 from mas.limits import SNAPSHOT_CHUNK_BYTES
@@ -27,7 +28,6 @@ from mas.multiraft.group import RaftGroup
 from mas.multiraft.members import Members
 from mas.multiraft.pauses import Pauses
 from mas.multiraft.ports import (
-    SNAPSHOT_CHANNEL,
     LogBatch,
     Peers,
     RaftLog,
@@ -406,7 +406,7 @@ class SnapshotReceiver:
         return incoming_path(self._config.snapshot_folder, group_id)
 
     def _send(self, peer: int, message: SnapshotMessage) -> bool:
-        return self._peers.send(peer, SNAPSHOT_CHANNEL, encode_message(message))
+        return self._peers.send(peer, Channel.SNAPSHOT, encode_message(message))
 
 
 async def finish_installs(log: RaftLog, files: SnapshotFiles, folder: Path) -> None:

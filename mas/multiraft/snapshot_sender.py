@@ -13,12 +13,13 @@ from pathlib import Path
 
 import msgspec
 
+from mas.channels import Channel
 from mas.errors import CorruptData, StorageError
 from mas.limits import SNAPSHOT_CHUNK_BYTES
 from mas.multiraft.config import HostConfig
 from mas.multiraft.group import RaftGroup
 from mas.multiraft.pauses import Pauses
-from mas.multiraft.ports import SNAPSHOT_CHANNEL, Peers, SnapshotFiles, Spawn, Worker
+from mas.multiraft.ports import Peers, SnapshotFiles, Spawn, Worker
 from mas.multiraft.snapshots import (
     Done,
     Gone,
@@ -359,7 +360,7 @@ class SnapshotSender:
         return next((file for file in kept if file.reference.name == name), None)
 
     def _send(self, peer: int, message: SnapshotMessage) -> bool:
-        return self._peers.send(peer, SNAPSHOT_CHANNEL, encode_message(message))
+        return self._peers.send(peer, Channel.SNAPSHOT, encode_message(message))
 
 
 def _read(path: Path, offset: int) -> bytes:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import msgspec
 
 from mas import limits
-from mas.network.channels import BULK
+from mas.channels import BULK
 from mas.network.frames import (
     FRAME_OVERHEAD_BYTES,
     MESSAGE_FRAMES_BYTES,

@@ -17,10 +17,10 @@ import msgspec
 from aiohttp import WSCloseCode, web
 
 from mas import limits
+from mas.channels import Channel
 from mas.errors import NetworkError, PeerRefused, Unavailable
 from mas.limits import clip
 from mas.network import handshake
-from mas.network.channels import Channel
 from mas.network.connection import Connection, ConnectionStatistics
 from mas.network.door import Door, DoorSettings
 from mas.network.frames import MESSAGE_BYTES_MAX, Frame

@@ -41,7 +41,7 @@ from mas.ledger import (
     begins,
     decode_batch,
 )
-from mas.ledger.instructions import Decide, Prepare
+from mas.ledger.instructions import Decide, Prepare, RejectReason
 from mas.ledger.rows import Loaded, ResidentState
 from mas.limits import QUESTION_SECONDS_MAX, TURN_INSTRUCTIONS_MAX, shorten
 from mas.multiraft.events import Committed, Leadership, ReadReady, Refused, Restored
@@ -61,14 +61,12 @@ from mas.resource.reads import (
     view_accounts,
     view_claims,
     view_nodes,
-    view_posting,
+    view_postings,
 )
 from mas.resource.relay import Relay
 from mas.resource.reply_to import OWN, Proposed, ReplyTo
 from mas.resource.undecided import SetAside, Waiting, second_proposals
-from mas.runtime import Actor, Clock, Mailbox, Supervisor
-from mas.telemetry import Seldom
-from mas.transaction.messages import (
+from mas.rpc.messages import (
     Answers,
     BucketRequest,
     BucketView,
@@ -82,10 +80,11 @@ from mas.transaction.messages import (
     ReadPostings,
     ReadRequest,
     Rejected,
-    RejectReason,
     Reply,
     Submit,
 )
+from mas.runtime import Actor, Clock, Mailbox, Supervisor
+from mas.telemetry import Seldom
 from mas.transaction.participant import Resolver, instruct, questions
 
 _log = logging.getLogger(__name__)
@@ -727,7 +726,7 @@ class AccountService(Actor):
                 self._fail_read(read, error)
 
     async def _statement_turn(self) -> None:
-        """From the database, once it holds all that is applied now (rule 29, the simple way): one flush for a turn.
+        """From the database, once it holds all that is applied now (rule 29, database reads; the simple way): one flush for a turn.
 
         What has waited for too long is asked anew by then, and would be read for nobody.
         """
@@ -777,7 +776,7 @@ class AccountService(Actor):
             self.bucket, request.number, request.before, request.limit
         )
         exists = request.number in found.accounts
-        return Postings(request.request, exists, tuple(map(view_posting, postings)))
+        return Postings(request.request, exists, view_postings(postings))
 
     async def _bucket_view(self, request: ReadBucket, lag_ms: int) -> BucketView:
         row = await self._database.bucket_row(self.bucket)

@@ -9,16 +9,16 @@ from typing import Protocol
 import msgspec
 
 from mas.errors import InvalidRequest, NotLeading, Unavailable
+from mas.ledger.instructions import RejectReason
 from mas.limits import check_node_id
 from mas.multiraft.group import GroupStatus, RaftGroup
 from mas.raft import ConfChange, ConfChangeSingle, ConfChangeType, ConfState, ProgressState
-from mas.transaction.messages import (
+from mas.rpc.messages import (
     Change,
     ChangeMembers,
     FollowerView,
     ReadReplica,
     Rejected,
-    RejectReason,
     ReplicaState,
     ReplicaView,
     Reply,

@@ -9,8 +9,8 @@ from mas.ledger.rows import BucketRow, Loaded, Posting, ResidentState, WriteSet
 from mas.ledger.totals import Totals
 from mas.multiraft.events import CommitEvent, Refused
 from mas.raft import SnapshotMetadata
+from mas.rpc.messages import Rejected, Reply, Request
 from mas.runtime import Mailbox
-from mas.transaction.messages import Rejected, Reply, Request
 
 
 class Group(Protocol):

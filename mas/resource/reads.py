@@ -7,13 +7,13 @@ legs, until they are posted.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
 from mas.ledger import UNKNOWN, Abort, Account, Commit, Kind, Ledger, Posting, PreparedLegs
 from mas.resource.anchors import Anchors
-from mas.transaction.messages import (
+from mas.rpc.messages import (
     AccountView,
     AccountViews,
     Claims,
@@ -77,16 +77,19 @@ def view_nodes(ledger: Ledger, request: ReadNodes) -> Nodes:
     return Nodes(request.request, bucket.nodes_index, bucket.nodes)
 
 
-def view_posting(posting: Posting) -> PostingView:
-    """One line of a statement."""
-    return PostingView(
-        posting.sequence,
-        posting.payment_id,
-        posting.amount,
-        posting.balance,
-        posting.time_us,
-        posting.counterparty,
-        posting.reference,
+def view_postings(postings: Iterable[Posting]) -> tuple[PostingView, ...]:
+    """Show postings as the lines of a statement."""
+    return tuple(
+        PostingView(
+            each.sequence,
+            each.payment_id,
+            each.amount,
+            each.balance,
+            each.time_us,
+            each.counterparty,
+            each.reference,
+        )
+        for each in postings
     )
 
 

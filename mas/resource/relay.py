@@ -10,16 +10,10 @@ import msgspec
 
 from mas.errors import InvalidRequest, RequestFailed, Unavailable
 from mas.ledger import Answer, decode_batch
+from mas.ledger.instructions import RejectReason
 from mas.resource.ports import Buckets
+from mas.rpc.messages import Answers, ForLeader, Rejected, Reply, Submit
 from mas.runtime import Supervisor
-from mas.transaction.messages import (
-    Answers,
-    ForLeader,
-    Rejected,
-    RejectReason,
-    Reply,
-    Submit,
-)
 
 _PASSED_ON_MAX = 1_000
 """Requests under way for others."""

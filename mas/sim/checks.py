@@ -25,7 +25,7 @@ from mas.sim.history import Operation
 from mas.sim.leases import Leases
 from mas.sim.machine import State, decode_command
 from mas.sim.trace import Trace
-from mas.storage.group_log import Append, Change, GroupLog, Restore
+from mas.storage.raft_log.value import Append, Change, GroupLog, Restore
 
 _FROM_A_LEADER = frozenset({MessageType.APPEND, MessageType.HEARTBEAT})
 _PRE_VOTES = frozenset({MessageType.PRE_VOTE, MessageType.PRE_VOTE_RESPONSE})

@@ -22,7 +22,7 @@ from mas.errors import CorruptData, DatabaseUnavailable, MasError, StorageError
 from mas.raft import ConfState, Entry, HardState, SnapshotMetadata, Storage
 from mas.runtime import Dice
 from mas.sim.machine import State
-from mas.storage.group_log import (
+from mas.storage.raft_log.value import (
     Change,
     ChangeBatch,
     Drop,

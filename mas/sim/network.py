@@ -12,7 +12,7 @@ from typing import Protocol
 
 import msgspec
 
-from mas.multiraft import RAFT_CHANNEL
+from mas.channels import Channel
 from mas.multiraft.frames import decode_frame
 from mas.raft import Message
 from mas.runtime import Dice
@@ -116,16 +116,16 @@ class Network:
         if line is Line.SILENT or self._happens(self.weather.drop):
             self._trace.add(sender, "lost on the way to", to)
             return True
-        overtakes = channel == RAFT_CHANNEL and self._happens(self.weather.reorder)
+        overtakes = channel == Channel.RAFT and self._happens(self.weather.reorder)
         frame = channel, payload, messages
         self._carry(sender, receiver, frame, in_order=not overtakes)
-        if channel == RAFT_CHANNEL and self._happens(self.weather.duplicate):
+        if channel == Channel.RAFT and self._happens(self.weather.duplicate):
             self._trace.add(sender, "goes twice to", to)
             self._carry(sender, receiver, frame, in_order=False)
         return True
 
     def _overhear(self, sender: int, to: int, channel: int, payload: bytes) -> Messages:
-        if channel != RAFT_CHANNEL:
+        if channel != Channel.RAFT:
             self._trace.add(sender, "sends a snapshot frame to", to, len(payload))
             return []
         messages = list(decode_frame(payload).messages)

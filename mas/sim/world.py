@@ -12,8 +12,9 @@ from random import Random
 
 import msgspec
 
+from mas.channels import Channel
 from mas.errors import CorruptData, DatabaseUnavailable, StorageError, WriteHangs
-from mas.multiraft import RAFT_CHANNEL, HostConfig, RaftHost
+from mas.multiraft import HostConfig, RaftHost
 from mas.raft import ConfState, CorruptState
 from mas.runtime import Supervisor
 from mas.sim import history
@@ -116,7 +117,7 @@ class Node:
     def _take(self, sender: int, channel: int, payload: bytes, messages: Messages) -> None:
         if self._host is None:
             return
-        if channel == RAFT_CHANNEL:
+        if channel == Channel.RAFT:
             self._world.checks.on_received(self.id, messages)
             self._host.on_frame(sender, payload)
         else:

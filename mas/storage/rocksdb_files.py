@@ -1,4 +1,4 @@
-"""What a raft log can't leave to RocksDB: a look at its files before it opens them, and how far they were synced.
+"""What a database of ours can't leave to RocksDB: a look at its files before it opens them, and how far they were synced.
 
 RocksDB forgives a torn tail, and takes more than that for one: a damaged length makes it drop every record behind it,
 and a zeroed header the rest of its block. A damaged record type lets it spin for ever, in all of its recovery modes.

@@ -6,8 +6,8 @@ import msgspec
 
 from mas.client import Client
 from mas.errors import MasError
+from mas.rpc.messages import BucketView
 from mas.runtime import Clock, SystemClock
-from mas.transaction.messages import BucketView
 
 _SETTLE_SECONDS = 60.0
 _POLL_SECONDS = 0.05

@@ -38,12 +38,12 @@ from mas.ledger.instructions import (
     QueryRecord,
     Reason,
     RecordRefusal,
+    RejectReason,
     Resolve,
     Token,
     parties,
     payer,
 )
-from mas.transaction.messages import RejectReason
 from mas.transaction.outcome import PaymentResult, Status
 from mas.transaction.participant import instruct
 from mas.transaction.placement import Placement

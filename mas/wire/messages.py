@@ -5,7 +5,7 @@ Requests come in through `mas.api.requests`, which checks while it translates.
 
 from mas.errors import MasError
 from mas.ledger.instructions import Reason
-from mas.transaction.messages import AccountView, BucketView, PostingView
+from mas.rpc.messages import AccountView, BucketView, PostingView
 from mas.transaction.outcome import PaymentResult, Status
 from mas.wire.gen.mas.v1 import account_pb2 as pb
 from mas.wire.status import detail_of, error_from_detail

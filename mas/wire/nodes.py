@@ -1,7 +1,7 @@
 """Nodes and replicas as protobuf messages, and back. States have the same numbers on both sides."""
 
 from mas.ledger.rows import NodeRow
-from mas.transaction.messages import FollowerView, ReplicaState, ReplicaView
+from mas.rpc.messages import FollowerView, ReplicaState, ReplicaView
 from mas.wire.gen.mas.v1 import node_pb2 as pb
 
 _STATES = {int(state): state for state in ReplicaState}

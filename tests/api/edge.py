@@ -17,8 +17,8 @@ from mas.api import AccountServicer, ApiServer, Authenticator, Role, ServerTls, 
 from mas.api.server import CONNECTIONS_MAX, Service
 from mas.config import SharesConfig
 from mas.ledger.instructions import AccountState, Answer, Code, Kind, Reason, SetAccount
+from mas.rpc.messages import AccountView, BucketView, PostingView, ReadLevel
 from mas.runtime import SystemClock, SystemDice
-from mas.transaction.messages import AccountView, BucketView, PostingView, ReadLevel
 from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, payment_id_of
 
 SECRET = b"a secret of at least thirty-two bytes"

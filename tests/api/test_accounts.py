@@ -13,7 +13,7 @@ from mas.errors import MasError
 from mas.ids import payment_id
 from mas.ledger.instructions import EXTERNAL, AccountState, Answer, Code, Kind, Reason
 from mas.limits import AMOUNT_MAX
-from mas.transaction.messages import PostingView, ReadLevel
+from mas.rpc.messages import PostingView, ReadLevel
 from mas.transaction.outcome import PaymentResult, Status
 from mas.wire.gen.mas.v1 import account_pb2 as pb
 from mas.wire.gen.mas.v1.account_pb2_grpc import AccountServiceStub

@@ -17,7 +17,7 @@ from mas.api.door import _address
 from mas.api.shares import Caller, Held, Rank
 from mas.config import ShareConfig, SharesConfig, StrangerShareConfig
 from mas.ledger.instructions import Reason
-from mas.transaction.messages import PostingView
+from mas.rpc.messages import PostingView
 from mas.transaction.outcome import PaymentResult, Status, payment_id_of
 from mas.wire.gen.mas.v1 import account_pb2 as pb
 from mas.wire.gen.mas.v1.account_pb2_grpc import AccountServiceStub

@@ -20,9 +20,9 @@ from mas.api import (
 )
 from mas.api.auth import CLUSTER_SECRET_KEY, Authenticator
 from mas.errors import NotFound
-from mas.ledger.instructions import Answer, Batch
+from mas.ledger.instructions import Answer, Batch, RejectReason
 from mas.membership import Operations, Roster
-from mas.transaction.messages import Rejected, RejectReason
+from mas.rpc.messages import Rejected
 from mas.wire.status import DETAILS_KEY
 from tests.api.edge import SECRET, FakeCoordinator, HandClock, api_server, secure_channel, serving
 from tests.api.fuzz import METHODS, requests

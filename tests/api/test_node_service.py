@@ -13,7 +13,7 @@ from mas.api.auth import CLUSTER_SECRET_KEY
 from mas.client.operator import BucketView, OperatorClient
 from mas.ledger.rows import NodeRow
 from mas.membership import BucketMembers, Roster, decode_roster
-from mas.transaction.messages import FollowerView, ReplicaState, ReplicaView
+from mas.rpc.messages import FollowerView, ReplicaState, ReplicaView
 from mas.wire.gen.mas.v1 import node_pb2 as pb
 from mas.wire.gen.mas.v1 import node_pb2_grpc
 from mas.wire.status import error_from_rpc

@@ -30,12 +30,13 @@ from mas.ledger.instructions import (
     Code,
     Commit,
     LockMode,
+    RejectReason,
     Resolve,
     Token,
     encode,
 )
 from mas.membership import Operations
-from mas.transaction.messages import Answers, Rejected, RejectReason, decode_replies
+from mas.rpc.messages import Answers, Rejected, decode_replies
 from mas.wire.gen.mas.v1 import account_pb2 as pb
 from mas.wire.gen.mas.v1 import (
     account_pb2_grpc,

@@ -17,7 +17,7 @@ from mas.client import Profile, profile
 from mas.config import Config, ListenConfig, NodeConfig, TlsConfig, format_config
 from mas.files import write_private
 from mas.membership import BucketMembers
-from mas.transaction.messages import FollowerView, ReplicaState, ReplicaView
+from mas.rpc.messages import FollowerView, ReplicaState, ReplicaView
 from tests.api.edge import SECRET, certificate
 from tests.api.test_node_service import ROSTER, Operations, serving
 

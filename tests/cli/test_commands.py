@@ -14,7 +14,7 @@ from mas.client import Profile, profile
 from mas.config import Config
 from mas.files import write_private
 from mas.ledger.instructions import EXTERNAL, AccountState, Answer, Body, Code, Kind, Reason
-from mas.transaction.messages import PostingView, ReadLevel
+from mas.rpc.messages import PostingView, ReadLevel
 from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, payment_id_of
 from tests.api.edge import START_US, Edge, account, certificate, commit
 from tests.cli.typed import mas
@@ -329,8 +329,9 @@ def test_issuing_tokens(edge: Edge, tmp_path: Path) -> None:
 
 
 def test_serve_demo_and_bench_hand_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from mas.bench import payments, raft
+    from mas.cli import demo
     from mas.daemon import main as daemon
-    from mas.testing import bench, demo, raft_bench
 
     called: list[dict] = []
 
@@ -343,8 +344,8 @@ def test_serve_demo_and_bench_hand_over(monkeypatch: pytest.MonkeyPatch, tmp_pat
     served: list[Config] = []
     monkeypatch.setattr(daemon, "serve", served.append)
     monkeypatch.setattr(demo, "run", record)
-    monkeypatch.setattr(bench, "run", record)
-    monkeypatch.setattr(raft_bench, "run", record)
+    monkeypatch.setattr(payments, "run", record)
+    monkeypatch.setattr(raft, "run", record)
     config = tmp_path / "mas.toml"
     config.write_text("lock_timeout_seconds = 3.0")
     assert mas("serve").exit_code == 0

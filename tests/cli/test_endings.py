@@ -13,11 +13,11 @@ import click
 import pytest
 
 from mas import errors
-from mas.cli import cli
+from mas.bench import payments, raft
+from mas.cli import cli, demo
 from mas.client import Client, operator, profile
 from mas.daemon import main as daemon
 from mas.ledger.instructions import AccountState, Answer, Code, Reason
-from mas.testing import bench, demo, raft_bench
 from mas.transaction.outcome import PaymentResult, Status, payment_id_of
 from tests.api.edge import Edge, account, commit
 from tests.cli.typed import mas
@@ -257,7 +257,7 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         raise errors.Unavailable("nobody is there")
 
     monkeypatch.setattr(daemon, "serve", lambda config: None)
-    for room in (demo, bench, raft_bench):
+    for room in (demo, payments, raft):
         monkeypatch.setattr(room, "run", lambda **options: None)
     monkeypatch.setattr(operator, "connected", nobody)
 

@@ -13,7 +13,7 @@ from mas.api.tokens import CLUSTER_KEY_SPACE
 from mas.client import Client, Payment, payment_stream
 from mas.ids import payment_id
 from mas.ledger.instructions import EXTERNAL, Answer, Code, Kind, Reason
-from mas.transaction.messages import PostingView, ReadLevel
+from mas.rpc.messages import PostingView, ReadLevel
 from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, payment_id_of
 from tests.api.edge import Edge, account, certificate, commit, serving
 

@@ -6,9 +6,8 @@ prepared stays prepared.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from mas.coordinator.ports import PendingEntry
 from mas.errors import DatabaseUnavailable, Unavailable
 from mas.ids import home_bucket
 from mas.ledger import (
@@ -30,10 +29,11 @@ from mas.ledger import (
     Proposal,
     QueryRecord,
     Record,
+    RejectReason,
     ResidentState,
     Token,
 )
-from mas.transaction.messages import (
+from mas.rpc.messages import (
     AccountView,
     AccountViews,
     BucketView,
@@ -44,11 +44,11 @@ from mas.transaction.messages import (
     ReadClaims,
     ReadPostings,
     Rejected,
-    RejectReason,
     Reply,
     Request,
 )
 from mas.transaction.participant import settle
+from mas.transaction.stored import PendingEntry
 
 CLUSTER = "test"
 
@@ -286,22 +286,13 @@ class Store:
         self.max_id += count
         return self.max_id
 
-    async def get_max_id(self) -> int:
-        return self.max_id
-
-    async def get_peers_list(self) -> dict[int, str]:
-        return {}
-
-    async def set_peers_list(self, peers: dict[int, str]) -> None:
-        raise NotImplementedError
-
-    async def get_peer_bucket(self, numbers: Sequence[str]) -> list[int]:
-        self._called("get_peer_bucket")
+    async def find_buckets(self, numbers: Sequence[str]) -> list[int]:
+        self._called("find_buckets")
         await asyncio.sleep(0)
         return [self.directory.get(number, 0) for number in numbers]
 
-    async def insert_peer_bucket(self, placements: dict[str, int]) -> None:
-        self._called("insert_peer_bucket")
+    async def insert_buckets(self, placements: Mapping[str, int]) -> None:
+        self._called("insert_buckets")
         self.directory |= placements
 
     async def create_transaction_entries(self, entries: Sequence[PendingEntry]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import pytest
 import pytest_asyncio
 
-from mas.coordinator import CoordinatorSettings, PendingEntry, Ports, TransactionCoordinator
+from mas.coordinator import CoordinatorSettings, Ports, TransactionCoordinator
 from mas.errors import OutcomeUnknown, Overloaded, Unavailable
 from mas.ids import xid_counter, xid_incarnation
 from mas.ledger import (
@@ -28,14 +28,16 @@ from mas.ledger import (
     Reason,
     Record,
     RecordRefusal,
+    RejectReason,
     Resolve,
     SetAccount,
     Token,
 )
 from mas.limits import TURN_INSTRUCTIONS_MAX
+from mas.rpc.messages import AccountView, ReadLevel
 from mas.runtime import Supervisor, SystemClock, SystemDice
-from mas.transaction.messages import AccountView, ReadLevel, RejectReason
 from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, hash_body, payment_id_of
+from mas.transaction.stored import PendingEntry
 from tests.coordinator.cluster import Buckets, Locks, Store, no_fault, number_at
 
 BUCKETS = 3
@@ -675,7 +677,7 @@ async def test_unknown_accounts_are_looked_up_once_and_in_batches(world: World) 
     await world.pay(*[pay(1, f"a{i}") for i in range(50)])
     await world.pay(*[pay(1, f"b{i}") for i in range(50)])
 
-    assert world.store.calls.count("get_peer_bucket") == 1
+    assert world.store.calls.count("find_buckets") == 1
     assert sum(len(request.numbers) for _, request in world.buckets.queries) == 2
 
 

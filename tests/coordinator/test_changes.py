@@ -13,7 +13,7 @@ from mas.locks import ACCOUNT, GlobalLockService, LockSettings
 from mas.runtime import Supervisor, SystemDice
 from mas.sim import VirtualClock, run_virtual
 from tests.coordinator.cluster import Buckets, Store
-from tests.locks.worlds import Shelf, until
+from tests.locks.worlds import StoredLocks, until
 
 BUCKETS, HERE = 3, 2
 ALICE, POOR = "alice", "poor"
@@ -28,7 +28,7 @@ class World:
         self.buckets = Buckets(BUCKETS)
         self.buckets.open_account(ALICE, HERE, 1_000)
         self.buckets.open_account(POOR, HERE, 0)
-        self.shelf = Shelf()
+        self.stored_locks = StoredLocks()
         self.clock = VirtualClock(asyncio.get_running_loop())
         self._supervisor = supervisor
         self.locks: GlobalLockService
@@ -38,7 +38,7 @@ class World:
         self.locks = GlobalLockService(
             "tm",
             buckets=self.buckets,
-            store=self.shelf,
+            store=self.stored_locks,
             clock=self.clock,
             settings=LockSettings(BUCKETS),
         )
@@ -54,7 +54,7 @@ class World:
 
     async def lock(self, number: str = ALICE) -> None:
         await self.locks.acquire_locks(
-            OWNER, [ACCOUNT + number], LockMode.EXCLUSIVE, 1.0, marked=True, kept=True
+            OWNER, [ACCOUNT + number], LockMode.EXCLUSIVE, 1.0, marked=True, durable=True
         )
         assert len(self.marks(number)) == 1
 
@@ -64,7 +64,7 @@ class World:
         await self.lock(number)
         task.cancel()
         await asyncio.wait([task])
-        self.shelf.entries.clear()
+        self.stored_locks.entries.clear()
         await self.start_locks()
         (mark,) = self.marks(number)
         return mark
@@ -83,7 +83,7 @@ class World:
     async def all_let_go(self) -> None:
         """No lock is held or waited for, none is kept, and no mark is left, long before a lease would end."""
         async with asyncio.timeout(2.0):
-            await until(lambda: not (self.marks() or self.marks(POOR) or self.shelf.entries))
+            await until(lambda: not (self.marks() or self.marks(POOR) or self.stored_locks.entries))
         seen = self.locks.statistics()
         assert (seen.held, seen.waiting) == (0, 0)
 

@@ -61,8 +61,8 @@ class SlowStore(Store):
         super().__init__()
         self.gate = asyncio.Event()
 
-    async def get_peer_bucket(self, numbers: Sequence[str]) -> list[int]:
-        buckets = await super().get_peer_bucket(numbers)
+    async def find_buckets(self, numbers: Sequence[str]) -> list[int]:
+        buckets = await super().find_buckets(numbers)
         await self.gate.wait()
         return buckets
 
@@ -79,7 +79,7 @@ async def test_rule_3_what_is_wanted_fresh_is_the_homes_word_alone() -> None:
         fresh: list[dict[str, int]] = []
         world.directory.find([number], stale.append, lambda: True)
         world.supervisor.spawn("directory", world.directory.run())
-        await until(lambda: "get_peer_bucket" in world.store.calls)
+        await until(lambda: "find_buckets" in world.store.calls)
 
         def on_fresh(found: dict[str, int]) -> None:
             fresh.append(dict(found))

@@ -30,11 +30,12 @@ from mas.raft import (
     Message,
     MessageType,
 )
-from mas.resource import ReplicaAdmin, ResourceManager, ResourceSettings
+from mas.resource import AccountService, ReplicaAdmin, ResourceSettings
+from mas.rpc.messages import ReadReplica, ReplicaState, ReplicaView
+from mas.rpc.server import BucketServer
 from mas.runtime import Supervisor, SystemClock
 from mas.storage.account_db_sqlite import SqliteAccountDB
-from mas.storage.raft_log_memory import MemoryRaftLog
-from mas.transaction.messages import ReadReplica, ReplicaState, ReplicaView
+from mas.storage.raft_log.memory import MemoryRaftLog
 
 pytestmark = pytest.mark.asyncio
 
@@ -62,7 +63,7 @@ class Peers:
     def remove_peer(self, node: int) -> None: ...
 
 
-class Shelf:
+class RosterFile:
     def __init__(self, roster: Roster) -> None:
         self.roster = roster
 
@@ -96,7 +97,7 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.log = MemoryRaftLog()
-        self.shelf = Shelf(FOUNDED)
+        self.roster_file = RosterFile(FOUNDED)
         self.others = Others()
         self.calls: list[str] = []
         self.before: dict[str, Callable[[], Awaitable[None] | None]] = {}
@@ -108,7 +109,7 @@ class World:
         clock = SystemClock()
         self.database = SqliteAccountDB.connect(self.folder / "db.sqlite3", "mas", NODE)
         self.threads = [WorkerThread("log"), WorkerThread("files")]
-        self.membership = Membership(NODE, self.shelf.roster, Peers(), self.shelf)
+        self.membership = Membership(NODE, self.roster_file.roster, Peers(), self.roster_file)
         self.host = RaftHost(
             HostConfig(node=NODE, snapshot_folder=self.folder / "snapshots", tick_ms=5),
             log=self.log,
@@ -121,7 +122,7 @@ class World:
         )
         await self.host.finish_snapshots()
         self.door = ReplicaAdmin(NODE, self.host)
-        manager = ResourceManager(Peers(), self.door)
+        server = BucketServer(Peers(), self.door.answer)
         for owner, name in [
             (self.database, "open"),
             (self.database, "erase"),
@@ -133,7 +134,7 @@ class World:
             self.membership,
             self.host,
             self.database,
-            manager,
+            server,
             self.door,
             self.others,
             proposer=77,
@@ -171,7 +172,7 @@ class World:
         await self.start()
 
     def learn(self, bucket: int, index: int, voters: tuple[int, ...], *learners: int) -> None:
-        founders = self.shelf.roster.holders()[bucket].founders
+        founders = self.roster_file.roster.holders()[bucket].founders
         held = BucketMembers(bucket, founders, index, voters, learners)
         self.membership.learn(Roster(buckets=(held,)))
 
@@ -251,7 +252,7 @@ async def test_a_replica_that_is_held_no_more_is_erased_but_for_term_and_vote(wo
     assert (after.term, after.vote) == (before.term, before.vote) == (before.term, NODE)
     assert await world.database.bucket_row(1) is None
     assert "account-service-1" not in [task.get_name() for task in asyncio.all_tasks()]
-    assert [each.bucket for each in world.replicas._manager.services()] == [2]
+    assert world.replicas._server.buckets() == [2]
     await world.wait_led(2)
 
 
@@ -277,7 +278,7 @@ async def test_consensus_b1_a_removed_replica_stays_until_a_majority_of_those_wh
         await world.wait(lambda term=term: world.log.hard_state(1).term == term)
         assert world.log.hard_state(1).vote == 8, "it votes for those who stay"
         if lives == 1 and restarted:
-            world.shelf.roster = world.membership.roster
+            world.roster_file.roster = world.membership.roster
             await world.restart()
     world.others.know = {6, 8}
     await world.wait_state(ReplicaState.ABSENT)
@@ -318,7 +319,7 @@ async def test_a_replica_that_is_added_again_begins_anew(world: World) -> None:
 
 
 async def test_a_new_replica_is_opened_while_the_host_runs(world: World) -> None:
-    world.shelf.roster = ELSEWHERE
+    world.roster_file.roster = ELSEWHERE
     await world.start()
     assert world.view().state is ReplicaState.ABSENT
     world.learn(2, 5, (8,), NODE)
@@ -362,24 +363,31 @@ async def test_consensus_c4_an_entry_of_a_newer_program_stops_its_bucket_alone(
     for _ in range(2):
         await world.wait_state(ReplicaState.STOPPED)
         assert "run the newer program on this node" in world.view().trouble
-        assert [each.bucket for each in world.replicas._manager.services()] == [2]
+        assert world.replicas._server.buckets() == [2]
         await world.restart()
         await world.wait_led(2)
 
 
+def fail_in_bucket_1(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    apply_all = AccountService._apply_all
+
+    async def fail(service: AccountService, entries: tuple[Entry, ...]) -> None:
+        if service.bucket == 1:
+            raise error
+        await apply_all(service, entries)
+
+    monkeypatch.setattr(AccountService, "_apply_all", fail)
+
+
 @pytest.mark.parametrize("error", [RecursionError("deep"), CorruptData("a row is damaged")])
 async def test_consensus_c4_what_a_bucket_raises_stops_its_bucket_alone(
-    world: World, error: Exception
+    world: World, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     await world.start()
     await world.wait_led(1)
     await world.wait_led(2)
 
-    async def fail(*_: object) -> None:
-        raise error
-
-    service = world.replicas._manager.services()[0]
-    service._apply_all = fail  # type: ignore[method-assign]
+    fail_in_bucket_1(monkeypatch, error)
     world.host.groups[1].propose(1, b"anything")
     await world.wait_state(ReplicaState.STOPPED)
     assert str(error) in world.view().trouble
@@ -388,15 +396,14 @@ async def test_consensus_c4_what_a_bucket_raises_stops_its_bucket_alone(
     await world.wait_state(ReplicaState.ABSENT)
 
 
-async def test_a_database_that_failed_ends_the_process(world: World) -> None:
+async def test_a_database_that_failed_ends_the_process(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All its buckets share it."""
     await world.start()
     await world.wait_led(1)
 
-    async def fail(*_: object) -> None:
-        raise StorageError("the disk is gone")
-
-    world.replicas._manager.services()[0]._apply_all = fail  # type: ignore[method-assign]
+    fail_in_bucket_1(monkeypatch, StorageError("the disk is gone"))
     world.host.groups[1].propose(1, b"anything")
     with pytest.raises(StorageError):
         async with asyncio.timeout(10):
@@ -415,12 +422,12 @@ async def test_consensus_a1_a_roster_file_that_was_edited_erases_nothing(world: 
     await world.crash()
     last = world.log.storage(1).last_index()
     assert last > 0
-    world.shelf.roster = ELSEWHERE
+    world.roster_file.roster = ELSEWHERE
     await world.start()
     await world.wait(lambda: "nothing is erased" in world.view().trouble)
     assert world.view().state is ReplicaState.STOPPED
     assert world.calls.count("erase") == 0
-    world.shelf.roster = FOUNDED
+    world.roster_file.roster = FOUNDED
     await world.restart()
     await world.wait_led()
     assert world.log.storage(1).last_index() >= last
@@ -447,7 +454,7 @@ async def test_consensus_a1_rows_and_logs_of_another_cluster_are_not_served(
             BucketMembers(2, (NODE,), voters=(NODE,)),
         )
     )
-    world.shelf.roster = founded.merge(FOUNDED)[0]
+    world.roster_file.roster = founded.merge(FOUNDED)[0]
     await world.start()
     await world.wait_led(2)
     assert world.view().state is ReplicaState.STOPPED
@@ -471,7 +478,7 @@ async def test_the_removal_is_on_disk_before_anything_is_erased(world: World) ->
     await world.wait_led()
     kept: list[int] = []
     world.membership._unsaved.set = lambda: None  # type: ignore[method-assign]  # the file isn't written by itself
-    world.before["erase"] = lambda: kept.append(world.shelf.roster.holders()[1].index)
+    world.before["erase"] = lambda: kept.append(world.roster_file.roster.holders()[1].index)
     world.learn(1, 9, (8,))
     await world.wait_state(ReplicaState.ABSENT)
     assert kept == [9]
@@ -489,7 +496,7 @@ def added_again(world: World) -> None:
     entries += [Entry(i, 1, EntryType.CONF_CHANGE, c.encode()) for i, c in enumerate(changes, 2)]
     batch.append(1, entries)
     batch.commit(sync=True)
-    world.shelf.roster = founding_roster((NodeRow(NODE, "me:1"),), {1: (NODE, 8), 2: (8,)})
+    world.roster_file.roster = founding_roster((NodeRow(NODE, "me:1"),), {1: (NODE, 8), 2: (8,)})
 
 
 @pytest.mark.parametrize("restarted", [False, True])
@@ -501,7 +508,7 @@ async def test_late_news_of_a_removal_do_not_erase_what_was_added_again(
     await world.start()
     world.learn(1, 2, (8,))
     if restarted:
-        world.shelf.roster = world.membership.roster
+        world.roster_file.roster = world.membership.roster
         await world.restart()
     for _ in range(20):
         await asyncio.sleep(0.002)
@@ -581,7 +588,7 @@ async def test_a_node_that_is_added_again_while_it_is_down_in_an_erasure_serves(
     await world.start()
     await world.wait_dead()
     again = BucketMembers(1, (NODE,), 12, (NODE,))
-    world.shelf.roster = world.shelf.roster.merge(Roster(buckets=(again,)))[0]
+    world.roster_file.roster = world.roster_file.roster.merge(Roster(buckets=(again,)))[0]
     await world.restart()
     await world.wait_state(ReplicaState.RUNNING)
 
@@ -602,7 +609,7 @@ async def test_a_node_that_hears_of_both_before_it_has_looked_serves(world: Worl
 async def test_a_crash_in_the_middle_of_an_opening_heals(
     world: World, when: str, step: str
 ) -> None:
-    world.shelf.roster = ELSEWHERE
+    world.roster_file.roster = ELSEWHERE
     await world.start()
     getattr(world, when)[step] = die
     world.learn(1, 5, (8,), NODE)

@@ -13,7 +13,7 @@ from mas.api.tokens import Role
 from mas.client import Client, Receipt
 from mas.config import Config, NodeConfig, RaftConfig, StorageConfig
 from mas.errors import MasError
-from mas.storage.raft_log_records import entry_key
+from mas.storage.raft_log.records import entry_key
 from mas.testing import LocalCluster
 from mas.testing.audit import audit
 from mas.testing.local_cluster import Node

@@ -15,10 +15,10 @@ from mas.client.operator import OperatorClient
 from mas.config import RaftConfig, StorageConfig
 from mas.errors import InvalidRequest, MasError
 from mas.ledger.rows import NodeRow
+from mas.rpc.messages import ReplicaState
 from mas.testing import LocalCluster
 from mas.testing.audit import audit
 from mas.testing.local_cluster import Node
-from mas.transaction.messages import ReplicaState
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 

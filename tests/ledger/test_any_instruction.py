@@ -1,4 +1,4 @@
-"""Rule 16, for all that a coordinator could ever write into the log: every replica does the same with it, and lives on."""
+"""Rule 16 for all that a coordinator could ever write into the log: every replica does the same with it, and lives on."""
 
 import asyncio
 import sys

@@ -1,7 +1,7 @@
 """The lock service over buckets and a store that do what the test says. Rows L1 to L9 and T27 are of the crash matrix."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -14,6 +14,7 @@ from mas.ledger.instructions import (
     Code,
     LockMode,
     Mark,
+    RejectReason,
     TakeEpoch,
     Token,
     Unmark,
@@ -22,13 +23,13 @@ from mas.locks import (
     ClientLocks,
     GlobalLock,
     GlobalLockService,
-    LockEntry,
     LockProperties,
     LockSettings,
     LockStatus,
 )
+from mas.rpc.messages import Claims, ReadClaims, Rejected, Reply, Request
 from mas.runtime import SystemClock
-from mas.transaction.messages import Claims, ReadClaims, Rejected, RejectReason, Reply, Request
+from mas.transaction.stored import LockEntry
 
 X, E, S = LockMode.EXCLUSIVE, LockMode.ESCROW, LockMode.SHARED
 BUCKETS = 4
@@ -98,13 +99,14 @@ class FakeStore:
         self.entries: dict[tuple[str, Token], LockEntry] = {}
         self.is_down = False
 
-    async def put_lock(self, entry: LockEntry) -> None:
+    async def put_locks(self, entries: Sequence[LockEntry]) -> None:
         self.check()
-        self.entries[entry.lock_id, entry.token] = entry
+        self.entries |= {(entry.lock_id, entry.token): entry for entry in entries}
 
-    async def delete_lock(self, lock_id: str, token: Token) -> None:
+    async def delete_locks(self, names: Sequence[tuple[str, Token]]) -> None:
         self.check()
-        self.entries.pop((lock_id, token), None)
+        for name in names:
+            self.entries.pop(name, None)
 
     async def locks(self) -> list[LockEntry]:
         self.check()

@@ -6,6 +6,7 @@ from random import Random
 
 import pytest
 
+from mas.channels import Channel
 from mas.errors import (
     DatabaseUnavailable,
     MasError,
@@ -15,7 +16,7 @@ from mas.errors import (
     Unavailable,
 )
 from mas.ledger.instructions import LockMode, Token
-from mas.locks import LOCKS_CHANNEL, LockClient, LockRequest, LockServer, join
+from mas.locks import LockClient, LockRequest, LockServer, join
 from mas.locks.table import Grant
 from mas.runtime import SystemClock
 
@@ -83,7 +84,7 @@ class _End:
         self._node = node
 
     def send(self, peer: int, channel: int, payload: bytes) -> bool:
-        assert channel == LOCKS_CHANNEL
+        assert channel == Channel.LOCKS
         return self._wire.carry(self._node, peer, payload)
 
 
@@ -97,7 +98,7 @@ async def test_a_lease_arrives_as_it_was_asked_for_and_given() -> None:
     asking = asyncio.create_task(wire.remote.acquire(b"xid", ["bob", "alice"], S, 3.0))
     request = await wire.asked()
     assert (request.owner, request.lock_ids) == (b"xid", ("account:bob", "account:alice"))
-    assert (request.mode, request.marked, request.kept, request.lease) == (S, True, False, 9.0)
+    assert (request.mode, request.marked, request.durable, request.lease) == (S, True, False, 9.0)
     assert 2.5 < request.until - CLOCK.monotonic() <= 3.0
     request.on_result(grant(request))
     assert await asking == {"bob": TOKEN, "alice": TOKEN}
@@ -107,10 +108,10 @@ async def test_a_lease_arrives_as_it_was_asked_for_and_given() -> None:
 async def test_the_lease_ends_here_when_it_ends_there() -> None:
     wire = Wire()
     asking = asyncio.create_task(
-        wire.remote.acquire_locks(b"me", ["printer"], X, 3.0, kept=True, lease=4.0)
+        wire.remote.acquire_locks(b"me", ["printer"], X, 3.0, durable=True, lease=4.0)
     )
     request = await wire.asked()
-    assert (request.lease, request.kept, request.marked) == (4.0, True, False)
+    assert (request.lease, request.durable, request.marked) == (4.0, True, False)
     request.on_result(grant(request, left=4.0))
     lease = await asking
     assert 3.5 < lease.deadline - CLOCK.monotonic() <= 4.0

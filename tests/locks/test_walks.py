@@ -11,6 +11,7 @@ from random import Random
 
 import pytest
 
+from mas.channels import Channel
 from mas.errors import MasError
 from mas.ids import home_bucket
 from mas.ledger import (
@@ -26,23 +27,17 @@ from mas.ledger import (
     Kind,
     LockMode,
     Prepare,
+    RejectReason,
     SetAccount,
 )
 from mas.locks import ACCOUNT, GlobalLockService, LockSettings
-from mas.network.buckets import BucketRouter
-from mas.network.channels import Channel
-from mas.resource import AccountService, Ports, ResourceManager, ResourceSettings
+from mas.resource import AccountService, Ports, ResourceSettings
+from mas.rpc.client import BucketClient
+from mas.rpc.messages import ChangeMembers, ReadReplica, Rejected, ReplicaState, ReplicaView
+from mas.rpc.server import BucketServer
 from mas.runtime import Supervisor
 from mas.sim import VirtualClock, run_virtual
-from mas.transaction.messages import (
-    ChangeMembers,
-    ReadReplica,
-    Rejected,
-    RejectReason,
-    ReplicaState,
-    ReplicaView,
-)
-from tests.locks.worlds import ALICE, BOB, BUCKETS, TC, Shelf, make_xid, until
+from tests.locks.worlds import ALICE, BOB, BUCKETS, TC, StoredLocks, make_xid, until
 from tests.resource.worlds import FakeDatabase, FakeGroup
 
 SEEDS = (1, 4, 9, 12)
@@ -86,17 +81,17 @@ class Bucket:
         self.bucket, self.clock = bucket, clock
         self.group, self.database = FakeGroup(), FakeDatabase()
         self.router = make_router(net, bucket, clock)
-        self.manager = ResourceManager(End(net, bucket), self)  # type: ignore[arg-type]
-        net.handlers[bucket, Channel.REQUEST] = self.manager.on_frame
+        self.server = BucketServer(End(net, bucket), self.answer)
+        net.handlers[bucket, Channel.REQUEST] = self.server.on_frame
         self.is_led = False
         self.service: AccountService
 
     async def open(self) -> None:
         kept = await self.database.open(self.bucket, self.bucket.to_bytes(8, "big"))
-        ports = Ports(self.group, self.database, self.router, self.manager.reply, self.bucket)  # type: ignore[arg-type]
+        ports = Ports(self.group, self.database, self.router, self.server.reply, self.bucket)  # type: ignore[arg-type]
         settings = ResourceSettings("walk", BUCKETS, lock_timeout=5.0)
         self.service = AccountService(self.bucket, kept, ports, self.clock, settings)
-        self.manager.add(self.service)
+        self.server.add(self.bucket, self.service.requests.offer)
 
     def answer(self, request: ReadReplica | ChangeMembers) -> ReplicaView:
         """As the members' door does."""
@@ -121,9 +116,9 @@ class Bucket:
         return account
 
 
-def make_router(net: Net, node: int, clock: VirtualClock) -> BucketRouter:
+def make_router(net: Net, node: int, clock: VirtualClock) -> BucketClient:
     replicas = {bucket: [bucket] for bucket in range(1, BUCKETS + 1)}
-    router = BucketRouter(End(net, node), replicas, clock=clock, dice=Random(node))
+    router = BucketClient(End(net, node), replicas, clock=clock, dice=Random(node))
     net.handlers[node, Channel.REPLY] = router.on_reply
     return router
 
@@ -140,7 +135,7 @@ class Walk:
         self.locks = GlobalLockService(
             "tm",
             buckets=self.router,
-            store=Shelf(),
+            store=StoredLocks(),
             clock=self.clock,
             settings=LockSettings(BUCKETS),
         )
@@ -200,7 +195,7 @@ class Walk:
             patience, lease = self.dice.uniform(0.2, 2.0), self.dice.uniform(1.0, 3.0)
             try:
                 await self.locks.acquire_locks(
-                    owner, [ACCOUNT + ALICE], mode, patience, marked=True, kept=True, lease=lease
+                    owner, [ACCOUNT + ALICE], mode, patience, marked=True, durable=True, lease=lease
                 )
             except MasError:
                 self.denied += 1

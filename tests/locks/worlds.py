@@ -1,7 +1,7 @@
 """Real ledgers behind the lock service, on a virtual loop: what a token or a mark is worth, a bucket decides."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from mas.errors import DatabaseUnavailable
@@ -22,15 +22,17 @@ from mas.ledger import (
     Mark,
     Prepare,
     Proposal,
+    RejectReason,
     ResidentState,
     SetAccount,
     Token,
     Unmark,
 )
 from mas.ledger.instructions import LEDGER_VERSION
-from mas.locks import GlobalLockService, LockEntry, LockSettings
+from mas.locks import GlobalLockService, LockSettings
+from mas.rpc.messages import Claims, ReadClaims, Rejected, Reply, Request
 from mas.sim import VirtualClock, run_virtual
-from mas.transaction.messages import Claims, ReadClaims, Rejected, RejectReason, Reply, Request
+from mas.transaction.stored import LockEntry
 
 T = TypeVar("T")
 BUCKETS = 2
@@ -131,20 +133,21 @@ class LedgerBuckets:
         )
 
 
-class Shelf:
+class StoredLocks:
     """A TM store in memory, and what it was told, in order."""
 
     def __init__(self) -> None:
         self.entries: dict[tuple[str, Token], LockEntry] = {}
         self.is_down = False
 
-    async def put_lock(self, entry: LockEntry) -> None:
+    async def put_locks(self, entries: Sequence[LockEntry]) -> None:
         await self._reach()
-        self.entries[entry.lock_id, entry.token] = entry
+        self.entries |= {(entry.lock_id, entry.token): entry for entry in entries}
 
-    async def delete_lock(self, lock_id: str, token: Token) -> None:
+    async def delete_locks(self, names: Sequence[tuple[str, Token]]) -> None:
         await self._reach()
-        self.entries.pop((lock_id, token), None)
+        for name in names:
+            self.entries.pop(name, None)
 
     async def locks(self) -> list[LockEntry]:
         await self._reach()
@@ -161,7 +164,7 @@ class World:
 
     def __init__(self, settings: LockSettings | None = None) -> None:
         self.buckets = LedgerBuckets()
-        self.store = Shelf()
+        self.store = StoredLocks()
         self.settings = settings or LockSettings(BUCKETS)
         self.clock = VirtualClock(asyncio.get_running_loop())
 

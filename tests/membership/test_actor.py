@@ -6,13 +6,12 @@ import itertools
 import msgspec
 import pytest
 
+from mas.channels import Channel
 from mas.errors import DataDirectoryError, NetworkError, PeerRefused
 from mas.ledger.rows import NodeRow
 from mas.membership import BucketMembers, Membership, Roster
 from mas.membership.actor import MALFORMED, WIPED
-from mas.membership.ports import ROSTER_CHANNEL
 from mas.membership.roster import founding_roster
-from mas.network.channels import Channel
 from mas.network.handshake import Refusal
 
 ROSTER = founding_roster(
@@ -29,7 +28,7 @@ class Peers:
         self.full: list[int] = []
 
     def send(self, peer: int, channel: int, payload: bytes) -> bool:
-        assert channel == ROSTER_CHANNEL
+        assert channel == Channel.ROSTER
         if peer in self.full:
             return False
         self.sent.append((peer, msgspec.msgpack.decode(payload, type=Roster)))
@@ -43,7 +42,7 @@ class Peers:
         del self.dialled[node]
 
 
-class Shelf:
+class RosterFile:
     def __init__(self) -> None:
         self.written: list[Roster] = []
         self.fails: DataDirectoryError | None = None
@@ -56,8 +55,8 @@ class Shelf:
 
 class World:
     def __init__(self, node: int = 1, roster: Roster = ROSTER) -> None:
-        self.peers, self.shelf = Peers(), Shelf()
-        self.membership = Membership(node, roster, self.peers, self.shelf)
+        self.peers, self.roster_file = Peers(), RosterFile()
+        self.membership = Membership(node, roster, self.peers, self.roster_file)
         self.changes = 0
         self.membership.on_change(self._count)
         self.membership.start()
@@ -210,7 +209,7 @@ def test_a_store_is_on_disk_before_anything_of_its_node_counts() -> None:
     """A crash behind the first meeting would have let a wiped node vote again."""
     world = World()
     world.membership.recognise(2, b"a" * 16)
-    assert world.shelf.written[-1].store_of(2) == b"a" * 16
+    assert world.roster_file.written[-1].store_of(2) == b"a" * 16
 
 
 def test_what_is_no_store_is_refused() -> None:
@@ -225,7 +224,6 @@ def test_what_is_no_store_is_refused() -> None:
 
 def test_the_words_are_the_networks() -> None:
     assert {WIPED, MALFORMED} <= set(Refusal)
-    assert ROSTER_CHANNEL == Channel.ROSTER
 
 
 def test_a_store_is_told_to_the_others() -> None:
@@ -249,7 +247,7 @@ def test_a_node_that_joined_is_known_by_the_register() -> None:
 async def test_a_disk_that_is_full_is_never_passed_over() -> None:
     """Who listens may not see the error of whoever called: the actor fails, and the process with it."""
     world = World()
-    world.shelf.fails = DataDirectoryError("no space left")
+    world.roster_file.fails = DataDirectoryError("no space left")
     with pytest.raises(DataDirectoryError):
         world.membership.recognise(2, b"a" * 16)
     world.membership.recognise(2, b"a" * 16)
@@ -263,13 +261,13 @@ async def test_what_is_learnt_is_kept() -> None:
     world = World()
     task = asyncio.get_running_loop().create_task(world.membership.run())
     await asyncio.sleep(0)
-    assert world.shelf.written == [], "nothing is new"
+    assert world.roster_file.written == [], "nothing is new"
     world.hear(2, NEWS)
-    for _ in itertools.takewhile(lambda _: not world.shelf.written, range(100)):
+    for _ in itertools.takewhile(lambda _: not world.roster_file.written, range(100)):
         await asyncio.sleep(0)
-    assert world.shelf.written == [world.membership.roster]
+    assert world.roster_file.written == [world.membership.roster]
     world.membership.save()
     for _ in range(5):
         await asyncio.sleep(0)
-    assert len(world.shelf.written) == 2, "what was saved isn't saved again"
+    assert len(world.roster_file.written) == 2, "what was saved isn't saved again"
     task.cancel()

@@ -7,26 +7,33 @@ import msgspec
 import pytest
 
 from mas.errors import DeadlineExceeded, InvalidRequest, MasError, NotFound, Unavailable
-from mas.ledger.instructions import Answer, Batch, Code, Reason, RegisterNode, RetireNode
+from mas.ledger.instructions import (
+    Answer,
+    Batch,
+    Code,
+    Reason,
+    RegisterNode,
+    RejectReason,
+    RetireNode,
+)
 from mas.ledger.register import register, retire
 from mas.ledger.rows import NodeRow
-from mas.membership import BucketMembers, Membership, Operations, PeersList, Roster
+from mas.membership import BucketMembers, Membership, Operations, Roster
 from mas.membership.operations import is_done
 from mas.membership.roster import founding_roster
-from mas.transaction.messages import (
+from mas.rpc.messages import (
     Change,
     ChangeMembers,
     Nodes,
     ReadNodes,
     ReadReplica,
     Rejected,
-    RejectReason,
     ReplicaState,
     ReplicaView,
     Reply,
     Request,
 )
-from tests.membership.test_actor import Peers, Shelf
+from tests.membership.test_actor import Peers, RosterFile
 
 pytestmark = pytest.mark.asyncio
 
@@ -152,7 +159,7 @@ class World:
         self.clock = HandClock()
         self.buckets = Buckets(self.clock)
         self.peers = Peers()
-        self.membership = Membership(9, roster, self.peers, Shelf())
+        self.membership = Membership(9, roster, self.peers, RosterFile())
         self.operations = Operations("mas", self.membership, self.buckets, self.clock)
         for node in (1, 2, 3, 55):
             self.membership.on_peer(node, up=True)
@@ -442,40 +449,6 @@ async def test_the_register_is_read_at_the_start_and_all_is_told_now_and_then() 
     assert world.membership.roster.nodes()[4] == JOINER
     assert world.peers.sent.count((1, world.membership.roster)) >= 2
     assert world.clock.now >= 160
-
-
-class Store:
-    def __init__(self) -> None:
-        self.written: list[dict[int, str]] = []
-        self.down = False
-
-    async def set_peers_list(self, peers: dict[int, str]) -> None:
-        from mas.errors import DatabaseUnavailable
-
-        if self.down:
-            self.down = False
-            raise DatabaseUnavailable("down for the test")
-        self.written.append(peers)
-
-
-async def test_the_peers_list_follows_the_roster() -> None:
-    world, store = World(), Store()
-    store.down = True
-    world.buckets.views[2] = msgspec.structs.replace(world.buckets.views[2], node=3)
-    peers_list = PeersList(world.membership, world.buckets, store, world.clock)
-    task = asyncio.get_running_loop().create_task(peers_list.run())
-    await turns()
-    assert store.written == [{1: "h1:1,h2:1,h3:1", 2: "h3:1,h1:1,h2:1"}], "the leader's first"
-    world.membership.learn(Roster(stores=((1, b"1" * 16),)))
-    await turns()
-    assert len(store.written) == 1, "nothing of it has changed"
-    world.hold(1, 1, 4)
-    await turns()
-    assert store.written[-1][1] == "h1:1", "nobody knows where node 4 is"
-    world.membership.learn(Roster(register_index=1, register=(JOINER,)))
-    await turns()
-    assert store.written[-1][1] == "h1:1,h4:1"
-    task.cancel()
 
 
 async def test_two_replicas_of_a_bucket_are_never_on_one_machine() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from mas.errors import Unavailable
 from mas.membership.removal import is_removal_known
-from mas.transaction.messages import ReplicaState, ReplicaView
+from mas.rpc.messages import ReplicaState, ReplicaView
 
 pytestmark = pytest.mark.asyncio
 

@@ -26,7 +26,7 @@ from mas.multiraft import (
 )
 from mas.raft import ConfState, EntryType, SnapshotMetadata
 from mas.sim.loop import VirtualLoop
-from mas.storage.raft_log_memory import MemoryRaftLog
+from mas.storage.raft_log.memory import MemoryRaftLog
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from mas.errors import LostLog, NotLeading, StorageError, WriteHangs
 from mas.multiraft import Committed, Leadership, ReadReady
 from mas.multiraft.frames import decode_frame, encode_frame
 from mas.raft import Entry, Message, MessageType, ProgressState
-from mas.storage.group_log import Append
+from mas.storage.raft_log.value import Append
 
 if TYPE_CHECKING:
     from tests.multiraft.conftest import Cluster

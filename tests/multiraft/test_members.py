@@ -25,7 +25,7 @@ from mas.raft import (
     ProgressState,
     Role,
 )
-from mas.storage.raft_log_memory import MemoryRaftLog
+from mas.storage.raft_log.memory import MemoryRaftLog
 from tests.multiraft.conftest import Machine, Rows
 
 if TYPE_CHECKING:

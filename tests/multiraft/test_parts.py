@@ -30,7 +30,7 @@ from mas.raft import (
     MessageType,
 )
 from mas.runtime import Mailbox
-from mas.storage.raft_log_memory import MemoryRaftLog
+from mas.storage.raft_log.memory import MemoryRaftLog
 
 T = TypeVar("T")
 

@@ -9,8 +9,8 @@ from random import Random
 import pytest
 from cryptography import x509
 
+from mas.channels import Channel
 from mas.errors import ConfigError
-from mas.network.channels import Channel
 from mas.network.handshake import Identity, Refusal
 from mas.network.tls import (
     TlsFiles,

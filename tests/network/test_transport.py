@@ -12,15 +12,15 @@ import msgspec
 import pytest
 
 from mas import limits
+from mas.channels import Channel
 from mas.network import handshake
-from mas.network.channels import Channel
 from mas.network.connection import Connection
 from mas.network.door import DoorSettings
 from mas.network.frames import Packer
 from mas.network.handshake import Identity, Refusal
 from mas.network.transport import PeerStatistics, PeerTransport, TransportSettings
+from mas.rpc.messages import decode_replies
 from mas.runtime import SystemClock
-from mas.transaction.messages import decode_replies
 
 QUICK = TransportSettings(
     connect=2.0, heartbeat=5.0, backoff_min=0.01, backoff_max=0.05, backoff_refused=0.05, close=0.2

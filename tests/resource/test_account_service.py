@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from mas.errors import DatabaseUnavailable, NotLeading, Overloaded
 from mas.ids import make_xid
-from mas.ledger import rules
+from mas.ledger import RejectReason, rules
 from mas.ledger.instructions import (
     EXTERNAL,
     Abort,
@@ -42,8 +42,7 @@ from mas.multiraft.events import ReadReady, Refused, Restored
 from mas.raft import ConfState
 from mas.resource import AccountService, Ports, ResourceSettings
 from mas.resource import actor as service_module
-from mas.runtime import Supervisor, SystemClock
-from mas.transaction.messages import (
+from mas.rpc.messages import (
     AccountViews,
     Answers,
     Nodes,
@@ -53,13 +52,13 @@ from mas.transaction.messages import (
     ReadNodes,
     ReadPostings,
     Rejected,
-    RejectReason,
     Reply,
     Submit,
     decode_replies,
     decode_requests,
 )
-from mas.transaction.messages import encode as encode_message
+from mas.rpc.messages import encode as encode_message
+from mas.runtime import Supervisor, SystemClock
 from tests.resource.worlds import FakeBuckets, FakeDatabase, FakeGroup, Replies
 
 TC = b"coordinate"

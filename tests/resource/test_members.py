@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import pytest
 
 from mas.errors import NotLeading, Unavailable
+from mas.ledger.instructions import RejectReason
 from mas.multiraft.group import GroupStatus
 from mas.raft import (
     ConfChange,
@@ -18,13 +19,12 @@ from mas.raft import (
 )
 from mas.resource import ReplicaAdmin
 from mas.resource.members import all_voters
-from mas.transaction.messages import (
+from mas.rpc.messages import (
     Change,
     ChangeMembers,
     FollowerView,
     ReadReplica,
     Rejected,
-    RejectReason,
     ReplicaState,
     ReplicaView,
 )

@@ -8,20 +8,19 @@ import pytest
 import pytest_asyncio
 
 from mas.errors import DatabaseUnavailable, InvalidRequest, Overloaded
-from mas.ledger import Abort, Answer, Batch, Code, decode_batch, encode
+from mas.ledger import Abort, Answer, Batch, Code, RejectReason, decode_batch, encode
 from mas.multiraft.events import Restored
 from mas.raft import ConfState
-from mas.runtime import Mailbox, Supervisor
-from mas.transaction.messages import (
+from mas.rpc.messages import (
     AccountViews,
     Answers,
     PassOn,
     ReadAccounts,
     ReadLevel,
     Rejected,
-    RejectReason,
     Submit,
 )
+from mas.runtime import Mailbox, Supervisor
 from tests.resource.test_account_service import (
     CALLER,
     World,

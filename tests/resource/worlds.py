@@ -8,8 +8,8 @@ from mas.ledger.instructions import Answer, Batch
 from mas.ledger.rows import BucketRow, Loaded, Posting, ResidentState, WriteSet
 from mas.multiraft.events import CommitEvent, Committed, Leadership, ReadReady, Refused
 from mas.raft import Entry
+from mas.rpc.messages import AccountViews, Rejected, Reply, Request
 from mas.runtime import Mailbox
-from mas.transaction.messages import AccountViews, PostingView, Rejected, Reply, Request
 
 
 class FakeGroup:
@@ -122,10 +122,10 @@ class FakeDatabase:
 
     async def postings(
         self, bucket: int, number: str, before: int, limit: int
-    ) -> tuple[int, list[PostingView]]:
+    ) -> tuple[int, list[Posting]]:
         assert self.row is not None
         found = [
-            PostingView(each.sequence, each.payment_id, each.amount, each.balance, each.time_us)
+            each
             for each in reversed(self.lines)
             if each.account == number and (not before or each.sequence < before)
         ]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from mas.multiraft import actor, group, members, snapshot_receiver, snapshot_sender, writer
 from mas.raft import core, log, quorum, read_only
-from mas.storage import group_log
+from mas.storage.raft_log import value
 
 
 class Mutant(NamedTuple):
@@ -138,7 +138,7 @@ MUTANTS = [
     ),
     Mutant(
         "forget the vote with a snapshot",
-        group_log.GroupLog.restore,
+        value.GroupLog.restore,
         "hard_state=self.hard_state,",
         "hard_state=HardState(self.hard_state.term, 0, self.hard_state.commit),",
         1,

@@ -22,7 +22,7 @@ from mas.sim.history import Operation
 from mas.sim.leases import Leases
 from mas.sim.machine import Command, State, encode_command
 from mas.sim.trace import Trace
-from mas.storage.group_log import GroupLog, Restore
+from mas.storage.raft_log.value import GroupLog, Restore
 
 CONF = ConfState(voters=(1, 2, 3))
 LEASE_SECONDS = 0.5

@@ -11,7 +11,7 @@ from mas.raft import ConfState, Entry, HardState
 from mas.sim import run_virtual
 from mas.sim.disk import Disk, SimDatabases, SimLog, SimWorker
 from mas.sim.machine import State
-from mas.storage.group_log import Change, GroupLog
+from mas.storage.raft_log.value import Change, GroupLog
 
 
 class Nobody:

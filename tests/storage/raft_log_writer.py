@@ -11,7 +11,7 @@ from struct import unpack_from
 
 from rocksdict import Rdict
 
-from mas.storage.raft_log_rocksdb import RocksRaftLog
+from mas.storage.raft_log.rocksdb import RocksRaftLog
 from mas.storage.rocksdb_files import SyncedMark
 
 MEMORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
@@ -22,7 +22,7 @@ WRITER = """
 import os, signal, sys
 from pathlib import Path
 from mas.raft import ConfState, Entry, EntryType, HardState
-from mas.storage.raft_log_rocksdb import RocksRaftLog
+from mas.storage.raft_log.rocksdb import RocksRaftLog
 
 synced, unsynced, size = map(int, sys.argv[2:])
 log = RocksRaftLog.open(Path(sys.argv[1]), "test", 1)
@@ -44,7 +44,7 @@ OPENER = """
 import shutil, sys
 from pathlib import Path
 from mas.errors import MasError
-from mas.storage.raft_log_rocksdb import RocksRaftLog
+from mas.storage.raft_log.rocksdb import RocksRaftLog
 
 base, name, scratch = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[4])
 for variant in sorted(Path(sys.argv[3]).iterdir()):

@@ -240,7 +240,7 @@ async def test_people_can_read_the_tables(tmp_path: Path) -> None:
     await database.close()
 
     with closing(sqlite3.connect(path)) as connection, connection:
-        account = "SELECT currency, balance, held FROM accounts WHERE number = 'alice'"
+        account = "SELECT currency, balance, debits_pending FROM accounts WHERE number = 'alice'"
         assert connection.execute(account).fetchone() == ("USD", 2**62 - 500, 5)
         told = "SELECT counterparty, reference FROM posting WHERE number = 'alice' AND sequence = 1"
         assert connection.execute(told).fetchone() == ("bob", "invoice 1")

@@ -10,7 +10,7 @@ from mas.errors import DatabaseUnavailable
 from mas.raft import ConfState, Entry
 from mas.storage import account_db_sqlite
 from mas.storage.account_db_sqlite import SqliteAccountDB
-from mas.storage.raft_log_rocksdb import RocksRaftLog
+from mas.storage.raft_log.rocksdb import RocksRaftLog
 from tests.storage.account_rows import Book
 
 if TYPE_CHECKING:

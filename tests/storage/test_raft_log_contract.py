@@ -19,8 +19,8 @@ from mas.raft import (
     SnapshotMetadata,
     Unavailable,
 )
-from mas.storage.raft_log_memory import MemoryRaftLog
-from mas.storage.raft_log_rocksdb import TAIL_BYTES_MAX, RocksRaftLog
+from mas.storage.raft_log.memory import MemoryRaftLog
+from mas.storage.raft_log.rocksdb import TAIL_BYTES_MAX, RocksRaftLog
 from tests.storage.raft_log_writer import (
     FailingDatabase,
     cut_back_to_what_was_synced,

@@ -8,7 +8,7 @@ import pytest
 
 from mas.errors import CorruptData
 from mas.raft import Entry
-from mas.storage.raft_log_rocksdb import RocksRaftLog
+from mas.storage.raft_log.rocksdb import RocksRaftLog
 from mas.storage.rocksdb_files import SyncedMark
 from tests.storage.raft_log_writer import (
     last_indexes,

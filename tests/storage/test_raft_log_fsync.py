@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from mas.errors import StorageError
 from mas.raft import ConfState, Entry, EntryType, HardState
-from mas.storage.raft_log_rocksdb import RocksRaftLog
+from mas.storage.raft_log.rocksdb import RocksRaftLog
 
 log = RocksRaftLog.open(Path(sys.argv[1]), "test", 1)
 batch = log.batch()

@@ -12,9 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from mas.errors import CorruptData
 from mas.raft import ConfState, Entry, EntryType, HardState, SnapshotMetadata
-from mas.storage.group_log import Change, GroupLog, change_groups
-from mas.storage.raft_log_memory import MemoryRaftLog
-from mas.storage.raft_log_rocksdb import RocksRaftLog
+from mas.storage.raft_log.memory import MemoryRaftLog
+from mas.storage.raft_log.rocksdb import RocksRaftLog
+from mas.storage.raft_log.value import Change, GroupLog, change_groups
 from tests.storage.raft_log_writer import MEMORY
 from tests.storage.test_raft_log_contract import RocksDisk
 

@@ -4,7 +4,7 @@ import pytest
 
 from mas.errors import StorageError
 from mas.raft import ConfState, Entry, HardState
-from mas.storage.raft_log_memory import MemoryRaftLog
+from mas.storage.raft_log.memory import MemoryRaftLog
 
 
 def append(log: MemoryRaftLog, index: int, *, sync: bool) -> None:

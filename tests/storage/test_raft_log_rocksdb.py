@@ -10,8 +10,8 @@ from rocksdict import Options, Rdict
 
 from mas.errors import CorruptData, DataDirectoryError, StorageError
 from mas.raft import ConfState, Entry, EntryType, HardState
-from mas.storage.raft_log_records import entry_key
-from mas.storage.raft_log_rocksdb import RocksRaftLog
+from mas.storage.raft_log.records import entry_key
+from mas.storage.raft_log.rocksdb import RocksRaftLog
 from tests.storage.raft_log_writer import FailingDatabase, write_and_die
 
 VOTERS = ConfState(voters=(1, 2, 3))

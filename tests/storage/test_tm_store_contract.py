@@ -1,117 +1,187 @@
-"""What every TM store promises: the port's words are in `mas.coordinator.ports`. An engine joins by a line in `ENGINES`."""
+"""Holds every TM store to its ports, `mas.coordinator.ports.TransactionStore` and `mas.locks.ports.LockStore`.
+
+An engine joins by a line in `ENGINES`: it opens the store of one test anew, as a restarted process would.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 import pytest_asyncio
 
-from mas.coordinator.ports import PendingEntry, TxnCoordinatorDAO
-from mas.storage.tm_store_rocksdb import RocksTmStore, StoredEntry
+from mas.coordinator.ports import TransactionStore
+from mas.ledger import Token
+from mas.locks.ports import LockStore
+from mas.storage.tm_store.rocksdb import RocksTmStore
+from mas.transaction.stored import LockEntry, PendingEntry
 
-ENGINES: dict[str, Callable[[Path], RocksTmStore]] = {
+
+class Store(TransactionStore, LockStore, Protocol):
+    """Both ports: one engine serves the coordinator and the lock service."""
+
+
+Open = Callable[[], Store]
+ENGINES: dict[str, Callable[[Path], Store]] = {
     "rocksdb": lambda folder: RocksTmStore.open(folder / "tm", "test", 1)
 }
 
+pytestmark = pytest.mark.asyncio
 
-class Shelf:
+
+class Stored:
     """A store that can be closed and opened again, as a restart would."""
 
-    def __init__(self, open_: Callable[[], RocksTmStore]) -> None:
+    def __init__(self, open_: Open) -> None:
         self._open = open_
         self.store = open_()
 
-    async def restart(self) -> RocksTmStore:
+    async def restart(self) -> Store:
         await self.store.close()
         self.store = self._open()
         return self.store
 
 
 @pytest_asyncio.fixture(params=ENGINES)
-async def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Shelf]:
-    shelf = Shelf(lambda: ENGINES[request.param](tmp_path))
-    yield shelf
-    await shelf.store.close()
+async def stored(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stored]:
+    stored = Stored(lambda: ENGINES[request.param](tmp_path))
+    yield stored
+    await stored.store.close()
 
 
-def entry(number: int) -> PendingEntry:
+@pytest.fixture
+def store(stored: Stored) -> Store:
+    return stored.store
+
+
+def entry(number: int, attempt: int = 2) -> PendingEntry:
     return PendingEntry(
         xid=number.to_bytes(16, "big"),
         payment_id=bytes(16),
-        attempt=2,
+        attempt=attempt,
         body_hash=b"hash",
         anchor=3,
         participants=(1, 300),
     )
 
 
-def fields(found: object) -> tuple[object, ...]:
-    return tuple(getattr(found, name) for name in PendingEntry.__struct_fields__)
+def lock(lock_id: str, token: Token, bucket: int = 0) -> LockEntry:
+    return LockEntry(lock_id, b"owner", token, 1_700_000_000_000_000, bucket)
 
 
-@pytest.mark.asyncio
-async def test_a_new_store_is_empty(shelf: Shelf) -> None:
-    store: TxnCoordinatorDAO = shelf.store
-    assert await store.get_max_id() == 0
-    assert await store.get_peers_list() == {}
-    assert await store.get_peer_bucket(["alice", "bob"]) == [0, 0]
-    assert await store.get_peer_bucket([]) == []
+async def test_a_new_store_is_empty(store: Store) -> None:
+    assert await store.find_buckets(["alice", "bob"]) == [0, 0]
     assert await store.pending_entries() == []
-    assert await shelf.store.locks() == {}
+    assert await store.locks() == []
+    assert await store.incr_max_id() == 1
 
 
-@pytest.mark.asyncio
-async def test_rule_19_max_id_gives_each_id_once(shelf: Shelf) -> None:
-    store = shelf.store
-    ends = await asyncio.gather(*(store.incr_max_id(count) for count in (1, 5, 2) * 20))
-    assert len(set(ends)) == 60
-    assert max(ends) == await store.get_max_id() == 160
-    assert await (await shelf.restart()).incr_max_id() == 161
+async def test_nothing_may_be_asked_and_written(store: Store) -> None:
+    await store.insert_buckets({})
+    await store.create_transaction_entries([])
+    await store.close_transaction_entries([])
+    await store.put_locks([])
+    await store.delete_locks([])
+    assert await store.find_buckets([]) == []
+    assert await store.pending_entries() == []
+    assert await store.locks() == []
 
 
-@pytest.mark.asyncio
-async def test_the_directory_knows_what_it_was_told(shelf: Shelf) -> None:
-    await shelf.store.insert_peer_bucket({"alice": 1, "zoë €": 70_000})
-    await shelf.store.insert_peer_bucket({"alice": 2, "ali": 5})
-    store = await shelf.restart()
-    assert await store.get_peer_bucket(["zoë €", "nobody", "alice", "ali"]) == [70_000, 0, 2, 5]
+# -- ids ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.asyncio
-async def test_the_list_of_peers_is_replaced(shelf: Shelf) -> None:
-    await shelf.store.set_peers_list({1: "a:1,b:2", 2: "c:3", 300: "d:4"})
-    await shelf.store.set_peers_list({1: "b:2,a:1", 300: "d:4"})
-    assert await (await shelf.restart()).get_peers_list() == {1: "b:2,a:1", 300: "d:4"}
+async def test_rule_19_callers_at_the_same_time_never_share_an_id(stored: Stored) -> None:
+    counts = (1, 5, 2) * 20
+    greatest = await asyncio.gather(*(stored.store.incr_max_id(count) for count in counts))
+    ids = [
+        each
+        for end, count in zip(greatest, counts, strict=True)
+        for each in range(end - count + 1, end + 1)
+    ]
+    assert sorted(ids) == list(range(1, sum(counts) + 1))
+    assert await (await stored.restart()).incr_max_id() == 161
 
 
-@pytest.mark.asyncio
-async def test_rule_40_transactions_under_way_are_found_after_a_restart(shelf: Shelf) -> None:
-    await shelf.store.create_transaction_entries([entry(number) for number in range(1, 9)])
-    await shelf.store.close_transaction_entries([entry(n).xid for n in (2, 5, 99)])
-    await shelf.store.close_transaction_entries([])
-
-    found = await (await shelf.restart()).pending_entries()
-    assert list(map(fields, found)) == [fields(entry(n)) for n in (1, 3, 4, 6, 7, 8)]
+# -- directory ------------------------------------------------------------------------------------
 
 
-def test_an_entry_is_stored_with_all_its_fields() -> None:
-    """The store may not know the coordinator's struct; this test knows both."""
-    assert StoredEntry.__struct_fields__ == PendingEntry.__struct_fields__
+async def test_the_directory_answers_in_the_order_of_the_question(stored: Stored) -> None:
+    await stored.store.insert_buckets({"alice": 1, "zoë €": 70_000})
+    store = await stored.restart()
+    numbers = ["zoë €", "nobody", "alice", "ali", "alice"]
+    assert await store.find_buckets(numbers) == [70_000, 0, 1, 0, 1]
 
 
-@pytest.mark.asyncio
-async def test_rule_36_locks_are_kept(shelf: Shelf) -> None:
-    await shelf.store.put_lock("account a", b"lease 1")
-    await shelf.store.put_lock("account b", b"lease 2")
-    await shelf.store.put_lock("account a", b"lease 3")
-    await shelf.store.delete_lock("account b")
-    await shelf.store.delete_lock("nothing")
-    assert await (await shelf.restart()).locks() == {"account a": b"lease 3"}
+async def test_the_last_word_on_an_account_counts(stored: Stored) -> None:
+    await stored.store.insert_buckets({"alice": 1, "bob": 1})
+    await stored.store.insert_buckets({"alice": 2, "ali": 5})
+    await stored.store.insert_buckets({"alice": 2})
+    assert await stored.store.find_buckets(["alice", "bob", "ali"]) == [2, 1, 5]
+    assert await (await stored.restart()).find_buckets(["alice", "bob", "ali"]) == [2, 1, 5]
 
 
-@pytest.mark.asyncio
-async def test_r3_a_lost_store_is_known_by_its_epoch(shelf: Shelf) -> None:
-    assert await shelf.store.get_epoch() == b""
-    await shelf.store.set_epoch(b"once")
-    assert await (await shelf.restart()).get_epoch() == b"once"
+# -- transactions under way -----------------------------------------------------------------------
+
+
+async def test_rule_40_transactions_under_way_are_found_after_a_restart(stored: Stored) -> None:
+    await stored.store.create_transaction_entries([entry(number) for number in range(8, 0, -1)])
+    await stored.store.close_transaction_entries([entry(n).xid for n in (2, 5, 99)])
+
+    left = [entry(n) for n in (1, 3, 4, 6, 7, 8)]
+    assert await stored.store.pending_entries() == left
+    assert await (await stored.restart()).pending_entries() == left
+
+
+async def test_a_transaction_may_be_noted_and_closed_twice(store: Store) -> None:
+    await store.create_transaction_entries([entry(1), entry(2)])
+    await store.create_transaction_entries([entry(2, attempt=3), entry(1)])
+    assert await store.pending_entries() == [entry(1), entry(2, attempt=3)]
+    for _ in range(2):
+        await store.close_transaction_entries([entry(1).xid])
+    assert await store.pending_entries() == [entry(2, attempt=3)]
+
+
+async def test_callers_at_the_same_time_lose_none_of_each_others_entries(store: Store) -> None:
+    every = [entry(number) for number in range(1, 101)]
+    await asyncio.gather(*(store.create_transaction_entries([each]) for each in every))
+    assert await store.pending_entries() == every
+    await asyncio.gather(*(store.close_transaction_entries([each.xid]) for each in every[::2]))
+    assert await store.pending_entries() == every[1::2]
+
+
+# -- locks ----------------------------------------------------------------------------------------
+
+
+async def test_rule_36_locks_outlive_the_service(stored: Stored) -> None:
+    alice, bob = lock("account:alice", Token(1, 1), 7), lock("bob's \N{LOCK}", Token(1, 1))
+    await stored.store.put_locks([alice, bob])
+    await stored.store.put_locks([bob])
+    store = await stored.restart()
+    assert sorted(await store.locks(), key=lambda each: each.lock_id) == [alice, bob]
+
+
+async def test_a_lock_is_named_by_its_id_and_token(store: Store) -> None:
+    first, second, third = (
+        lock("printer", token) for token in (Token(1, 9), Token(1, 10), Token(2, 9))
+    )
+    await store.put_locks([first, second, third])
+    await store.delete_locks(
+        [("printer", second.token), ("printer", Token(1, 1)), ("x", first.token)]
+    )
+    for _ in range(2):
+        assert sorted(await store.locks(), key=lambda each: each.token) == [first, third]
+        await store.delete_locks([("printer", second.token)])
+
+
+# -- one store, several kinds of rows -------------------------------------------------------------
+
+
+async def test_names_of_one_kind_are_nothing_to_another(store: Store) -> None:
+    await store.insert_buckets({"T": 1, "L": 2, "M": 3, "": 4, "\0": 5})
+    await store.put_locks([lock("", Token(1, 1)), lock("D alice", Token(1, 1))])
+    await store.create_transaction_entries([entry(0)])
+    assert await store.find_buckets(["T", "L", "M", "", "\0", "alice"]) == [1, 2, 3, 4, 5, 0]
+    assert {each.lock_id for each in await store.locks()} == {"", "D alice"}
+    assert await store.pending_entries() == [entry(0)]
+    assert await store.incr_max_id() == 1

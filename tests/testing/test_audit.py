@@ -4,8 +4,8 @@ import msgspec
 import pytest
 
 from mas.client import Client
+from mas.rpc.messages import BucketView
 from mas.testing.audit import audit
-from mas.transaction.messages import BucketView
 
 AT_REST = BucketView(
     request=0,

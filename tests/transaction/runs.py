@@ -3,9 +3,8 @@
 from typing import TypeVar
 
 from mas.ids import INCARNATION_BYTES
-from mas.ledger.instructions import Answer, Body, Code, Instruction, Kind, Reason
+from mas.ledger.instructions import Answer, Body, Code, Instruction, Kind, Reason, RejectReason
 from mas.transaction.machine import Effect, GlobalTransaction, Later, Reply, Send
-from mas.transaction.messages import RejectReason
 from mas.transaction.outcome import PaymentResult, hash_body
 from mas.transaction.placement import Placement, place
 from mas.transaction.xid_source import XidSource

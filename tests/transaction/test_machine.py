@@ -15,6 +15,7 @@ from mas.ledger.instructions import (
     QueryRecord,
     Reason,
     RecordRefusal,
+    RejectReason,
     Resolve,
     Token,
 )
@@ -29,7 +30,6 @@ from mas.transaction.machine import (
     ReleaseLocks,
     Settled,
 )
-from mas.transaction.messages import RejectReason
 from mas.transaction.outcome import Status
 from mas.transaction.placement import Placement, place_creation
 from tests.transaction.runs import (

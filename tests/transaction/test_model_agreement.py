@@ -38,13 +38,13 @@ from mas.ledger import (
     Proposal,
     QueryRecord,
     Record,
+    RejectReason,
     ResidentState,
     Resolve,
     SetAccount,
 )
 from mas.transaction import machine, participant
 from mas.transaction.machine import Alarm, GlobalTransaction, Later, Reply, Send
-from mas.transaction.messages import RejectReason
 from mas.transaction.outcome import PaymentResult, Status, hash_body
 from mas.transaction.placement import place
 from mas.transaction.xid_source import XidSource

@@ -45,6 +45,7 @@ from mas.ledger import (
     Reason,
     Record,
     RecordRefusal,
+    RejectReason,
     ResidentState,
     Resolve,
     SetAccount,
@@ -62,7 +63,6 @@ from mas.transaction.machine import (
     Reply,
     Send,
 )
-from mas.transaction.messages import RejectReason
 from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, hash_body, payment_id_of
 from mas.transaction.participant import settle
 from mas.transaction.placement import Placement, place, place_creation

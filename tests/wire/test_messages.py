@@ -7,7 +7,7 @@ from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
 from mas.errors import Overloaded
 from mas.ledger.instructions import Kind, LockMode, Reason
-from mas.transaction.messages import AccountView, BucketView, PostingView, ReadLevel
+from mas.rpc.messages import AccountView, BucketView, PostingView, ReadLevel
 from mas.transaction.outcome import PaymentResult, Status
 from mas.wire import messages
 from mas.wire.gen.mas.v1 import account_pb2 as pb

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mas.ledger.rows import NodeRow
-from mas.transaction.messages import FollowerView, ReplicaState, ReplicaView
+from mas.rpc.messages import FollowerView, ReplicaState, ReplicaView
 from mas.wire.gen.mas.v1 import node_pb2 as pb
 from mas.wire.nodes import node_from_wire, node_to_wire, replica_from_wire, replica_to_wire
 

@@ -265,7 +265,7 @@ class SimAccountDB:
         lines = rows.postings.get(number, [])
         if before:
             lines = lines[: before - 1]
-        return rows.bucket.applied, lines[: -limit - 1 : -1]
+        return rows.bucket.applied, list(reversed(lines[-limit:]))
 
     def _verify(self, bucket: int) -> Totals:
         rows = self._rows(bucket)

@@ -16,6 +16,7 @@ from mas.ledger import EXTERNAL, Answer, Body, Code, Kind, LockMode, SetAccount
 from mas.ledger.instructions import payer
 from mas.locks import ACCOUNT
 from mas.locks.table import Grant
+from mas.rpc.messages import AccountView, PostingView, ReadLevel
 from mas.sim.plan import pick
 from mas.sim.system.history import (
     NEVER,
@@ -31,7 +32,6 @@ from mas.sim.system.history import (
 from mas.sim.system.node import Node
 from mas.sim.system.plan import Plan
 from mas.sim.trace import WORLD, Trace
-from mas.transaction.messages import AccountView, PostingView, ReadLevel
 from mas.transaction.outcome import (
     PaymentRequest,
     PaymentResult,
@@ -104,6 +104,8 @@ class Clients:
         self._loop = asyncio.get_running_loop()
         self._last_key = 0
         self.numbers = [f"a{i}" for i in range(ACCOUNTS)]
+        self._wanted = 0
+        """Which new account is opened next; several clients may want it at a time, and one gets it."""
         self._purses: dict[str, _Purse] = {}
         self._idle: list[str] = []
         self.frozen: dict[str, None] = {}
@@ -295,9 +297,11 @@ class Clients:
 
     async def _create(self, client: int) -> None:
         """A number that somebody else may want at the same moment."""
-        number = f"n{len(self.numbers) // 2}"
+        wanted = self._wanted
+        number = f"n{wanted}"
         body = Body(Kind.CREATION, CURRENCY, ((number, self._dice.randrange(_OPENING)),))
         result = await self._insist(self._request("operator", body), client)
+        self._wanted = max(self._wanted, wanted + 1)
         if result is Status.COMMITTED:
             self.numbers.append(number)
             if self._dice.randrange(2):
@@ -553,7 +557,7 @@ class Clients:
                 LockMode.EXCLUSIVE,
                 timeout,
                 marked=True,
-                kept=True,
+                durable=True,
                 lease=_LEASE_SECONDS,
             ),
             patience=patience,

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from mas.ids import PAYMENT_ID_BYTES, XID_BYTES
 from mas.ledger import Batch, Body, Decide, Kind, Prepare, Resolve
+from mas.rpc.messages import Change, ChangeMembers
 from mas.runtime import Dice
 from mas.sim.plan import pick
 from mas.sim.system.history import Trouble
@@ -13,7 +14,6 @@ from mas.sim.system.node import Node
 from mas.sim.system.plan import LONG, Plan
 from mas.sim.system.wires import Wires
 from mas.sim.trace import WORLD, Trace
-from mas.transaction.messages import Change, ChangeMembers
 
 _REST_SECONDS = 3.0
 """Between two strikes of a drill: a bucket that has its majority again has a leader by then."""

@@ -9,20 +9,20 @@ from typing import Any, Literal, Protocol
 
 from msgspec.structs import replace
 
+from mas.channels import Channel
 from mas.config import BucketConfig, Config
 from mas.coordinator import CoordinatorSettings, TransactionCoordinator
 from mas.coordinator import Ports as CoordinatorPorts
 from mas.daemon.joining import find_roster
-from mas.daemon.lock_shelf import LockShelf
 from mas.daemon.replicas import ReplicaParts, Replicas
 from mas.errors import ConfigError, DatabaseUnavailable, StorageError
 from mas.ledger import BucketRow
 from mas.locks import GlobalLockService, Leases, LockClient, LockServer, LockSettings, join
 from mas.membership import Membership, Roster
 from mas.multiraft import HostConfig, RaftGroup, RaftHost
-from mas.network.buckets import BucketRouter
-from mas.network.channels import Channel
-from mas.resource import ReplicaAdmin, ResourceManager, ResourceSettings
+from mas.resource import ReplicaAdmin, ResourceSettings
+from mas.rpc.client import BucketClient
+from mas.rpc.server import BucketServer
 from mas.runtime import Supervisor
 from mas.sim.clock import VirtualClock
 from mas.sim.disk import Disk, SimLog, SimWorker
@@ -30,10 +30,10 @@ from mas.sim.process import Process
 from mas.sim.system.account_db import DatabaseDisk, SimAccountDB
 from mas.sim.system.older import Copy, Gag, Had
 from mas.sim.system.plan import Plan
-from mas.sim.system.tm_store import SimTmStore, StoreDisk, encode_shelf
+from mas.sim.system.tm_store import SimTmStore, StoreDisk, encode_rows
 from mas.sim.system.wires import Transport, Wires
 from mas.sim.trace import Trace
-from mas.storage.group_log import Change, Create, GroupLog
+from mas.storage.raft_log.value import Change, Create, GroupLog
 
 TICK_MS = 100
 CLUSTER = "simulated"
@@ -58,7 +58,7 @@ class _Erasures:
 
 
 class RosterFile:
-    """A node's roster on its disk. Fits the membership's shelf, and `mas.daemon.joining.Directory`."""
+    """A node's roster on its disk. Fits `mas.membership.ports.RosterStore` and `mas.daemon.joining.Directory`."""
 
     def __init__(self, node: int) -> None:
         self.path = Path(f"node{node}")
@@ -146,7 +146,7 @@ class Node:
         self.callers: dict[asyncio.Future[Any], None] = {}
         """Whoever waits for this process outside."""
         self.coordinator: TransactionCoordinator | None = None
-        self.router: BucketRouter | None = None
+        self.router: BucketClient | None = None
         self.locks: Leases | None = None
         self.members: ReplicaAdmin | None = None
         self.disk: Disk
@@ -244,7 +244,7 @@ class Node:
         """Keep a copy of its directory, unless a snapshot is being installed there."""
         logs = self.disk.durable
         if not any(log.note or log.lost for log in logs.values()):
-            store = encode_shelf(self.store.shelf)
+            store = encode_rows(self.store.rows)
             self.copy = Copy(dict(logs), self.database.backup(), self.roster, store)
 
     def put_back(self, copy: Copy) -> None:
@@ -292,7 +292,7 @@ class Node:
         )
         transport = Transport(around.wires, self.id, self.process, self.refused)
         membership = Membership(self.id, roster, transport, self._roster_file)
-        router = BucketRouter(
+        router = BucketClient(
             transport,
             {members.bucket: members.voters for members in membership.roster.buckets},
             clock=self.clock,
@@ -323,7 +323,7 @@ class Node:
         supervisor: Supervisor,
         transport: Transport,
         membership: Membership,
-        router: BucketRouter,
+        router: BucketClient,
     ) -> None:
         around, plan = self._around, self._around.plan
         database = SimAccountDB(
@@ -350,12 +350,12 @@ class Node:
         host.on_members(lambda group: around.on_group(self, group))
         await host.finish_snapshots()
         members = ReplicaAdmin(self.id, host)
-        manager = ResourceManager(transport, members)
+        server = BucketServer(transport, members.answer)
         parts = ReplicaParts(
             membership,
             host,
             database,
-            manager,
+            server,
             members,
             router,
             proposer=int.from_bytes(self.dice.randbytes(7), "big"),
@@ -370,7 +370,7 @@ class Node:
         await replicas.open_all()
         transport.on_frame(Channel.RAFT, host.on_frame)
         transport.on_frame(Channel.SNAPSHOT, host.on_snapshot_frame)
-        transport.on_frame(Channel.REQUEST, manager.on_frame)
+        transport.on_frame(Channel.REQUEST, server.on_frame)
         transport.on_peer(host.on_peer)
         supervisor.spawn("host", host.run())
         supervisor.spawn(replicas.name, replicas.run())
@@ -378,7 +378,7 @@ class Node:
         self._host = host
 
     def _coordinate(
-        self, supervisor: Supervisor, transport: Transport, router: BucketRouter
+        self, supervisor: Supervisor, transport: Transport, router: BucketClient
     ) -> None:
         around = self._around
         store = SimTmStore(self.store, self._worker(0.005))
@@ -387,7 +387,7 @@ class Node:
             service = GlobalLockService(
                 f"node {self.id}",
                 buckets=router,
-                store=LockShelf(store),
+                store=store,
                 clock=self.clock,
                 settings=LockSettings(len(around.buckets), lease=5.0),
             )

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 
 import msgspec
 
+from mas.channels import Channel
 from mas.membership import Roster
-from mas.multiraft import RAFT_CHANNEL
 from mas.multiraft.frames import decode_frame
 from mas.raft import Message, MessageType
 from mas.sim.disk import Disk
 from mas.sim.system.wires import Transport
-from mas.storage.group_log import GroupLog
+from mas.storage.raft_log.value import GroupLog
 
 _OF_ELECTIONS = frozenset(
     {
@@ -82,7 +82,7 @@ class Gag:
 
     def send(self, peer: int, channel: int, payload: bytes) -> bool:
         """False: nothing was sent."""
-        if channel == RAFT_CHANNEL and self._had:
+        if channel == Channel.RAFT and self._had:
             frame = decode_frame(payload)
             messages = tuple(filter(self._may_be_said, frame.messages))
             payload = msgspec.msgpack.encode(msgspec.structs.replace(frame, messages=messages))

@@ -12,14 +12,14 @@ from collections.abc import Callable
 
 import msgspec
 
+from mas.channels import Channel
 from mas.errors import NetworkError
 from mas.ledger import decode_batch
 from mas.multiraft.frames import decode_frame
-from mas.network.channels import Channel
+from mas.rpc.messages import Request, Submit, decode_replies, decode_requests
 from mas.runtime import Dice
 from mas.sim.process import Process
 from mas.sim.trace import Trace
-from mas.transaction.messages import Request, Submit, decode_replies, decode_requests
 
 FrameHandler = Callable[[int, bytes], None]
 PeerHandler = Callable[[int, bool], None]

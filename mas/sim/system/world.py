@@ -34,7 +34,7 @@ from mas.sim.system.plan import (
 from mas.sim.system.shadow import Shadows
 from mas.sim.system.wires import Weather, Wires
 from mas.sim.trace import WORLD, Trace
-from mas.storage.group_log import GroupLog
+from mas.storage.raft_log.value import GroupLog
 
 BUCKETS = 3
 _CALM_SECONDS = 90.0

@@ -8,12 +8,6 @@ binding holds the interpreter in a write, for 1 µs a row; hence few rows, in se
 The rows at their own keys, which are the index, are written later, by a thread of its own. Until then they are in memory,
 where a row that many flushes change is kept once, and a start reads them back from the journal.
 
-    bucket 0          HEAD                        a `_Head`
-    bucket generation ACCOUNT ... INCARNATION key a row, see `rows`
-    bucket generation CHUNK number                a chunk
-    bucket generation JOURNAL number              a piece of a flush's rows by their keys; nil deletes
-    bucket generation INDEXED                     an `_Indexed`: which chunks and journals the index has
-
 An installation writes under the other of two generations, and then puts a head that names it: old or new, never a mix.
 
 The disk is the Raft log's before it is the database's: a log that finds no room ends the process, a flush only waits. So
@@ -24,14 +18,12 @@ next one, since only they tell what has been written.
 import asyncio
 import logging
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
-from struct import Struct
 from typing import Self, TypeVar
 
 import msgspec
@@ -42,13 +34,9 @@ from rocksdict import (
     DBCompressionType,
     Options,
     Rdict,
-    RdictIter,
-    Snapshot,
     WriteBatch,
-    WriteOptions,
 )
 
-from mas.decoding import msgpack_decoder
 from mas.errors import (
     CorruptData,
     DatabaseUnavailable,
@@ -62,10 +50,39 @@ from mas.ledger.totals import Totals
 from mas.raft import SnapshotMetadata
 from mas.runtime import failpoint
 from mas.storage.account_db import snapshot as snapshots
+from mas.storage.account_db.layout import (
+    ACCOUNT,
+    BEHIND,
+    CHUNK,
+    CLAIM,
+    FIRST,
+    INCARNATION,
+    INDEXED,
+    JOURNAL,
+    LEG,
+    NO_GENERATION,
+    NUMBER,
+    PAYMENT,
+    PLACE,
+    PREFIX,
+    SECOND,
+    Head,
+    Indexed,
+    IndexRows,
+    changed_rows,
+    get_from,
+    head_key,
+    places,
+    read_appended,
+    read_head,
+    read_unindexed,
+    record_at,
+    scan_prefix,
+    snapshot_rows,
+)
 from mas.storage.account_db.rows import (
     JUMP,
     NewChunks,
-    Table,
     decode_account,
     decode_claim,
     decode_incarnation,
@@ -74,11 +91,11 @@ from mas.storage.account_db.rows import (
     decode_record,
     decode_records,
     encode,
-    has_outcome,
     pack,
-    unpack,
 )
-from mas.storage.account_db.snapshot import Header, Rows
+from mas.storage.account_db.snapshot import Header
+from mas.storage.account_db.view import View
+from mas.storage.account_db.writes import BATCH_ROWS, BatchWriter, breathe, pieces, try_write
 from mas.storage.rocksdb import common_options, damaged, open_database
 from mas.storage.rocksdb_files import SyncedMark
 
@@ -93,16 +110,9 @@ REMEDY = (
 
 _UNINDEXED_ROWS_MAX = 150_000
 """Rows that wait in memory for the index: the more, the fewer times an account that many flushes change is written."""
-_BATCH_ROWS = 400
-_BATCH_BYTES = 256 * 1024
-"""Of one write, which holds the interpreter for about 1 µs a row, and for as long as it takes to copy the bytes."""
-_BREATH_SECONDS = 0.0001
-"""Between two of them: long enough for the loop's thread, if it waits for the interpreter, to take it."""
 _STALL_SECONDS = 0.01
 _KEYS_PER_READ = 32
 """Of one read, which holds the interpreter while the disk is waited for."""
-_ROWS_PER_FRAME = 250
-_CHUNKS_PER_FRAME = 2
 _INSTALL_ROOM = 3
 """Bytes that an installation may take for one of the snapshot's: in the WAL, in the file, and while the old is taken away."""
 _MEMTABLE_BYTES_MAX = 128 * 1024 * 1024
@@ -114,52 +124,15 @@ _BLOB_BYTES_MIN = 1024
 _NOBODY = b""
 """The writer of a bucket whose rows have just been swapped: no flush of anybody's is conditional on it."""
 
-_PREFIX = Struct(">IB")
-_NUMBER = Struct(">Q")
-_PLACE = Struct(">IB")
-"""Where a settled record is: its chunk, and the place in it. Shorter than any record."""
-_NO_GENERATION, _FIRST, _SECOND, _BEHIND = range(4)
-_ACCOUNT, _PAYMENT, _LEG, _CLAIM, _INCARNATION, _CHUNK = (bytes((table,)) for table in Table)
-_HEAD, _JOURNAL, _INDEXED = b"\0", b"\x07", b"\x08"
-
 _T = TypeVar("_T")
-_IndexRows = dict[bytes, bytes | None]
-"""Rows by table and key; None deletes."""
-
-
-class _Head(msgspec.Struct, frozen=True, array_like=True):
-    """What of a bucket counts. Who wants to write must be its writer."""
-
-    generation: int
-    writer: bytes
-    header: Header
-    journals_end: int
-    """The number of the next piece of the journal."""
-
-    @property
-    def prefix(self) -> bytes:
-        """Of the keys of the bucket's rows."""
-        return _PREFIX.pack(self.header.bucket, self.generation)
-
-
-class _Indexed(msgspec.Struct, frozen=True, array_like=True):
-    """The first chunk, and the first piece of the journal, that the index lacks."""
-
-    chunks_end: int = 1
-    journals_end: int = 1
-
-
-_decode_head = msgpack_decoder(_Head, "a bucket's head", CorruptData)
-_decode_indexed = msgpack_decoder(_Indexed, "an index's mark", CorruptData)
-_decode_journal = msgpack_decoder(dict[bytes, bytes | None], "a journal", CorruptData)
 
 
 class _Bucket:
     """A bucket as the last flush left it, and what of it the index lacks."""
 
-    def __init__(self, head: _Head, recovered: _IndexRows) -> None:
+    def __init__(self, head: Head, recovered: IndexRows) -> None:
         self.head = head
-        self.unindexed: _IndexRows = {}
+        self.unindexed: IndexRows = {}
         """Rows of flushes that came since the index's turn began."""
         self.indexing = recovered
         """Rows that are being written to the index, or were when the last process died; here until all of them are."""
@@ -168,9 +141,9 @@ class _Bucket:
         self.turns = 0
         """How often `unindexed` became `indexing`: whoever read the index meanwhile reads again."""
 
-    def find(self, keys: Iterable[bytes]) -> _IndexRows:
+    def find(self, keys: Iterable[bytes]) -> IndexRows:
         """Those of the rows that are in memory."""
-        found: _IndexRows = {}
+        found: IndexRows = {}
         for key in keys:
             if key in self.unindexed:
                 found[key] = self.unindexed[key]
@@ -178,7 +151,7 @@ class _Bucket:
                 found[key] = self.indexing[key]
         return found
 
-    def add(self, rows: _IndexRows) -> None:
+    def add(self, rows: Mapping[bytes, bytes | None]) -> None:
         """Rows of a flush."""
         settled = [key for key, row in rows.items() if row is None]
         # Legs that came and went within one turn: an xid is used once, so the index has never heard of them.
@@ -219,6 +192,8 @@ class RocksAccountDB:
         self._reader = _Worker("load")
         self._walker = _Worker("walk")
         self._indexer = _Worker("index")
+        self._turn: Future[None] | None = None
+        """The index is being brought to the present, or was since the last flush began."""
 
     @classmethod
     def connect(cls, path: Path, cluster: str, node: int, *, reserve_bytes: int = 0) -> Self:
@@ -252,12 +227,8 @@ class RocksAccountDB:
 
         True, too, where this very write set was committed by an earlier try whose answer was lost.
         """
-        if self._unindexed_rows() > 2 * _UNINDEXED_ROWS_MAX:
-            await self._run(self._indexer, self._index)
-        changed = await self._run(self._writer, partial(self._flush, writes, before, writer))
-        if self._unindexed_rows() > _UNINDEXED_ROWS_MAX and self._indexer.is_idle:
-            self._indexer.begin(partial(self._guarded, self._index))
-        return changed
+        await self._index_in_turn()
+        return await self._run(self._writer, partial(self._flush, writes, before, writer))
 
     async def payment_ids(self, bucket: int, after: bytes, limit: int) -> list[bytes]:
         """A page, ascending, of the ids of the records that were there when the bucket was opened (rule 24).
@@ -322,6 +293,8 @@ class RocksAccountDB:
     async def close(self) -> None:
         """Finish what is under way, bring the index to the present so that the next start needn't, and close the files."""
         with suppress(StorageError):
+            if self._turn is not None:
+                await asyncio.wrap_future(self._turn)
             await self._run(self._indexer, self._index)
         await self._run(self._indexer, self._close)
         for worker in (self._writer, self._reader, self._walker, self._indexer):
@@ -333,7 +306,7 @@ class RocksAccountDB:
         found = self._find(bucket)
         if found is None:
             header = Header.of(BucketRow(bucket), Totals(), chunks_end=1)
-            head = _Head(_FIRST, writer, header, journals_end=1)
+            head = Head(FIRST, writer, header, journals_end=1)
         else:
             head = msgspec.structs.replace(found.head, writer=writer)
         self._commit(head)
@@ -374,58 +347,60 @@ class RocksAccountDB:
 
     def _append(
         self, writes: WriteSet, bucket: _Bucket, chunks: NewChunks
-    ) -> tuple[_Head, list[_IndexRows]]:
+    ) -> tuple[Head, list[Mapping[bytes, bytes | None]]]:
         """Write what the head will make count; the head, and the rows for the index."""
         before = bucket.head
         totals = before.header.totals()
         totals.applied = writes.bucket.applied
-        for number in self._find_new(writes.accounts, bucket):
-            totals.add_account(writes.accounts[number], 0)
-        writer = _BatchWriter(self._write)
-        rows: list[_IndexRows] = []
+        for created in self._find_new(writes.accounts, bucket):
+            totals.add_account(writes.accounts[created], 0)
+        writer = BatchWriter(self._write)
+        rows: list[Mapping[bytes, bytes | None]] = []
         for number, chunk in chunks.cut():
-            writer.put(before.prefix + _CHUNK + _NUMBER.pack(number), pack(encode(chunk)))
+            writer.put(before.prefix + CHUNK + NUMBER.pack(number), pack(encode(chunk)))
             totals.add_records(chunk.records)
-            rows.append(_places(number, chunk.records))
-        for postings in _pieces(writes.postings, _BATCH_ROWS):
+            rows.append(places(number, chunk.records))
+        for postings in pieces(writes.postings, BATCH_ROWS):
             totals.add_postings(postings, writes.accounts)
             breathe()
         journals_end = before.journals_end
-        for piece in _changed_rows(writes):
-            key = before.prefix + _JOURNAL + _NUMBER.pack(journals_end)
+        for piece in changed_rows(writes):
+            key = before.prefix + JOURNAL + NUMBER.pack(journals_end)
             writer.put(key, pack(encode(piece)))
             journals_end += 1
             rows.append(piece)
         writer.end()
         header = Header.of(writes.bucket, totals, chunks.first + chunks.count)
-        return _Head(before.generation, before.writer, header, journals_end), rows
+        return Head(before.generation, before.writer, header, journals_end), rows
 
     def _find_new(self, accounts: dict[str, Account], bucket: _Bucket) -> list[str]:
         """The accounts that have no row yet. One that was posted to before has, and needn't be looked for."""
         unposted = [number for number, account in accounts.items() if not account.chunk]
-        keys = {_ACCOUNT + number.encode(): number for number in unposted}
+        keys = {ACCOUNT + number.encode(): number for number in unposted}
         with self._lock:
             found = bucket.find(keys)
         missing = [key for key in keys if key not in found]
         stored = self._get_many(bucket.head.prefix, missing)
         return [keys[key] for key in missing if key not in stored]
 
-    def _publish(self, bucket: _Bucket, head: _Head, rows: list[_IndexRows]) -> None:
+    def _publish(
+        self, bucket: _Bucket, head: Head, rows: list[Mapping[bytes, bytes | None]]
+    ) -> None:
         with self._lock:
             for piece in rows:
                 bucket.add(piece)
             bucket.head = head
 
-    def _commit(self, head: _Head) -> None:
+    def _commit(self, head: Head) -> None:
         batch = WriteBatch(raw_mode=True)
-        batch.put(_head_key(head.header.bucket), encode(head))
+        batch.put(head_key(head.header.bucket), encode(head))
         self._write(batch)
         self._sync()
 
     def _erase(self, bucket: int) -> None:
         self._forget(bucket)
         batch = WriteBatch(raw_mode=True)
-        batch.delete_range(_head_key(bucket), _PREFIX.pack(bucket, _BEHIND))
+        batch.delete_range(head_key(bucket), PREFIX.pack(bucket, BEHIND))
         self._write(batch)
         self._sync()
 
@@ -436,8 +411,18 @@ class RocksAccountDB:
 
     # -- the index, in a thread of its own -----------------------------------------------------
 
-    def _unindexed_rows(self) -> int:
-        return sum(len(each.unindexed) for each in tuple(self._buckets.values()))
+    async def _index_in_turn(self) -> None:
+        """Have the index brought to the present beside the next flushes, where that is due; wait where it is far behind.
+
+        What a turn raised is raised here.
+        """
+        rows = sum(len(bucket.unindexed) for bucket in tuple(self._buckets.values()))
+        turn = self._turn
+        if turn is not None and (turn.done() or rows > 2 * _UNINDEXED_ROWS_MAX):
+            self._turn = None
+            await asyncio.wrap_future(turn)
+        if rows > _UNINDEXED_ROWS_MAX and self._turn is None:
+            self._turn = self._indexer.begin(partial(self._guarded, self._index))
 
     def _index(self) -> None:
         """Bring the index of every bucket to where its head is now."""
@@ -459,7 +444,7 @@ class RocksAccountDB:
     def _write_index(self, bucket: _Bucket) -> None:
         head = bucket.indexing_to
         prefix = head.prefix
-        writer = _BatchWriter(self._write)
+        writer = BatchWriter(self._write)
         for key, value in bucket.indexing.items():
             if value is None:
                 writer.delete(prefix + key)
@@ -467,11 +452,11 @@ class RocksAccountDB:
                 writer.put(prefix + key, value)
         failpoint("account_db.index_before_mark")
         # Behind the rows in the WAL: where the mark is there, they are.
-        journals = prefix + _JOURNAL
-        end = journals + _NUMBER.pack(head.journals_end)
-        writer.delete_range(journals + _NUMBER.pack(0), end)
-        indexed = _Indexed(head.header.chunks_end, head.journals_end)
-        writer.put(prefix + _INDEXED, encode(indexed))
+        journals = prefix + JOURNAL
+        end = journals + NUMBER.pack(head.journals_end)
+        writer.delete_range(journals + NUMBER.pack(0), end)
+        indexed = Indexed(head.header.chunks_end, head.journals_end)
+        writer.put(prefix + INDEXED, encode(indexed))
         writer.end()
         with self._lock:
             bucket.indexing = {}
@@ -497,10 +482,10 @@ class RocksAccountDB:
         with self._lock:
             found = self._buckets.get(bucket)
             if found is None:
-                head = _read_head(self._database.get, bucket)
+                head = read_head(self._database.get, bucket)
                 if head is None:
                     return None
-                found = _Bucket(head, _read_unindexed(self._database.get, head))
+                found = _Bucket(head, read_unindexed(self._database.get, head))
                 self._buckets[bucket] = found
             return found
 
@@ -508,7 +493,7 @@ class RocksAccountDB:
         found = self._find(bucket)
         return None if found is None else found.head.header
 
-    def _read(self, bucket: _Bucket, keys: list[bytes]) -> tuple[_Head, dict[bytes, bytes]]:
+    def _read(self, bucket: _Bucket, keys: list[bytes]) -> tuple[Head, dict[bytes, bytes]]:
         """Rows of one moment, and the head of that moment."""
         while True:
             with self._lock:
@@ -526,12 +511,12 @@ class RocksAccountDB:
     def _get_many(self, prefix: bytes, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         rows: dict[bytes, bytes] = {}
         database = self._database
-        for piece in _pieces(keys, _KEYS_PER_READ):
-            values = database.get([prefix + key for key in piece])
+        for piece in pieces(keys, _KEYS_PER_READ):
+            values = database.get([prefix + key for key in piece]) or ()
             rows.update(
                 (key, value) for key, value in zip(piece, values, strict=True) if value is not None
             )
-            if len(keys) > _BATCH_ROWS:
+            if len(keys) > BATCH_ROWS:
                 breathe()
         return rows
 
@@ -541,9 +526,9 @@ class RocksAccountDB:
         found = self._find(bucket)
         if found is None:
             return Loaded(0, {}, {}, {})
-        account_keys = {_ACCOUNT + number.encode(): number for number in accounts}
-        record_keys = {_PAYMENT + payment_id: payment_id for payment_id in records}
-        claim_keys = {_CLAIM + number.encode(): number for number in claims}
+        account_keys = {ACCOUNT + number.encode(): number for number in accounts}
+        record_keys = {PAYMENT + payment_id: payment_id for payment_id in records}
+        claim_keys = {CLAIM + number.encode(): number for number in claims}
         head, rows = self._read(found, [*account_keys, *record_keys, *claim_keys])
         payments = {payment_id: rows[key] for key, payment_id in record_keys.items() if key in rows}
         return Loaded(
@@ -557,20 +542,20 @@ class RocksAccountDB:
         chunks: dict[int, list[Record]] = {}
         records: dict[bytes, Record] = {}
         for payment_id, row in payments.items():
-            if len(row) != _PLACE.size:
+            if len(row) != PLACE.size:
                 record = decode_record(row)
             else:
-                number, place = _PLACE.unpack(row)
+                number, place = PLACE.unpack(row)
                 if number not in chunks:
                     chunks[number] = decode_records(self._read_chunk(prefix, number))
-                record = _at(chunks[number], place, number)
+                record = record_at(chunks[number], place, number)
             if record.payment_id != payment_id:
                 raise CorruptData(f"{self._path}: payment {payment_id.hex()} leads to another")
             records[payment_id] = record
         return records
 
     def _read_chunk(self, prefix: bytes, number: int) -> bytes:
-        return _read_appended(self._database.get, prefix + _CHUNK, number)
+        return read_appended(self._database.get, prefix + CHUNK, number)
 
     def _postings(
         self, bucket: int, number: str, before: int, limit: int
@@ -578,7 +563,7 @@ class RocksAccountDB:
         found = self._find(bucket)
         if found is None:
             return 0, []
-        key = _ACCOUNT + number.encode()
+        key = ACCOUNT + number.encode()
         head, rows = self._read(found, [key])
         if key not in rows:
             return head.header.applied, []
@@ -614,10 +599,8 @@ class RocksAccountDB:
         found = self._find(bucket)
         assert found is not None, "it was opened"
         head = found.head
-        legs = [decode_legs(row) for _, row in self._scan(head.prefix + _LEG)]
-        incarnations = [
-            decode_incarnation(row) for _, row in self._scan(head.prefix + _INCARNATION)
-        ]
+        legs = [decode_legs(row) for _, row in self._scan(head.prefix + LEG)]
+        incarnations = [decode_incarnation(row) for _, row in self._scan(head.prefix + INCARNATION)]
         return ResidentState(
             head.header.row(),
             {each.xid: each for each in legs},
@@ -628,11 +611,11 @@ class RocksAccountDB:
         found = self._find(bucket)
         if found is None:
             return []
-        rows = self._scan(found.head.prefix + _PAYMENT, after)
+        rows = self._scan(found.head.prefix + PAYMENT, after)
         return list(islice((key for key, _ in rows if key != after), limit))
 
     def _scan(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        return _scan(self._database.iter(), prefix, start)
+        return scan_prefix(self._database.iter(), prefix, start)
 
     # -- snapshots -----------------------------------------------------------------------------
 
@@ -655,33 +638,33 @@ class RocksAccountDB:
             raise CorruptData(f"{self._path}, bucket {bucket}: {error}; {REMEDY}") from error
         return view.header.totals()
 
-    def _view(self, bucket: int) -> "_View":
+    def _view(self, bucket: int) -> "View":
         snapshot = self._database.snapshot()
-        head = _read_head(partial(_get, snapshot), bucket)
+        head = read_head(partial(get_from, snapshot), bucket)
         if head is None:
             raise StorageError(f"bucket {bucket} has no rows here: there is nothing to export")
-        return _View(snapshot, head)
+        return View(snapshot, head)
 
-    def _write_rows(self, bucket: int, path: Path) -> _Head:
+    def _write_rows(self, bucket: int, path: Path) -> Head:
         """Write the rows of a snapshot beside those that count; the head that makes them count."""
         self._check_room(_INSTALL_ROOM * path.stat().st_size)
         header = snapshots.read_header(path)
         assert header.bucket == bucket, "check() comes before install()"
-        now = _read_head(self._database.get, bucket)
-        generation = _SECOND if now is not None and now.generation == _FIRST else _FIRST
-        head = _Head(generation, _NOBODY, header, journals_end=1)
-        writer = _BatchWriter(self._write)
-        writer.delete_range(head.prefix, _PREFIX.pack(bucket, generation + 1))
+        now = read_head(self._database.get, bucket)
+        generation = SECOND if now is not None and now.generation == FIRST else FIRST
+        head = Head(generation, _NOBODY, header, journals_end=1)
+        writer = BatchWriter(self._write)
+        writer.delete_range(head.prefix, PREFIX.pack(bucket, generation + 1))
         failpoint("account_db.install_emptied")
         for frame in snapshots.read_rows(path):
-            for key, value in _index_rows(frame):
+            for key, value in snapshot_rows(frame):
                 writer.put(head.prefix + key, value)
             failpoint("account_db.install_rows")
-        writer.put(head.prefix + _INDEXED, encode(_Indexed(header.chunks_end)))
+        writer.put(head.prefix + INDEXED, encode(Indexed(header.chunks_end)))
         writer.end()
         return head
 
-    def _switch(self, head: _Head, opened: int) -> None:
+    def _switch(self, head: Head, opened: int) -> None:
         if self._opened != opened:
             raise DatabaseUnavailable(
                 f"{self._path} failed while a snapshot was installed, and was opened anew: try again"
@@ -689,9 +672,9 @@ class RocksAccountDB:
         bucket = head.header.bucket
         self._forget(bucket)
         batch = WriteBatch(raw_mode=True)
-        batch.put(_head_key(bucket), encode(head))
-        old = _FIRST + _SECOND - head.generation
-        batch.delete_range(_PREFIX.pack(bucket, old), _PREFIX.pack(bucket, old + 1))
+        batch.put(head_key(bucket), encode(head))
+        old = FIRST + SECOND - head.generation
+        batch.delete_range(PREFIX.pack(bucket, old), PREFIX.pack(bucket, old + 1))
         failpoint("account_db.install_before_commit")
         self._write(batch)
         self._sync()
@@ -728,7 +711,7 @@ class RocksAccountDB:
         if self._failed:
             raise DatabaseUnavailable(f"{self._path} has failed and is about to be opened anew")
         try:
-            while not _try_write(self._database, batch):
+            while not try_write(self._database, batch):
                 breathe(_STALL_SECONDS)
         except BaseException:
             self._failed = True
@@ -808,269 +791,23 @@ class RocksAccountDB:
             ) from error
 
 
-class _View:
-    """A bucket at one moment, whoever writes to it."""
-
-    def __init__(self, snapshot: Snapshot, head: _Head) -> None:
-        self._snapshot = snapshot
-        self._head = head
-        self._unindexed = _read_unindexed(partial(_get, snapshot), head)
-        self.header = head.header
-
-    def frames(self) -> Iterator[Rows]:
-        """All rows, as a snapshot has them: table by table, each in the order of its keys."""
-        for table in Table:
-            if table is not Table.CHUNK:
-                yield from _frames(table, self._rows(bytes((table,))))
-        for numbers in _pieces(range(1, self.header.chunks_end), _CHUNKS_PER_FRAME):
-            chunks = {number: self._read_chunk(number) for number in numbers}
-            yield Rows(Table.CHUNK, encode(chunks))
-            breathe()
-
-    def check_places(self) -> None:
-        """Whether the index leads to every settled record, and to nothing else. Raises `CorruptData`."""
-        missing = sum(len(row) == _PLACE.size for _, row in self._rows(_PAYMENT))
-        for number in range(1, self.header.chunks_end):
-            for key, place in _places(number, decode_records(self._read_chunk(number))).items():
-                if self._get(key) != place:
-                    payment_id = key[len(_PAYMENT) :].hex()
-                    raise CorruptData(f"the index doesn't lead to the record of {payment_id}")
-                missing -= 1
-            breathe()
-        if missing:
-            raise CorruptData(f"the index leads to {missing} records that aren't in the chunks")
-
-    def _read_chunk(self, number: int) -> bytes:
-        return _read_appended(partial(_get, self._snapshot), self._head.prefix + _CHUNK, number)
-
-    def _get(self, key: bytes) -> bytes | None:
-        if key in self._unindexed:
-            return self._unindexed[key]
-        return _get(self._snapshot, self._head.prefix + key)
-
-    def _rows(self, table: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Keys and values of a table in ascending order."""
-        new = sorted(key for key in self._unindexed if key.startswith(table))
-        following = iter(new)
-        key = next(following, None)
-        for stored, row in _scan(self._snapshot.iter(), self._head.prefix + table):
-            while key is not None and key < table + stored:
-                yield from self._new_row(key, table)
-                key = next(following, None)
-            if key == table + stored:
-                continue  # comes in the next round, as it is now
-            yield stored, row
-        while key is not None:
-            yield from self._new_row(key, table)
-            key = next(following, None)
-
-    def _new_row(self, key: bytes, table: bytes) -> Iterator[tuple[bytes, bytes]]:
-        row = self._unindexed[key]
-        if row is not None:
-            yield key[len(table) :], row
-
-
-class _BatchWriter:
-    """Rows in writes of a bounded size, so that the loop's thread has the interpreter between two."""
-
-    def __init__(self, write: Callable[[WriteBatch], None]) -> None:
-        self._write = write
-        self._batch = WriteBatch(raw_mode=True)
-
-    def put(self, key: bytes, value: bytes) -> None:
-        """Write this row with the others; in the order of the calls."""
-        self._batch.put(key, value)
-        self._end_if_full()
-
-    def delete(self, key: bytes) -> None:
-        """Likewise."""
-        self._batch.delete(key)
-        self._end_if_full()
-
-    def delete_range(self, begin: bytes, end: bytes) -> None:
-        """Likewise, of all rows from `begin` and before `end`."""
-        self._batch.delete_range(begin, end)
-
-    def end(self) -> None:
-        """Write what is left."""
-        if self._batch.len():
-            self._write(self._batch)
-            self._batch = WriteBatch(raw_mode=True)
-
-    def _end_if_full(self) -> None:
-        batch = self._batch
-        if batch.len() >= _BATCH_ROWS or batch.size_in_bytes() >= _BATCH_BYTES:
-            self.end()
-            breathe()
-
-
 class _Worker:
     """A thread of one's own."""
 
     def __init__(self, name: str) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"account-db-{name}")
-        self._under_way = 0
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing that was begun here waits or runs."""
-        return not self._under_way
 
     async def run(self, work: Callable[[], _T]) -> _T:
         """Run it behind what was begun before, and return what it returns."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    def begin(self, work: Callable[[], None]) -> None:
-        """Run it, and wait for it no more. What it raises is logged: the next one finds the same."""
-        self._under_way += 1
-
-        def logged() -> None:
-            try:
-                work()
-            except Exception as error:
-                _log.error("%s", error)
-            finally:
-                self._under_way -= 1
-
-        self._thread.submit(logged)
+    def begin(self, work: Callable[[], _T]) -> Future[_T]:
+        """Run it likewise, beside whoever asks."""
+        return self._thread.submit(work)
 
     def close(self) -> None:
         """Behind all that was begun."""
         self._thread.shutdown()
-
-
-# -- keys and values -------------------------------------------------------------------------------
-
-
-def _head_key(bucket: int) -> bytes:
-    return _PREFIX.pack(bucket, _NO_GENERATION) + _HEAD
-
-
-def _changed_rows(writes: WriteSet) -> Iterator[_IndexRows]:
-    """All rows but those that stand in chunks, in pieces."""
-    for accounts in _pieces(writes.accounts.values(), _BATCH_ROWS):
-        yield {_ACCOUNT + account.number.encode(): encode(account) for account in accounts}
-    others: Iterator[tuple[bytes, bytes | None]] = chain(
-        (
-            (_PAYMENT + record.payment_id, encode(record))
-            for record in writes.records.values()
-            if not has_outcome(record)
-        ),
-        ((_LEG + xid, None if legs is None else encode(legs)) for xid, legs in writes.legs.items()),
-        ((_CLAIM + number.encode(), encode(bucket)) for number, bucket in writes.claims.items()),
-        ((_INCARNATION + name, encode(row)) for name, row in writes.incarnations.items()),
-    )
-    for piece in _pieces(others, _BATCH_ROWS):
-        yield dict(piece)
-
-
-def _places(number: int, records: Sequence[Record]) -> _IndexRows:
-    """The index's rows for the records of a chunk."""
-    return {
-        _PAYMENT + record.payment_id: _PLACE.pack(number, place)
-        for place, record in enumerate(records)
-    }
-
-
-def _at(records: list[Record], place: int, number: int) -> Record:
-    if place >= len(records):
-        raise CorruptData(
-            f"chunk {number} has {len(records)} records, and one at {place} is wanted"
-        )
-    return records[place]
-
-
-def _index_rows(frame: Rows) -> Iterator[tuple[bytes, bytes | None]]:
-    """All rows that come of a snapshot's frame, chunks included."""
-    match frame.table:
-        case Table.ACCOUNT:
-            for account in snapshots.decode_accounts(frame.data):
-                yield _ACCOUNT + account.number.encode(), encode(account)
-        case Table.PAYMENT:
-            for record in snapshots.decode_records(frame.data):
-                yield _PAYMENT + record.payment_id, encode(record)
-        case Table.LEG:
-            for legs in snapshots.decode_legs(frame.data):
-                yield _LEG + legs.xid, encode(legs)
-        case Table.CLAIM:
-            for number, bucket in snapshots.decode_claims(frame.data).items():
-                yield _CLAIM + number.encode(), encode(bucket)
-        case Table.INCARNATION:
-            for incarnation in snapshots.decode_incarnations(frame.data):
-                yield _INCARNATION + incarnation.incarnation, encode(incarnation)
-        case Table.CHUNK:
-            for number, data in snapshots.decode_chunks(frame.data).items():
-                yield _CHUNK + _NUMBER.pack(number), data
-                yield from _places(number, decode_records(data)).items()
-
-
-def _frames(table: Table, rows: Iterator[tuple[bytes, bytes]]) -> Iterator[Rows]:
-    """A table's rows as a snapshot has them: as they are stored, in an array or a map of their keys."""
-    for piece in _pieces(rows, _ROWS_PER_FRAME):
-        if table is Table.PAYMENT:
-            piece = [(key, row) for key, row in piece if len(row) != _PLACE.size]
-        if table is Table.CLAIM:
-            yield Rows(table, encode({key.decode(): msgspec.Raw(row) for key, row in piece}))
-        elif piece:
-            yield Rows(table, encode([msgspec.Raw(row) for _, row in piece]))
-        breathe()
-
-
-# -- reading a database or a snapshot of it --------------------------------------------------------
-
-_Get = Callable[[bytes], bytes | None]
-
-
-def _get(snapshot: Snapshot, key: bytes) -> bytes | None:
-    try:
-        value: bytes = snapshot[key]
-    except Exception as error:
-        if str(error) != "key not found":
-            raise
-        return None
-    return value
-
-
-def _read_head(get: _Get, bucket: int) -> _Head | None:
-    row = get(_head_key(bucket))
-    return None if row is None else _decode_head(row)
-
-
-def _read_unindexed(get: _Get, head: _Head) -> _IndexRows:
-    """What the index lacks: what was appended behind its mark."""
-    row = get(head.prefix + _INDEXED)
-    indexed = _Indexed() if row is None else _decode_indexed(row)
-    rows: _IndexRows = {}
-    for number in range(indexed.journals_end, head.journals_end):
-        journal = _read_appended(get, head.prefix + _JOURNAL, number)
-        rows.update(_decode_journal(unpack(journal)))
-        breathe()
-    # Behind all of the journal: an outcome replaces what was undecided, and is never replaced.
-    for number in range(indexed.chunks_end, head.header.chunks_end):
-        chunk = _read_appended(get, head.prefix + _CHUNK, number)
-        rows.update(_places(number, decode_records(chunk)))
-        breathe()
-    return rows
-
-
-def _read_appended(get: _Get, prefix: bytes, number: int) -> bytes:
-    row = get(prefix + _NUMBER.pack(number))
-    if row is None:
-        raise CorruptData(f"row {number} at {prefix.hex()} is missing; {REMEDY}")
-    return row
-
-
-def _scan(scan: RdictIter, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-    """Rows under a prefix, from a key on; keys without the prefix."""
-    scan.seek(prefix + start)
-    rows = 0
-    while scan.valid() and (key := scan.key()).startswith(prefix):
-        yield key[len(prefix) :], scan.value()
-        scan.next()
-        rows += 1
-        if rows % _BATCH_ROWS == 0:
-            breathe()
-    scan.status()  # of an iterator that met damage, and just ends
 
 
 def _check(bucket: int, path: Path) -> Header:
@@ -1080,34 +817,20 @@ def _check(bucket: int, path: Path) -> Header:
     return header
 
 
-# -- RocksDB ---------------------------------------------------------------------------------------
-
-
-def _try_write(database: Rdict, batch: WriteBatch) -> bool:
-    """False where RocksDB would have made it wait, with the interpreter held: nothing is written then."""
-    try:
-        database.write(batch, _NO_SLOWDOWN)
-    except Exception as error:
-        if "Incomplete" not in str(error):
-            raise
-        return False
-    return True
-
-
 def _drop_unfinished(database: Rdict) -> None:
     """Delete what installations that never ended have left: rows of a generation that no head names."""
     scan = database.iter()
-    scan.seek(_PREFIX.pack(1, _NO_GENERATION))
+    scan.seek(PREFIX.pack(1, NO_GENERATION))
     while scan.valid():
-        bucket, _ = _PREFIX.unpack_from(scan.key())
-        head = _read_head(database.get, bucket)
-        for generation in (_FIRST, _SECOND):
+        bucket, _ = PREFIX.unpack_from(scan.key())
+        head = read_head(database.get, bucket)
+        for generation in (FIRST, SECOND):
             if head is None or head.generation != generation:
-                begin, end = _PREFIX.pack(bucket, generation), _PREFIX.pack(bucket, generation + 1)
+                begin, end = PREFIX.pack(bucket, generation), PREFIX.pack(bucket, generation + 1)
                 scan.seek(begin)
                 if scan.valid() and scan.key() < end:
                     database.delete_range(begin, end)
-        scan.seek(_PREFIX.pack(bucket, _BEHIND))
+        scan.seek(PREFIX.pack(bucket, BEHIND))
     scan.status()
 
 
@@ -1124,18 +847,3 @@ def _options() -> Options:
     options.set_min_blob_size(_BLOB_BYTES_MIN)
     options.set_blob_gc_age_cutoff(1.0)
     return options
-
-
-def breathe(seconds: float = _BREATH_SECONDS) -> None:
-    """Let the loop's thread have the interpreter, in a thread that works on many rows."""
-    time.sleep(seconds)  # noqa: TID251 - never in the loop's thread
-
-
-def _pieces(rows: Iterable[_T], size: int) -> Iterator[list[_T]]:
-    iterator = iter(rows)
-    while piece := list(islice(iterator, size)):
-        yield piece
-
-
-_NO_SLOWDOWN = WriteOptions()
-_NO_SLOWDOWN.no_slowdown = True

@@ -39,7 +39,7 @@ OLDER = Options(ticks=60, faults=("older",))
 # Each read asks the anchors for itself, once, and adds what they call committed.
 _ASK_ONCE = """
         from mas.ledger import Batch, QueryRecord
-        from mas.transaction.messages import Rejected
+        from mas.rpc.messages import Rejected
         from mas.transaction.participant import settle
         legs = self._legs.values()
         for anchor in {one.anchor: None for one in legs}:

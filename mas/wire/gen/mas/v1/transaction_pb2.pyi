@@ -48,7 +48,7 @@ class PhaseReply(_message.Message):
 
     FRAME_FIELD_NUMBER: _builtins.int
     frame: _builtins.bytes
-    """MessagePack: a frame of mas.transaction.messages, with an answer for each position."""
+    """MessagePack: a frame of mas.rpc.messages, with an answer for each position."""
     def __init__(
         self,
         *,

@@ -1,0 +1,1 @@
+"""The benchmarks: `mas bench` measures payments, `mas bench raft` consensus alone."""

@@ -1,0 +1,114 @@
+"""Who leads each bucket, as far as this process can tell, and whom it reaches.
+
+A guess, mended by what the replicas say: a hint is believed, otherwise the next replica is tried. A node may be connected
+and silent all the same (it stands still, or the network swallows its frames); whoever is counted as silent is reached
+again as soon as it says anything.
+"""
+
+from collections.abc import Callable, Sequence
+
+from mas.ledger.instructions import RejectReason
+from mas.rpc.messages import Rejected, ReplicaView
+
+NOWHERE = 0
+"""No node has this id."""
+
+
+class Leaders:
+    """The replicas of every bucket, and which of them probably leads."""
+
+    def __init__(self, is_connected: Callable[[int], bool]) -> None:
+        self._is_connected = is_connected
+        self._replicas: dict[int, tuple[int, ...]] = {}
+        self._guess: dict[int, int] = {}
+        self._terms: dict[int, int] = {}
+        self._silent: dict[int, None] = {}
+        self._away: dict[int, int] = {}
+
+    def set_replicas(self, bucket: int, nodes: Sequence[int]) -> None:
+        """The nodes that hold this bucket, from now on."""
+        assert nodes
+        self._replicas[bucket] = tuple(nodes)
+        if self._guess.get(bucket) not in nodes:
+            self._guess[bucket] = nodes[0]
+
+    def replicas(self, bucket: int) -> tuple[int, ...]:
+        """The nodes that hold this bucket."""
+        return self._replicas[bucket]
+
+    def buckets(self) -> list[int]:
+        """Every bucket of the cluster, ascending."""
+        return sorted(self._replicas)
+
+    def __contains__(self, bucket: int) -> bool:
+        return bucket in self._replicas
+
+    def guess(self, bucket: int) -> int:
+        """The node that probably leads this bucket."""
+        return self._guess[bucket]
+
+    def reaches(self, node: int) -> bool:
+        """Whether what is sent there is likely to arrive."""
+        return self._is_connected(node) and node not in self._silent
+
+    def next_hop(self, bucket: int) -> int:
+        """The guessed leader, or else the next replica that is reached; `NOWHERE` without one."""
+        for node in _ring(self._replicas[bucket], self._guess[bucket]):
+            if self.reaches(node):
+                self._guess[bucket] = node
+                return node
+        return NOWHERE
+
+    def away(self, bucket: int) -> int:
+        """The leader, where it is known and out of reach from here, so that somebody has to pass on; else `NOWHERE`."""
+        leader = self._away.get(bucket, NOWHERE)
+        return NOWHERE if leader == NOWHERE or self.reaches(leader) else leader
+
+    # -- what is heard ------------------------------------------------------------------------------
+
+    def mend(self, bucket: int, reply: Rejected, node: int) -> bool:
+        """Believe a hint, or else look at the next replica; False where a pause is better."""
+        if reply.request and reply.why in (RejectReason.OVERLOADED, RejectReason.UNAVAILABLE):
+            return False  # the leader's own word, most likely: nobody else knows better
+        is_hint = reply.why is RejectReason.NOT_LEADING and reply.leader != node
+        if not is_hint or reply.leader not in self._replicas[bucket]:
+            self.move(bucket, node)
+        elif self.reaches(reply.leader):
+            self._away.pop(bucket, None)
+            self._guess[bucket] = reply.leader
+        else:
+            self._away[bucket] = reply.leader
+            return True
+        return self.reaches(self._guess[bucket])
+
+    def move(self, bucket: int, node: int) -> None:
+        """It wasn't this one. Somebody may have found that out before."""
+        if self._guess[bucket] == node:
+            replicas = self._replicas[bucket]
+            self._guess[bucket] = _ring(replicas, node)[1 % len(replicas)]
+
+    def learn(self, bucket: int, view: ReplicaView, silent: int) -> bool:
+        """A replica has told who leads, while `silent` doesn't answer; whether that is somebody else."""
+        if view.leader not in self._replicas[bucket] or view.term < self._terms.get(bucket, 0):
+            return False
+        self._terms[bucket] = view.term
+        if view.leader == silent:
+            self._away[bucket] = silent
+            return False
+        self._away.pop(bucket, None)
+        self._guess[bucket] = view.leader
+        return True
+
+    def lose(self, node: int) -> None:
+        """It is connected, others hear it, and nothing comes from it to here."""
+        self._silent[node] = None
+
+    def heard(self, node: int) -> None:
+        """It has said something, or its connection is a new one."""
+        self._silent.pop(node, None)
+
+
+def _ring(nodes: tuple[int, ...], first: int) -> tuple[int, ...]:
+    """All nodes, beginning with this one."""
+    start = nodes.index(first) if first in nodes else 0
+    return nodes[start:] + nodes[:start]

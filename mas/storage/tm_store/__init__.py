@@ -1,0 +1,1 @@
+"""The engines of the TM store: `mas.coordinator.ports.TransactionStore`."""
