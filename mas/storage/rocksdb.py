@@ -48,7 +48,7 @@ def open_database(
     """
     wanted = Identity(version, kind, cluster, node)
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
         check_files(path)
         database = Rdict(str(path), options or common_options())
         try:

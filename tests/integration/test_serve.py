@@ -113,8 +113,7 @@ def test_a_node_whose_log_and_database_are_gone_is_refused(tmp_path: Path) -> No
         pass
     shutil.rmtree(server.data / "raft")
     (server.data / "raft").mkdir()  # as where a mount failed
-    for file in server.data.glob("mas.sqlite3*"):
-        file.unlink()
+    shutil.rmtree(server.data / "mas.rocksdb")
     failed = server.fails()
     assert failed.returncode == 2
     assert "is gone or empty, and with it what this node has promised" in failed.stderr

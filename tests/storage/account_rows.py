@@ -20,6 +20,7 @@ from mas.ledger.rows import (
     Posting,
     PreparedLegs,
     Record,
+    ResidentState,
     WriteSet,
 )
 
@@ -133,6 +134,10 @@ class Book:
     def settle(self, xid: bytes) -> None:
         self.writes.legs[xid] = None
         del self.digests["legs", xid]
+
+    def settle_all(self, state: ResidentState) -> None:
+        """Legs that another book has prepared."""
+        self.writes.legs = dict.fromkeys(state.legs)
 
     def claim(self, number: str, bucket: int) -> None:
         self.writes.claims[number] = bucket

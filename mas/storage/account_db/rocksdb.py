@@ -29,7 +29,9 @@ from typing import Self, TypeVar
 import msgspec
 from rocksdict import (
     BlockBasedOptions,
+    BottommostLevelCompaction,
     Cache,
+    CompactOptions,
     DbClosedError,
     DBCompressionType,
     Options,
@@ -115,12 +117,14 @@ _KEYS_PER_READ = 32
 """Of one read, which holds the interpreter while the disk is waited for."""
 _INSTALL_ROOM = 3
 """Bytes that an installation may take for one of the snapshot's: in the WAL, in the file, and while the old is taken away."""
-_MEMTABLE_BYTES_MAX = 128 * 1024 * 1024
+_MEMTABLE_BYTES_MAX = 64 * 1024 * 1024
 _MEMTABLE_BYTES_KEPT = 24 * 1024 * 1024
 """What is more is written out when the index has caught up: the journals are deleted then, and needn't be written again."""
 _CACHE_BYTES = 32 * 1024 * 1024
 _BLOB_BYTES_MIN = 1024
 """Values of this size are kept out of the tree: they are appended once, and never sorted again."""
+_GARBAGE_COLLECTION = "enable_blob_garbage_collection"
+"""Off but when something was erased: it would write all chunks anew, again and again."""
 _NOBODY = b""
 """The writer of a bucket whose rows have just been swapped: no flush of anybody's is conditional on it."""
 
@@ -220,7 +224,9 @@ class RocksAccountDB:
         self, bucket: int, accounts: Sequence[str], records: Sequence[bytes], claims: Sequence[str]
     ) -> Loaded:
         """Rows and the applied index, of one moment (rule 23)."""
-        return await self._run(self._reader, partial(self._load, bucket, accounts, records, claims))
+        read = partial(self._load, accounts, records, claims)
+        found = await self._run(self._reader, partial(self._read_steadily, bucket, read))
+        return found or Loaded(0, {}, {}, {})
 
     async def flush(self, writes: WriteSet, *, before: int, writer: bytes) -> bool:
         """Commit the write set, synced, conditional on the applied index `before` and the writer (rules 25, 26).
@@ -241,7 +247,9 @@ class RocksAccountDB:
         self, bucket: int, number: str, before: int, limit: int
     ) -> tuple[int, list[Posting]]:
         """Newest first below sequence `before` (0: from the newest), and the applied index they were read at."""
-        return await self._run(self._reader, partial(self._postings, bucket, number, before, limit))
+        read = partial(self._postings, number, before, limit)
+        found = await self._run(self._reader, partial(self._read_steadily, bucket, read))
+        return found or (0, [])
 
     async def totals(self, bucket: int) -> Totals:
         """What the bucket's rows add up to, without a look at them."""
@@ -277,9 +285,14 @@ class RocksAccountDB:
         Whoever was its writer isn't any more: `open` it again.
         """
         opened = await self._run(self._writer, lambda: self._opened)
-        head = await self._run(self._walker, partial(self._write_rows, bucket, path))
+        try:
+            head = await self._run(self._walker, partial(self._write_rows, bucket, path))
+        except StorageError:
+            await self._run(self._writer, lambda: _drop_unfinished(self._database))
+            await self._run(self._indexer, partial(self._reclaim, bucket))
+            raise
         await self._run(self._writer, partial(self._switch, head, opened))
-        await self._run(self._indexer, self._reclaim)
+        await self._run(self._indexer, partial(self._reclaim, bucket))
 
     def room_for(self, size: int) -> bool:
         """Whether a snapshot of so many bytes can be received and installed without taking the Raft log's reserve."""
@@ -288,7 +301,7 @@ class RocksAccountDB:
     async def erase(self, bucket: int) -> None:
         """Forget all of a bucket that this node holds no more; whoever was its writer isn't any more."""
         await self._run(self._writer, partial(self._erase, bucket))
-        await self._run(self._indexer, self._reclaim)
+        await self._run(self._indexer, partial(self._reclaim, bucket))
 
     async def close(self) -> None:
         """Finish what is under way, bring the index to the present so that the next start needn't, and close the files."""
@@ -317,7 +330,7 @@ class RocksAccountDB:
                 found.head = head
 
     def _flush(self, writes: WriteSet, before: int, writer: bytes) -> bool:
-        self._check_room(0)
+        self._check_room(self._owed_bytes())
         bucket = self._find(writes.bucket.bucket)
         if bucket is None or bucket.head.writer != writer:
             return False
@@ -398,16 +411,16 @@ class RocksAccountDB:
         self._sync()
 
     def _erase(self, bucket: int) -> None:
-        self._forget(bucket)
         batch = WriteBatch(raw_mode=True)
         batch.delete_range(head_key(bucket), PREFIX.pack(bucket, BEHIND))
-        self._write(batch)
-        self._sync()
+        self._replace(bucket, batch)
 
-    def _forget(self, bucket: int) -> None:
-        """Neither flush nor index writes to it any more."""
+    def _replace(self, bucket: int, batch: WriteBatch) -> None:
+        """Write what takes the bucket's rows away; nobody looks at them or writes to its index meanwhile."""
         with self._index_lock, self._lock:
             self._buckets.pop(bucket, None)
+            self._write(batch)
+            self._sync()
 
     # -- the index, in a thread of its own -----------------------------------------------------
 
@@ -438,8 +451,9 @@ class RocksAccountDB:
                     bucket.begin_turn()
                 if bucket.indexing:
                     self._write_index(bucket)
-        if self._read_property("rocksdb.cur-size-active-mem-table") > _MEMTABLE_BYTES_KEPT:
-            self._database.flush(wait=True)
+        with self._index_lock:
+            if self._read_property("rocksdb.cur-size-active-mem-table") > _MEMTABLE_BYTES_KEPT:
+                self._database.flush(wait=True)
 
     def _write_index(self, bucket: _Bucket) -> None:
         head = bucket.indexing_to
@@ -461,20 +475,18 @@ class RocksAccountDB:
         with self._lock:
             bucket.indexing = {}
 
-    def _reclaim(self) -> None:
-        """Give back the room of what was deleted. Blobs of different buckets share files, so all are looked at."""
-        live = self._read_property("rocksdb.live-sst-files-size")
-        live += self._read_property("rocksdb.live-blob-file-size")
-        if self._room() < live:
-            return
-        database = self._database
-        database.flush(wait=True)
-        garbage_collection = "enable_blob_garbage_collection"
-        database.set_options({garbage_collection: "true"})
-        try:
-            database.compact_range(None, None)
-        finally:
-            database.set_options({garbage_collection: "false"})
+    def _reclaim(self, bucket: int) -> None:
+        """Give back the room of what was deleted of the bucket."""
+        with self._index_lock:
+            self._database.flush(wait=True)
+            self._database.compact_range(head_key(bucket), PREFIX.pack(bucket, BEHIND))
+            # Chunks of other buckets are in the same files, which are written anew without the garbage.
+            live = self._read_property("rocksdb.live-blob-file-size")
+            garbage = self._read_property("rocksdb.live-blob-file-garbage-size")
+            if garbage and self._room() > self._owed_bytes() + live:
+                self._database.set_options({_GARBAGE_COLLECTION: "true"})
+                self._database.compact_range(None, None, _whole_compaction())
+                self._database.set_options({_GARBAGE_COLLECTION: "false"})
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -493,20 +505,38 @@ class RocksAccountDB:
         found = self._find(bucket)
         return None if found is None else found.head.header
 
-    def _read(self, bucket: _Bucket, keys: list[bytes]) -> tuple[Head, dict[bytes, bytes]]:
-        """Rows of one moment, and the head of that moment."""
+    def _read_steadily(self, bucket: int, read: Callable[[_Bucket], _T]) -> _T | None:
+        """What `read` returns of a bucket that nobody changed but by flushes; None where it isn't here.
+
+        The index is changed by rows that were in memory, and by no others. So if none went there meanwhile, and the
+        bucket is the same, then what `read` didn't find in memory is in the index as of the head that it saw.
+        """
         while True:
-            with self._lock:
-                head, turns = bucket.head, bucket.turns
-                found = bucket.find(keys)
-            rows = {key: value for key, value in found.items() if value is not None}
-            missing = [key for key in keys if key not in found]
-            rows.update(self._get_many(head.prefix, missing))
-            with self._lock:
-                # The index is changed only by rows that are in memory. If no new ones went there meanwhile, those that
-                # were not in memory are in the index as they were.
-                if bucket.turns == turns:
-                    return head, rows
+            found = self._find(bucket)
+            if found is None:
+                return None
+            turns = found.turns
+            try:
+                result = read(found)
+            except CorruptData:
+                if self._is_steady(found, turns):
+                    raise
+            else:
+                if self._is_steady(found, turns):
+                    return result
+
+    def _is_steady(self, bucket: _Bucket, turns: int) -> bool:
+        with self._lock:
+            current = self._buckets.get(bucket.head.header.bucket)
+            return current is bucket and bucket.turns == turns
+
+    def _read(self, bucket: _Bucket, keys: list[bytes]) -> tuple[Head, dict[bytes, bytes]]:
+        """Rows, and the head of which they are."""
+        with self._lock:
+            head, found = bucket.head, bucket.find(keys)
+        rows = {key: row for key, row in found.items() if row is not None}
+        rows.update(self._get_many(head.prefix, [key for key in keys if key not in found]))
+        return head, rows
 
     def _get_many(self, prefix: bytes, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         rows: dict[bytes, bytes] = {}
@@ -521,15 +551,16 @@ class RocksAccountDB:
         return rows
 
     def _load(
-        self, bucket: int, accounts: Sequence[str], records: Sequence[bytes], claims: Sequence[str]
+        self,
+        accounts: Sequence[str],
+        records: Sequence[bytes],
+        claims: Sequence[str],
+        bucket: _Bucket,
     ) -> Loaded:
-        found = self._find(bucket)
-        if found is None:
-            return Loaded(0, {}, {}, {})
         account_keys = {ACCOUNT + number.encode(): number for number in accounts}
         record_keys = {PAYMENT + payment_id: payment_id for payment_id in records}
         claim_keys = {CLAIM + number.encode(): number for number in claims}
-        head, rows = self._read(found, [*account_keys, *record_keys, *claim_keys])
+        head, rows = self._read(bucket, [*account_keys, *record_keys, *claim_keys])
         payments = {payment_id: rows[key] for key, payment_id in record_keys.items() if key in rows}
         return Loaded(
             head.header.applied,
@@ -558,19 +589,15 @@ class RocksAccountDB:
         return read_appended(self._database.get, prefix + CHUNK, number)
 
     def _postings(
-        self, bucket: int, number: str, before: int, limit: int
+        self, number: str, before: int, limit: int, bucket: _Bucket
     ) -> tuple[int, list[Posting]]:
-        found = self._find(bucket)
-        if found is None:
-            return 0, []
         key = ACCOUNT + number.encode()
-        head, rows = self._read(found, [key])
+        head, rows = self._read(bucket, [key])
         if key not in rows:
             return head.header.applied, []
         account = decode_account(rows[key])
         last = before - 1 if before else account.sequence
-        lines = list(islice(self._walk_back(head.prefix, account, last), limit))
-        return head.header.applied, lines
+        return head.header.applied, list(islice(self._walk_back(head.prefix, account, last), limit))
 
     def _walk_back(self, prefix: bytes, account: Account, last: int) -> Iterator[Posting]:
         """The account's postings from number `last` on, newest first."""
@@ -657,6 +684,7 @@ class RocksAccountDB:
         writer.delete_range(head.prefix, PREFIX.pack(bucket, generation + 1))
         failpoint("account_db.install_emptied")
         for frame in snapshots.read_rows(path):
+            self._check_room(self._owed_bytes() + len(frame.data))
             for key, value in snapshot_rows(frame):
                 writer.put(head.prefix + key, value)
             failpoint("account_db.install_rows")
@@ -670,14 +698,12 @@ class RocksAccountDB:
                 f"{self._path} failed while a snapshot was installed, and was opened anew: try again"
             )
         bucket = head.header.bucket
-        self._forget(bucket)
         batch = WriteBatch(raw_mode=True)
         batch.put(head_key(bucket), encode(head))
         old = FIRST + SECOND - head.generation
         batch.delete_range(PREFIX.pack(bucket, old), PREFIX.pack(bucket, old + 1))
         failpoint("account_db.install_before_commit")
-        self._write(batch)
-        self._sync()
+        self._replace(bucket, batch)
         failpoint("account_db.install_after_commit")
 
     # -- the files -----------------------------------------------------------------------------
@@ -749,6 +775,11 @@ class RocksAccountDB:
             self._database.close()
             self._mark.close()
 
+    def _owed_bytes(self) -> int:
+        """What RocksDB may write by itself: memtables, and the tables that a compaction reads before it deletes them."""
+        memtables = self._read_property("rocksdb.cur-size-all-mem-tables")
+        return memtables + self._read_property("rocksdb.live-sst-files-size")
+
     def _read_property(self, name: str) -> int:
         return self._database.property_int_value(name) or 0
 
@@ -783,7 +814,7 @@ class RocksAccountDB:
         except Exception as error:
             if type(error) not in (Exception, DbClosedError):
                 raise  # not RocksDB's
-            if "Corruption" in str(error):
+            if "Corruption" in str(error) or "No such file" in str(error):
                 raise damaged(self._path, str(error), REMEDY) from error
             raise DatabaseUnavailable(
                 f"{self._path}: {error}. Flushes wait and nothing is lost: make room on the disk, or mend it; this node "
@@ -832,6 +863,12 @@ def _drop_unfinished(database: Rdict) -> None:
                     database.delete_range(begin, end)
         scan.seek(PREFIX.pack(bucket, BEHIND))
     scan.status()
+
+
+def _whole_compaction() -> CompactOptions:
+    options = CompactOptions()
+    options.set_bottommost_level_compaction(BottommostLevelCompaction.force())
+    return options
 
 
 def _options() -> Options:
