@@ -62,8 +62,6 @@ class ListenConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The resource manager's TransactionService, for tools."""
     peer: Port = 12379
     """The peer transport: Raft, and what coordinators and buckets tell each other."""
-    http: Port = 8080
-    """Dashboard, /metrics, /healthz, /readyz."""
 
 
 class PeerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -189,18 +187,12 @@ class SharesConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StorageConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Where accounts, records and transactions are kept, and how much of them in memory. `[storage]`"""
+    """How much of the accounts is kept in memory, and what the stores leave to each other. `[storage]`"""
 
-    account_db: Literal["sqlite"] = "sqlite"
-    """The engine of the AccountDB."""
     database: str = "mas"
     """The name of this node's database."""
-    tm_store: Literal["rocksdb"] = "rocksdb"
-    """The engine of the TM store."""
     cache_accounts: Count = 100_000
     """Accounts that a bucket keeps in memory."""
-    cache_records: Count = 100_000
-    """Records of recent payments that a bucket keeps in memory."""
     log_reserve_mb: Annotated[int, msgspec.Meta(ge=0)] = 256
     """MiB of the disk that are the Raft log's alone: where less is left, flushes and snapshots wait, and new payments are
     refused, so that the log, which can't wait, never meets a full disk first."""
@@ -210,8 +202,6 @@ class StorageConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Entries that the log keeps behind what the AccountDB has, so that a follower that was away needs no snapshot."""
     log_margin_seconds: Annotated[float, msgspec.Meta(ge=0)] = 60.0
     """Seconds of entries that it keeps likewise."""
-    flush_rows_max: Count = 20_000
-    """Rows of one flush; what is over waits for the next."""
     flush_backlog_rows_max: Count = 200_000
     """Unflushed rows above which a bucket refuses new work, RESOURCE_EXHAUSTED."""
 
@@ -222,9 +212,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     locking: Literal["escrow", "exclusive"] = "escrow"
     """`exclusive` has payments of one account wait for each other; `escrow` lets the ledger's reservations do it."""
     lock_timeout_seconds: Seconds = 10.0
-    """The lease of a lock, and the age at which a prepared leg's bucket asks for its outcome (rule 11)."""
+    """The lease of a lock, and the age at which a prepared leg's bucket asks for its outcome (rule 11, the resolver)."""
     read_patience_seconds: Seconds = 0.25
-    """How long a payment under way may keep a linearizable read waiting, before its try is ended (rule 30)."""
+    """How long a payment under way may keep a linearizable read waiting, before its try is ended (rule 30, linearizable
+    reads).
+    """
     node: NodeConfig = NodeConfig()
     listen: ListenConfig = ListenConfig()
     peers: tuple[PeerConfig, ...] = ()

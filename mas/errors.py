@@ -136,11 +136,11 @@ class CorruptData(StorageError):
 
 
 class LostLog(StorageError):
-    """The database is ahead of the log: the log was lost (rule 28)."""
+    """The database is ahead of the log: the log was lost (rule 28, snapshots)."""
 
 
 class UnknownVersion(StorageError):
-    """The log holds an entry of a newer program: run that program on this node (rule 16)."""
+    """The log holds an entry of a newer program: run that program on this node (rule 16, admission)."""
 
 
 class WriteHangs(StorageError):

@@ -1,7 +1,7 @@
 """Names for payments, attempts and homes: the few places where MAS hashes.
 
-    payment_id   16 bytes   a payment's name for all time (rule 1)
-    xid          16 bytes   one attempt: its coordinator's incarnation (10) and a counter (6) (rule 2)
+    payment_id   16 bytes   a payment's name for all time (rule 1, payment ids)
+    xid          16 bytes   one attempt: its coordinator's incarnation (10) and a counter (6) (rule 2, attempts)
     home         int        the bucket that holds a number's claim
 
 Pure functions of what they are given: clock and dice are the caller's.
@@ -50,6 +50,6 @@ def payment_id(kind: int, key_space: str, payer: str, key: str) -> bytes:
 def home_bucket(number: str, buckets: int) -> int:
     """The bucket, from 1 to `buckets`, that holds the claim of this account number.
 
-    `buckets` is the count at the cluster's creation, for all time (rule 20).
+    `buckets` is the count at the cluster's creation, for all time (rule 20, genesis).
     """
     return int.from_bytes(blake2b(number.encode(), digest_size=8).digest(), "big") % buckets + 1

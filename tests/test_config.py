@@ -50,7 +50,7 @@ def test_an_empty_file_is_one_node_that_does_everything() -> None:
     assert settings.node_ids() == (1,)
     listen = settings.listen
     assert (listen.api, listen.gls, listen.node_service) == (9008, 9009, 8008)
-    assert (listen.rm, listen.peer, listen.http) == (50041, 12379, 8080)
+    assert (listen.rm, listen.peer) == (50041, 12379)
     assert listen.host == "127.0.0.1"
 
 

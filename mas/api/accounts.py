@@ -26,6 +26,7 @@ from mas.api.tokens import Principal, TokenIssuer, account_subject
 from mas.errors import InvalidRequest, MasError, NotFound, Overloaded, Unavailable
 from mas.ledger.instructions import Answer, Code, Kind, Reason
 from mas.limits import shorten
+from mas.rpc.ports import Buckets
 from mas.runtime import Dice
 from mas.transaction.outcome import PaymentRequest, PaymentResult, Status
 from mas.wire.gen.mas.v1 import account_pb2 as pb
@@ -47,12 +48,14 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
     def __init__(
         self,
         coordinator: Coordinator,
+        buckets: Buckets,
         authenticator: Authenticator,
         token_issuer: TokenIssuer | None,
         shares: Shares,
         dice: Dice,
     ) -> None:
         self._coordinator = coordinator
+        self._buckets = buckets
         self._authenticator = authenticator
         self._token_issuer = token_issuer
         self._shares = shares
@@ -97,7 +100,7 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
         for number in numbers:
             check_may_read(principal, number)
         level = requests.to_read_level(request.level)
-        answers = await self._coordinator.read_accounts(numbers, level, _timeout(context))
+        answers = await self._coordinator.reads.accounts(numbers, level, _timeout(context))
         errors = [answer for answer in answers if isinstance(answer, MasError)]
         if len(errors) == len(answers):
             raise errors[0]
@@ -130,7 +133,7 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
             del self._streams[stream]
 
     async def CancelPayment(self, request: pb.PaymentName, context: Context) -> pb.PaymentResult:
-        """End a key for good (rule 9)."""
+        """End a key for good (rule 9, outcomes)."""
         principal = self._who(context)
         payment_id, kind, payer = requests.to_payment_name(request, principal)
         check_may_end(principal, payer)
@@ -138,7 +141,7 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
         self._shares.check_refusals(share.caller)
         if request.payment_id:
             return await self._find_outcome(payment_id, kind, payer, context)
-        result = await self._coordinator.cancel(payment_id, kind, payer, _timeout(context))
+        result = await self._coordinator.queries.cancel(payment_id, kind, payer, _timeout(context))
         self._count_refusal(share, result)
         return result_to_wire(result)
 
@@ -146,7 +149,9 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
         self, payment_id: bytes, kind: Kind, payer: str, context: Context
     ) -> pb.PaymentResult:
         """An id alone doesn't show whose it is: it finds what has an outcome, and ends nothing."""
-        result = await self._coordinator.read_payment(payment_id, kind, payer, _timeout(context))
+        result = await self._coordinator.queries.read_payment(
+            payment_id, kind, payer, _timeout(context)
+        )
         if result is None:
             raise InvalidRequest(
                 f"payment {payment_id.hex()} of account {shorten(payer)} has no outcome so far, and only its "
@@ -159,7 +164,9 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
         principal = self._who(context)
         payment_id, kind, payer = requests.to_payment_name(request, principal)
         check_may_read(principal, payer)
-        result = await self._coordinator.read_payment(payment_id, kind, payer, _timeout(context))
+        result = await self._coordinator.queries.read_payment(
+            payment_id, kind, payer, _timeout(context)
+        )
         if result is None:
             raise NotFound(
                 f"payment {payment_id.hex()} of account {shorten(payer)} has no outcome so far: "
@@ -176,7 +183,7 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
         number, before, limit = requests.to_page(request)
         check_may_read(principal, number)
         async with self._shares.of(caller_of(principal)).turn(Held.STATEMENTS):
-            postings = await self._coordinator.read_postings(
+            postings = await self._coordinator.reads.postings(
                 number, before, limit, _timeout(context)
             )
         if postings is None:
@@ -190,20 +197,22 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
         principal = self._who(context)
         check_may_operate(principal, "change accounts")
         change = requests.to_set_account(request, principal)
-        return _set_account_reply(await self._coordinator.set_account(change, _timeout(context)))
+        return _set_account_reply(
+            await self._coordinator.queries.set_account(change, _timeout(context))
+        )
 
     async def CheckBucket(self, request: pb.CheckBucketRequest, context: Context) -> pb.BucketState:
         """A replica's own state."""
         principal = self._who(context)
         check_may_read_all(principal, "the state of buckets")
         bucket, replica = requests.to_replica(request)
-        if replica not in self._coordinator.buckets().get(bucket, ()):
+        if replica not in self._buckets.replicas().get(bucket, ()):
             raise NotFound(
                 f"bucket {bucket} has no replica on node {replica}: "
                 "expected one that ListBuckets names"
             )
         async with self._shares.of(caller_of(principal)).turn(Held.STATEMENTS):
-            view = await self._coordinator.read_bucket(bucket, replica, _timeout(context))
+            view = await self._coordinator.reads.bucket(bucket, replica, _timeout(context))
         return bucket_to_wire(view)
 
     async def ListBuckets(
@@ -214,7 +223,7 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
         return pb.ListBucketsReply(
             buckets=[
                 pb.Bucket(bucket=bucket, replicas=replicas)
-                for bucket, replicas in sorted(self._coordinator.buckets().items())
+                for bucket, replicas in sorted(self._buckets.replicas().items())
             ]
         )
 

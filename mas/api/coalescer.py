@@ -5,9 +5,8 @@ import asyncio
 from mas.api.ports import Coordinator
 from mas.api.shares import Held, Share
 from mas.errors import Unavailable
+from mas.runtime import Promise
 from mas.transaction.outcome import PaymentRequest, PaymentResult
-
-_Future = asyncio.Future[PaymentResult]
 
 
 class Coalescer:
@@ -15,9 +14,9 @@ class Coalescer:
 
     def __init__(self, coordinator: Coordinator) -> None:
         self._coordinator = coordinator
-        self._gathered: dict[Share, tuple[list[PaymentRequest], list[_Future]]] = {}
+        self._gathered: dict[Share, tuple[list[PaymentRequest], list[Promise[PaymentResult]]]] = {}
 
-    def submit(self, request: PaymentRequest, share: Share) -> _Future:
+    def submit(self, request: PaymentRequest, share: Share) -> Promise[PaymentResult]:
         """What becomes of one request; fails with `Unavailable` when it was not begun.
 
         It is held in its caller's share until then, whether or not the caller still waits.
@@ -26,31 +25,29 @@ class Coalescer:
             Overloaded: the caller has its share of payments under way.
         """
         share.take(Held.PAYMENTS)
-        loop = asyncio.get_running_loop()
-        future: _Future = loop.create_future()
+        promise: Promise[PaymentResult] = Promise()
         if not self._gathered:
-            loop.call_soon(self._hand_over)
-        requests, futures = self._gathered.setdefault(share, ([], []))
+            asyncio.get_running_loop().call_soon(self._hand_over)
+        requests, promises = self._gathered.setdefault(share, ([], []))
         requests.append(request)
-        futures.append(future)
-        return future
+        promises.append(promise)
+        return promise
 
     def _hand_over(self) -> None:
         gathered, self._gathered = self._gathered, {}
-        for share, (requests, futures) in gathered.items():
-            self._begin(share, requests, futures)
+        for share, (requests, promises) in gathered.items():
+            self._begin(share, requests, promises)
 
-    def _begin(self, share: Share, requests: list[PaymentRequest], futures: list[_Future]) -> None:
+    def _begin(
+        self, share: Share, requests: list[PaymentRequest], promises: list[Promise[PaymentResult]]
+    ) -> None:
         def on_result(position: int, result: PaymentResult) -> None:
             share.give(Held.PAYMENTS)
-            # The caller may have gone.
-            if not futures[position].done():
-                futures[position].set_result(result)
+            promises[position].set(result)
 
         try:
             self._coordinator.submit(share.caller.name, requests, on_result)
         except Unavailable as error:
-            share.give(Held.PAYMENTS, len(futures))
-            for future in futures:
-                if not future.done():
-                    future.set_exception(error)
+            share.give(Held.PAYMENTS, len(promises))
+            for promise in promises:
+                promise.fail(error)

@@ -1,4 +1,4 @@
-"""What the gRPC services need of the world: a coordinator, locks, buckets, and the node's own state."""
+"""What the gRPC services need of the world beside the buckets: a coordinator, locks, and the node's own state."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -6,13 +6,53 @@ from typing import Protocol
 import msgspec
 
 from mas.errors import MasError
-from mas.ledger.instructions import Answer, Batch, Kind, LockMode, SetAccount, Token
-from mas.rpc.messages import AccountView, BucketView, PostingView, ReadLevel, Rejected
+from mas.ledger.instructions import Answer, Kind, LockMode, SetAccount, Token
+from mas.rpc.messages import AccountView, BucketView, PostingView, ReadLevel
 from mas.transaction.outcome import PaymentRequest, PaymentResult
 
 
+class Queries(Protocol):
+    """What is asked for one caller at a time, and goes through the buckets' logs. All raise `Unavailable`."""
+
+    async def read_payment(
+        self, payment_id: bytes, kind: Kind, payer: str, timeout: float
+    ) -> PaymentResult | None:
+        """What the anchor has recorded, None: nothing."""
+
+    async def cancel(
+        self, payment_id: bytes, kind: Kind, payer: str, timeout: float
+    ) -> PaymentResult:
+        """End the key for good, unless the payment has an outcome, which is the answer then (rule 9, outcomes)."""
+
+    async def set_account(self, change: SetAccount, timeout: float) -> Answer:
+        """Carry out an administrator's change once under its name. Raises `OutcomeUnknown` as well."""
+
+
+class Reads(Protocol):
+    """What is read for one caller at a time. All raise `Unavailable`."""
+
+    async def accounts(
+        self, numbers: Sequence[str], level: ReadLevel, timeout: float
+    ) -> list[AccountView | MasError | None]:
+        """One answer for each number: None where there is no such account, an error where it can't be read now."""
+
+    async def postings(
+        self, number: str, before: int, limit: int, timeout: float
+    ) -> list[PostingView] | None:
+        """A page of a statement, newest first; None where there is no such account."""
+
+    async def bucket(self, bucket: int, replica: int, timeout: float) -> BucketView:
+        """A named replica's own state."""
+
+
 class Coordinator(Protocol):
-    """The transaction coordinator. What it is asked one at a time raises `Unavailable`."""
+    """The transaction coordinator: payments by `submit`, everything else by `queries` and `reads`."""
+
+    @property
+    def queries(self) -> Queries: ...
+
+    @property
+    def reads(self) -> Reads: ...
 
     def submit(
         self,
@@ -27,35 +67,6 @@ class Coordinator(Protocol):
         Raises `Unavailable` (as `Overloaded`, or because it is stopping): none of them was begun.
         """
 
-    async def read_accounts(
-        self, numbers: Sequence[str], level: ReadLevel, timeout: float
-    ) -> list[AccountView | MasError | None]:
-        """One answer for each number: None where there is no such account, an error where it can't be read now."""
-
-    async def read_payment(
-        self, payment_id: bytes, kind: Kind, payer: str, timeout: float
-    ) -> PaymentResult | None:
-        """What the anchor has recorded, None: nothing."""
-
-    async def cancel(
-        self, payment_id: bytes, kind: Kind, payer: str, timeout: float
-    ) -> PaymentResult:
-        """End the key for good, unless the payment has an outcome (rule 9)."""
-
-    async def read_postings(
-        self, number: str, before: int, limit: int, timeout: float
-    ) -> list[PostingView] | None:
-        """A page of a statement, newest first; None where there is no such account."""
-
-    async def read_bucket(self, bucket: int, replica: int, timeout: float) -> BucketView:
-        """A replica's own state."""
-
-    async def set_account(self, change: SetAccount, timeout: float) -> Answer:
-        """An administrator's change, carried out once under its name. Raises `OutcomeUnknown` as well."""
-
-    def buckets(self) -> dict[int, list[int]]:
-        """Each bucket, and the nodes that hold its replicas."""
-
 
 class Locks(Protocol):
     """The Global Lock Service."""
@@ -67,18 +78,6 @@ class Locks(Protocol):
 
     async def release(self, owner: bytes) -> None:
         """Let go of what this owner holds; raises `Unavailable` where that isn't certain."""
-
-
-class Buckets(Protocol):
-    """The leaders of the buckets."""
-
-    def submit(
-        self, bucket: int, batch: Batch, on_answer: Callable[[int, Answer | Rejected], None]
-    ) -> None:
-        """Send once; calls back once for each position, on the loop."""
-
-    def all(self) -> list[int]:
-        """Every bucket of the cluster, ascending."""
 
 
 class NodeView(msgspec.Struct, frozen=True):

@@ -7,9 +7,10 @@ A token's subject is "account:NUMBER" or "operator:NAME", its role says what tha
     operator    also opens, freezes and closes accounts, deposits and withdraws
     gateway     also pays from any account, for its owner: a payment front end, a load program
 
-It says too which idempotency keys are its bearer's, its *key space* (rule 1). An account's own token has the account's,
-so that an owner can't use up the keys by which others will charge that account. All others share the cluster's, so that
-two operators, or two machines with tokens of their own, never pay a key twice; the claim "keys" names another one.
+It says too which idempotency keys are its bearer's, its *key space* (rule 1, payment ids). An account's own token has
+the account's, so that an owner can't use up the keys by which others will charge that account. All others share the
+cluster's, so that two operators, or two machines with tokens of their own, never pay a key twice; the claim "keys"
+names another one.
 """
 
 from enum import StrEnum

@@ -14,7 +14,6 @@ import msgspec
 
 from mas.api.auth import ClusterSecret, Metadata
 from mas.api.door import Context, metadata_of
-from mas.api.ports import Buckets
 from mas.api.requests import to_timeout
 from mas.api.shares import INSIDER, Caller
 from mas.errors import DeadlineExceeded, InvalidRequest, NotFound
@@ -32,6 +31,7 @@ from mas.ledger.instructions import (
 )
 from mas.limits import TURN_INSTRUCTIONS_MAX, check_bucket_id
 from mas.rpc.messages import Answers, Rejected, Reply, encode
+from mas.rpc.ports import Buckets
 from mas.wire.gen.mas.v1 import transaction_pb2 as pb
 from mas.wire.gen.mas.v1 import transaction_pb2_grpc as pb_grpc
 
@@ -61,7 +61,7 @@ class TransactionServicer(pb_grpc.TransactionServiceServicer):
         """What is under way ends by itself."""
 
     async def ProcessPhase1(self, request: pb.Phase, context: Context) -> pb.PhaseReply:
-        """Prepare legs (rule 4)."""
+        """Prepare legs (rule 4, prepare)."""
         return await self._process(request, context, (Prepare,))
 
     async def ProcessPhase2Commit(self, request: pb.Phase, context: Context) -> pb.PhaseReply:
@@ -69,7 +69,7 @@ class TransactionServicer(pb_grpc.TransactionServiceServicer):
         return await self._process(request, context, (Decide, Commit))
 
     async def ProcessPhase2Rollback(self, request: pb.Phase, context: Context) -> pb.PhaseReply:
-        """Free what is prepared (rule 10)."""
+        """Free what is prepared (rule 10, low-water mark)."""
         return await self._process(request, context, (Abort,))
 
     async def Resolve(self, request: pb.Phase, context: Context) -> pb.PhaseReply:

@@ -21,7 +21,7 @@ from mas.bench.echo import METHOD
 from mas.bench.tally import Tally
 from mas.client import Client
 from mas.client.channel import channel_options
-from mas.runtime import Supervisor, SystemDice
+from mas.runtime import Promise, Supervisor, SystemDice
 from mas.transaction.outcome import Status
 from mas.wire.gen.mas.v1 import account_pb2 as pb
 from mas.wire.gen.mas.v1 import account_pb2_grpc as pb_grpc
@@ -155,7 +155,7 @@ async def _stream(load: Load, channel: grpc.aio.Channel) -> Result:
     metadata = (("authorization", load.job.token),)
     # Its requests are written, not iterated over.
     call = stub.CreatePayments(metadata=metadata)  # type: ignore[call-arg]
-    waiting: dict[int, tuple[float, asyncio.Future[None]]] = {}
+    waiting: dict[int, tuple[float, Promise[None]]] = {}
     left: dict[int, int] = {}
     numbers = count(1)
     writing = asyncio.Lock()  # gRPC takes one write at a time
@@ -167,12 +167,12 @@ async def _stream(load: Load, channel: grpc.aio.Channel) -> Result:
                 _count(load, result, since)
                 left[result.batch] -= 1
                 if not left[result.batch]:
-                    done.set_result(None)
+                    done.set(None)
 
     async def caller() -> None:
         while load.goes_on():
             number = next(numbers)
-            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            done: Promise[None] = Promise()
             waiting[number] = (load.clock.monotonic(), done)
             left[number] = load.job.batch
             payments = [load.payment() for _ in range(load.job.batch)]

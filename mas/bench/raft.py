@@ -39,7 +39,6 @@ from mas.bench.usage import cpu_seconds, memory_bytes
 from mas.runtime import SystemClock
 
 _MANY_GROUPS = 64
-_CALLERS = 64
 _BATCH = 100
 _WRITES_BEFORE_KILL = 20
 _KEEP_EVERYTHING = 1 << 40

@@ -13,7 +13,7 @@ from mas.bench import raft_wire as wire
 from mas.bench.processes import BenchFailed
 from mas.bench.raft_wire import Answer, Batch
 from mas.client.channel import channel_options
-from mas.runtime import Mailbox, Supervisor, SystemClock
+from mas.runtime import Mailbox, Promise, Supervisor, SystemClock
 
 _PATIENCE_SECONDS = 30.0
 _PAUSE_SECONDS = 0.005
@@ -54,13 +54,13 @@ class Stream:
             wire.STREAM, request_serializer=wire.encode, response_deserializer=wire.decode_answers
         )
         self._batches: Mailbox[Batch] = Mailbox("batches", _BATCHES)
-        self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._waiting: dict[int, Promise[Answer]] = {}
         self._number = 0
 
     async def send(self, group: int, payloads: tuple[bytes, ...]) -> Answer:
         """See `Way`."""
         self._number += 1
-        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        answered: Promise[Answer] = Promise()
         self._waiting[self._number] = answered
         self._batches.put(Batch(self._number, group, payloads))
         return await answered
@@ -76,7 +76,7 @@ class Stream:
                     supervisor.spawn("batches", self._write(call))
                     async for answers in call:
                         for answer in answers:
-                            self._waiting.pop(answer.number).set_result(answer)
+                            self._waiting.pop(answer.number).set(answer)
                 except grpc.aio.AioRpcError:
                     await asyncio.sleep(_PAUSE_SECONDS)
                 finally:
@@ -98,8 +98,7 @@ class Stream:
         self._batches.drain_nowait()
         lost, self._waiting = self._waiting, {}
         for answered in lost.values():
-            if not answered.done():
-                answered.set_result(Answer(0, 0))
+            answered.set(Answer(0, 0))
 
 
 class RaftClient:

@@ -36,7 +36,7 @@ from mas.multiraft import (
 from mas.network.handshake import Identity
 from mas.network.transport import PeerTransport
 from mas.raft import Entry, EntryType, SnapshotMetadata
-from mas.runtime import Mailbox, Supervisor, SystemClock, SystemDice
+from mas.runtime import Mailbox, Promise, Supervisor, SystemClock, SystemDice
 from mas.storage.raft_log.rocksdb import RocksRaftLog
 from mas.telemetry import setup_logging
 
@@ -197,13 +197,8 @@ class _Service:
     async def _propose(
         self, batch: Batch, context: grpc.aio.ServicerContext[Batch, Answer]
     ) -> Answer:
-        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-
-        def answer(answer: Answer) -> None:
-            if not answered.done():
-                answered.set_result(answer)
-
-        self._machines[batch.group].propose(batch, answer)
+        answered: Promise[Answer] = Promise()
+        self._machines[batch.group].propose(batch, answered.set)
         return await answered
 
     async def _stream(

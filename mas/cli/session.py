@@ -1,8 +1,8 @@
 """One command's conversation with a server: where it is, who acts, and how an answer is printed and a command ends.
 
 A command acts as its profile's token says, wherever it runs and whatever is kept there; only `--as` makes it act for an
-account by the account's own token. For a key belongs to whoever pays with it (rule 1): a command that chose by itself
-would pay the same key twice, once for each.
+account by the account's own token. For a key belongs to whoever pays with it (rule 1, payment ids): a command that
+chose by itself would pay the same key twice, once for each.
 """
 
 import asyncio

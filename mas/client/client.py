@@ -25,7 +25,7 @@ from mas.ledger.instructions import EXTERNAL, AccountState, Kind
 from mas.limits import check_timeout
 from mas.money import DEFAULT_CURRENCY
 from mas.rpc.messages import AccountView, BucketView, PostingView, ReadLevel
-from mas.runtime import Clock, Dice, Supervisor, SystemClock, SystemDice
+from mas.runtime import Clock, Dice, Promise, Supervisor, SystemClock, SystemDice
 from mas.transaction.outcome import Status
 from mas.wire import messages
 from mas.wire.gen.mas.v1 import account_pb2 as pb
@@ -127,20 +127,18 @@ class Client:
         """
         payment = requests.to_payment(payer, payee, amount, currency, self._key(key), reference)
         payment.repeat = bool(repeat)
-        future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        receipt: Promise[Receipt] = Promise()
 
         def on_end(_: int, answer: Receipt | MasError) -> None:
-            if future.done():
-                return  # whoever asked has gone
             if isinstance(answer, Receipt):
-                future.set_result(answer)
+                receipt.set(answer)
             else:
-                future.set_exception(answer)
+                receipt.fail(answer)
 
         order = Order(payment, self._deadline(timeout), 0, on_end)
         self._payments.send(order)
         try:
-            return await future
+            return await receipt
         finally:
             order.abandon()
 

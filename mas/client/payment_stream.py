@@ -4,7 +4,8 @@ What waits when the last message went out is the next message; no timer, so one 
 a message. A payment whose try ended without an outcome is tried again under the same key, until its deadline.
 
 What a caller is told in the end keeps the promises of the answers that came: once a try was lost sight of, only an
-outcome makes it anything but UNKNOWN (rule 9). Nothing is kept of a payment that has ended, or whose caller has gone.
+outcome makes it anything but UNKNOWN (rule 9, outcomes). Nothing is kept of a payment that has ended, or whose caller
+has gone.
 """
 
 import asyncio
@@ -70,7 +71,7 @@ class Order:
         on_end: Callable[[int, Receipt | MasError], None],
     ) -> None:
         self.payment = payment
-        """Its `repeat`: some try of it may have been begun (rule 8)."""
+        """Its `repeat`: some try of it may have been begun (rule 8, ending an attempt)."""
         self.size = payment.ByteSize() + _FRAMING_BYTES
         self.key = payment.idempotency_key
         self.deadline = deadline
@@ -297,7 +298,7 @@ class PaymentStream:
     # -- ends without an answer ------------------------------------------------------------------
 
     def _lose_sight(self) -> None:
-        """The stream has ended: whatever was on it may or may not happen (rule 39)."""
+        """The stream has ended: whatever was on it may or may not happen (rule 39, unknown results)."""
         lost = self._on_the_wire()
         self._sent = {}
         self._in_flight = 0

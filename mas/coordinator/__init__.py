@@ -6,10 +6,9 @@ from mas.coordinator.actor import (
     Ports,
     TransactionCoordinator,
 )
-from mas.coordinator.ports import Buckets, Locks, TransactionStore
+from mas.coordinator.ports import Locks, TransactionStore
 
 __all__ = [
-    "Buckets",
     "CoordinatorSettings",
     "CoordinatorStatistics",
     "Locks",

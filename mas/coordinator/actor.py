@@ -26,9 +26,9 @@ from mas.coordinator.fair_queue import FairQueue
 from mas.coordinator.outbox import Outbox
 from mas.coordinator.pending import PendingWriter
 from mas.coordinator.placement_ids import PlacementIds
-from mas.coordinator.ports import Buckets, Locks, TransactionStore
+from mas.coordinator.ports import Locks, TransactionStore
 from mas.coordinator.queries import Queries
-from mas.coordinator.reads import AccountAnswer, Reads
+from mas.coordinator.reads import Reads
 from mas.coordinator.waiting import last_word
 from mas.errors import DatabaseUnavailable, Overloaded, Unavailable
 from mas.ids import home_bucket, make_incarnation
@@ -41,14 +41,14 @@ from mas.ledger.instructions import (
     Instruction,
     Kind,
     Reason,
-    SetAccount,
 )
 from mas.limits import (
     MAILBOX_ITEMS_MAX,
     REQUESTS_IN_FLIGHT_MAX,
     TURN_INSTRUCTIONS_MAX,
 )
-from mas.rpc.messages import BucketView, PostingView, ReadLevel, Rejected
+from mas.rpc.messages import Rejected
+from mas.rpc.ports import Buckets
 from mas.runtime import Actor, Clock, Dice, Mailbox, MailboxStatistics, Supervisor, failpoint
 from mas.transaction.machine import (
     Alarm,
@@ -181,8 +181,8 @@ class TransactionCoordinator(Actor):
         self._directory = Directory(
             ports.buckets, ports.store, self._notes, clock, settings.buckets
         )
-        self._questions = Queries(self._directory, ports.buckets, ports.locks, clock, dice)
-        self._reads = Reads(self._directory, ports.buckets, clock, dice)
+        self.queries = Queries(self._directory, ports.buckets, ports.locks, clock, dice)
+        self.reads = Reads(self._directory, ports.buckets, clock, dice)
 
         self._in_flight = 0
         self._is_awake = False
@@ -213,42 +213,6 @@ class TransactionCoordinator(Actor):
         if requests:
             self._mailbox.put(_Batch(caller, requests, on_result, self._clock.monotonic()))
             self._in_flight += len(requests)
-
-    async def read_accounts(
-        self, numbers: Sequence[str], level: ReadLevel, timeout: float
-    ) -> list[AccountAnswer]:
-        """One answer for each number: None where there is no such account, an error where it can't be read now."""
-        return await self._reads.accounts(numbers, level, timeout)
-
-    async def read_payment(
-        self, payment_id: bytes, kind: Kind, payer: str, timeout: float
-    ) -> PaymentResult | None:
-        """What the anchor has recorded; None: nothing. Raises `Unavailable`."""
-        return await self._questions.read_payment(payment_id, kind, payer, timeout)
-
-    async def cancel(
-        self, payment_id: bytes, kind: Kind, payer: str, timeout: float
-    ) -> PaymentResult:
-        """End the key for good, unless the payment has an outcome, which is the answer then (rule 9)."""
-        return await self._questions.cancel(payment_id, kind, payer, timeout)
-
-    async def read_postings(
-        self, number: str, before: int, limit: int, timeout: float
-    ) -> list[PostingView] | None:
-        """A page of a statement, newest first; None where there is no such account. Raises `Unavailable`."""
-        return await self._reads.postings(number, before, limit, timeout)
-
-    async def read_bucket(self, bucket: int, replica: int, timeout: float) -> BucketView:
-        """A named replica's own state. Raises `Unavailable`."""
-        return await self._reads.bucket(bucket, replica, timeout)
-
-    async def set_account(self, change: SetAccount, timeout: float) -> Answer:
-        """An administrator's change, carried out once. Raises `Unavailable`, or `OutcomeUnknown`."""
-        return await self._questions.set_account(change, timeout)
-
-    def buckets(self) -> dict[int, list[int]]:
-        """Every bucket of the cluster, and the nodes that hold its replicas."""
-        return self._buckets.replicas()
 
     def statistics(self) -> CoordinatorStatistics:
         """What it has seen so far."""

@@ -1,7 +1,7 @@
 """Where accounts are: memory first, then the TM store's directory, then the claims at the numbers' homes.
 
-Memory and store are caches: a bucket that lacks an account says so, and then only its home's word counts (rule 3).
-Every question is a batch: one call of the store a turn, and one query at a time to each home.
+Memory and store are caches: a bucket that lacks an account says so, and then only its home's word counts (rule 3,
+anchor and record). Every question is a batch: one call of the store a turn, and one query at a time to each home.
 """
 
 import asyncio
@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from mas.coordinator.pending import PendingWriter
-from mas.coordinator.ports import Buckets, TransactionStore
+from mas.coordinator.ports import TransactionStore
 from mas.errors import DatabaseUnavailable, Unavailable
 from mas.ids import home_bucket
 from mas.ledger.instructions import Legs
 from mas.rpc.messages import Claims, ReadClaims
+from mas.rpc.ports import Buckets
 from mas.runtime import Clock, Supervisor
 
 NUMBERS_MAX = 1_000_000
@@ -51,7 +52,7 @@ class Directory:
         clock: Clock,
         homes: int,
     ) -> None:
-        """`homes`: the bucket count at the cluster's creation (rule 20)."""
+        """`homes`: the bucket count at the cluster's creation (rule 20, genesis)."""
         self.homes = homes
         self._buckets = buckets
         self._store = store
@@ -132,7 +133,7 @@ class Directory:
                 await self._ask_store()
 
     async def _ask_homes_forever(self, supervisor: Supervisor) -> None:
-        """Every home has a task of its own while something waits for it: a slow one holds up no other (rule 37)."""
+        """Every home has a task of its own while something waits for it: a slow one holds up no other (rule 37, batches)."""
         while True:
             await self._home_wanted.wait()
             self._home_wanted.clear()
@@ -151,7 +152,7 @@ class Directory:
         existing = self._buckets.replicas()
         for number, bucket in zip(numbers, buckets, strict=True):
             if bucket in existing:
-                self._tell(number, bucket, fresh=False)
+                self._answer_for(number, bucket, fresh=False)
             else:
                 self._ask_home(number)
 
@@ -171,7 +172,7 @@ class Directory:
                     continue
                 assert isinstance(reply, Claims), f"{reply} in answer to a question for claims"
                 for number, bucket in zip(part, reply.buckets, strict=True):
-                    self._tell(number, bucket, fresh=True)
+                    self._answer_for(number, bucket, fresh=True)
                     if bucket:
                         self._notes.placed(number, bucket)
         del self._asked_homes[home]
@@ -185,8 +186,8 @@ class Directory:
             self._lookups.pop(number, None)
         return bool(wanted)
 
-    def _tell(self, number: str, bucket: int, *, fresh: bool) -> None:
-        """Whoever wants the home's word isn't content with the store's."""
+    def _answer_for(self, number: str, bucket: int, *, fresh: bool) -> None:
+        """Answer those who wait for this number; whoever wants the home's word waits on where this is only the store's."""
         lookups = self._lookups.pop(number, [])
         waiting = [lookup for lookup in lookups if lookup.fresh and not fresh]
         if waiting:

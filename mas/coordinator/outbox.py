@@ -1,4 +1,5 @@
-"""What is to be sent to one bucket: a batch a turn, and what is more than a batch in turns between callers (rule 38).
+"""What is to be sent to one bucket: a batch a turn, and what is more than a batch in turns between callers (rule 38,
+bounded turns).
 
 Nearly always all of it is the next batch. What isn't stands in lines from then on, so that a turn costs what it sends, and
 not what waits.

@@ -1,4 +1,5 @@
-"""The PENDING entries of the TM store: a hint for recovery, written beside phase 1 and not waited for (rule 40).
+"""The PENDING entries of the TM store: a hint for recovery, written beside phase 1 and not waited for (rule 40, pending
+notes).
 
 What is noted and closed while a write is on its way is never written at all.
 """

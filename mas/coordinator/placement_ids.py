@@ -1,4 +1,4 @@
-"""Where new accounts are put: `max_id` modulo the number of buckets, from ids reserved in blocks (rule 19).
+"""Where new accounts are put: `max_id` modulo the number of buckets, from ids reserved in blocks (rule 19, placement).
 
 An id only chooses a place. Without the store, chance chooses: nothing but evenness suffers.
 """

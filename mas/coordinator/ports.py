@@ -1,41 +1,10 @@
-"""What the Transaction Coordinator needs of the world: buckets, a store for hints, and locks."""
+"""What the Transaction Coordinator needs of the world beside the buckets: a store for hints, and locks."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from mas.ledger.instructions import Answer, Batch, LockMode, Token
-from mas.rpc.messages import Rejected, Reply, Request
+from mas.ledger.instructions import LockMode, Token
 from mas.transaction.stored import PendingEntry
-
-
-class Buckets(Protocol):
-    """Whichever node leads a bucket. One live copy of what is sent, never two (rule 6)."""
-
-    def submit(
-        self,
-        bucket: int,
-        batch: Batch,
-        on_answer: Callable[[int, Answer | Rejected], None],
-    ) -> None:
-        """Send once to the bucket's leader, following NOT_LEADING hints while nothing can have happened.
-
-        Calls back once for each position, in any order, on the loop. `Rejected.why` UNKNOWN: it was sent and
-        lost sight of; anything else: it has done nothing and never will.
-        """
-
-    async def query(
-        self, bucket: int, request: Request, timeout: float, *, replica: int = 0
-    ) -> Reply:
-        """A read at the bucket's leader, or at the named replica alone, tried again until `timeout` seconds are over.
-
-        The router numbers the request by itself. Raises `Unavailable`.
-        """
-
-    def all(self) -> list[int]:
-        """Every bucket of the cluster, ascending."""
-
-    def replicas(self) -> dict[int, list[int]]:
-        """Every bucket of the cluster, ascending, and the nodes that hold its replicas."""
 
 
 class TransactionStore(Protocol):
@@ -52,7 +21,7 @@ class TransactionStore(Protocol):
     async def incr_max_id(self, count: int = 1) -> int:
         """Reserve `count` ids, 1 or more, for the caller alone; returns the greatest of them, the others are below it.
 
-        A store that was lost or put back may give ids again; they only place new accounts (rule 19).
+        A store that was lost or put back may give ids again; they only place new accounts (rule 19, placement).
         """
 
     async def find_buckets(self, numbers: Sequence[str]) -> list[int]:
@@ -62,7 +31,7 @@ class TransactionStore(Protocol):
         """Put the bucket of each number in the directory, in place of the one before."""
 
     async def create_transaction_entries(self, entries: Sequence[PendingEntry]) -> None:
-        """Note these as PENDING, each in place of one with the same xid (rule 40)."""
+        """Note these as PENDING, each in place of one with the same xid (rule 40, pending notes)."""
 
     async def close_transaction_entries(self, xids: Sequence[bytes]) -> None:
         """Delete the entries of these transactions, which are settled at every participant; unknown xids are passed over."""
@@ -83,7 +52,9 @@ class Locks(Protocol):
         """All or none, in sorted order, first come first served. Raises `Unavailable` when not had in time."""
 
     async def hold(self, owner: bytes, number: str, timeout: float) -> Token:
-        """One account's `EXCLUSIVE` lock, marked in the account (rule 33). Raises `Unavailable` or `NotFound`."""
+        """One account's `EXCLUSIVE` lock, marked in the account (rule 33, locks and marks). Raises `Unavailable` or
+        `NotFound`.
+        """
 
     def release(self, owner: bytes) -> None:
         """What carries this owner's tokens has ended, or the request for them is over."""

@@ -1,4 +1,4 @@
-"""What callers ask one at a time: a payment's record, a cancellation, an administrator's change.
+"""Asks the buckets for one caller at a time: a payment's record, a cancellation, an administrator's change.
 
 Payments don't come this way. Everything here may be asked again: it changes nothing, or is done once by its name.
 """
@@ -9,13 +9,12 @@ import logging
 import msgspec
 
 from mas.coordinator.directory import Directory
-from mas.coordinator.ports import Buckets, Locks
+from mas.coordinator.ports import Locks
 from mas.coordinator.waiting import Wait, find, last_word
 from mas.errors import NotFound, OutcomeUnknown, Unavailable
 from mas.ids import PAYMENT_ID_BYTES, home_bucket
 from mas.ledger.instructions import (
     Answer,
-    Batch,
     Code,
     Instruction,
     Kind,
@@ -27,6 +26,8 @@ from mas.ledger.instructions import (
     Token,
 )
 from mas.rpc.messages import Rejected
+from mas.rpc.ports import Buckets
+from mas.rpc.submit_one import submit_one
 from mas.runtime import Clock, Dice
 from mas.transaction.outcome import PaymentResult, Status
 
@@ -40,10 +41,10 @@ _STATUS = {
 }
 
 
-class _Told(Wait):
-    """A caller's time, and whether any copy of what it says was lost sight of: that one may have been done."""
+class _Tries(Wait):
+    """A caller's time, and whether a copy that was sent in it may have been done, though nobody answered it."""
 
-    is_lost = False
+    may_be_done = False
 
 
 class Queries:
@@ -63,10 +64,12 @@ class Queries:
     async def read_payment(
         self, payment_id: bytes, kind: Kind, payer: str, timeout: float
     ) -> PaymentResult | None:
-        """The outcome that the anchor has recorded, None: none, so far (rule 8). A dead attempt isn't one (rule 3)."""
+        """Return the outcome that the anchor has recorded, None: none, so far (rule 8, ending an
+        attempt). A dead attempt isn't one (rule 3, anchor and record).
+        """
         try:
             look = QueryRecord(payment_id, payer, kind)
-            answer = await self._tell(payer, kind, look, self._begin(timeout))
+            answer = await self._answer_from(payer, kind, look, self._begin(timeout))
         except OutcomeUnknown as error:
             raise Unavailable("the payer's bucket doesn't answer: try again") from error
         if answer is None or answer.code not in _STATUS:
@@ -76,10 +79,10 @@ class Queries:
     async def cancel(
         self, payment_id: bytes, kind: Kind, payer: str, timeout: float
     ) -> PaymentResult:
-        """End the key for good, unless the payment has an outcome, which is the answer then (rule 9)."""
+        """End the key for good, unless the payment has an outcome, which is the answer then (rule 9, outcomes)."""
         end = RecordRefusal(payment_id, kind, payer, 0, Reason.CANCELLED)
         try:
-            answer = await self._tell(payer, kind, end, self._begin(timeout))
+            answer = await self._answer_from(payer, kind, end, self._begin(timeout))
         except (Unavailable, OutcomeUnknown) as error:
             return PaymentResult(Status.UNKNOWN, payment_id, Reason.UNAVAILABLE, str(error))
         if answer is None:
@@ -87,10 +90,10 @@ class Queries:
         return _result(payment_id, answer)
 
     async def set_account(self, change: SetAccount, timeout: float) -> Answer:
-        """An administrator's change, carried out once under its name; it is given one if it has none.
+        """Carry out an administrator's change once under its name; it is given one if it has none.
 
-        An account that somebody has locked is waited for, in turn with everybody. LOCK_CONFLICT: its turn hasn't come in
-        time, or no lock service is at work; it has done nothing, and will not.
+        If somebody has locked the account, the change queues for the lock with everybody else. LOCK_CONFLICT: its turn
+        hasn't come in time, or no lock service is at work; it has done nothing, and will not.
 
         Raises:
             Unavailable: it has done nothing, and will not.
@@ -99,36 +102,36 @@ class Queries:
         if not change.change_id:
             change_id = self._dice.randbytes(PAYMENT_ID_BYTES)
             change = msgspec.structs.replace(change, change_id=change_id)
-        told = self._begin(timeout)
+        tries = self._begin(timeout)
         while True:
-            answer = await self._tell(change.account, Kind.PAYMENT, change, told)
+            answer = await self._answer_from(change.account, Kind.PAYMENT, change, tries)
             if answer is None:
                 return Answer(Code.REFUSED, Reason.ACCOUNT_NOT_FOUND, detail=change.account)
             if answer.code is Code.LOCK_CONFLICT:
-                answer = await self._change_in_turn(change, told) or answer
-            if answer.code is not Code.LOCK_CONFLICT or not told.is_lost:
+                answer = await self._change_in_turn(change, tries) or answer
+            if answer.code is not Code.LOCK_CONFLICT or not tries.may_be_done:
                 return answer
-            # A lock speaks for this copy alone: the one that was lost sight of may still find it gone.
+            # The conflict is this copy's answer alone: one that was sent before may still find the lock gone.
 
-    async def _change_in_turn(self, change: SetAccount, told: _Told) -> Answer | None:
+    async def _change_in_turn(self, change: SetAccount, tries: _Tries) -> Answer | None:
         """Take the account's lock, and make the change under it; None: the lock wasn't had.
 
-        A living holder is waited for. A dead one's mark, which no lock service knows any more, goes with this one's
-        (rule 34): no payment need come by.
+        This waits for a living holder. The mark of a dead one, which no lock service knows any more, goes with this
+        one's (rule 34, escrow mode), so that no payment need come by.
         """
         owner = self._dice.randbytes(_OWNER_BYTES)
         try:
-            token = await self._hold(owner, change.account, told)
+            token = await self._hold(owner, change.account, tries)
             if token is None:
                 return None
             under_lock = msgspec.structs.replace(change, token=token)
-            return await self._tell(change.account, Kind.PAYMENT, under_lock, told)
+            return await self._answer_from(change.account, Kind.PAYMENT, under_lock, tries)
         finally:
             self._locks.release(owner)
 
-    async def _hold(self, owner: bytes, number: str, told: _Told) -> Token | None:
+    async def _hold(self, owner: bytes, number: str, tries: _Tries) -> Token | None:
         try:
-            left = told.left()
+            left = tries.left()
             patience = left - last_word(left)
             async with asyncio.timeout(patience):
                 return await self._locks.hold(owner, number, patience)
@@ -136,34 +139,34 @@ class Queries:
             _log.info("the lock of %s was not had for a change of it: %s", number, error)
             return None
 
-    def _begin(self, timeout: float) -> _Told:
-        return _Told(self._clock, timeout)
+    def _begin(self, timeout: float) -> _Tries:
+        return _Tries(self._clock, timeout)
 
-    async def _tell(
-        self, number: str, kind: Kind, instruction: Instruction, told: _Told
+    async def _answer_from(
+        self, number: str, kind: Kind, instruction: Instruction, tries: _Tries
     ) -> Answer | None:
-        """Tell it to the bucket of this account, or a creation's home, until that answers. None: nobody has claimed it.
+        """Submit it to the bucket of this account, or a creation's home, until that answers. None: nobody has claimed it.
 
         Raises:
             Unavailable: no bucket has taken it.
-            OutcomeUnknown: a copy was lost sight of.
+            OutcomeUnknown: a copy may have been done, or be done yet.
         """
         try:
-            bucket = await self._anchor(number, kind, told, fresh=False)
+            bucket = await self._anchor(number, kind, tries, fresh=False)
             while bucket:
-                await told.pause()
-                was_lost, told.is_lost = told.is_lost, True
-                answer = await self._submit(bucket, instruction, told)
-                told.is_lost = was_lost or (
+                await tries.pause()
+                was_so, tries.may_be_done = tries.may_be_done, True
+                answer = await tries.result(submit_one(self._buckets, bucket, instruction))
+                tries.may_be_done = was_so or (
                     isinstance(answer, Rejected) and answer.why is RejectReason.UNKNOWN
                 )
                 if isinstance(answer, Rejected) or answer.code is Code.PENDING_ON:
                     continue
                 if answer.code is not Code.WRONG_BUCKET:
                     return answer
-                bucket = await self._anchor(number, kind, told, fresh=True)
+                bucket = await self._anchor(number, kind, tries, fresh=True)
         except Unavailable as error:
-            if told.is_lost:
+            if tries.may_be_done:
                 raise OutcomeUnknown(
                     "the bucket was told and hasn't answered: ask again by the same key"
                 ) from error
@@ -174,16 +177,6 @@ class Queries:
         if kind is Kind.CREATION:
             return home_bucket(number, self._directory.homes)
         return (await find(self._directory, [number], wait, fresh=fresh))[number]
-
-    async def _submit(self, bucket: int, instruction: Instruction, wait: Wait) -> Answer | Rejected:
-        future: asyncio.Future[Answer | Rejected] = asyncio.get_running_loop().create_future()
-
-        def on_answer(_: int, answer: Answer | Rejected) -> None:
-            if not future.done():
-                future.set_result(answer)
-
-        self._buckets.submit(bucket, Batch(b"", 0, (instruction,)), on_answer)
-        return await wait.result(future)
 
 
 def _result(payment_id: bytes, answer: Answer) -> PaymentResult:

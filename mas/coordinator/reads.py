@@ -1,7 +1,7 @@
 """Reads for one caller: accounts, statements, and what a replica says of its bucket.
 
 Accounts that are asked for together are read together where they live together, and each has its own answer: one whose
-home, bucket or payer's bucket is away costs the others nothing but some time (rule 37). An account that its home
+home, bucket or payer's bucket is away costs the others nothing but some time (rule 37, batches). An account that its home
 calls claimed exists, whatever its bucket says so far: it is asked for again.
 """
 
@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import Sequence
 
 from mas.coordinator.directory import Directory
-from mas.coordinator.ports import Buckets
 from mas.coordinator.waiting import Wait, find
 from mas.errors import MasError, RequestFailed, Unavailable
 from mas.limits import shorten
@@ -24,6 +23,7 @@ from mas.rpc.messages import (
     ReadLevel,
     ReadPostings,
 )
+from mas.rpc.ports import Buckets
 from mas.runtime import Clock, Dice
 
 AccountAnswer = AccountView | MasError | None

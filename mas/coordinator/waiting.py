@@ -1,12 +1,11 @@
 """Waiting for the buckets on behalf of one caller: no longer than the caller does, and with pauses that grow."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import TypeVar
 
 from mas.coordinator.directory import Directory
 from mas.errors import Unavailable
-from mas.runtime import Clock
+from mas.runtime import Clock, Promise
 
 Waited = TypeVar("Waited")
 
@@ -39,11 +38,10 @@ class Wait:
         """So many seconds of what is left, which may be none."""
         return Wait(self._clock, min(self.deadline - self._clock.monotonic(), seconds))
 
-    async def result(self, future: asyncio.Future[Waited]) -> Waited:
+    async def result(self, promise: Promise[Waited]) -> Waited:
         """What it brings. Raises `Unavailable` when time is up."""
         try:
-            async with asyncio.timeout(self.left()):
-                return await future
+            return await promise.wait(self.left())
         except TimeoutError:
             raise Unavailable("no bucket has answered in time: try again") from None
 
@@ -60,11 +58,6 @@ async def find(
     directory: Directory, numbers: Sequence[str], wait: Wait, *, fresh: bool
 ) -> dict[str, int]:
     """The bucket of each number, 0 where its home says that nobody has claimed it. Raises `Unavailable`."""
-    future: asyncio.Future[dict[str, int]] = asyncio.get_running_loop().create_future()
-
-    def on_found(found: dict[str, int]) -> None:
-        if not future.done():
-            future.set_result(found)
-
-    directory.find(numbers, on_found, lambda: not future.done(), fresh=fresh)
-    return await wait.result(future)
+    found: Promise[dict[str, int]] = Promise()
+    directory.find(numbers, found.set, lambda: not found.done(), fresh=fresh)
+    return await wait.result(found)

@@ -12,7 +12,6 @@ A replica that can't be opened, or is damaged, is stopped: the node's others go 
 
 import asyncio
 import logging
-from typing import Protocol
 
 import msgspec
 
@@ -25,7 +24,6 @@ from mas.errors import (
 )
 from mas.ledger.rows import BucketRow
 from mas.membership import BucketMembers, Membership, is_removal_known
-from mas.membership.ports import Buckets as MembershipBuckets
 from mas.multiraft import RaftGroup, RaftHost
 from mas.raft import CorruptState
 from mas.resource import (
@@ -37,8 +35,7 @@ from mas.resource import (
 )
 from mas.resource.members import all_voters
 from mas.resource.ports import AccountDB
-from mas.resource.ports import Buckets as ServiceBuckets
-from mas.rpc.messages import Reply, Request
+from mas.rpc.ports import Buckets
 from mas.rpc.server import BucketServer
 from mas.runtime import Actor, Clock, Supervisor
 
@@ -46,21 +43,6 @@ _log = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 1.0
 _REMOVED = "removed from the bucket: what is left of it here is being erased"
-
-
-class Buckets(ServiceBuckets, MembershipBuckets, Protocol):
-    """Whichever node leads a bucket, or holds a replica: for the services' questions, and for this node's own."""
-
-    async def query(
-        self,
-        bucket: int,
-        request: Request,
-        timeout: float,
-        *,
-        replica: int = 0,
-        passed_on: bool = False,
-    ) -> Reply:
-        """What both ask. Raises `Unavailable`, or `RequestFailed`."""
 
 
 class ReplicaParts(msgspec.Struct, frozen=True):

@@ -335,7 +335,12 @@ class Process:
             if config.jwt.algorithm == "HS256":
                 issuer = TokenIssuer(key, config.jwt.issuer, config.jwt.audience, self._clock)
             accounts = AccountServicer(
-                self._coordinator, authenticator, issuer, self._shares, self._dice
+                self._coordinator,
+                self._router,
+                authenticator,
+                issuer,
+                self._shares,
+                self._dice,
             )
             api = self._serve(config.listen.api, accounts)
             operators = self._serve(

@@ -1,4 +1,4 @@
-"""What differs between two bodies under one key, in the words of a request (rule 6)."""
+"""What differs between two bodies under one key, in the words of a request (rule 6, decide)."""
 
 from mas.ledger.instructions import Body
 

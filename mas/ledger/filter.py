@@ -1,4 +1,4 @@
-"""The filter in front of the records: a fresh key costs no query (rule 24).
+"""The filter in front of the records: a fresh key costs no query (rule 24, record filter).
 
 A Bloom filter (Bloom, 1970) with four probes of two bits each in one byte; a payment_id is a hash already and is cut into
 probes as it is. Ids that were added are always found, a few dozen in a million others as well. It grows by a further

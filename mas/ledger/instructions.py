@@ -5,7 +5,7 @@ request to the leader, the Raft entry, the log's value and what the followers ge
 Raft entry: batches of instructions, each batch from one sender.
 
 Amounts are signed minor units: a debit is negative, a credit positive. Times are microseconds since the epoch, for people;
-no rule reads them (rule 12).
+no rule reads them (rule 12, time decides no outcome).
 """
 
 from enum import IntEnum
@@ -16,13 +16,13 @@ from mas.decoding import msgpack_decoder
 from mas.errors import CorruptData, InvalidRequest
 
 EXTERNAL = "@external"
-"""The account of a bucket that stands for the world outside; one for each currency (rule 17)."""
+"""The account of a bucket that stands for the world outside; one for each currency (rule 17, external account)."""
 
 NONE_LEFT_OUT = (b"",)
-"""What a second proposal leaves out where nothing is undecided any more (rule 15)."""
+"""What a second proposal leaves out where nothing is undecided any more (rule 15, contention)."""
 
 LEDGER_VERSION = 1
-"""The version of the rules that this program judges by (rule 16)."""
+"""The version of the rules that this program judges by (rule 16, admission)."""
 
 
 class Kind(IntEnum):
@@ -50,7 +50,7 @@ def compatible(one: LockMode, other: LockMode) -> bool:
 class Token(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, order=True
 ):
-    """A fencing token: tokens only grow, by (epoch, counter) (rule 36)."""
+    """A fencing token: tokens only grow, by (epoch, counter) (rule 36, lock tokens)."""
 
     epoch: int
     counter: int
@@ -90,7 +90,7 @@ class Code(IntEnum):
     FAILED = 40
     """The instruction's own logic raised; undone whole, alike on every replica (rule 16)."""
     ALARM = 41
-    """Can't happen (rule 10); nothing was changed."""
+    """Can't happen (rule 10, low-water mark); nothing was changed."""
 
 
 class Reason(IntEnum):
@@ -116,7 +116,7 @@ class Reason(IntEnum):
     WRONG_BUCKET = 23
     TIMED_OUT = 24
     DIED = 25
-    """The attempt was declared dead by a question (rule 11)."""
+    """The attempt was declared dead by a question (rule 11, the resolver)."""
     OVERLOADED = 26
     UNAVAILABLE = 27
     # Of the cluster's register.
@@ -135,7 +135,7 @@ class RejectReason(IntEnum):
     UNAVAILABLE = 3
     """This copy has done nothing: no leader, or the database is away, or the deadline is past."""
     UNKNOWN = 4
-    """It may or may not be done, now or later (rule 39)."""
+    """It may or may not be done, now or later (rule 39, unknown results)."""
     INVALID = 5
     """The request can't be read or names an unknown bucket."""
     FAILED = 6
@@ -202,7 +202,9 @@ class Body(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
 
 
 def payer(body: Body) -> str:
-    """The account whose bucket is the anchor (rule 3): a creation's number; in a deposit, the account paid into."""
+    """The account whose bucket is the anchor (rule 3, anchor and record): a creation's number; in a deposit, the
+    account paid into.
+    """
     return body.legs[payer_position(body)][0]
 
 
@@ -221,7 +223,7 @@ def payer_position(body: Body) -> int:
 class Prepare(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag=1
 ):
-    """Phase 1 at a bucket that isn't the anchor: all these legs, or none (rule 4)."""
+    """Phase 1 at a bucket that isn't the anchor: all these legs, or none (rule 4, prepare)."""
 
     xid: bytes
     payment_id: bytes
@@ -263,7 +265,8 @@ class Decide(
 class RecordRefusal(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag=3
 ):
-    """Write an outcome REFUSED: a ledger's no of another bucket (rule 8), or a cancellation (rule 9).
+    """Write an outcome REFUSED: a ledger's no of another bucket (rule 8, ending an attempt), or a cancellation (rule 9,
+    outcomes).
 
     A cancellation has attempt 0 and no body, and only an outcome already there stops it.
     """
@@ -319,7 +322,9 @@ class QueryRecord(
 class Mark(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag=8
 ):
-    """Set a lock's token in an account (rule 33). PENDING_ON: it is set, and names the legs prepared there before it."""
+    """Set a lock's token in an account (rule 33, locks and marks). PENDING_ON: it is set, and names the legs prepared
+    there before it.
+    """
 
     account: str
     token: Token
@@ -345,7 +350,7 @@ class CloseIncarnation(
 class Genesis(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag=11
 ):
-    """The first entry of every bucket's log (rule 20). A second one that says the same changes nothing."""
+    """The first entry of every bucket's log (rule 20, genesis). A second one that says the same changes nothing."""
 
     cluster: str
     bucket: int
@@ -363,7 +368,7 @@ class TakeEpoch(
 class SetAccount(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag=13
 ):
-    """An administrator's change of one account; None leaves a property as it is (rule 13).
+    """An administrator's change of one account; None leaves a property as it is (rule 13, prepared legs commit).
 
     With a `change_id` it is judged once: the bucket keeps what became of it, as it does of payments (rules 3, 39).
     Closing takes an account that is empty, with nothing prepared on it; nothing of a closed one changes any more.

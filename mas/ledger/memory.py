@@ -57,7 +57,7 @@ UNKNOWN: Final = Unknown.NOT_IN_MEMORY
 class NotLoaded(Exception):
     """A row was needed in `apply` that nobody has loaded: a bug of this replica's host, never of the entry.
 
-    It leaves `apply` instead of being recorded: another replica may have the row in memory (rule 16).
+    It leaves `apply` instead of being recorded: another replica may have the row in memory (rule 16, admission).
     """
 
 

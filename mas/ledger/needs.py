@@ -1,4 +1,4 @@
-"""Which rows an instruction will look at, so that they can be loaded before it is applied (rule 23)."""
+"""Which rows an instruction will look at, so that they can be loaded before it is applied (rule 23, loads)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -33,7 +33,7 @@ _NOTHING: Needs = ((), None, None)
 
 
 def external_number(currency: str) -> str:
-    """The number of the account that a leg names `EXTERNAL` (rule 17)."""
+    """The number of the account that a leg names `EXTERNAL` (rule 17, external account)."""
     return f"{EXTERNAL}/{currency}"
 
 

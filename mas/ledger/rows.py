@@ -17,7 +17,7 @@ class Account(msgspec.Struct, array_like=True, gc=False):
 
     number: str
     id: str
-    """bucket-index-place of its creation: for all time, whatever becomes of the number (rule 19)."""
+    """bucket-index-place of its creation: for all time, whatever becomes of the number (rule 19, placement)."""
     currency: str
     balance: int = 0
     debits_pending: int = 0
@@ -28,16 +28,16 @@ class Account(msgspec.Struct, array_like=True, gc=False):
     frozen: bool = False
     closed: bool = False
     version: int = 0
-    """Grows with every change of the account (rule 14)."""
+    """Grows with every change of the account (rule 14, versions)."""
     sequence: int = 0
     """The number of its last posting."""
     marks: tuple[Token, ...] = ()
     """Locks that keep payments out (rules 33 to 35)."""
     fence: Token | None = None
-    """The newest EXCLUSIVE token seen here: older ones are LOCK_CONFLICT (rule 35)."""
+    """The newest EXCLUSIVE token seen here: older ones are LOCK_CONFLICT (rule 35, exclusive mode)."""
     passed: Token | None = None
     """A mark no newer than this one isn't set again: of marks that were taken away, and of the legs that took some, the newest
-    token (rule 34)."""
+    token (rule 34, escrow mode)."""
     chunk: int = 0
     """The chunk that holds its last posting. Where chunks are cut is each replica's own: not part of the state hash."""
     chunk64: int = 0
@@ -49,7 +49,7 @@ class Account(msgspec.Struct, array_like=True, gc=False):
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A payment's entry at its anchor, for ever (rule 3)."""
+    """A payment's entry at its anchor, for ever (rule 3, anchor and record)."""
 
     payment_id: bytes
     outcome: Code
@@ -89,7 +89,7 @@ class Posting(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class PreparedLegs(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What one xid has prepared in this bucket; always in memory (rule 22)."""
+    """What one xid has prepared in this bucket; always in memory (rule 22, eviction)."""
 
     xid: bytes
     payment_id: bytes
@@ -102,13 +102,15 @@ class PreparedLegs(msgspec.Struct, frozen=True, array_like=True, gc=False):
     legs: Legs
     tokens: tuple[Token | None, ...] = ()
     overdraft_limit: int = 0
-    """CREATION: of the account, which has no row before its `Commit` (rule 18)."""
+    """CREATION: of the account, which has no row before its `Commit` (rule 18, account creation)."""
     parties: Parties = ("", "")
     reference: str = ""
 
 
 class Incarnation(msgspec.Struct, array_like=True, gc=False):
-    """What is remembered of one coordinator: its low-water mark, and the posted xids not below it (rule 10)."""
+    """What is remembered of one coordinator: its low-water mark, and the posted xids not below it (rule 10, low-water
+    mark).
+    """
 
     incarnation: bytes
     low_water: int = 0
@@ -142,14 +144,14 @@ class BucketRow(msgspec.Struct, array_like=True, gc=False):
     state_hash: int = 0
     """As of `applied`; unsigned, 128 bits."""
     version: int = 1
-    """The ledger version in force (rule 16)."""
+    """The ledger version in force (rule 16, admission)."""
     cluster: str = ""
     buckets: int = 0
-    """The bucket count at the cluster's creation (rule 20)."""
+    """The bucket count at the cluster's creation (rule 20, genesis)."""
     epoch: int = 0
-    """The newest lock service's (rule 36)."""
+    """The newest lock service's (rule 36, lock tokens)."""
     time_us: int = 0
-    """The latest stamp of an entry: stamps never go back (rule 12)."""
+    """The latest stamp of an entry: stamps never go back (rule 12, time decides no outcome)."""
     members: bytes = b""
     """The encoded `raft.ConfState` as of `applied`."""
     nodes: tuple[NodeRow, ...] = ()
@@ -178,7 +180,7 @@ class WriteSet(msgspec.Struct, gc=False):
 
 
 class Loaded(msgspec.Struct, gc=False):
-    """What a load brought: rows, and the applied index read with them (rule 23).
+    """What a load brought: rows, and the applied index read with them (rule 23, loads).
 
     A number or payment_id that was asked for and isn't here does not exist.
     """

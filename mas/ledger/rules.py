@@ -1,13 +1,14 @@
 """The rules of the money: every change of a bucket's state is made in this file.
 
-    an entry ──► for each batch: its coordinator's low-water mark (rule 10)
+    an entry ──► for each batch: its coordinator's low-water mark (rule 10, low-water mark)
                  for each instruction: look ──► judge ──► stage ──► put in place ──► answer
 
 An instruction changes staged copies of accounts, and puts them in place as its last act, when nothing can go wrong
-any more. So a refusal, and a fault of our own, leave no trace (rule 16). Nothing here waits, reads a clock,
+any more. So a refusal, and a fault of our own, leave no trace (rule 16, admission). Nothing here waits, reads a clock,
 or asks anybody: the same entries give every replica the same rows and the same answers.
 
-A leg reserves: a debit its funds (`debits_pending`), a credit its room below the greatest balance (`credits_pending`). What is reserved can always be posted (rule 13).
+A leg reserves: a debit its funds (`debits_pending`), a credit its room below the greatest balance (`credits_pending`).
+What is reserved can always be posted (rule 13, prepared legs commit).
 """
 
 from collections.abc import Callable, Sequence
@@ -345,7 +346,9 @@ class Ledger(Memory):
         return self._conclude(decide, staged, postings)
 
     def _decide_creation(self, decide: Decide) -> Answer:
-        """The home claims the number, and opens the account where it is the chosen place itself (rule 18)."""
+        """The home claims the number, and opens the account where it is the chosen place itself (rule 18, account
+        creation).
+        """
         number, opening = decide.body.legs[0]
         assert (decide.account_bucket == self.bucket.bucket) == bool(decide.own), (
             "a place is either here or a participant"
@@ -385,7 +388,7 @@ class Ledger(Memory):
         return answer
 
     def _decline(self, decide: Decide, refusal: Answer) -> Answer:
-        """Record what was judged: a ledger's no is the outcome, anything else ends the attempt (rule 6)."""
+        """Record what was judged: a ledger's no is the outcome, anything else ends the attempt (rule 6, decide)."""
         if refusal.code in (Code.WRONG_BUCKET, Code.PENDING_ON):
             return refusal
         is_no = refusal.code is Code.REFUSED
@@ -437,7 +440,7 @@ class Ledger(Memory):
         return _say(record)
 
     def _ask(self, resolve: Resolve) -> Answer:
-        """Without an outcome the attempt dies first; then the answer is what the record says (rule 11)."""
+        """Without an outcome the attempt dies first; then the answer is what the record says (rule 11, the resolver)."""
         record = self._record(resolve.payment_id)
         if record is None or (record.outcome is Code.ABORTED and record.attempt < resolve.attempt):
             record = Record(
@@ -469,7 +472,9 @@ class Ledger(Memory):
         return _NO_RECORD
 
     def _absent(self, number: str) -> Answer:
-        """Of an account that isn't here: it may be about to be, where its creation is prepared (rule 3)."""
+        """Of an account that isn't here: it may be about to be, where its creation is prepared (rule 3, anchor and
+        record).
+        """
         xids = self.xids_on(number)
         return Answer(Code.PENDING_ON, xids=xids) if xids else _WRONG_BUCKET
 
@@ -480,7 +485,7 @@ class Ledger(Memory):
         return record
 
     def _is_home(self, number: str) -> bool:
-        """Whether this bucket holds the claim of this number (rule 20)."""
+        """Whether this bucket holds the claim of this number (rule 20, genesis)."""
         return home_bucket(number, self.bucket.buckets) == self.bucket.bucket
 
     # -- Legs: judging and reserving (rules 13, 15, 34, 35) ------------------------------------------------
@@ -541,7 +546,7 @@ class Ledger(Memory):
         return self._without_room(account, amount)
 
     def _without_room(self, account: Account, amount: int) -> Answer:
-        """Room is lacking as things stand: for good, or only for legs that are still undecided (rule 15).
+        """Room is lacking as things stand: for good, or only for legs that are still undecided (rule 15, contention).
 
         What the second proposal leaves out counts as if it had never been there: it has been told to nobody.
         """
@@ -707,7 +712,9 @@ class Ledger(Memory):
     # -- Locks' marks, and an administrator's changes (rules 13, 33, 34) -----------------------------------
 
     def _mark(self, instruction: Mark) -> Answer:
-        """Keep new legs out; PENDING_ON names those that were here before. Older marks that it excludes go (rule 34)."""
+        """Keep new legs out; PENDING_ON names those that were here before. Older marks that it excludes go (rule 34,
+        escrow mode).
+        """
         account, token = self._account(instruction.account), instruction.token
         if account is None:
             return self._absent(instruction.account)
@@ -736,7 +743,9 @@ class Ledger(Memory):
         return _UNCHANGED
 
     def _put_marks(self, account: Account, gone: Sequence[Token], new: Token | None = None) -> None:
-        """Without a new version: readers' locks would otherwise spoil each other's second looks (rule 31)."""
+        """Without a new version: readers' locks would otherwise spoil each other's second looks (rule 31, serializable
+        reads).
+        """
         row = account.__copy__()
         row.marks = tuple(mark for mark in account.marks if mark not in gone)
         if new is not None:
@@ -747,7 +756,7 @@ class Ledger(Memory):
         self._put_accounts({row.number: row})
 
     def _set_account(self, set_account: SetAccount) -> Answer:
-        """Judge a change once by its name, if it has one: a copy that comes late does nothing (rule 39)."""
+        """Judge a change once by its name, if it has one: a copy that comes late does nothing (rule 39, unknown results)."""
         account = self._account(set_account.account)
         if account is None:
             return self._absent(set_account.account)
@@ -874,7 +883,7 @@ def _say(record: Record) -> Answer:
 
 
 def _tell(record: Record, body: Body | None, body_hash: bytes) -> Answer:
-    """An outcome, to whoever came with this body; a cancellation has none, and is the answer to any (rule 9)."""
+    """An outcome, to whoever came with this body; a cancellation has none, and is the answer to any (rule 9, outcomes)."""
     if body is None or record.body is None or record.body_hash == body_hash:
         return _say(record)
     return Answer(Code.KEY_REUSED, detail=differing_fields(record.body, body))

@@ -1,4 +1,4 @@
-"""What an instruction has to look like before a rule reads it (rule 16).
+"""What an instruction has to look like before a rule reads it (rule 16, admission).
 
 A coordinator sends what it likes, and what is in the log is applied by every replica: so a field that a digest, the filter or
 the database would choke on, or that no rule would miss where it is wrong, is looked at here, the same way everywhere. What
@@ -226,7 +226,7 @@ def _are_within(values: tuple[int, ...], least: int, greatest: int) -> bool:
 
 
 def is_currency(currency: str) -> bool:
-    """Whether `@external` may have an account in it (rule 17)."""
+    """Whether `@external` may have an account in it (rule 17, external account)."""
     return len(currency) == 3 and currency.isascii() and currency.isalpha() and currency.isupper()
 
 

@@ -16,11 +16,11 @@ import msgspec
 
 from mas import limits
 from mas.errors import DatabaseUnavailable, MasError, Overloaded, Unavailable
-from mas.ledger.instructions import Answer, Batch, Code, LockMode, TakeEpoch, Token
+from mas.ledger.instructions import Answer, Code, LockMode, TakeEpoch, Token
 from mas.locks.lease_store import LeaseStore
 from mas.locks.leases import ACCOUNT, Leases
 from mas.locks.marks import Marks, Placed
-from mas.locks.ports import Buckets, LockStore
+from mas.locks.ports import LockStore
 from mas.locks.table import (
     Ended,
     Event,
@@ -32,8 +32,9 @@ from mas.locks.table import (
     TimedOut,
     Withdrawn,
 )
-from mas.rpc.messages import Rejected
-from mas.runtime import Actor, Clock, Mailbox, Supervisor
+from mas.rpc.ports import Buckets
+from mas.rpc.submit_one import submit_one
+from mas.runtime import Actor, Clock, Mailbox, Promise, Supervisor
 from mas.transaction.stored import LockEntry
 
 _log = logging.getLogger(__name__)
@@ -172,14 +173,14 @@ class GlobalLockService(Leases, Actor):
         lease: float = 0.0,
     ) -> Grant:
         """See `Leases`."""
-        result: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
+        result: Promise[Grant] = Promise()
         request = LockRequest(
             owner,
             tuple(lock_ids),
             mode,
             until=self._clock.monotonic() + timeout,
             lease=lease or self._settings.lease,
-            on_result=lambda answer: _resolve(result, answer),
+            on_result=lambda answer: _settle(result, answer),
             marked=marked,
             durable=durable,
         )
@@ -213,8 +214,8 @@ class GlobalLockService(Leases, Actor):
 
     async def release_owner(self, owner: bytes) -> bool:
         """See `Leases`."""
-        result: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self.ask_release_owner(owner, lambda answer: _resolve(result, answer))
+        result: Promise[bool] = Promise()
+        self.ask_release_owner(owner, lambda answer: _settle(result, answer))
         return await result
 
     def ask_release_owner(self, owner: bytes, on_result: OnReleased) -> None:
@@ -223,8 +224,8 @@ class GlobalLockService(Leases, Actor):
 
     async def release_lock(self, lock_id: str, owner: bytes, token: Token) -> bool:
         """See `Leases`."""
-        result: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self.ask_release(lock_id, owner, token, lambda answer: _resolve(result, answer))
+        result: Promise[bool] = Promise()
+        self.ask_release(lock_id, owner, token, lambda answer: _settle(result, answer))
         return await result
 
     def ask_release(self, lock_id: str, owner: bytes, token: Token, on_result: OnReleased) -> None:
@@ -298,16 +299,10 @@ class GlobalLockService(Leases, Actor):
     async def _take_epoch(self) -> int:
         """An epoch that was taken and lost sight of is never used: the next one is greater."""
         while True:
-            taken = await self._ask_for_epoch()
+            taken = await submit_one(self._buckets, _EPOCH_BUCKET, TakeEpoch(self._holder))
             if isinstance(taken, Answer) and taken.code is Code.DONE:
                 return taken.value
             await self._clock.sleep(_RETRY_SECONDS)
-
-    async def _ask_for_epoch(self) -> Answer | Rejected:
-        taken: asyncio.Future[Answer | Rejected] = asyncio.get_running_loop().create_future()
-        batch = Batch(b"", 0, (TakeEpoch(self._holder),))
-        self._buckets.submit(_EPOCH_BUCKET, batch, lambda _, answer: _resolve(taken, answer))
-        return await taken
 
     def _restore(self, table: LockTable, entry: LockEntry, epoch: int) -> None:
         """What is left of a lease that an earlier service has granted to an outsider."""
@@ -488,11 +483,8 @@ class GlobalLockService(Leases, Actor):
                 self._on_events(table, table.cancel(number, now))
 
 
-def _resolve(future: "asyncio.Future[T]", result: T | MasError) -> None:
-    """Unless whoever waited is gone."""
-    if future.done():
-        return
+def _settle(promise: Promise[T], result: T | MasError) -> None:
     if isinstance(result, MasError):
-        future.set_exception(result)
+        promise.fail(result)
     else:
-        future.set_result(result)
+        promise.set(result)

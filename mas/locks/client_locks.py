@@ -1,7 +1,7 @@
 """Locks for whoever isn't a payment: administrators, and programs outside.
 
-Their locks keep payments out, so their accounts are marked (rule 33), and their leases outlive the lock service that
-granted them (rule 36).
+Their locks keep payments out, so their accounts are marked (rule 33, locks and marks), and their leases outlive the
+lock service that granted them (rule 36, lock tokens).
 """
 
 from collections.abc import Sequence

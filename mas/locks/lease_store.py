@@ -1,4 +1,6 @@
-"""Keeps durable leases, those of outsiders, in the TM store, so that a new lock service knows them (rule 36)."""
+"""Keeps durable leases, those of outsiders, in the TM store, so that a new lock service knows them (rule 36, lock
+tokens).
+"""
 
 import logging
 from collections.abc import Sequence

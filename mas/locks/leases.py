@@ -28,7 +28,8 @@ class Leases(ABC):
         """A lease on the locks of these names, under one token; `lease` 0 is the configured one.
 
         All or none, first come first served, in whatever order they are named. With `marked`, their accounts are
-        marked before it is granted (rule 33); with `durable`, it outlives the service (rule 36).
+        marked before it is granted (rule 33, locks and marks); with `durable`, it outlives the service (rule 36, lock
+        tokens).
 
         Raises:
             NotFound: an account that is to be marked doesn't exist.

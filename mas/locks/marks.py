@@ -1,10 +1,10 @@
-"""Sets the marks of a lease in its accounts, and takes them away (rule 33).
+"""Sets the marks of a lease in its accounts, and takes them away (rule 33, locks and marks).
 
 A mark is an entry of the account's bucket: it holds though this service or its store is lost. Setting is tried again
 until it is done or its request has ended; taking away is tried again until it is done. Where a copy of a mark was lost
 sight of, it may still be set behind that: so taking away goes on until the bucket says that the mark isn't there, from
-when on it isn't set any more (rule 34). What is never taken away, because this service died, is passed by the next
-payment that has queued here.
+when on it isn't set any more (rule 34, escrow mode). What is never taken away, because this service died, is passed by
+the next payment that has queued here.
 """
 
 import asyncio
@@ -16,9 +16,9 @@ from mas.errors import NotFound, Unavailable
 from mas.ids import home_bucket
 from mas.ledger.instructions import Answer, Batch, Code, LockMode, Mark, RejectReason, Token, Unmark
 from mas.limits import MAILBOX_ITEMS_MAX, TURN_INSTRUCTIONS_MAX
-from mas.locks.ports import Buckets
 from mas.rpc.messages import Claims, ReadClaims, Rejected
-from mas.runtime import Clock
+from mas.rpc.ports import Buckets
+from mas.runtime import Clock, Promise
 
 _RETRY_SECONDS = 0.1
 _LEAVING_MAX = MAILBOX_ITEMS_MAX
@@ -100,7 +100,7 @@ class Marks:
         for each in placed:
             by_bucket.setdefault(each[1], []).append(each)
         answers: dict[Placed, Answer | Rejected] = {}
-        all_in: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        all_in: Promise[None] = Promise()
 
         def on_answer(there: list[Placed | None], position: int, answer: Answer | Rejected) -> None:
             marked = there[position]
@@ -108,8 +108,8 @@ class Marks:
                 answers[marked] = answer
                 if isinstance(answer, Rejected) and answer.why is RejectReason.UNKNOWN:
                     self.lose_sight(marked, token)
-            if len(answers) == len(placed) and not all_in.done():
-                all_in.set_result(None)
+            if len(answers) == len(placed):
+                all_in.set(None)
 
         for bucket, there in by_bucket.items():
             unmarks = [
@@ -143,7 +143,7 @@ class Marks:
         self._wake.set()
 
     async def run(self) -> None:
-        """Take marks away until cancelled; a bucket that doesn't answer delays none beside it (rule 37)."""
+        """Take marks away until cancelled; a bucket that doesn't answer delays none beside it (rule 37, batches)."""
         while True:
             await self._wake.wait()
             self._wake.clear()

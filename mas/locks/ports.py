@@ -1,26 +1,10 @@
-"""What the Global Lock Service needs of the world: the buckets, a store for outsiders' leases, and other nodes."""
+"""What the Global Lock Service needs of the world beside the buckets: a store for outsiders' leases."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
-from mas.ledger.instructions import Answer, Batch, Token
-from mas.rpc.messages import Rejected, Reply, Request
+from mas.ledger.instructions import Token
 from mas.transaction.stored import LockEntry
-
-
-class Buckets(Protocol):
-    """Whichever node leads a bucket; see `mas.coordinator.ports.Buckets`."""
-
-    def submit(
-        self,
-        bucket: int,
-        batch: Batch,
-        on_answer: Callable[[int, Answer | Rejected], None],
-    ) -> None:
-        """Calls back once for each position, in any order, on the loop."""
-
-    async def query(self, bucket: int, request: Request, timeout: float) -> Reply:
-        """A read at the bucket's leader. Raises `Unavailable`."""
 
 
 class LockStore(Protocol):
@@ -28,7 +12,7 @@ class LockStore(Protocol):
 
     A call is atomic, and sees what calls that returned before it have written. One that raises `DatabaseUnavailable`
     may have been done, or be done yet; doing it again changes nothing. Where the store is lost or put back to an
-    earlier state, leases are lost or come back: safety rests on marks and tokens alone (rule 36).
+    earlier state, leases are lost or come back: safety rests on marks and tokens alone (rule 36, lock tokens).
     """
 
     async def put_locks(self, entries: Sequence[LockEntry]) -> None:
@@ -42,9 +26,3 @@ class LockStore(Protocol):
 
     async def locks(self) -> list[LockEntry]:
         """Every lock that is stored, ended or not, in no particular order."""
-
-
-class Peers(Protocol):
-    """Frames to other nodes; see `mas.multiraft.ports.Peers`."""
-
-    def send(self, peer: int, channel: int, payload: bytes) -> bool: ...

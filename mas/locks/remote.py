@@ -22,8 +22,8 @@ from mas.ledger.instructions import LockMode, Token
 from mas.limits import PAGE_ITEMS_MAX
 from mas.locks.actor import GlobalLockService, LockRequest
 from mas.locks.leases import Leases
-from mas.locks.ports import Peers
 from mas.locks.table import Grant
+from mas.rpc.ports import Peers
 from mas.runtime import Clock, Dice
 
 _log = logging.getLogger(__name__)

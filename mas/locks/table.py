@@ -5,7 +5,7 @@
                             └──► gone  given up, or its time ran out
 
 A request gets all of its locks or none, in the order of arrival; what it gets is a lease with a fencing token. Tokens,
-(epoch, counter), only grow, so what holds a newer one can tell an older one's holder apart (rule 36). Nobody is
+(epoch, counter), only grow, so what holds a newer one can tell an older one's holder apart (rule 36, lock tokens). Nobody is
 wounded: those that wait for each other in a circle, which only holders that ask again can, are parted by time.
 
 Rule 34's priority of payments: an ESCROW request that waited is let in together with every other that waits for one

@@ -10,10 +10,10 @@ import logging
 from collections.abc import Sequence
 
 from mas.errors import DeadlineExceeded, InvalidRequest, MasError, NotFound, Unavailable
-from mas.ledger.instructions import Answer, Batch, Code, RegisterNode, RetireNode
+from mas.ledger.instructions import Answer, Code, RegisterNode, RetireNode
+from mas.ledger.register import REGISTER_BUCKET
 from mas.ledger.rows import NodeRow
 from mas.membership.actor import Membership
-from mas.membership.ports import Buckets
 from mas.membership.removal import is_removal_known
 from mas.membership.roster import Roster, can_hold
 from mas.rpc.messages import (
@@ -22,16 +22,15 @@ from mas.rpc.messages import (
     Nodes,
     ReadNodes,
     ReadReplica,
-    Rejected,
     ReplicaState,
     ReplicaView,
 )
+from mas.rpc.ports import Buckets
+from mas.rpc.submit_one import submit_one
 from mas.runtime import Clock
 
 _log = logging.getLogger(__name__)
 
-REGISTER_BUCKET = 1
-"""Roles of nodes that hold buckets."""
 _PAUSE_SECONDS = 0.05
 _VIEW_SECONDS = 2.0
 _REFRESH_SECONDS = 60.0
@@ -261,8 +260,7 @@ class Operations:
         trouble = "no answer"
         while (left := deadline - self._clock.monotonic()) > 0:
             try:
-                async with asyncio.timeout(left):
-                    answer = await self._submit(instruction)
+                answer = await submit_one(self._buckets, REGISTER_BUCKET, instruction).wait(left)
             except TimeoutError:
                 break
             if isinstance(answer, Answer):
@@ -272,16 +270,6 @@ class Operations:
         raise DeadlineExceeded(
             f"the register of nodes didn't answer in time ({trouble}): ask again"
         )
-
-    async def _submit(self, instruction: RegisterNode | RetireNode) -> Answer | Rejected:
-        answered: asyncio.Future[Answer | Rejected] = asyncio.get_running_loop().create_future()
-
-        def on_answer(_: int, answer: Answer | Rejected) -> None:
-            if not answered.done():
-                answered.set_result(answer)
-
-        self._buckets.submit(REGISTER_BUCKET, Batch(b"", 0, (instruction,)), on_answer)
-        return await answered
 
     async def _read_register(self, timeout: float) -> None:
         reply = await self._buckets.query(REGISTER_BUCKET, ReadNodes(0, REGISTER_BUCKET), timeout)

@@ -12,8 +12,8 @@ import logging
 from collections.abc import Sequence
 
 from mas.errors import Unavailable
-from mas.membership.ports import Buckets
 from mas.rpc.messages import ReadReplica, ReplicaState, ReplicaView
+from mas.rpc.ports import Buckets
 
 _log = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ from functools import partial
 
 from mas.errors import StorageError, WriteHangs
 from mas.multiraft.ports import LogBatch, RaftLog, Worker
+from mas.runtime import Promise
 
 _log = logging.getLogger(__name__)
 
@@ -44,14 +45,9 @@ class LogWriter:
 
     async def write(self, fill: Callable[[], None]) -> None:
         """Return once what `fill` has put into the batch, and all before it, is durable."""
-        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def finish() -> None:
-            if not written.done():
-                written.set_result(None)
-
+        written: Promise[None] = Promise()
         fill()
-        self.submit(finish, sync=True)
+        self.submit(partial(written.set, None), sync=True)
         await written
 
     async def run(self) -> None:

@@ -32,7 +32,7 @@ class Config(msgspec.Struct, kw_only=True):
 
     A follower campaigns after `election_tick + rng.randrange(election_tick)` ticks of silence.
     `applied` is the last applied index after a restart; above the persisted commit, whose write needs
-    no sync, commit is raised to it (rule 27). Sizes are bytes of entry data: `max_size_per_msg` of one
+    no sync, commit is raised to it (rule 27, commits and members). Sizes are bytes of entry data: `max_size_per_msg` of one
     APPEND (0: one entry), `max_committed_size_per_ready` of what one Ready hands out,
     `max_uncommitted_size` of what a leader holds uncommitted (0: no limit). Each of the three
     admits one entry whatever its size. `life` tells the answers of a replica that was erased and begins

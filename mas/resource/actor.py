@@ -43,12 +43,12 @@ from mas.ledger import (
 )
 from mas.ledger.instructions import Decide, Prepare, RejectReason
 from mas.ledger.rows import Loaded, ResidentState
-from mas.limits import QUESTION_SECONDS_MAX, TURN_INSTRUCTIONS_MAX, shorten
+from mas.limits import QUESTION_SECONDS_MAX, TURN_INSTRUCTIONS_MAX, TURN_SECONDS_MAX, shorten
 from mas.multiraft.events import Committed, Leadership, ReadReady, Refused, Restored
 from mas.raft import Entry, EntryType
 from mas.resource.anchors import Anchors, Word
 from mas.resource.flusher import Flusher
-from mas.resource.ports import AccountDB, Buckets, Group
+from mas.resource.ports import AccountDB, Group
 from mas.resource.proposals import Item, Proposals
 from mas.resource.reads import (
     LinearizableRead,
@@ -83,6 +83,7 @@ from mas.rpc.messages import (
     Reply,
     Submit,
 )
+from mas.rpc.ports import Buckets
 from mas.runtime import Actor, Clock, Mailbox, Supervisor
 from mas.telemetry import Seldom
 from mas.transaction.participant import Resolver, instruct, questions
@@ -91,9 +92,6 @@ _log = logging.getLogger(__name__)
 
 Asked = TypeVar("Asked", Read, Stored)
 
-_INSTRUCTIONS_PER_PROPOSAL = 1_000
-_BYTES_PER_PROPOSAL = 256 * 1024
-_TURN_SECONDS = 0.010
 _RESOLVE_SECONDS = 0.25
 # A node may hold a thousand buckets: one that has nothing to resolve looks seldom.
 _IDLE_SECONDS = 1.0
@@ -383,7 +381,7 @@ class AccountService(Actor):
                 self._ledger.advance(entry.index, entry.term)
                 continue
             waiting.extend(self._apply(entry, proposal))
-            if self._clock.monotonic() - started > _TURN_SECONDS:
+            if self._clock.monotonic() - started > TURN_SECONDS_MAX:
                 await self._clock.sleep(0)
                 started = self._clock.monotonic()
         self._after_apply()

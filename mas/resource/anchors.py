@@ -14,8 +14,8 @@ import msgspec
 
 from mas.ledger import Abort, Answer, Batch, Commit, PreparedLegs, QueryRecord, Resolve
 from mas.limits import TURN_INSTRUCTIONS_MAX
-from mas.resource.ports import Buckets
 from mas.rpc.messages import Rejected
+from mas.rpc.ports import Buckets
 from mas.transaction.participant import settle
 
 _PAUSE_SHORTEST_SECONDS = 0.01

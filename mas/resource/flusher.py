@@ -11,7 +11,7 @@ import logging
 from mas.errors import DatabaseUnavailable, StorageError
 from mas.ledger import Ledger, WriteSet
 from mas.resource.ports import AccountDB
-from mas.runtime import Clock
+from mas.runtime import Clock, Promise
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Flusher:
         self._hurry = asyncio.Event()
         self._dirty_since: float | None = None
         self._taken_since: float | None = None
-        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._waiters: list[tuple[int, Promise[None]]] = []
         self.flushed = ledger.bucket.applied
         """The index up to which the state is durable."""
         self.behind = 0
@@ -61,15 +61,14 @@ class Flusher:
         self._hurry.set()
         self._dirty.set()
         for _, waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+            waiter.set(None)
 
     async def wait_flushed(self) -> None:
         """Return once all that is applied now is durable."""
         applied = self._ledger.bucket.applied
         if self.flushed >= applied:
             return
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiter: Promise[None] = Promise()
         self._waiters.append((applied, waiter))
         self._hurry.set()
         self._dirty.set()
@@ -136,7 +135,7 @@ class Flusher:
             if waiter.done():
                 continue
             if index <= self.flushed:
-                waiter.set_result(None)
+                waiter.set(None)
             else:
                 waiting.append((index, waiter))
         self._waiters = waiting

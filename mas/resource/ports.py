@@ -1,15 +1,13 @@
-"""What a Resource Manager needs of the world: a Raft group for each bucket, a database, peers and other buckets."""
+"""What a Resource Manager needs of the world beside other buckets: a Raft group for each bucket, and a database."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from mas.ledger.instructions import Answer, Batch
 from mas.ledger.rows import BucketRow, Loaded, Posting, ResidentState, WriteSet
 from mas.ledger.totals import Totals
 from mas.multiraft.events import CommitEvent, Refused
 from mas.raft import SnapshotMetadata
-from mas.rpc.messages import Rejected, Reply, Request
 from mas.runtime import Mailbox
 
 
@@ -78,31 +76,3 @@ class AccountDB(Protocol):
     async def bucket_row(self, bucket: int) -> BucketRow | None: ...
 
     async def close(self) -> None: ...
-
-
-class Peers(Protocol):
-    """Frames to other nodes; see `mas.multiraft.ports.Peers`."""
-
-    def send(self, peer: int, channel: int, payload: bytes) -> bool: ...
-
-
-class Buckets(Protocol):
-    """Whichever node leads a bucket, for a resolver's questions: one live copy of what is sent, never two (rule 6)."""
-
-    def submit(
-        self,
-        bucket: int,
-        batch: Batch,
-        on_answer: Callable[[int, Answer | Rejected], None],
-        *,
-        passed_on: bool = False,
-    ) -> None:
-        """Calls back once for each position, in any order, on the loop; `Rejected` says whether it is unknown.
-
-        `passed_on`: it came from a node that doesn't reach the leader, and is passed on to no third one.
-        """
-
-    async def query(
-        self, bucket: int, request: Request, timeout: float, *, passed_on: bool = False
-    ) -> Reply:
-        """A read at the bucket's leader. Raises `Unavailable`, or `RequestFailed`."""

@@ -11,8 +11,8 @@ import msgspec
 from mas.errors import InvalidRequest, RequestFailed, Unavailable
 from mas.ledger import Answer, decode_batch
 from mas.ledger.instructions import RejectReason
-from mas.resource.ports import Buckets
 from mas.rpc.messages import Answers, ForLeader, Rejected, Reply, Submit
+from mas.rpc.ports import Buckets
 from mas.runtime import Supervisor
 
 _PASSED_ON_MAX = 1_000

@@ -1,14 +1,14 @@
 """The way to whichever node leads a bucket.
 
-What is sent has one live copy, never two (rule 6): it goes to one replica, and to another only once the first has said
-that it has done nothing, or when it never went out. Who leads is a guess, mended by what the replicas say. All
-messages of one turn of the loop to one peer are one frame, and answers come back position by position (rule 37).
+What is sent has one live copy, never two (rule 6, decide): it goes to one replica, and to another only once the first
+has said that it has done nothing, or when it never went out. Who leads is a guess, mended by what the replicas say. All
+messages of one turn of the loop to one peer are one frame, and answers come back position by position (rule 37,
+batches).
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -36,12 +36,11 @@ from mas.rpc.messages import (
     encode,
     frame_of,
 )
+from mas.rpc.ports import OnAnswer, Peers
 from mas.runtime import Clock, Dice
 from mas.telemetry import Seldom
 
 _log = logging.getLogger(__name__)
-
-OnAnswer = Callable[[int, Answer | Rejected], None]
 
 _SCAN_SECONDS = 0.05
 _SILENCE_SECONDS = 0.5
@@ -50,14 +49,6 @@ _LOOK_SECONDS = 0.25
 """Between two such questions about one bucket."""
 _LOST_SECONDS = 1.0
 """After which a leader that others hear, and nothing comes from, is taken for out of reach from here."""
-
-
-class Peers(Protocol):
-    """Frames to other nodes, and to oneself; `mas.network.transport.PeerTransport`."""
-
-    def send(self, peer: int, channel: int, payload: bytes) -> bool: ...
-
-    def is_connected(self, peer: int) -> bool: ...
 
 
 class BucketClientSettings(msgspec.Struct, frozen=True):
@@ -70,7 +61,7 @@ class BucketClientSettings(msgspec.Struct, frozen=True):
     pause: float = 0.05
     """Seconds before the replicas are tried again, when none of them leads."""
     beginning_max: int = limits.MAILBOX_ITEMS_MAX
-    """Instructions under way that begin something; what ends something always has room (rule 16)."""
+    """Instructions under way that begin something; what ends something always has room (rule 16, admission)."""
 
 
 class _Submission:
@@ -535,7 +526,7 @@ class BucketClient:
                 self._send(node, ReadReplica(number, bucket), look)
 
     def _on_view(self, look: _Look, view: ReplicaView) -> None:
-        """Who waits for a deposed leader learns of the new one (rule 39); a silent one is passed by."""
+        """Who waits for a deposed leader learns of the new one (rule 39, unknown results); a silent one is passed by."""
         now = self._clock.monotonic()
         silent, bucket = look.silent, look.bucket
         if self._leaders.learn(bucket, view, silent):

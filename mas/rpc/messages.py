@@ -1,7 +1,8 @@
 """What travels between whoever coordinates and the buckets: one frame a peer and turn, many messages in it.
 
 A request names a bucket and is numbered by its sender; it is answered position by position, as answers come
-(rule 37). A request that a node turns away has done nothing there; one that was lost sight of is unknown (rule 39).
+(rule 37, batches). A request that a node turns away has done nothing there; one that was lost sight of is unknown (rule
+39, unknown results).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,7 +36,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     bucket: int
     batch: msgspec.Raw
     left_ms: int = 0
-    """How long its sender waits, in milliseconds from its sending; 0: it doesn't say (rule 16)."""
+    """How long its sender waits, in milliseconds from its sending; 0: it doesn't say (rule 16, admission)."""
 
 
 class Answers(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
@@ -90,7 +91,7 @@ class AccountViews(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5
     undecided: tuple[int, ...] = ()
     """LINEARIZABLE: the positions that have no answer, since the anchors of payments under way there don't answer."""
     prepared: bool = False
-    """A leg is prepared on one of them: a SERIALIZABLE read starts over (rule 31)."""
+    """A leg is prepared on one of them: a SERIALIZABLE read starts over (rule 31, serializable reads)."""
     age_ms: int = 0
     """STALE: how long ago this replica last heard from its leader."""
 
@@ -321,7 +322,7 @@ encode = msgspec.msgpack.Encoder().encode
 
 
 def batches(items: Iterable[T], data_of: Callable[[T], bytes]) -> Iterator[list[T]]:
-    """Items in order, put together as far as the bounds of a turn allow: bytes as well as number (rule 38).
+    """Items in order, put together as far as the bounds of a turn allow: bytes as well as number (rule 38, bounded turns).
 
     An item that is larger by itself travels alone.
     """

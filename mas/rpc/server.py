@@ -6,7 +6,6 @@ Nothing is decided here: a bucket's service hands in where its requests go, and 
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Protocol
 
 from mas.channels import Channel
 from mas.errors import MailboxClosed
@@ -25,6 +24,7 @@ from mas.rpc.messages import (
     encode,
     frame_of,
 )
+from mas.rpc.ports import Peers
 
 _log = logging.getLogger(__name__)
 
@@ -32,13 +32,6 @@ Offer = Callable[[tuple[int, BucketRequest]], bool]
 """Takes a request and the node that sent it; False where too many wait. Raises `MailboxClosed`."""
 AnswerReplica = Callable[[ReadReplica | ChangeMembers], Reply]
 """Answers at once for a replica of this node, whether it is served or not."""
-
-
-class Peers(Protocol):
-    """Frames to other nodes, and to oneself."""
-
-    def send(self, peer: int, channel: int, payload: bytes) -> bool:
-        """Never waits. False: nothing was sent."""
 
 
 class BucketServer:
@@ -55,7 +48,7 @@ class BucketServer:
         self._offers[bucket] = offer
 
     def remove(self, bucket: int) -> None:
-        """Serve a bucket no more; what waits for it is unknown to whoever asked (rule 39)."""
+        """Serve a bucket no more; what waits for it is unknown to whoever asked (rule 39, unknown results)."""
         self._offers.pop(bucket, None)
 
     def buckets(self) -> list[int]:

@@ -19,7 +19,7 @@ class Clock(Protocol):
         ...
 
     def now_us(self) -> int:
-        """Microseconds since the epoch, for people: it may jump, and decides nothing (rule 12)."""
+        """Microseconds since the epoch, for people: it may jump, and decides nothing (rule 12, time decides no outcome)."""
         ...
 
     async def sleep(self, seconds: float) -> None:

@@ -167,7 +167,7 @@ class GroupChecks:
     def _check_restore(
         self, node: int, before: GroupLog, after: GroupLog, metadata: SnapshotMetadata
     ) -> None:
-        """A voter never forgets what it acknowledged (rule 28)."""
+        """A voter never forgets what it acknowledged (rule 28, snapshots)."""
         self._require(
             node,
             after.last == before.last or not before.holds(metadata.index, metadata.term),

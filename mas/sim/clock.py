@@ -16,7 +16,7 @@ class VirtualClock:
         self.speed = speed
         """Seconds that this clock counts in one of the loop's."""
         self.ahead_us = ahead_us
-        """How far the calendar is ahead of the others'; may jump at any time (rule 12)."""
+        """How far the calendar is ahead of the others'; may jump at any time (rule 12, time decides no outcome)."""
 
     def monotonic(self) -> float:
         """Seconds since the loop was made, as this clock counts them."""

@@ -64,7 +64,7 @@ class Disk:
         watcher: DiskWatcher,
         on_note: Callable[[], None],
     ) -> None:
-        """`on_note`: the installation of a snapshot begins or ends (rule 28)."""
+        """`on_note`: the installation of a snapshot begins or ends (rule 28, snapshots)."""
         self.node = node
         self.folder = folder
         self.watcher = watcher
@@ -305,7 +305,9 @@ class SimDatabases:
         return await self._worker.run(partial(self._read, group))
 
     async def flush(self, group: int, before: int, state: State) -> bool:
-        """Swap the state, if it is still at the applied index `before` (rule 25). Raises `DatabaseUnavailable`."""
+        """Swap the state, if it is still at the applied index `before` (rule 25, conditional flush). Raises
+        `DatabaseUnavailable`.
+        """
         return await self._worker.run(partial(self._flush, group, before, state))
 
     def room_for(self, size: int) -> bool:

@@ -58,7 +58,7 @@ class Database(Protocol):
         """Raises `DatabaseUnavailable`."""
 
     async def flush(self, group: int, before: int, state: State) -> bool:
-        """Conditional on the applied index `before` (rule 25). Raises `DatabaseUnavailable`."""
+        """Conditional on the applied index `before` (rule 25, conditional flush). Raises `DatabaseUnavailable`."""
 
 
 class Watcher(Protocol):
@@ -167,7 +167,7 @@ class ListService(Actor):
                 self._answer(operation)
 
     def _on_leadership(self, leadership: Leadership) -> None:
-        """What was proposed under another leadership is unknown to whoever asked (rule 39)."""
+        """What was proposed under another leadership is unknown to whoever asked (rule 39, unknown results)."""
         self.is_leading = leadership.leading
         if not leadership.leading:
             self._proposed.clear()

@@ -60,6 +60,10 @@ class Process:
         """Die before so many more steps."""
         self._fuse = steps
 
+    def defuse(self) -> None:
+        """Live on, where it would have died before some step."""
+        self._fuse = 0
+
     def freeze(self) -> None:
         """Run nothing until `thaw`."""
         if self._held is None:
@@ -83,7 +87,7 @@ class Process:
 
     def bury(self) -> None:
         """The simulation is over: let the dead be cancelled and collected like all other tasks."""
-        self._fuse = 0
+        self.defuse()
         self._release()
 
     def _release(self) -> None:

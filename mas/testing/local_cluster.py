@@ -103,7 +103,7 @@ class LocalCluster:
         roles: list[NodeRole] = ["rm" for _ in range(resource_managers)]
         roles += managers
         self._host = host
-        listens = [_listen(host, free) for free in _in_turn(free_ports(6 * len(roles)), 6)]
+        listens = [_listen(host, free) for free in _in_turn(free_ports(5 * len(roles)), 5)]
         self._shared = Config(
             peers=tuple(
                 PeerConfig(id=node, address=join_address(host, listen.peer), roles=(role,))
@@ -225,7 +225,7 @@ class LocalCluster:
         It is a learner of them when this returns, and becomes a voter by itself.
         """
         node_id = node_id or max(self.nodes) + 1
-        listen = _listen(self._host, free_ports(6))
+        listen = _listen(self._host, free_ports(5))
         service = self.transaction_manager.listen
         address = join_address(service.host, service.node_service)
         node = self._make_node(node_id, "rm", listen, join=address, hold=hold)
@@ -289,10 +289,8 @@ def _in_turn(ports: list[int], each: int) -> list[list[int]]:
 
 
 def _listen(host: str, ports: list[int]) -> ListenConfig:
-    api, gls, node_service, rm, peer, http = ports
-    return ListenConfig(
-        host=host, api=api, gls=gls, node_service=node_service, rm=rm, peer=peer, http=http
-    )
+    api, gls, node_service, rm, peer = ports
+    return ListenConfig(host=host, api=api, gls=gls, node_service=node_service, rm=rm, peer=peer)
 
 
 def free_ports(count: int) -> list[int]:

@@ -1,6 +1,6 @@
 """What a caller asks of a coordinator, and what it hears.
 
-COMMITTED, REFUSED      outcomes: for ever; they end the key (rule 9)
+COMMITTED, REFUSED      outcomes: for ever; they end the key (rule 9, outcomes)
 KEY_REUSED              the key has an outcome for another body; this body did nothing
 ABORTED                 this try did nothing, for certain; another try of the key may succeed
 UNKNOWN                 ask again by the same key
@@ -39,12 +39,12 @@ class PaymentRequest(msgspec.Struct, frozen=True, gc=False):
     """One payment, or one creation of an account, validated and authorised."""
 
     key_space: str
-    """Whose keys these are: the token says it (rule 1)."""
+    """Whose keys these are: the token says it (rule 1, payment ids)."""
     key: str
     """The idempotency key; never empty."""
     body: Body
     repeat: bool = False
-    """The client says that it has asked before: the anchor is asked before phase 1 (rule 8)."""
+    """The client says that it has asked before: the anchor is asked before phase 1 (rule 8, ending an attempt)."""
     timeout: float = 10.0
     """Seconds that the caller waits."""
 

@@ -13,14 +13,14 @@ from mas.ledger.rows import PreparedLegs
 BACK_OFF_MAX = 30.0
 """Seconds between two questions about one xid, at most."""
 QUESTIONS_MAX = 1_000
-"""Questions of one turn (rule 38)."""
+"""Questions of one turn (rule 38, bounded turns)."""
 
 # Looked up once: on CPython 3.11 that costs as much as a call, and every payment passes here.
 _COMMITTED = Code.COMMITTED
 
 
 def settle(legs: PreparedLegs, answer: Answer) -> Commit | Abort | None:
-    """What the anchor's record means for these legs; None where it doesn't say yet (rule 11)."""
+    """What the anchor's record means for these legs; None where it doesn't say yet (rule 11, the resolver)."""
     return instruct(legs.xid, legs.attempt, answer)
 
 
@@ -53,9 +53,9 @@ class Resolver:
     """Which prepared legs of one bucket are due for a question, while this node leads it.
 
     A leg's age counts from when it was first seen here, or from the start of this leadership, whichever is later
-    (rule 12). It is asked about when it is older than the lock timeout, and then again, each time after twice
-    as long, up to `BACK_OFF_MAX`. Nearly every leg is settled long before: so nothing is told of each one, and
-    the bucket shows now and then what is prepared. All times are monotonic seconds, handed in.
+    (rule 12, time decides no outcome). It is asked about when it is older than the lock timeout, and then again, each
+    time after twice as long, up to `BACK_OFF_MAX`. Nearly every leg is settled long before: so nothing is told of each
+    one, and the bucket shows now and then what is prepared. All times are monotonic seconds, handed in.
     """
 
     __slots__ = ("_legs", "_lock_timeout", "_questions")

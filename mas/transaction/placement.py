@@ -22,13 +22,14 @@ class Placement(msgspec.Struct, frozen=True, gc=False):
     participants: tuple[int, ...] = ()
     """The other buckets alone."""
     missing: str = ""
-    """An account that nobody has claimed: its home's linearizable word for it (rule 3)."""
+    """An account that nobody has claimed: its home's linearizable word for it (rule 3, anchor and record)."""
 
 
 def place(body: Body, buckets: Sequence[int]) -> Placement:
     """Group the legs of a payment by the buckets of their accounts; 0 says that nobody has claimed one.
 
-    The `EXTERNAL` account is in every bucket: its leg goes where the payer is (rule 17), whatever is said of it.
+    The `EXTERNAL` account is in every bucket: its leg goes where the payer is (rule 17, external account), whatever is
+    said of it.
     """
     payer = payer_position(body)
     anchor = buckets[payer]
@@ -63,7 +64,7 @@ def _place_many(body: Body, buckets: Sequence[int], anchor: int) -> Placement:
 
 
 def place_creation(home: int, bucket: int) -> Placement:
-    """A new account in `bucket`, claimed at its number's home, which is the anchor (rule 18)."""
+    """A new account in `bucket`, claimed at its number's home, which is the anchor (rule 18, account creation)."""
     if home == bucket:
         return Placement(home, own=(0,))
     return Placement(home, others=((bucket, (0,)),), participants=(bucket,))

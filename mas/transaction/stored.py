@@ -21,7 +21,7 @@ class PendingEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class LockEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One lock of an outsider (rule 36); its lock_id and token name it."""
+    """One lock of an outsider (rule 36, lock tokens); its lock_id and token name it."""
 
     lock_id: str
     owner: bytes

@@ -11,7 +11,9 @@ from mas.ids import make_xid, xid_counter, xid_incarnation
 
 
 class XidSource:
-    """Makes xids, each used once for all time (rule 2), and knows below which none is in phase 1 (rule 10)."""
+    """Makes xids, each used once for all time (rule 2, attempts), and knows below which none is in phase 1 (rule 10,
+    low-water mark).
+    """
 
     __slots__ = ("_begun", "_in_phase_1", "_make_incarnation", "_names", "_next", "incarnation")
 

@@ -56,6 +56,8 @@ class FakeCoordinator:
 
     def __init__(self, decide: Decision = commit) -> None:
         self.decide = decide
+        self.queries = self
+        self.reads = FakeReads(self)
         self.batches: list[list[PaymentRequest]] = []
         self.callers: list[str] = []
         """Whose each batch is."""
@@ -137,8 +139,28 @@ class FakeCoordinator:
         self.changes.append(change)
         return self.answer
 
-    def buckets(self) -> dict[int, list[int]]:
+    def replicas(self) -> dict[int, list[int]]:
         return {2: [1, 3], 1: [1, 2]}
+
+
+class FakeReads:
+    """The reads of a `FakeCoordinator`."""
+
+    def __init__(self, coordinator: FakeCoordinator) -> None:
+        self._coordinator = coordinator
+
+    async def accounts(
+        self, numbers: Sequence[str], level: ReadLevel, timeout: float
+    ) -> list[AccountView | None]:
+        return await self._coordinator.read_accounts(numbers, level, timeout)
+
+    async def postings(
+        self, number: str, before: int, limit: int, timeout: float
+    ) -> list[PostingView] | None:
+        return await self._coordinator.read_postings(number, before, limit, timeout)
+
+    async def bucket(self, bucket: int, replica: int, timeout: float) -> BucketView:
+        return await self._coordinator.read_bucket(bucket, replica, timeout)
 
 
 def account(number: str, balance: int = 0, currency: str = "USD") -> AccountView:
@@ -191,7 +213,7 @@ class Edge:
         self.authenticator = Authenticator(SECRET, clock)
         self.shares = Shares(shares or SharesConfig(), clock)
         self.service = AccountServicer(
-            coordinator, self.authenticator, self.issuer, self.shares, SystemDice()
+            coordinator, coordinator, self.authenticator, self.issuer, self.shares, SystemDice()
         )
         self.server = ApiServer("127.0.0.1", port, [self.service], server_tls(), self.shares, clock)
 

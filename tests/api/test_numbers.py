@@ -120,6 +120,7 @@ async def _server(name: str) -> AsyncIterator[grpc.aio.Channel]:
     services: dict[str, Any] = {
         "mas.v1.AccountService": AccountServicer(
             _Nobody(),
+            _NoBuckets(),
             authenticator,
             TokenIssuer(SECRET, clock=clock),
             Shares(SharesConfig(), clock),
@@ -137,7 +138,7 @@ class _Nobody(FakeCoordinator):
     """Fails the test when it is asked anything."""
 
     def __getattribute__(self, name: str) -> Any:
-        if name.startswith(("submit", "read", "cancel", "set_", "buckets")):
+        if name.startswith(("submit", "queries", "read", "cancel", "set_", "replicas")):
             raise AssertionError(f"{name}: a number beyond its bound got through")
         return super().__getattribute__(name)
 

@@ -118,6 +118,10 @@ def test_a_seed_of_the_whole_system_that_fails_says_how_to_see_it_again() -> Non
         ),
         (("--seed", "1", "--faults", ""), "there are no faults ''"),
         (("--seed", "1", "--drill", "pause"), "a drill is one of the whole system"),
+        (
+            ("--seed", "1", "--world", "system", "--drill", "paws"),
+            "there is no drill 'paws': expected one of pause, quorum,",
+        ),
     ],
 )
 def test_a_command_line_that_cant_be_used(arguments: tuple[str, ...], said: str) -> None:

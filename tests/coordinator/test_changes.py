@@ -70,7 +70,9 @@ class World:
         return mark
 
     def change(self, change: SetAccount = FREEZE, timeout: float = 5.0) -> "asyncio.Task[Answer]":
-        return self._supervisor.spawn("change", self.coordinator.set_account(change, timeout))
+        return self._supervisor.spawn(
+            "change", self.coordinator.queries.set_account(change, timeout)
+        )
 
     def account(self, number: str = ALICE) -> Account:
         account = self.buckets.account(HERE, number)
@@ -233,7 +235,7 @@ def test_twopc_a2_a_change_under_a_lock_that_nobody_hears_of_is_unknown_and_lets
         )
 
         with pytest.raises(OutcomeUnknown):
-            await world.coordinator.set_account(FREEZE, 5.0)
+            await world.coordinator.queries.set_account(FREEZE, 5.0)
 
         assert world.account().frozen
         await world.all_let_go()

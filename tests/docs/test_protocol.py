@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.docs.pages import PAGES, ROOT
+
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
 
 _TITLE = re.compile(r"^## Rule (\d+): (.+)$", re.MULTILINE)
@@ -30,15 +31,12 @@ def _clauses() -> set[str]:
     }
 
 
-def _pages() -> list[Path]:
+def _sources() -> list[Path]:
     return [
         *sorted(ROOT.glob("mas/**/*.py")),
         *(page for page in sorted(ROOT.glob("tests/**/*.py")) if page != Path(__file__)),
         *sorted(ROOT.glob("proto/**/*.proto")),
-        *sorted(ROOT.glob("docs/*.md")),
-        *sorted(ROOT.glob("*.md")),
-        *sorted(ROOT.glob("mas/**/*.md")),
-        *sorted(ROOT.glob("tests/**/*.md")),
+        *PAGES,
     ]
 
 
@@ -89,7 +87,9 @@ def test_the_index_names_every_rule_by_its_title_and_leads_there() -> None:
 
 def test_every_citation_is_of_a_rule_that_exists_under_its_title() -> None:
     found = [
-        f"{page.relative_to(ROOT)}: {each}" for page in _pages() for each in wrong(page.read_text())
+        f"{page.relative_to(ROOT)}: {each}"
+        for page in _sources()
+        for each in wrong(page.read_text())
     ]
     assert not found, "\n".join(found)
 

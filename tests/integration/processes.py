@@ -23,10 +23,8 @@ class Server:
     def __init__(self, directory: Path, cluster: str = "test") -> None:
         self.directory = directory
         self.environment = os.environ | {"MAS_HOME": str(directory / "home")}
-        api, gls, node_service, rm, peer, http = free_ports(6)
-        self.listen = ListenConfig(
-            api=api, gls=gls, node_service=node_service, rm=rm, peer=peer, http=http
-        )
+        api, gls, node_service, rm, peer = free_ports(5)
+        self.listen = ListenConfig(api=api, gls=gls, node_service=node_service, rm=rm, peer=peer)
         self.config = directory / "mas.toml"
         self.data = directory / "data"
         self.log = directory / "serve.log"

@@ -17,6 +17,7 @@ from mas.ledger.instructions import payer
 from mas.locks import ACCOUNT
 from mas.locks.table import Grant
 from mas.rpc.messages import AccountView, PostingView, ReadLevel
+from mas.runtime import Promise
 from mas.sim.plan import pick
 from mas.sim.system.history import (
     NEVER,
@@ -139,7 +140,7 @@ class Clients:
 
         async def read() -> object:
             assert node.coordinator is not None
-            return await node.coordinator.read_accounts(
+            return await node.coordinator.reads.accounts(
                 numbers, ReadLevel.READ_COMMITTED, _LAST_SECONDS
             )
 
@@ -341,7 +342,9 @@ class Clients:
         kind = Kind.CREATION if body.kind is Kind.CREATION else Kind.PAYMENT
         result = await self._ask(
             client,
-            lambda node, timeout: node.coordinator.cancel(payment_id, kind, payer(body), timeout),
+            lambda node, timeout: node.coordinator.queries.cancel(
+                payment_id, kind, payer(body), timeout
+            ),
         )
         if isinstance(result, PaymentResult) and result.status is not Status.UNKNOWN:
             call.ended, call.status, call.reason = self._loop.time(), result.status, result.reason
@@ -360,7 +363,7 @@ class Clients:
         kind = Kind.CREATION if body.kind is Kind.CREATION else Kind.PAYMENT
         result = await self._ask(
             client,
-            lambda node, timeout: node.coordinator.read_payment(
+            lambda node, timeout: node.coordinator.queries.read_payment(
                 payment_id, kind, payer(body), timeout
             ),
         )
@@ -467,7 +470,7 @@ class Clients:
         self.history.reads += calls
         result = await self._ask(
             client,
-            lambda node, timeout: node.coordinator.read_accounts(numbers, level, timeout),
+            lambda node, timeout: node.coordinator.reads.accounts(numbers, level, timeout),
             at,
         )
         if not isinstance(result, list):
@@ -496,7 +499,7 @@ class Clients:
         self.history.statements.append(call)
         result = await self._ask(
             client,
-            lambda node, timeout: node.coordinator.read_postings(number, 0, 10_000, timeout),
+            lambda node, timeout: node.coordinator.reads.postings(number, 0, 10_000, timeout),
         )
         if isinstance(result, list):
             lines = [line for line in reversed(result) if isinstance(line, PostingView)]
@@ -526,7 +529,7 @@ class Clients:
         self.history.settings.append(call)
         result = await self._ask(
             client,
-            lambda node, timeout: node.coordinator.set_account(
+            lambda node, timeout: node.coordinator.queries.set_account(
                 SetAccount(number, frozen=frozen), timeout
             ),
             at,
@@ -703,10 +706,9 @@ NOTHING = object()
 """What was asked for isn't there, as the manager says."""
 
 
-async def _within(future: "asyncio.Future[Any]", seconds: float) -> Any:  # noqa: ANN401
+async def _within(promise: Promise[Any], seconds: float) -> Any:  # noqa: ANN401
     try:
-        async with asyncio.timeout(seconds):
-            return await future
+        return await promise.wait(seconds)
     except TimeoutError:
         return None
 

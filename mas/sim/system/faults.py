@@ -172,7 +172,7 @@ class Nemesis:
             node.process.burn_fuse(1 + self._dice.randrange(300))
 
     def on_note(self, node: Node) -> None:
-        """A node is installing a snapshot: a good time to die (rule 28)."""
+        """A node is installing a snapshot: a good time to die (rule 28, snapshots)."""
         if "crash" in self._plan.classes and not self._dice.randrange(3):
             node.process.burn_fuse(1 + self._dice.randrange(30))
 

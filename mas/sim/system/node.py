@@ -23,7 +23,7 @@ from mas.multiraft import HostConfig, RaftGroup, RaftHost
 from mas.resource import ReplicaAdmin, ResourceSettings
 from mas.rpc.client import BucketClient
 from mas.rpc.server import BucketServer
-from mas.runtime import Supervisor
+from mas.runtime import Promise, Supervisor
 from mas.sim.clock import VirtualClock
 from mas.sim.disk import Disk, SimLog, SimWorker
 from mas.sim.process import Process
@@ -143,7 +143,7 @@ class Node:
         self.had: dict[int, Had] = {}
         """What its logs held before its directory was put back last."""
         self.process: Process
-        self.callers: dict[asyncio.Future[Any], None] = {}
+        self.callers: dict[Promise[Any], None] = {}
         """Whoever waits for this process outside."""
         self.coordinator: TransactionCoordinator | None = None
         self.router: BucketClient | None = None
@@ -424,22 +424,19 @@ class Node:
 
     # -- outside -------------------------------------------------------------------------------
 
-    def call(self, start: Callable[[Callable[[Any], None]], None]) -> "asyncio.Future[Any]":
+    def call(self, start: Callable[[Callable[[Any], None]], None]) -> Promise[Any]:
         """Have something asked of this process; the result is None where it has died."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        promise: Promise[Any] = Promise()
 
         def answer(result: Any) -> None:  # noqa: ANN401  (a caller knows what it has asked for)
-            self.callers.pop(future, None)
-            if not future.done():
-                future.set_result(result)
+            self.callers.pop(promise, None)
+            promise.set(result)
 
-        self.callers[future] = None
+        self.callers[promise] = None
         self.process.post(start, answer)
-        return future
+        return promise
 
-    def call_task(
-        self, name: str, make: Callable[[], Coroutine[Any, Any, Any]]
-    ) -> "asyncio.Future[Any]":
+    def call_task(self, name: str, make: Callable[[], Coroutine[Any, Any, Any]]) -> Promise[Any]:
         """Like `call`, for what takes a task; an error is the result."""
 
         def start(answer: Callable[[Any], None]) -> None:
@@ -470,7 +467,6 @@ class Node:
             self.store.cut_power()
         around.wires.on_death(self.id)
         callers, self.callers = self.callers, {}
-        for future in callers:
-            if not future.done():
-                future.set_result(None)
+        for promise in callers:
+            promise.set(None)
         around.on_death(self)

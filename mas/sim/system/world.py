@@ -164,6 +164,7 @@ class World:
             if node.is_up and node.expects_rollback:
                 node.kill()  # it would notice with its next flush, and may have nothing to flush
             if node.is_up:
+                node.process.defuse()
                 node.process.thaw()
             else:
                 node.start()
@@ -192,7 +193,9 @@ class World:
         await asyncio.gather(*[self._insist(look) for look in looks])
 
     async def _wait_for_marks(self) -> None:
-        """Marks that nobody knows of have gone with the change of their account, and those of changes go (rule 34)."""
+        """Marks that nobody knows of have gone with the change of their account, and those of changes go (rule 34,
+        escrow mode).
+        """
         until = self._loop.time() + _LAST_MARKS_SECONDS
         while not self.trace.violation and (marked := self._marked()):
             if self._loop.time() > until:
@@ -215,7 +218,11 @@ class World:
 
     def _unsettled(self) -> list[str]:
         """What of all that was begun hasn't ended."""
-        left: list[str] = []
+        left = [
+            f"manager {node.id} doesn't coordinate yet"
+            for node in self.managers
+            if node.coordinator is None
+        ]
         if not any(manager.store.has_lost for manager in self.managers):
             left += [f"{number} is marked with {marks}" for number, marks in self._marked().items()]
         for bucket, shadow in self._shadows.by_bucket.items():

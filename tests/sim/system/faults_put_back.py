@@ -188,7 +188,7 @@ FAULTS_PUT_BACK = [
     ),
     Fault(
         "twopc C1: a change whose answers are all lost is told to have done nothing",
-        ((Queries._tell, "if told.is_lost:", "if False:"),),
+        ((Queries._answer_from, "if tries.may_be_done:", "if False:"),),
         "have no order",
         CHANGES,
         1,
@@ -243,7 +243,7 @@ FAULTS_PUT_BACK = [
         (
             (
                 Queries.set_account,
-                "answer = await self._change_in_turn(change, told) or answer",
+                "answer = await self._change_in_turn(change, tries) or answer",
                 "pass",
             ),
         ),
