@@ -1,4 +1,4 @@
-"""`scripts/bench storage`: what a payment costs the AccountDB, as the number of records grows.
+"""`mas bench storage`: what a payment costs the AccountDB, as the number of records grows.
 
 Write sets of so many payments, each one record and two postings between two of so many accounts at random, are flushed
 one after the other, as a bucket's flusher does that has fallen behind a little. What a payment costs is what the process
@@ -10,10 +10,11 @@ import asyncio
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 
 import click
 import msgspec
@@ -26,6 +27,10 @@ from mas.ledger.rows import Account, BucketRow, Posting, Record, WriteSet
 from mas.resource.ports import AccountDB
 from mas.storage.account_db.rocksdb import RocksAccountDB
 
+_SIZES = (100_000, 1_000_000, 3_000_000)
+_SIZES_QUICK = (20_000, 100_000)
+_ACCOUNTS = 60_000
+_PAYMENTS_PER_FLUSH = 2_000
 _BUCKET = 1
 _WRITER = b"bench"
 _OPENING = 1_000_000
@@ -171,7 +176,7 @@ class Bench:
         self._under_way = 0
         """The flush that is waited for, by its number."""
 
-    async def run(self, sizes: list[int], tell: Callable[[Costs], None]) -> None:
+    async def run(self, sizes: Sequence[int], tell: Callable[[Costs], None]) -> None:
         """Grow to each of these numbers of records, and tell what it cost."""
         ticker = asyncio.ensure_future(self._tick())
         await self._database.open(_BUCKET, _WRITER)
@@ -282,27 +287,16 @@ def _connect_rocksdb(path: Path) -> AccountDB:
     return RocksAccountDB.connect(path, "bench", 1)
 
 
-@click.command()
-@click.option("--records", default="100000,1000000,3000000", help="Sizes to grow to, by commas.")
-@click.option("--accounts", default=60_000, show_default=True)
-@click.option("--flush", default=2_000, show_default=True, help="Payments in a write set.")
-@click.option(
-    "--folder", type=click.Path(path_type=Path), required=True, help="On the disk to use."
-)
-def main(records: str, accounts: int, flush: int, folder: Path) -> None:
-    """Measure the AccountDB: one line of JSON for each size."""
-    folder.mkdir(parents=True)
-    bench = Bench(_connect_rocksdb, folder, accounts, flush)
-    sizes = [int(each) for each in records.split(",")]
+def run(*, quick: bool, json_file: Path | None) -> None:
+    """Measure in a directory of its own beside the current one, print a line for each size, and keep the figures."""
+    found: list[Costs] = []
 
     def tell(costs: Costs) -> None:
+        found.append(costs)
         click.echo(msgspec.json.encode(costs).decode())
 
-    try:
-        asyncio.run(bench.run(sizes, tell))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    main()
+    with TemporaryDirectory(dir=Path.cwd(), prefix="bench-storage-") as folder:
+        bench = Bench(_connect_rocksdb, Path(folder), _ACCOUNTS, _PAYMENTS_PER_FLUSH)
+        asyncio.run(bench.run(_SIZES_QUICK if quick else _SIZES, tell))
+    if json_file is not None:
+        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(found)))

@@ -65,7 +65,7 @@ from mas.resource import ReplicaAdmin, ResourceSettings
 from mas.rpc.client import BucketClient
 from mas.rpc.server import BucketServer
 from mas.runtime import Actor, Clock, Dice, Supervisor, SystemClock
-from mas.storage.open import open_account_db, open_raft_log, open_tm_store
+from mas.storage.open import check_version, open_account_db, open_raft_log, open_tm_store
 
 _log = logging.getLogger(__name__)
 
@@ -219,6 +219,7 @@ class Process:
 
     async def _start_resource_manager(self) -> None:
         config, path = self._config, self._directory.path
+        check_version(config, path)
         self._directory.check_log()
         log = open_raft_log(config, path)
         self._directory.note_log()

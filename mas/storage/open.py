@@ -3,9 +3,26 @@
 from pathlib import Path
 
 from mas.config import Config
+from mas.errors import DataDirectoryError
 from mas.storage.account_db.rocksdb import RocksAccountDB
 from mas.storage.raft_log.rocksdb import RocksRaftLog
 from mas.storage.tm_store.rocksdb import RocksTmStore
+
+
+def check_version(config: Config, directory: Path) -> None:
+    """Before anything is opened: whether a former version of MAS has kept its accounts here.
+
+    Raises:
+        DataDirectoryError: it has. Nothing is touched.
+    """
+    former = directory / f"{config.storage.database}.sqlite3"
+    if former.exists():
+        raise DataDirectoryError(
+            f"{former} holds the accounts of a former version of MAS, which kept them in SQLite; this version can't read "
+            "it, and nothing is touched. To move, start the former version here, read each account's balance through its "
+            "API (`mas account get`), and create the accounts with these balances in a cluster of this version that has "
+            "data directories of its own (`mas account create NUMBER --balance AMOUNT`)"
+        )
 
 
 def open_raft_log(config: Config, directory: Path) -> RocksRaftLog:
