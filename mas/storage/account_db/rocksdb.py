@@ -766,6 +766,7 @@ class RocksAccountDB:
             except DataDirectoryError as error:
                 raise DatabaseUnavailable(str(error)) from error
             self._failed = False
+            _log.warning("%s was opened anew, since a write to it had failed", self._path)
 
     def _close(self) -> None:
         try:
