@@ -128,11 +128,11 @@ def admin_command(command: Command) -> Command:
 
 
 def _from_config(path: Path) -> Endpoint:
-    from mas.config import load_config
+    from mas.config import Role, load_config
 
     config = load_config(path)
     data = Path(config.node.data_dir)
-    port = config.listen.rm if config.node.role == "rm" else config.listen.node_service
+    port = config.listen.rm if config.node.role is Role.RM else config.listen.node_service
     tls = config.tls
     ca = Path(tls.ca_file) if tls.ca_file else Path(tls.directory or data / "tls") / "ca.crt"
     return Endpoint(

@@ -60,8 +60,11 @@ async def find_roster(config: Config, directory: Directory) -> Roster:
 def _founders(config: Config) -> Roster:
     """The configuration's word on where the founders are is newer than any file's of this node."""
     node = config.node
-    peers = tuple(NodeRow(peer.id, peer.address, tuple(peer.roles)) for peer in config.peers)
-    alone = NodeRow(node.id, config.address(), (node.role,), node.host)
+    peers = tuple(
+        NodeRow(peer.id, peer.address, tuple(role.value for role in peer.roles))
+        for peer in config.peers
+    )
+    alone = NodeRow(node.id, config.address(), (node.role.value,), node.host)
     return founding_roster(
         peers or (alone,), {bucket.id: bucket.voters for bucket in config.buckets}
     )
@@ -121,6 +124,6 @@ async def _join(config: Config, directory: Directory, hold: tuple[int, ...]) -> 
         timeout=_JOIN_SECONDS,
         plaintext=not tls.enabled,
     ) as operator:
-        row = NodeRow(node.id, config.address(), (node.role,), node.host, directory.store)
+        row = NodeRow(node.id, config.address(), (node.role.value,), node.host, directory.store)
         cluster = await operator.add_node(node.cluster_id, row, hold)
     return decode_roster(cluster.roster)

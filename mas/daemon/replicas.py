@@ -227,7 +227,10 @@ class Replicas(Actor):
         self._changed.set()
 
     async def _erase(self, bucket: int) -> None:
-        """In this order: nobody may write rows behind their loss, and the rows are lost before the log is."""
+        """Erase what is left of a replica here: stop the writer, delete the rows, then delete the log.
+
+        Order matters, because a database ahead of its log would look like a lost log.
+        """
         self._server.remove(bucket)
         service = self._served.pop(bucket, None)
         if service is not None:

@@ -1,4 +1,4 @@
-"""One lock as a program holds it, in the seed's words."""
+"""One lock as a program holds it."""
 
 from enum import IntEnum
 

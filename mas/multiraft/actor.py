@@ -7,7 +7,7 @@
                                         one frame a peer
 
 A group's Ready is never taken before the one before is finished; groups that have nothing to write
-don't wait for those that have. Quiet groups rest (`resting`): a tick costs what is awake.
+don't wait for those that have. A tick costs what is awake: quiet groups aren't ticked (`quiescence`).
 """
 
 import asyncio
@@ -20,20 +20,20 @@ import msgspec
 
 from mas.errors import CorruptData, NetworkError, Unavailable
 from mas.limits import TURN_INSTRUCTIONS_MAX
-from mas.multiraft.balance import Balance
 from mas.multiraft.clocks import PeerClocks
 from mas.multiraft.config import HostConfig
-from mas.multiraft.frames import Beat, Outbox, decode_frame
-from mas.multiraft.group import RaftGroup, World
+from mas.multiraft.frames import HostHeartbeat, Outbox, decode_frame
+from mas.multiraft.group import GroupContext, RaftGroup
 from mas.multiraft.group_log import (
     check_database,
     check_founders,
     lost_acknowledged,
     lost_log,
 )
+from mas.multiraft.leader_balancer import LeaderBalancer
 from mas.multiraft.members import is_member_behind, read_members
 from mas.multiraft.ports import Peers, RaftLog, SnapshotFiles, Worker
-from mas.multiraft.resting import Resting
+from mas.multiraft.quiescence import Quiescence
 from mas.multiraft.snapshot_receiver import SnapshotReceiver, finish_installs, settle_note
 from mas.multiraft.snapshot_sender import SnapshotSender
 from mas.multiraft.snapshots import Done, Gone, Offer, Piece, Pull, Request, decode_message
@@ -61,7 +61,7 @@ class HostStatistics(msgspec.Struct, frozen=True):
 
     groups: int
     awake: int
-    """Groups that don't rest."""
+    """Groups that aren't quiescent."""
     leads: int
     """Groups that this node leads."""
     turns: int
@@ -106,8 +106,8 @@ class RaftHost(Actor):
         self._groups: dict[int, RaftGroup] = {}
         self._busy: dict[int, RaftGroup] = {}
         self._members_handlers: list[Callable[[RaftGroup], None]] = []
-        self._resting = Resting(config, self._groups)
-        self._balance = Balance(config, self._groups, self._resting, dice)
+        self._quiescence = Quiescence(config, self._groups)
+        self._balancer = LeaderBalancer(config, self._groups, self._quiescence, dice)
         self._to_compact: list[int] = []
         self._outbox = Outbox(peers)
         self._writer = LogWriter(log, log_thread, config.log_write_seconds)
@@ -117,7 +117,7 @@ class RaftHost(Actor):
         self._receiver = SnapshotReceiver(
             config, self._groups, snapshots, file_thread, peers, self._writer, clock, self._spawn
         )
-        self._world = World(
+        self._context = GroupContext(
             config=config,
             clock=clock,
             dice=dice,
@@ -166,9 +166,9 @@ class RaftHost(Actor):
         check_database(group_id, storage, applied, applied_term)
         members = read_members(storage, applied)
         removed_at = self._log.removed_at(group_id)
-        group = RaftGroup(group_id, storage, members, applied, self._world, removed_at)
+        group = RaftGroup(group_id, storage, members, applied, self._context, removed_at)
         self._groups[group_id] = group
-        self._resting.add(group)
+        self._quiescence.add(group)
         self._tell_members(group)
         self._mark(group)
         return group
@@ -220,7 +220,7 @@ class RaftHost(Actor):
         if self._receiver.is_installing(group_id):
             raise Unavailable(f"bucket {group_id}: a snapshot is being installed, try again")
         if self._groups.pop(group_id, None) is not None:
-            self._resting.drop(group_id)
+            self._quiescence.drop(group_id)
         self._busy.pop(group_id, None)
         self._receiver.forget(group_id)
         self._sender.forget(group_id)
@@ -303,13 +303,13 @@ class RaftHost(Actor):
         if up:
             return
         self._sender.on_peer_down(peer)
-        self._resting.on_peer_down(peer)
+        self._quiescence.on_peer_down(peer)
         for group in self._groups.values():
             group.report_unreachable(peer)
 
-    def hand_over(self) -> None:
+    def transfer_leadership(self) -> None:
         """Before a stop: have other nodes lead what this one leads. `status` of the groups shows when."""
-        self._balance.drain()
+        self._balancer.drain()
 
     @property
     def groups(self) -> dict[int, RaftGroup]:
@@ -325,8 +325,8 @@ class RaftHost(Actor):
         """What it has done so far."""
         return HostStatistics(
             groups=len(self._groups),
-            awake=len(self._resting.awake),
-            leads=self._resting.leads,
+            awake=len(self._quiescence.awake),
+            leads=self._quiescence.leads,
             turns=self._turns,
             writes=self._writer.commits,
             frames_dropped=self._frames_dropped,
@@ -357,8 +357,8 @@ class RaftHost(Actor):
             self._step_frames()
             ticked = self._tick()
             self._serve_groups()
-            beats = self._resting.settle(drains=self._balance.drains) if ticked else {}
-            self._send(beats, with_riders=ticked)
+            heartbeats = self._quiescence.settle(drains=self._balancer.drains) if ticked else {}
+            self._send(heartbeats, with_riders=ticked)
             await asyncio.sleep(0)
 
     async def _run_ticks(self) -> None:
@@ -393,10 +393,10 @@ class RaftHost(Actor):
         for group_id, message in frame.messages:
             group = self._groups.get(group_id)
             if group is not None:  # else: it has left this node, or isn't here yet
-                self._resting.on_message(group, message)
+                self._quiescence.on_message(group, message)
                 group.step(peer, message)
                 self._busy[group_id] = group
-        self._resting.on_frame(peer, frame.beat)
+        self._quiescence.on_frame(peer, frame.heartbeat)
         return len(frame.messages)
 
     def _tick(self) -> bool:
@@ -404,18 +404,18 @@ class RaftHost(Actor):
         ticks, self._ticks = self._ticks, 0
         if not ticks:
             return False
-        self._resting.tick(ticks)
-        for group in self._resting.awake.values():
+        self._quiescence.tick(ticks)
+        for group in self._quiescence.awake.values():
             group.tick(ticks)
             self._busy[group.id] = group
-        self._balance.tick(ticks)
+        self._balancer.tick(ticks)
         self._compact_some()
         self._sender.tick()
         self._receiver.tick()
         return True
 
     def _compact_some(self) -> None:
-        """Resting groups too: their databases may have flushed since."""
+        """Cut the logs of some groups, quiescent ones too, since their databases may have flushed meanwhile."""
         if not self._to_compact:
             self._to_compact = list(self._groups)
         count = 1 + len(self._groups) // _COMPACTION_TICKS
@@ -482,9 +482,9 @@ class RaftHost(Actor):
                 self._outbox.add(group.id, message)
         group.finish(ready)
 
-    def _send(self, beats: Mapping[int, Beat], *, with_riders: bool) -> None:
+    def _send(self, heartbeats: Mapping[int, HostHeartbeat], *, with_riders: bool) -> None:
         now_us = self._clock.now_us()
-        for group_id, message in self._outbox.send(now_us, beats, with_riders=with_riders):
+        for group_id, message in self._outbox.send(now_us, heartbeats, with_riders=with_riders):
             group = self._groups.get(group_id)
             if message.type is MessageType.APPEND and group is not None:
                 group.report_unreachable(message.to)
@@ -502,7 +502,7 @@ class RaftHost(Actor):
     def _mark(self, group: RaftGroup) -> None:
         if self._groups.get(group.id) is not group:
             return  # it has left
-        self._resting.wake(group)
+        self._quiescence.wake(group)
         self._busy[group.id] = group
         self._wake.set()
 

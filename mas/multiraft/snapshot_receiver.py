@@ -148,7 +148,11 @@ class SnapshotReceiver:
         for group_id in list(self._refused):
             self._ask_again(group_id)
         for group in self._groups.values():
-            if not group.behind or group.id in self._refused or self._is_served(group.id, now):
+            if (
+                not group.awaiting_snapshot
+                or group.id in self._refused
+                or self._is_served(group.id, now)
+            ):
                 continue
             asked, turn = self._asked.get(group.id, (float("-inf"), 0))
             if now - asked > patience:
@@ -231,9 +235,9 @@ class SnapshotReceiver:
         index = offer.metadata.index
         if group.error is not None:
             return Verdict.FAILED, f"the replica is stopped: {group.error}"
-        if not group.behind and index <= group.delivery.committed:
+        if not group.awaiting_snapshot and index <= group.apply_queue.committed:
             return Verdict.HELD, ""
-        if group.behind and index < group.storage.first_index() - 1:
+        if group.awaiting_snapshot and index < group.storage.first_index() - 1:
             return (
                 Verdict.TOO_OLD,
                 f"index {index}, and the log begins at {group.storage.first_index()}",
@@ -314,13 +318,13 @@ class SnapshotReceiver:
             return
         failpoint("snapshot.received")
         # From here on nothing more is handed out, so that no flush of older state meets the new rows.
-        group.delivery.paused = True
+        group.apply_queue.paused = True
         await group.wait_flushed()
         if group.error is not None:
             self._drop(transfer, Verdict.FAILED, f"the replica is stopped: {group.error}")
             return
         metadata = transfer.offer.metadata
-        if group.behind or metadata.index > group.delivery.committed:
+        if group.awaiting_snapshot or metadata.index > group.apply_queue.committed:
             try:
                 await self._install(group, transfer)
             except StorageError as error:
@@ -329,8 +333,8 @@ class SnapshotReceiver:
                 self._drop(transfer, Verdict.FAILED, f"it can't be installed: {error}")
                 return
         else:
-            group.delivery.paused = False  # others have brought the entries meanwhile
-            group.delivery.resume()
+            group.apply_queue.paused = False  # others have brought the entries meanwhile
+            group.apply_queue.resume()
         self._pauses.end(group.id)
         self._drop(transfer, Verdict.HELD)
 

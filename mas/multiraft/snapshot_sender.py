@@ -203,7 +203,7 @@ class SnapshotSender:
         if file is not None and file.metadata.index >= least_index:
             file.asked = self._clock.monotonic()
             return file
-        if group.id not in self._exporting and not group.behind and group.error is None:
+        if group.id not in self._exporting and not group.awaiting_snapshot and group.error is None:
             self._begin_export(group)
         return None
 
@@ -271,7 +271,7 @@ class SnapshotSender:
                 error,
             )
             if self._groups.get(group.id) is group:
-                group.hand_over()
+                group.transfer_leadership()
         except StorageError as error:
             _log.error("bucket %d: a snapshot can't be read again: %s", group.id, error)
 

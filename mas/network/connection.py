@@ -1,6 +1,6 @@
 """One connection with a peer after its handshake: bounded lanes out, frames in.
 
-What goes out has two lanes. Snapshots have one of their own, and go only while the other is empty: beats and appends,
+What goes out has two lanes. Snapshots have one of their own, and go only while the other is empty: heartbeats and appends,
 without which a follower stands for election, never wait behind a file.
 """
 

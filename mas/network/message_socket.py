@@ -70,7 +70,7 @@ class MessageSocket:
 
 
 def _keep_little_unsent(websocket: Socket) -> None:
-    """Have what waits wait in our lanes, where a beat passes a snapshot, and not in the kernel's megabytes."""
+    """Have what waits wait in our lanes, where a heartbeat passes a snapshot, and not in the kernel's megabytes."""
     kernels: socket.socket | None = websocket.get_extra_info("socket")
     if kernels is not None:
         kernels.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)

@@ -95,6 +95,10 @@ class Anchors:
         else:
             _join(question.late, hear, abort=abort, settle=settle)
 
+    def ask_to_settle(self, legs: PreparedLegs, *, abort: bool = False) -> None:
+        """Ask, so that these legs are settled here; whoever wanted it asks this bucket again by itself."""
+        self.ask(legs, _nobody, abort=abort)
+
     def _begin(self, question: _Query) -> None:
         if not self._outgoing:
             asyncio.get_running_loop().call_soon(self._send)
@@ -201,6 +205,10 @@ class Anchors:
     def is_asked(self) -> bool:
         """Whether anybody waits for anything here."""
         return bool(self._questions or self._waits)
+
+
+def _nobody(_: bytes, __: Word) -> None:
+    """Whatever it is, it is settled here, and nobody waits for it."""
 
 
 def _join(question: _Query, hear: Hear, *, abort: bool, settle: bool) -> None:

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class ReadLevel(IntEnum):
-    """How fresh and how firm a read is (design, section 8)."""
+    """What a read promises, from the strongest to the cheapest (rules 29, 30)."""
 
     LINEARIZABLE = 1
     READ_COMMITTED = 2

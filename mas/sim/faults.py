@@ -264,7 +264,7 @@ class Nemesis:
         if leader is not None:
             node, group = leader
             self._trace.add(node.id, f"is to hand over group {group.id}")
-            node.process.post(group.hand_over)
+            node.process.post(group.transfer_leadership)
 
     def _change_members(self) -> None:
         leader = self._leader()

@@ -1200,7 +1200,7 @@ async def test_twopc_a1_a_claim_that_names_no_bucket_ends_payments_to_it_and_not
     """Any client that paid that number ended the process."""
     world.start()
     lost = number_at(1, 3, 99)
-    world.buckets._ledgers[1]._claims[lost] = 99
+    world.buckets._ledgers[1].rows._claims[lost] = 99
     results = await world.pay(pay(payee=lost, key="lost", timeout=0.5), pay(30, key="found"))
     assert [result.status for result in results] == [Status.ABORTED, Status.COMMITTED]
     assert any(bucket == 99 for bucket, _ in world.buckets.batches), "it was tried"

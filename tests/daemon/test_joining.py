@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from mas.client.operator import Cluster
-from mas.config import BucketConfig, Config, ListenConfig, NodeConfig, PeerConfig, TlsConfig
+from mas.config import BucketConfig, Config, ListenConfig, NodeConfig, PeerConfig, Role, TlsConfig
 from mas.daemon import joining
 from mas.daemon.data_directory import DataDirectory, Identity
 from mas.daemon.joining import find_roster
@@ -23,10 +23,10 @@ from mas.membership.roster import founding_roster
 pytestmark = pytest.mark.asyncio
 
 FOUNDED = Config(
-    node=NodeConfig(id=2, role="rm"),
+    node=NodeConfig(id=2, role=Role.RM),
     peers=(
-        PeerConfig(id=1, address="a:1", roles=("tm",)),
-        PeerConfig(id=2, address="b:1", roles=("rm",)),
+        PeerConfig(id=1, address="a:1", roles=(Role.TM,)),
+        PeerConfig(id=2, address="b:1", roles=(Role.RM,)),
     ),
     buckets=(BucketConfig(id=1, voters=(2,)),),
 )
@@ -77,7 +77,7 @@ def joiner(tmp_path: Path) -> Config:
     return Config(
         node=NodeConfig(
             id=7,
-            role="rm",
+            role=Role.RM,
             join="tm:8008",
             address="me:5",
             host="rack",

@@ -1,8 +1,5 @@
 """The ledger's rules, each by its number in `docs` and in the code's comments."""
 
-import sys
-from pathlib import Path
-
 import msgspec
 import pytest
 
@@ -39,11 +36,10 @@ from mas.ledger import (
     Unmark,
 )
 from mas.ledger.instructions import LEDGER_VERSION, Body
+from mas.ledger.row_cache import RowCache
 from mas.ledger.rules import Ledger as Rules
 from mas.limits import BALANCE_MAX
-
-sys.path.insert(0, str(Path(__file__).parent))
-from bank import (
+from tests.ledger.harness import (
     BUCKET,
     BUCKETS,
     HASH,
@@ -143,7 +139,7 @@ def test_users_5_a_closed_account_is_not_unfrozen(bank: Bank) -> None:
 def test_security_b2_an_id_finds_and_ends_its_payers_payment_alone(bank: Bank) -> None:
     """An id is a hash that anybody can compute; whose it is is judged in the entry, where nobody can have changed it."""
     bank.do(decide(1, ("a", -1), ("b", 1)), end(2, payer="a", **CANCEL), ask(3))
-    before = bank.ledger.state_hash()
+    before = bank.ledger.rows.state_hash()
     for number in (1, 2):
         strangers = bank.do(
             QueryRecord(pid(number), "b"),
@@ -151,7 +147,7 @@ def test_security_b2_an_id_finds_and_ends_its_payers_payment_alone(bank: Bank) -
             end(number, 0, payer="b", **CANCEL),
         )
         assert strangers == [Answer(Code.NONE)] * 3
-    assert bank.ledger.state_hash() == before, "nothing was recorded"
+    assert bank.ledger.rows.state_hash() == before, "nothing was recorded"
     own = bank.do(QueryRecord(pid(1), "a"), QueryRecord(pid(2), "a"), QueryRecord(pid(3), "b"))
     assert codes(own) == [Code.COMMITTED, Code.REFUSED, Code.ABORTED]
     # A deposit is the payee's, a creation its account's.
@@ -182,8 +178,8 @@ def test_rule_3_a_bucket_without_the_account_records_nothing(bank: Bank) -> None
         QueryRecord(pid(4), "nobody"),
     )
     assert codes(answers) == [Code.WRONG_BUCKET] * 4
-    assert not bank.ledger.legs
-    assert [bank.ledger.record(pid(n)) for n in (2, 3, 4)] == [None] * 3
+    assert not bank.ledger.rows.legs
+    assert [bank.ledger.rows.record(pid(n)) for n in (2, 3, 4)] == [None] * 3
 
 
 def test_rule_3_a_question_by_xid_is_answered_wherever_it_comes(bank: Bank) -> None:
@@ -207,7 +203,7 @@ def test_rule_4_all_legs_of_a_bucket_are_prepared_or_none(bank: Bank) -> None:
     assert bank.one(prepare(1, ("a", -1), ("b", 1), ("c", -1))).reason is Reason.INSUFFICIENT_FUNDS
     assert bank.accounts() == before
     assert bank.one(prepare(2, ("a", -1), ("b", 1), ("c", 3))).code is Code.PREPARED
-    legs = bank.ledger.legs[xid(2)]
+    legs = bank.ledger.rows.legs[xid(2)]
     assert (legs.attempt, legs.payment_id, legs.body_hash) == (1, pid(2), HASH)
     assert (legs.anchor, legs.participants) == (2, (BUCKET,))
 
@@ -224,7 +220,7 @@ def test_rule_5_one_entry_judges_posts_and_records(bank: Bank) -> None:
         ("c", 45, 45, 77),
         ("a", 5, 75, 77),
     ]
-    record = bank.ledger.record(pid(1))
+    record = bank.ledger.rows.record(pid(1))
     assert (record.outcome, record.time_us, record.body.legs[0]) == (Code.COMMITTED, 77, ("a", -30))
 
 
@@ -281,7 +277,7 @@ def test_rule_8_a_no_of_another_bucket_becomes_the_outcome(bank: Bank) -> None:
     answer = bank.one(end(1, detail="far"))
     assert answer == Answer(Code.REFUSED, Reason.ACCOUNT_FROZEN, 1, detail="far")
     assert bank.one(decide(1, ("a", -5), ("far", 5), own=(0,))) == answer
-    assert bank.ledger.record(pid(1)).body.legs == (("a", -5), ("far", 5))
+    assert bank.ledger.rows.record(pid(1)).body.legs == (("a", -5), ("far", 5))
 
 
 def test_rule_8_end_of_a_dead_attempt_writes_nothing(bank: Bank) -> None:
@@ -297,9 +293,9 @@ def test_rule_8_end_never_changes_an_outcome(bank: Bank) -> None:
 
 
 def test_rule_8_a_question_by_payment_changes_nothing(bank: Bank) -> None:
-    before = bank.ledger.state_hash()
+    before = bank.ledger.rows.state_hash()
     assert bank.one(QueryRecord(pid(1), "a"), sender=b"").code is Code.NONE
-    assert bank.ledger.state_hash() == before
+    assert bank.ledger.rows.state_hash() == before
     committed = bank.one(decide(1, ("a", -1), ("b", 1)))
     assert bank.do(QueryRecord(pid(1), "a"), QueryRecord(pid(1))) == [committed] * 2
 
@@ -383,7 +379,7 @@ def test_rule_10_a_mark_only_grows_and_is_its_senders_own(bank: Bank) -> None:
         prepare(4, ("a", -1)), prepare(4, ("a", -1), xid=xid(4, OTHER_TC)), low_water=2
     )
     assert codes(answers) == [Code.STALE_XID, Code.PREPARED]
-    assert sorted(bank.ledger.incarnations()) == sorted([TC, b"tc-opener1"])
+    assert sorted(bank.ledger.rows.incarnations()) == sorted([TC, b"tc-opener1"])
 
 
 def test_rule_10_posted_xids_are_remembered_from_the_mark_on(bank: Bank) -> None:
@@ -406,7 +402,7 @@ def test_rule_10_an_incarnation_is_closed_only_without_prepared_legs(bank: Bank)
     assert codes(bank.do(close, sender=b"")) == [Code.UNCHANGED]
     bank.do(Abort(xid(1)), sender=b"")
     assert codes(bank.do(close, close, sender=b"")) == [Code.DONE, Code.UNCHANGED]
-    assert TC not in bank.ledger.incarnations()
+    assert TC not in bank.ledger.rows.incarnations()
     late = prepare(COUNTER_MAX, ("a", -1))
     assert codes(bank.do(late, Commit(xid(9), 5), Abort(xid(9)))) == [
         Code.STALE_XID,
@@ -529,7 +525,7 @@ def test_rule_15_at_the_anchor_contended_ends_the_attempt_alone(bank: Bank) -> N
     bank.do(prepare(1, ("a", -80)))
     pay = decide(2, ("a", -30), ("b", 30))
     assert bank.one(pay).code is Code.PENDING_ON
-    assert bank.ledger.record(pid(2)) is None, "not recorded"
+    assert bank.ledger.rows.record(pid(2)) is None, "not recorded"
     judged = bank.one(decide(2, ("a", -30), ("b", 30)), left_out=(xid(1),))
     assert judged == Answer(Code.ABORTED, Reason.CONTENDED, 1, xid(2))
 
@@ -548,29 +544,37 @@ def test_p14_paying_oneself_moves_nothing_and_doubles_nothing(bank: Bank) -> Non
     assert bank.one(decide(2, ("a", -101), ("a", 101))).reason is Reason.INSUFFICIENT_FUNDS
 
 
-@pytest.mark.parametrize("broken", ["_post", "_put_record", "_reserve", "_stage"])
+@pytest.mark.parametrize(
+    ("part", "broken"),
+    [
+        (Rules, "_post"),
+        (RowCache, "put_record"),
+        (Rules, "_reserve"),
+        (Rules, "_copy_for_update"),
+    ],
+)
 def test_rule_16_an_instruction_that_raises_is_undone_whole(
-    bank: Bank, broken: str, monkeypatch: pytest.MonkeyPatch
+    bank: Bank, part: type, broken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """P16: recorded as failed, those beside it unharmed (rule 37)."""
-    before, hashed = bank.accounts(), bank.ledger.state_hash()
+    before, hashed = bank.accounts(), bank.ledger.rows.state_hash()
     calls = []
-    whole = getattr(Rules, broken)
+    whole = getattr(part, broken)
 
-    def fail_late(self: Rules, *arguments: object) -> object:
+    def fail_late(self: object, *arguments: object) -> object:
         calls.append(arguments)
-        if broken != "_put_record" and len(calls) == 1:
+        if broken != "put_record" and len(calls) == 1:
             whole(self, *arguments)
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Rules, broken, fail_late)
+    monkeypatch.setattr(part, broken, fail_late)
     poison = decide(1, ("a", -1), ("b", 1))
-    if broken == "_put_record":
+    if broken == "put_record":
         poison = ask(1)
     failed, fine = bank.do(poison, QueryRecord(pid(1)), sender=b"")
     assert failed == Answer(Code.FAILED, detail="ZeroDivisionError")
     assert fine.code is Code.NONE
-    assert (bank.accounts(), bank.ledger.state_hash()) == (before, hashed)
+    assert (bank.accounts(), bank.ledger.rows.state_hash()) == (before, hashed)
     bank.check()
 
 
@@ -590,16 +594,16 @@ def test_rule_16_what_is_not_of_the_instructions_making_stops_this_replica(
     with pytest.raises(AssertionError, match="interrupted"):
         bank.do(ask(2))
     with pytest.raises(AssertionError, match="interrupted"):
-        bank.ledger.take_writes()
+        bank.ledger.rows.take_writes()
 
 
 def test_rule_16_an_entry_of_a_newer_program_stops_the_group(bank: Bank) -> None:
     newer = Proposal(LEDGER_VERSION + 1, 0, 1, 1, ())
-    applied = bank.ledger.bucket.applied
+    applied = bank.ledger.rows.bucket.applied
     for attempt in (bank.ledger.missing, lambda p: bank.ledger.apply(applied + 1, 1, p)):
         with pytest.raises(UnknownVersion, match="version 2"):
             attempt(newer)
-    assert bank.ledger.bucket.applied == applied, "and nothing of it is applied"
+    assert bank.ledger.rows.bucket.applied == applied, "and nothing of it is applied"
 
 
 def test_rule_17_deposits_and_withdrawals_are_paid_by_external(bank: Bank) -> None:
@@ -617,7 +621,7 @@ def test_rule_17_external_stays_a_number_of_64_bits(bank: Bank) -> None:
     """Its digest and its column would raise on every replica, at every start."""
     for number in range(6):
         bank.open((f"rich{number}", BALANCE_MAX))
-        bank.ledger.state_hash()
+        bank.ledger.rows.state_hash()
     more = decide(3, ("c", BALANCE_MAX), (EXTERNAL, -BALANCE_MAX), kind=Kind.DEPOSIT)
     assert bank.one(more).reason is Reason.BALANCE_LIMIT
     opening = prepare(4, ("new", BALANCE_MAX), kind=Kind.CREATION)
@@ -632,8 +636,8 @@ def test_rule_17_each_currency_has_its_own_external(bank: Bank) -> None:
 def test_rule_18_a_new_account_is_unseen_until_its_commit(bank: Bank) -> None:
     create = prepare(1, ("new", 70), kind=Kind.CREATION, overdraft_limit=9)
     bank.do(create)
-    assert bank.ledger.account("new") is None
-    assert bank.ledger.prepared_on(["new"]) == [bank.ledger.legs[xid(1)]]
+    assert bank.ledger.rows.account("new") is None
+    assert bank.ledger.rows.prepared_on(["new"]) == [bank.ledger.rows.legs[xid(1)]]
     assert bank.one(decide(2, ("a", -1), ("new", 1))) == Answer(Code.PENDING_ON, xids=(xid(1),))
     bank.do(Commit(xid(1), 44))
     new = bank.account("new")
@@ -649,7 +653,7 @@ def test_rule_18_the_leg_of_an_attempt_that_lost_leaves_nothing(bank: Bank) -> N
     after[USD].version = before[USD].version
     assert after == before
     bank.flush()
-    assert not bank.ledger.legs
+    assert not bank.ledger.rows.legs
     assert bank.one(prepare(2, ("new", 5), kind=Kind.CREATION)).code is Code.PREPARED
 
 
@@ -663,7 +667,7 @@ def test_rule_18_two_creations_of_one_number_have_one_claim() -> None:
     assert (won.code, won.account_bucket) == (Code.COMMITTED, 2)
     assert repeated == won
     assert (lost.code, lost.reason) == (Code.REFUSED, Reason.ACCOUNT_EXISTS)
-    assert bank.ledger.claim(number) == 2
+    assert bank.ledger.rows.claim(number) == 2
     assert number not in bank.accounts(), "it lives in bucket 2"
 
 
@@ -714,7 +718,10 @@ def test_rule_20_genesis_is_said_once() -> None:
         Genesis("cluster", BUCKET + 1, BUCKETS),
     )
     assert codes(answers) == [Code.DONE, Code.UNCHANGED, Code.ALARM, Code.ALARM, Code.ALARM]
-    assert (bank.ledger.bucket.cluster, bank.ledger.bucket.buckets) == ("cluster", BUCKETS)
+    assert (bank.ledger.rows.bucket.cluster, bank.ledger.rows.bucket.buckets) == (
+        "cluster",
+        BUCKETS,
+    )
 
 
 # -- Rules 33 to 36: locks ------------------------------------------------------------------------------------------
@@ -910,13 +917,13 @@ def test_rule_37_every_instruction_has_its_own_answer_in_its_place(bank: Bank) -
 
 
 def test_entries_are_applied_in_their_order_without_a_gap(bank: Bank) -> None:
-    applied = bank.ledger.bucket.applied
+    applied = bank.ledger.rows.bucket.applied
     for index in (applied, applied + 2):
         with pytest.raises(AssertionError, match=f"{index} after {applied}"):
             bank.ledger.advance(index, 1)
     bank.ledger.advance(applied + 1, 7, b"members")
     bank.ledger.advance(applied + 2, 8)
-    row = bank.ledger.bucket
+    row = bank.ledger.rows.bucket
     assert (row.applied, row.term, row.members) == (applied + 2, 8, b"members")
 
 
@@ -972,7 +979,7 @@ def test_twopc_a1_what_cannot_be_is_failed_alike_and_nothing_else_is_harmed(
     bank: Bank, instruction: object, field: str
 ) -> None:
     """It stands in the log for ever: a replica that fell over it would fall again at every start."""
-    before = bank.ledger.state_hash()
+    before = bank.ledger.rows.state_hash()
     pays = decide(2, ("a", -1), ("b", 1))
     answer, paid = bank.do(instruction, pays)
     assert (answer.code, answer.detail) == (Code.FAILED, f"{field} is not what it has to be")
@@ -981,7 +988,7 @@ def test_twopc_a1_what_cannot_be_is_failed_alike_and_nothing_else_is_harmed(
     other = Bank()
     other.open(("a", 100), ("b", 100), ("c", 0))
     other.do(pays)
-    assert before != bank.ledger.state_hash() == other.ledger.state_hash()
+    assert before != bank.ledger.rows.state_hash() == other.ledger.rows.state_hash()
 
 
 def test_twopc_a1_the_systems_accounts_are_nobodys_to_name(bank: Bank) -> None:
@@ -1007,7 +1014,7 @@ def test_twopc_a1_a_batch_whose_head_cannot_be_is_failed_whole(bank: Bank) -> No
 def test_twopc_a1_a_stamp_beyond_all_time_is_kept_within_it(bank: Bank) -> None:
     """The stamp is written to a column of 64 bits."""
     bank.do(decide(1, ("a", -1), ("b", 1)), time_us=2**64 - 1)
-    assert bank.ledger.bucket.time_us == 2**63 - 1
+    assert bank.ledger.rows.bucket.time_us == 2**63 - 1
 
 
 # -- B1: what waits on one account ---------------------------------------------------------------------------
@@ -1065,7 +1072,7 @@ def test_twopc_a3_openings_under_way_reserve_what_external_has_room_for() -> Non
     ]
     said = codes(bank.do(*creations))
     assert said == [Code.PREPARED] * 7 + [Code.CONTENDED] * 3
-    prepared = list(bank.ledger.legs)
+    prepared = list(bank.ledger.rows.legs)
     assert len(prepared) == 7
     assert bank.account(USD).debits_pending == 7 * BALANCE_MAX
     bank.do(*[Commit(one, 5) for one in prepared])

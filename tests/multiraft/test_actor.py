@@ -512,7 +512,7 @@ async def test_leadership_is_handed_over_before_a_stop(cluster: "Cluster") -> No
     for group in (2, 3):
         await cluster.leader(group)
 
-    node.host.hand_over()
+    node.host.transfer_leadership()
 
     await cluster.wait(lambda: not any(m.is_leading for m in node.machines.values()))
     assert (await cluster.leader()) is not node

@@ -145,7 +145,7 @@ async def test_consensus_a3_who_abstains_may_hear_late_words_of_its_life_before(
     term = leader.host.groups[1].hard_state.term
     say(gone, Message(MessageType.HEARTBEAT, gone.id, leader.id, term, commit=3))
     await asyncio.sleep(0.1)
-    assert gone.host.groups[1].abstains
+    assert gone.host.groups[1].votes_suspended
     assert (gone.host.groups[1].error, gone.log.lost(1)) == (None, "")
 
 
@@ -161,13 +161,13 @@ async def test_consensus_g_a_stopped_group_says_so_though_its_events_wait(
         machine.group.propose(number, b"x")
         await asyncio.sleep(0.002)
     machine.group.read_index(7)
-    await cluster.wait(lambda: machine.group.delivery.is_waiting)
+    await cluster.wait(lambda: machine.group.apply_queue.is_waiting)
     assert machine.is_leading
 
     def damaged(*_: object) -> list[Entry]:
         raise CorruptData("entry 7 is damaged")
 
-    machine.group.delivery._storage.entries = damaged  # type: ignore[method-assign]
+    machine.group.apply_queue._storage.entries = damaged  # type: ignore[method-assign]
     machine.group.isolate(CorruptData("the log is damaged"))
     machine.is_open.set()
     await cluster.wait(lambda: not machine.is_leading)

@@ -10,11 +10,11 @@ import pytest
 from mas.errors import CorruptData, LostLog, NetworkError
 from mas.limits import TURN_BYTES_MAX
 from mas.multiraft import Committed, Leadership, Restored, WorkerThread
+from mas.multiraft.apply_queue import ApplyQueue
 from mas.multiraft.clocks import PeerClocks
 from mas.multiraft.compaction import LogMargin
-from mas.multiraft.delivery import Delivery
 from mas.multiraft.events import CommitEvent
-from mas.multiraft.frames import Beat, Outbox, decode_frame, encode_frame
+from mas.multiraft.frames import HostHeartbeat, Outbox, decode_frame, encode_frame
 from mas.multiraft.group_log import check_database
 from mas.multiraft.members import Members, read_members
 from mas.multiraft.writer import LogWriter
@@ -211,26 +211,29 @@ def test_frames_are_cut_at_a_turns_messages() -> None:
 def test_a_beat_goes_behind_all_messages_or_alone() -> None:
     peers = FakePeers()
     outbox = Outbox(peers)
-    beats = {2: Beat(b"\x03", b"", 2, drains=False), 3: Beat(b"", b"\x04", 0, drains=True)}
+    heartbeats = {
+        2: HostHeartbeat(b"\x03", b"", 2, drains=False),
+        3: HostHeartbeat(b"", b"\x04", 0, drains=True),
+    }
     outbox.add(1, append(2, TURN_BYTES_MAX))
     outbox.add(2, append(2, TURN_BYTES_MAX))
 
-    outbox.send(0, beats, with_riders=True)
+    outbox.send(0, heartbeats, with_riders=True)
 
     frames = [(peer, decode_frame(payload)) for peer, _, payload in peers.sent]
-    assert [(peer, len(frame.messages), frame.beat) for peer, frame in frames] == [
+    assert [(peer, len(frame.messages), frame.heartbeat) for peer, frame in frames] == [
         (2, 1, None),
-        (2, 1, beats[2]),
-        (3, 0, beats[3]),
+        (2, 1, heartbeats[2]),
+        (3, 0, heartbeats[3]),
     ]
 
 
 def test_a_frame_without_a_beat_can_be_read() -> None:
-    """As nodes send it that don't know of beats; they ignore what comes behind the messages."""
+    """As nodes send it that don't know of host heartbeats; they ignore what comes behind the messages."""
     frame = decode_frame(msgspec.msgpack.encode((1, 5, ())))
 
-    assert frame.beat is None
-    assert decode_frame(msgspec.msgpack.encode((1, 5, (), None, "later"))).beat is None
+    assert frame.heartbeat is None
+    assert decode_frame(msgspec.msgpack.encode((1, 5, (), None, "later"))).heartbeat is None
 
 
 def test_what_could_not_be_sent_is_told() -> None:
@@ -423,14 +426,14 @@ def test_database_must_fit_the_log() -> None:
         check_database(1, storage, 2, 2)
 
 
-# -- delivery ----------------------------------------------------------------------------------
+# -- apply queue ----------------------------------------------------------------------------------
 
 
-def make_delivery(capacity: int, last: int) -> tuple[Mailbox[CommitEvent], Delivery]:
+def make_apply_queue(capacity: int, last: int) -> tuple[Mailbox[CommitEvent], ApplyQueue]:
     storage = MemoryStorage()
     storage.append([Entry(i, 1, data=b"%d" % i) for i in range(1, last + 1)])
     commit_c: Mailbox[CommitEvent] = Mailbox("commit_c", capacity)
-    return commit_c, Delivery(commit_c, storage, 0)
+    return commit_c, ApplyQueue(commit_c, storage, 0)
 
 
 def entries(first: int, last: int) -> tuple[Entry, ...]:
@@ -438,20 +441,20 @@ def entries(first: int, last: int) -> tuple[Entry, ...]:
 
 
 def test_what_finds_no_room_waits_as_a_range_and_comes_in_order() -> None:
-    commit_c, delivery = make_delivery(1, 9)
+    commit_c, apply_queue = make_apply_queue(1, 9)
     leads, follows = Leadership(1, 1, leading=True), Leadership(2, 2, leading=False)
-    delivery.commit(entries(1, 2))
-    delivery.commit(entries(3, 4))
-    delivery.commit(entries(5, 6))
-    delivery.push(leads)
-    delivery.commit(entries(7, 9))
-    delivery.push(follows)
-    assert (delivery.pushed, delivery.committed) == (2, 9)
+    apply_queue.commit(entries(1, 2))
+    apply_queue.commit(entries(3, 4))
+    apply_queue.commit(entries(5, 6))
+    apply_queue.push(leads)
+    apply_queue.commit(entries(7, 9))
+    apply_queue.push(follows)
+    assert (apply_queue.pushed, apply_queue.committed) == (2, 9)
 
     taken = []
     while batch := commit_c.drain_nowait():
         taken += batch
-        delivery.resume()
+        apply_queue.resume()
 
     assert taken == [
         Committed(entries(1, 2)),
@@ -460,31 +463,31 @@ def test_what_finds_no_room_waits_as_a_range_and_comes_in_order() -> None:
         Committed(entries(7, 9)),
         follows,
     ]
-    assert delivery.pushed == 9
-    assert not delivery.is_waiting
+    assert apply_queue.pushed == 9
+    assert not apply_queue.is_waiting
 
 
 def test_paused_delivery_hands_out_nothing_and_a_restart_forgets() -> None:
-    commit_c, delivery = make_delivery(9, 9)
-    delivery.paused = True
-    delivery.commit(entries(1, 3))
-    delivery.resume()
+    commit_c, apply_queue = make_apply_queue(9, 9)
+    apply_queue.paused = True
+    apply_queue.commit(entries(1, 3))
+    apply_queue.resume()
     assert commit_c.drain_nowait() == []
 
     restored = Restored(7, 1, ConfState())
-    delivery.restart(restored)
-    delivery.commit(entries(8, 9))
+    apply_queue.restart(restored)
+    apply_queue.commit(entries(8, 9))
 
     assert commit_c.drain_nowait() == [restored, Committed(entries(8, 9))]
 
 
 def test_owner_that_stops_loses_nothing() -> None:
-    commit_c, delivery = make_delivery(9, 9)
+    commit_c, apply_queue = make_apply_queue(9, 9)
     commit_c.close()
 
-    delivery.commit(entries(1, 3))
+    apply_queue.commit(entries(1, 3))
 
-    assert delivery.is_waiting
+    assert apply_queue.is_waiting
 
 
 # -- threads -----------------------------------------------------------------------------------

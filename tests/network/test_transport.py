@@ -431,7 +431,7 @@ async def test_a_later_connection_takes_an_earlier_ones_place() -> None:
 
 
 @pytest.mark.asyncio
-async def test_consensus_f1_silent_callers_keep_no_peer_out(
+async def test_silent_callers_keep_no_peer_out(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "mas.network")
@@ -587,7 +587,7 @@ async def test_bank_2_a_ping_read_from_a_closing_connection_ends_that_connection
 
 
 @pytest.mark.asyncio
-async def test_consensus_f4_beats_go_before_snapshots() -> None:
+async def test_beats_go_before_snapshots() -> None:
     async with a_pair() as (one, two):
         order: list[int] = []
         for channel in (Channel.SNAPSHOT, Channel.RAFT):
@@ -633,7 +633,7 @@ async def test_a_node_that_nobody_answers_is_refused_by_nobody() -> None:
 
 
 @pytest.mark.asyncio
-async def test_consensus_f4_what_waits_waits_where_beats_pass_it() -> None:
+async def test_what_waits_waits_where_beats_pass_it() -> None:
     async with a_pair() as (one, two):
         for each in (connection(one, 2), two.transport._peers[1].accepted):
             assert each is not None

@@ -40,8 +40,7 @@ from mas.ledger.instructions import (
 from mas.ledger.rows import NodeRow, ResidentState
 from mas.multiraft.events import ReadReady, Refused, Restored
 from mas.raft import ConfState
-from mas.resource import AccountService, Ports, ResourceSettings
-from mas.resource import actor as service_module
+from mas.resource import AccountService, Ports, ResourceSettings, reader, resolver
 from mas.rpc.messages import (
     AccountViews,
     Answers,
@@ -59,7 +58,8 @@ from mas.rpc.messages import (
 )
 from mas.rpc.messages import encode as encode_message
 from mas.runtime import Supervisor, SystemClock
-from tests.resource.worlds import FakeBuckets, FakeDatabase, FakeGroup, Replies
+from mas.transaction.participant import Resolver
+from tests.resource.harness import FakeBuckets, FakeDatabase, FakeGroup, Replies
 
 TC = b"coordinate"
 CALLER = 7
@@ -252,7 +252,7 @@ async def test_overload_turns_away_only_what_begins_something(world: World) -> N
     await open_accounts(world, alice=100, bob=0)
     prepare = world.prepare((("bob", 5),), "p")
     assert (await world.answer(world.submit(prepare))).code is Code.PREPARED
-    world.service._settings = msgspec.structs.replace(world.settings, unflushed=0)
+    world.service._admission._unflushed = 0
     request = world.submit(Commit(prepare.xid, 5), world.pay("alice", "bob", 1, "k"))
     await world.until(lambda: len([r for _, r in world.replies.all if r.request == request]) == 2)
     turned, answered = (r for _, r in world.replies.all if r.request == request)
@@ -265,7 +265,7 @@ async def test_overload_turns_away_only_what_begins_something(world: World) -> N
 @pytest.mark.asyncio
 async def test_overload_turns_away_a_node_that_joins_and_none_that_leaves(world: World) -> None:
     """Rule 16: to take a dead node out is what may end the overload."""
-    world.service._settings = msgspec.structs.replace(world.settings, unflushed=0)
+    world.service._admission._unflushed = 0
     joins = world.submit(RegisterNode(4, "d:1", ("rm",)))
     leaves = world.submit(RetireNode(3))
     turned = await world.reply(joins)
@@ -347,9 +347,12 @@ async def test_an_old_leg_is_asked_about_and_settled(world: World) -> None:
     assert anchor == 2
     assert batch.instructions == (Resolve(incoming.payment_id, 1, incoming.xid, b"h"),)
     on_answer(0, Answer(Code.NONE))
-    assert incoming.xid in world.service._ledger.legs
+    await world.until(lambda: len(world.buckets.asked) == 2)  # and again, until its anchor knows
+    assert incoming.xid in world.service._replica.rows.legs
+    _, batch, on_answer = world.buckets.asked[1]
+    assert batch.instructions == (Resolve(incoming.payment_id, 1, incoming.xid, b"h"),)
     on_answer(0, Answer(Code.COMMITTED, xid=incoming.xid, time_us=9))
-    await world.until(lambda: incoming.xid not in world.service._ledger.legs)
+    await world.until(lambda: incoming.xid not in world.service._replica.rows.legs)
     views = await world.reply(world.read("alice"))
     assert isinstance(views, AccountViews)
     assert views.views[0] is not None
@@ -371,8 +374,8 @@ async def test_security_b1_a_read_that_raises_is_answered_and_ends_nothing_else(
     assert isinstance(statement, Rejected)
     assert statement.why is RejectReason.FAILED
     # Siblings: a read from memory, and one whose rows must be loaded.
-    monkeypatch.setattr(service_module, "view_accounts", _raise)
-    monkeypatch.setattr(service_module, "Noted", _raise)
+    monkeypatch.setattr(reader, "view_accounts", _raise)
+    monkeypatch.setattr(reader, "Noted", _raise)
     for level in (ReadLevel.LINEARIZABLE, ReadLevel.READ_COMMITTED):
         for number in ("alice", "not in memory"):
             reply = await world.reply(world.read(number, level=level))
@@ -392,7 +395,7 @@ async def test_security_b8_statements_of_a_turn_share_a_flush_and_keep_no_other_
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each waited for a flush of its own, one behind the other, and whatever had to be loaded behind them all."""
-    monkeypatch.setattr(service_module, "QUESTION_SECONDS_MAX", 60.0)  # on the busiest machine
+    monkeypatch.setattr(reader, "QUESTION_SECONDS_MAX", 60.0)  # on the busiest machine
     await open_accounts(world, alice=100, bob=0)
     go, reading = asyncio.Event(), 0
     read = world.database.postings
@@ -404,14 +407,14 @@ async def test_security_b8_statements_of_a_turn_share_a_flush_and_keep_no_other_
         return await read(bucket, number, before, limit)
 
     monkeypatch.setattr(world.database, "postings", postings)
-    waited, wait_flushed = 0, world.service._flusher.wait_flushed
+    waited, wait_flushed = 0, world.service._replica.flusher.wait_flushed
 
     async def count_waits() -> None:
         nonlocal waited
         waited += 1
         await wait_flushed()
 
-    monkeypatch.setattr(world.service._flusher, "wait_flushed", count_waits)
+    monkeypatch.setattr(world.service._replica.flusher, "wait_flushed", count_waits)
     first = world.ask(ReadPostings(0, 1, "alice", 0, 10))
     await world.until(lambda: reading)
     others = [world.ask(ReadPostings(0, 1, "alice", 0, 100)) for _ in range(50)]
@@ -438,9 +441,9 @@ async def test_security_b8_what_nobody_waits_for_any_more_is_not_read(
         return await read(bucket, number, before, limit)
 
     monkeypatch.setattr(world.database, "postings", postings)
-    monkeypatch.setattr(service_module, "QUESTION_SECONDS_MAX", -1.0)
+    monkeypatch.setattr(reader, "QUESTION_SECONDS_MAX", -1.0)
     abandoned = [world.ask(ReadPostings(0, 1, "alice", 0, 10)) for _ in range(20)]
-    await world.until(lambda: world.group.reads and not world.service._reads)
+    await world.until(lambda: world.group.reads and not world.service._reader._indexing)
     monkeypatch.undo()
     monkeypatch.setattr(world.database, "postings", postings)
     assert isinstance(await world.reply(world.ask(ReadPostings(0, 1, "alice", 0, 10))), Postings)
@@ -486,14 +489,14 @@ async def test_the_register_is_read_at_its_index_and_without_the_database(world:
 @pytest.mark.asyncio
 async def test_a_follower_knows_of_no_register_that_it_would_vouch_for(world: World) -> None:
     world.group.lead(term=2, leading=False, leader=2)
-    await world.until(lambda: not world.service._leadership.leading)
+    await world.until(lambda: not world.service._replica.leading)
     turned = await world.reply(world.read_nodes())
     assert turned == Rejected(turned.request, RejectReason.NOT_LEADING, leader=2)
 
 
 async def two_incoming(world: World) -> tuple[Prepare, Prepare]:
     """Alice has 100, and two payments to her are prepared, of the anchors 2 and 3."""
-    world.service._resolver = type(world.service._resolver)(1000.0)
+    world.service._resolver._legs = Resolver(1000.0)
     await open_accounts(world, alice=100)
     legs = (
         world.prepare((("alice", 50),), "a", anchor=2),
@@ -548,7 +551,7 @@ async def test_bank_1_a_read_behind_another_one_shows_no_less(world: World) -> N
     world.buckets.asked[1][2](0, committed(two))
     assert await balance(world, first) == 157
     assert await balance(world, world.read("alice")) == 157
-    assert list(world.service._ledger.legs) == [one.xid, two.xid]
+    assert list(world.service._replica.rows.legs) == [one.xid, two.xid]
 
 
 @pytest.mark.asyncio
@@ -598,7 +601,7 @@ async def test_bank_1_reads_of_a_hot_account_ask_about_each_leg_once_and_in_boun
     world: World,
 ) -> None:
     """Rules 15 and 38: twenty reads of 1,500 legs are 1,500 questions, not 30,000, and in messages of 1,000."""
-    world.service._resolver = type(world.service._resolver)(1000.0)
+    world.service._resolver._legs = Resolver(1000.0)
     await open_accounts(world, alice=0)
     for start in range(0, 1_500, 500):
         legs = [world.prepare((("alice", 1),), f"k{start + i}") for i in range(500)]
@@ -634,7 +637,7 @@ async def test_bank_3_a_statement_shows_what_was_answered_before_it_began(world:
     request = statement(world, "alice")
     await world.until(lambda: len(world.buckets.asked) == 2)
     world.buckets.asked[0][2](0, committed(one))
-    await world.until(lambda: one.xid not in world.service._ledger.legs)
+    await world.until(lambda: one.xid not in world.service._replica.rows.legs)
     assert world.reply_to(request) is None
     world.buckets.asked[1][2](0, committed(two))
     assert await amounts(world, request) == [7, 50, 100]
@@ -662,7 +665,7 @@ async def test_bank_3_a_page_of_old_postings_waits_for_nobody(world: World) -> N
 
 @pytest.mark.asyncio
 async def test_twopc_c4_a_statement_of_an_account_whose_creation_was_answered(world: World) -> None:
-    world.service._resolver = type(world.service._resolver)(1000.0)
+    world.service._resolver._legs = Resolver(1000.0)
     creation = Prepare(
         world.xid(), b"c".ljust(16), 1, b"h", 2, (1,), Kind.CREATION, "USD", (("carol", 70),)
     )
@@ -679,7 +682,7 @@ async def test_twopc_c4_a_read_of_an_account_to_be_has_its_creation_settled(
     world: World, level: ReadLevel
 ) -> None:
     """It says "not here" without waiting; whoever knows of the creation asks again, and finds it."""
-    world.service._resolver = type(world.service._resolver)(1000.0)
+    world.service._resolver._legs = Resolver(1000.0)
     creation = Prepare(
         world.xid(), b"c".ljust(16), 1, b"h", 2, (1,), Kind.CREATION, "USD", (("carol", 70),)
     )
@@ -689,13 +692,13 @@ async def test_twopc_c4_a_read_of_an_account_to_be_has_its_creation_settled(
     assert reply.views == (None,)
     await world.until(lambda: world.buckets.asked)
     world.buckets.asked[0][2](0, committed(creation))
-    await world.until(lambda: creation.xid not in world.service._ledger.legs)
+    await world.until(lambda: creation.xid not in world.service._replica.rows.legs)
     assert await balance(world, world.read("carol", level=level)) == 70
 
 
 async def two_that_wait(world: World) -> tuple[Prepare, Prepare, int, int]:
     """Two payments of one turn, each of which wants money on its way to its payer, by the anchors 2 and 3."""
-    world.service._resolver = type(world.service._resolver)(1000.0)
+    world.service._resolver._legs = Resolver(1000.0)
     await open_accounts(world, alice=0, carol=0, bob=0)
     a = world.prepare((("alice", 50),), "a", anchor=2)
     c = world.prepare((("carol", 50),), "c", anchor=3)
@@ -719,7 +722,9 @@ async def test_twopc_b2_each_instruction_goes_on_when_its_own_questions_are_answ
     world.buckets.asked[0][2](0, committed(a))
     assert (await world.answer(r1)).code is Code.COMMITTED
     assert world.reply_to(r2) is None
-    assert list(world.service._ledger.legs) == [c.xid], "and what was learned is settled at once"
+    assert list(world.service._replica.rows.legs) == [c.xid], (
+        "and what was learned is settled at once"
+    )
     world.buckets.asked[1][2](0, committed(c))
     assert (await world.answer(r2)).code is Code.COMMITTED
 
@@ -739,7 +744,7 @@ async def test_twopc_b2_who_comes_later_is_not_content_with_an_older_no(world: W
     """Rule 15: the leg was undecided when its anchor was asked, and may have been committed and told before this came."""
     a, _, r1, _ = await two_that_wait(world)
     late = world.submit(world.pay("alice", "bob", 49, "late"))
-    await world.until(lambda: len(world.service._set_aside) == 3)
+    await world.until(lambda: len(world.service._contention) == 3)
     world.buckets.asked[0][2](0, Answer(Code.NONE))
     assert (await world.answer(r1)).code is Code.REFUSED
     await world.until(lambda: len(world.buckets.asked) == 3)
@@ -759,15 +764,15 @@ async def test_twopc_a2_a_mark_is_not_proposed_again(world: World) -> None:
     assert (await world.answer(world.submit(Unmark("alice", token)))).code is Code.DONE
     world.buckets.asked[0][2](0, committed(one))
     world.buckets.asked[1][2](0, committed(two))
-    await world.until(lambda: not world.service._ledger.legs)
-    account = world.service._ledger.account("alice")
+    await world.until(lambda: not world.service._replica.rows.legs)
+    account = world.service._replica.rows.account("alice")
     assert account.marks == ()  # type: ignore[union-attr]
 
 
 @pytest.mark.asyncio
 async def test_twopc_a2_what_was_set_aside_ends_with_its_attempt(world: World) -> None:
     """Prepared behind its own Abort, it would hold funds for nobody."""
-    world.service._resolver = type(world.service._resolver)(1000.0)
+    world.service._resolver._legs = Resolver(1000.0)
     await open_accounts(world, alice=0)
     incoming = world.prepare((("alice", 50),), "in")
     await world.answer(world.submit(incoming))
@@ -778,7 +783,7 @@ async def test_twopc_a2_what_was_set_aside_ends_with_its_attempt(world: World) -
     assert world.reply_to(request) is not None, "told at once, not when its patience is over"
     assert (await world.answer(request)).code is Code.CONTENDED
     world.buckets.asked[0][2](0, committed(incoming))
-    await world.until(lambda: not world.service._ledger.legs)
+    await world.until(lambda: not world.service._replica.rows.legs)
     assert await balance(world, world.read("alice")) == 50
 
 
@@ -786,7 +791,7 @@ async def test_twopc_a2_what_was_set_aside_ends_with_its_attempt(world: World) -
 async def test_twopc_b3_a_question_about_an_account_to_be_has_its_creation_settled(
     world: World,
 ) -> None:
-    world.service._resolver = type(world.service._resolver)(1000.0)
+    world.service._resolver._legs = Resolver(1000.0)
     creation = Prepare(
         world.xid(), b"c".ljust(16), 1, b"h", 2, (1,), Kind.CREATION, "USD", (("carol", 70),)
     )
@@ -795,7 +800,7 @@ async def test_twopc_b3_a_question_about_an_account_to_be_has_its_creation_settl
     assert (await world.answer(world.submit(look))).code is Code.PENDING_ON
     await world.until(lambda: world.buckets.asked)
     world.buckets.asked[0][2](0, committed(creation))
-    await world.until(lambda: not world.service._ledger.legs)
+    await world.until(lambda: not world.service._replica.rows.legs)
     assert (await world.answer(world.submit(look))).code is Code.NONE
 
 
@@ -820,10 +825,10 @@ async def test_what_is_applied_reaches_the_database_and_a_new_start(world: World
     await world.until(
         lambda: world.database.row and world.database.row.applied == world.group.index
     )
-    hash_then = world.service._ledger.state_hash()
+    hash_then = world.service._replica.rows.state_hash()
     await world.open()
-    assert world.service._ledger.state_hash() == hash_then
-    assert list(world.service._ledger.legs) == [prepare.xid]
+    assert world.service._replica.rows.state_hash() == hash_then
+    assert list(world.service._replica.rows.legs) == [prepare.xid]
 
 
 @pytest.mark.asyncio
@@ -836,7 +841,7 @@ async def test_a_database_that_refuses_loses_nothing_and_keeps_new_work_out(worl
     assert (
         await world.answer(world.submit(world.pay("alice", "bob", 30, "k")))
     ).code is Code.COMMITTED
-    await world.until(lambda: world.service._flusher.failing_since is not None)
+    await world.until(lambda: world.service._replica.flusher.failing_since is not None)
     refused = await world.reply(world.submit(world.pay("alice", "bob", 1, "l")))
     assert isinstance(refused, Rejected)
     assert refused.why is RejectReason.UNAVAILABLE
@@ -853,8 +858,8 @@ async def test_a_deposit_moves_money_in_from_outside(world: World) -> None:
     body = Body(Kind.DEPOSIT, "USD", ((EXTERNAL, -50), ("alice", 50)))
     deposit = Decide(world.xid(), b"d".ljust(16), 1, body, b"h", (), (0, 1))
     assert (await world.answer(world.submit(deposit))).code is Code.COMMITTED
-    ledger = world.service._ledger
-    total = sum(ledger.account(number).balance for number in ("alice", "@external/USD"))
+    ledger = world.service._replica.ledger
+    total = sum(ledger.rows.account(number).balance for number in ("alice", "@external/USD"))
     assert total == 0
 
 
@@ -907,7 +912,7 @@ async def test_consensus_c4_a_database_that_refuses_behind_a_snapshot_is_waited_
     monkeypatch.setattr(world.database, "open", refuse)
     world.group.commit_c.put(Restored(world.group.index, 1, ConfState()))
     world.group.lead(term=2)
-    await world.until(lambda: not refusals and world.service._leadership.leading)
+    await world.until(lambda: not refusals and world.service._replica.leading)
     await world.answer(world.submit(world.pay("alice", "bob", 30, "k")))
     assert caplog.text.count("waits for the database behind a snapshot") == 2
 
@@ -915,7 +920,7 @@ async def test_consensus_c4_a_database_that_refuses_behind_a_snapshot_is_waited_
 @pytest.mark.asyncio
 async def test_a_read_sees_an_account_whose_creation_was_answered(world: World) -> None:
     """Rule 30: its client may have been told of it before this bucket was."""
-    world.service._resolver = type(world.service._resolver)(1000.0)
+    world.service._resolver._legs = Resolver(1000.0)
     creation = Prepare(
         world.xid(), b"c".ljust(16), 1, b"h", 2, (1,), Kind.CREATION, "USD", (("carol", 70),)
     )
@@ -1012,12 +1017,12 @@ async def test_twopc_d2_an_incarnation_is_forgotten_only_once_it_is_closed(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A leg of it that was prepared at that moment would have kept its row, and its posted xids, for ever."""
-    monkeypatch.setattr(service_module, "_CLOSE_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(resolver, "_CLOSE_AGAIN_SECONDS", 0.0)
     await open_accounts(world, alice=100)
     prepared = world.prepare((("alice", -5),), "held")
     assert (await world.answer(world.submit(prepared))).code is Code.PREPARED
     service = world.service
-    service._heard[TC] = -1e9
+    service._resolver._heard[TC] = -1e9
 
     def closes() -> int:
         return sum(
@@ -1026,15 +1031,16 @@ async def test_twopc_d2_an_incarnation_is_forgotten_only_once_it_is_closed(
             for batch in decode_proposal(entry.data).batches
         )
 
-    service._close_silent(service._clock.monotonic())
+    service._resolver._close_silent(service._resolver._clock.monotonic())
     await world.until(lambda: closes() == 1)
-    assert TC in service._ledger.incarnations(), "a leg of it is prepared"
-    service._submit_own(Abort(prepared.xid))
-    service._close_silent(service._clock.monotonic())
-    await world.until(lambda: TC not in service._ledger.incarnations())
+    assert TC in service._replica.rows.incarnations(), "a leg of it is prepared"
+    service._proposals.add_own(Abort(prepared.xid))
+    service._proposals.send()
+    service._resolver._close_silent(service._resolver._clock.monotonic())
+    await world.until(lambda: TC not in service._replica.rows.incarnations())
     assert closes() == 2
-    service._close_silent(service._clock.monotonic())
-    assert TC not in service._heard
+    service._resolver._close_silent(service._resolver._clock.monotonic())
+    assert TC not in service._resolver._heard
 
 
 @pytest.mark.asyncio
@@ -1042,7 +1048,7 @@ async def test_consensus_d2_reads_under_way_are_bounded(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the database is away nothing was turned away, and memory grew with every read."""
-    monkeypatch.setattr(service_module, "_READS_OPEN_MAX", 10)
+    monkeypatch.setattr(reader, "_OPEN_MAX", 10)
     await open_accounts(world, alice=100)
     world.group.read_indexes_held = True
     reads = [world.read("alice") for _ in range(30)]
@@ -1062,8 +1068,8 @@ async def test_consensus_d2_reads_under_way_are_bounded(
 async def test_consensus_d2_an_abandoned_read_gives_its_place_back_and_costs_no_work(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service_module, "_READS_OPEN_MAX", 1)
-    monkeypatch.setattr(service_module, "_SWEEP_SECONDS", 0.0)
+    monkeypatch.setattr(reader, "_OPEN_MAX", 1)
+    monkeypatch.setattr(reader, "_SWEEP_SECONDS", 0.0)
     await open_accounts(world, alice=100)
     world.group.read_indexes_held = True
     world.requests += 1
@@ -1102,13 +1108,13 @@ async def test_consensus_d4_a_follower_stops_where_its_database_is_too_far_behin
             world.group.commit(encode(Proposal(1, number, 12, number, (batch,))))
             await asyncio.sleep(0)
         service = world.service
-        await world.until(lambda: service._flusher.behind >= 1_000)
+        await world.until(lambda: service._replica.flusher.behind >= 1_000)
         for _ in range(200):
             await asyncio.sleep(0)
-        assert service._flusher.behind <= 1_500
+        assert service._replica.flusher.behind <= 1_500
         can_write.set()
-        await world.until(lambda: service._ledger.bucket.applied == 30)
-        await world.until(lambda: service._flusher.behind == 0)
+        await world.until(lambda: service._replica.rows.bucket.applied == 30)
+        await world.until(lambda: service._replica.flusher.behind == 0)
 
 
 @pytest.mark.asyncio
@@ -1137,8 +1143,8 @@ async def test_twopc_a1_what_no_rule_can_read_is_failed_at_every_replay(
         for entry in world.group.entries:
             again.group.commit(entry.data)
         applied = len(world.group.entries)
-        await again.until(lambda: again.service._ledger.bucket.applied == applied)
-        hashes = [each.service._ledger.state_hash() for each in (world, again)]
+        await again.until(lambda: again.service._replica.rows.bucket.applied == applied)
+        hashes = [each.service._replica.rows.state_hash() for each in (world, again)]
         assert hashes[0] == hashes[1]
 
 
@@ -1163,7 +1169,7 @@ async def test_twopc_a2_what_waits_to_be_prepared_ends_with_its_attempt(world: W
     assert (turned.why, turned.positions) == (RejectReason.UNAVAILABLE, (0,))
     assert isinstance(prepared, Answers)
     assert [(place, answer.code) for place, answer in prepared.answers] == [(1, Code.PREPARED)]
-    assert list(world.service._ledger.legs) == [other.xid]
+    assert list(world.service._replica.rows.legs) == [other.xid]
     await world.until(lambda: not world.service._proposals.instructions)
     proposals = world.service._proposals
     assert (proposals._waiting_instructions, proposals._waiting_bytes) == (0, 0)

@@ -51,7 +51,7 @@ async def test_only_what_waits_for_an_anchor_is_turned_back_when_leadership_move
     request = world.submit(world.pay("bob", "alice", 1, "a"), world.pay("alice", "bob", 50, "b"))
     await world.until(lambda: world.buckets.asked)
     world.group.lead(term=2, leading=False, leader=3)
-    await world.until(lambda: not world.service._leadership.leading)
+    await world.until(lambda: not world.service._replica.leading)
     world.buckets.asked[0][2](0, Answer(Code.NONE))
     turned = [
         reply
@@ -71,7 +71,7 @@ async def test_what_settles_a_leg_has_room_when_requests_have_none(world: World)
     world.service.requests = Mailbox("full", 1)
     world.service.requests.put((7, None))  # type: ignore[arg-type]  # never drained
     world.buckets.asked[0][2](0, Answer(Code.COMMITTED, xid=incoming.xid, time_us=9))
-    await world.until(lambda: incoming.xid not in world.service._ledger.legs)
+    await world.until(lambda: incoming.xid not in world.service._replica.rows.legs)
 
 
 @pytest.mark.asyncio
@@ -99,7 +99,7 @@ async def test_the_filter_waits_for_a_database_that_is_away(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Rule 24: it stood for the end of the bucket's whole service."""
-    monkeypatch.setattr("mas.resource.actor._RELOAD_SECONDS", 0.001)
+    monkeypatch.setattr("mas.resource.replica._RELOAD_SECONDS", 0.001)
     world = World()
     await world.open()
     find, tries = world.database.payment_ids, 0
@@ -114,7 +114,7 @@ async def test_the_filter_waits_for_a_database_that_is_away(
     monkeypatch.setattr(world.database, "payment_ids", fail_once)
     async with Supervisor() as supervisor:
         supervisor.spawn("service", world.service.run())
-        await world.until(lambda: world.service._ledger.filter.is_complete)
+        await world.until(lambda: world.service._replica.rows.filter.is_complete)
 
 
 @pytest.mark.asyncio
@@ -139,17 +139,17 @@ async def test_a_genesis_that_found_no_room_is_proposed_again() -> None:
     async with Supervisor() as supervisor:
         supervisor.spawn("service", world.service.run())
         world.group.lead()
-        await world.until(lambda: world.service._leadership.leading)
+        await world.until(lambda: world.service._replica.leading)
         assert not world.group.entries
         world.group.refuse = None
-        await world.until(lambda: world.service._ledger.bucket.buckets)
+        await world.until(lambda: world.service._replica.rows.bucket.buckets)
 
 
 @pytest.mark.asyncio
 async def test_bank_5_a_follower_passes_on_what_it_is_asked_to_and_no_more(world: World) -> None:
     await open_accounts(world, alice=10, bob=0)
     world.group.lead(term=2, leading=False, leader=3)
-    await world.until(lambda: not world.service._leadership.leading)
+    await world.until(lambda: not world.service._replica.leading)
     batch = msgspec.Raw(
         encode(Batch(b"", 0, (world.pay("alice", "bob", 1, "k"), Abort(b"x" * 16))))
     )
@@ -177,7 +177,7 @@ async def test_bank_5_who_asks_to_pass_on_to_a_leader_of_the_past_is_told_of_the
 ) -> None:
     """Else a leader that died would stay the one that is out of reach, and nobody would look for the next."""
     world.group.lead(term=2, leading=False, leader=3)
-    await world.until(lambda: not world.service._leadership.leading)
+    await world.until(lambda: not world.service._replica.leading)
     read = ReadAccounts(79, 1, ReadLevel.LINEARIZABLE, ("alice",))
     world.service.requests.put((CALLER, PassOn(79, 1, 2, read)))
     turned = await world.reply(79)
@@ -189,7 +189,7 @@ async def test_bank_5_who_asks_to_pass_on_to_a_leader_of_the_past_is_told_of_the
 @pytest.mark.asyncio
 async def test_bank_5_a_read_is_passed_on_too(world: World) -> None:
     world.group.lead(term=2, leading=False, leader=3)
-    await world.until(lambda: not world.service._leadership.leading)
+    await world.until(lambda: not world.service._replica.leading)
     read = ReadAccounts(79, 1, ReadLevel.LINEARIZABLE, ("alice",))
     world.service.requests.put((CALLER, PassOn(79, 1, 3, read)))
     assert await world.reply(79) == AccountViews(79, (None,))
@@ -205,7 +205,7 @@ async def test_twopc_e_a_replica_that_replays_its_log_has_heard_of_nobody() -> N
         supervisor.spawn("service", world.service.run())
         await asyncio.sleep(0.05)
         world.group.commit(b"")
-        await world.until(lambda: world.service._ledger.bucket.applied == 1)
+        await world.until(lambda: world.service._replica.rows.bucket.applied == 1)
         reply = await world.reply(world.read("alice", level=ReadLevel.STALE))
         assert isinstance(reply, AccountViews)
         assert reply.age_ms >= 50

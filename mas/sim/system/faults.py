@@ -414,7 +414,7 @@ class Nemesis:
         for bucket, group in leader.groups.items():
             if leader.leads(bucket):
                 self._trace.add(leader.id, f"is to hand over bucket {bucket}")
-                leader.process.post(group.hand_over)
+                leader.process.post(group.transfer_leadership)
 
     def _remove(self) -> None:
         """A replica goes, and is erased.

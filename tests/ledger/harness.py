@@ -171,14 +171,14 @@ class Bank:
     def restart(self) -> None:
         """Drop all memory, as a crash does; what isn't flushed is lost, and its log with it."""
         self.ledger = Ledger(self.database.keep())
-        self.ledger.filter.add_all(self.database.records)
-        self.ledger.filter.complete()
+        self.ledger.rows.filter.add_all(self.database.records)
+        self.ledger.rows.filter.complete()
         self.all_postings = list(self.database.postings)
 
     def flush(self) -> WriteSet:
-        writes = self.ledger.take_writes()
+        writes = self.ledger.rows.take_writes()
         self.database.flush(writes)
-        self.ledger.flushed(writes)
+        self.ledger.rows.flushed(writes)
         return writes
 
     def propose(self, *batches: Batch, time_us: int = 0) -> list[list[Answer]]:
@@ -186,15 +186,15 @@ class Bank:
         proposal = Proposal(LEDGER_VERSION, time_us, 1, 1, batches)
         ledger = self.ledger
         if missing := ledger.missing(proposal):
-            ledger.load(missing, self.database.load(missing))
+            ledger.rows.load(missing, self.database.load(missing))
         assert not ledger.missing(proposal)
-        before = len(ledger.postings)
-        answers = ledger.apply(ledger.bucket.applied + 1, 1, proposal)
-        self.all_postings += ledger.postings[before:]
+        before = len(ledger.rows.postings)
+        answers = ledger.apply(ledger.rows.bucket.applied + 1, 1, proposal)
+        self.all_postings += ledger.rows.postings[before:]
         self.check()
         if self.keep is not None:
             self.flush()
-            ledger.evict(self.keep)
+            ledger.rows.evict(self.keep)
         return answers
 
     def do(
@@ -215,8 +215,8 @@ class Bank:
     def accounts(self) -> dict[str, Account]:
         """Every account, from memory where it is there."""
         rows = {**self.database.accounts}
-        for number in {**rows, **self.ledger._accounts}:
-            row = self.ledger.account(number)
+        for number in {**rows, **self.ledger.rows._accounts}:
+            row = self.ledger.rows.account(number)
             if row is not UNKNOWN:
                 rows[number] = row
         return rows
@@ -245,7 +245,7 @@ class Bank:
     def check(self) -> None:
         """Section 6 of the design: what must hold after every apply."""
         reserved: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-        for legs in self.ledger.legs.values():
+        for legs in self.ledger.rows.legs.values():
             if legs.kind is Kind.CREATION:
                 reserved[external_number(legs.currency)][0] += legs.legs[0][1]
             else:

@@ -56,7 +56,7 @@ class LedgerBuckets:
         self.applied: list[Instruction] = []
         self._counter = 0
         for bucket, ledger in self.ledgers.items():
-            ledger.filter.complete()
+            ledger.rows.filter.complete()
             self.do(bucket, Genesis("c", bucket, BUCKETS))
         for number in (ALICE, ANN, BOB):
             self.create(number)
@@ -65,9 +65,9 @@ class LedgerBuckets:
         ledger = self.ledgers[bucket]
         proposal = Proposal(LEDGER_VERSION, 0, 1, 1, (Batch(b"", 0, instructions),))
         if missing := ledger.missing(proposal):
-            ledger.load(missing, Loaded(ledger.bucket.applied, {}, {}, {}))
+            ledger.rows.load(missing, Loaded(ledger.rows.bucket.applied, {}, {}, {}))
         self.applied += instructions
-        return ledger.apply(ledger.bucket.applied + 1, 1, proposal)[0]
+        return ledger.apply(ledger.rows.bucket.applied + 1, 1, proposal)[0]
 
     def next_xid(self) -> bytes:
         self._counter += 1
@@ -103,7 +103,7 @@ class LedgerBuckets:
         return self.do(home_bucket(number, BUCKETS), change)[0]
 
     def marks(self, number: str) -> tuple[Token, ...]:
-        account = self.ledgers[home_bucket(number, BUCKETS)].account(number)
+        account = self.ledgers[home_bucket(number, BUCKETS)].rows.account(number)
         return account.marks  # type: ignore[union-attr]
 
     def submit(
@@ -129,7 +129,7 @@ class LedgerBuckets:
         assert isinstance(request, ReadClaims)
         await asyncio.sleep(ROUND_TRIP)
         return Claims(
-            0, tuple(self.ledgers[bucket].claim(number) or 0 for number in request.numbers)
+            0, tuple(self.ledgers[bucket].rows.claim(number) or 0 for number in request.numbers)
         )
 
 

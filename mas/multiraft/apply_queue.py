@@ -1,4 +1,4 @@
-"""The way of a group's events into commit_c: in order, never dropped, and never more memory than commit_c.
+"""Queues a group's events for commit_c: in order, without dropping any, in no more memory than commit_c has.
 
 Where commit_c has no room, committed entries wait as a range of indexes and are read from the log again;
 the group's consensus goes on meanwhile, and so do all other groups.
@@ -20,8 +20,8 @@ class _Range(msgspec.Struct, gc=False):
     last: int
 
 
-class Delivery:
-    """Hands a group's events to whoever keeps its state."""
+class ApplyQueue:
+    """Hands a group's events to whoever applies them."""
 
     def __init__(self, commit_c: Mailbox[CommitEvent], storage: Storage, applied: int) -> None:
         self._commit_c = commit_c

@@ -38,8 +38,8 @@ async def stays(cluster: "Cluster") -> None:
     """Three looks later every group is where it was."""
     before = [led(node) for node in cluster.nodes.values()]
     node = cluster.nodes[1]
-    until = node.host._resting._now + 5 * LOOK
-    await cluster.wait(lambda: node.host._resting._now > until)
+    until = node.host._quiescence._now + 5 * LOOK
+    await cluster.wait(lambda: node.host._quiescence._now > until)
     assert [led(node) for node in cluster.nodes.values()] == before
 
 
@@ -99,16 +99,16 @@ async def one_leads(cluster: "Cluster", groups: int) -> "Node":
     one = max(cluster.nodes.values(), key=lambda node: len(led(node)))
     for node in cluster.followers(one):
         for group in led(node):
-            node.host.groups[group].hand_over(one.id)
-    await cluster.wait(lambda: len(led(one)) == groups and not one.host._resting.awake)
-    one.host._balance._period = 0
+            node.host.groups[group].transfer_leadership(one.id)
+    await cluster.wait(lambda: len(led(one)) == groups and not one.host._quiescence.awake)
+    one.host._balancer._period = 0
     return one
 
 
 async def test_no_more_is_moved_than_makes_it_even(cluster: "Cluster") -> None:
     giver = await one_leads(cluster, 10)
 
-    assert giver.host._balance._even_out() == 6
+    assert giver.host._balancer._even_out() == 6
 
     await even(cluster, 10)
     assert len(led(giver)) == 4
@@ -117,10 +117,10 @@ async def test_no_more_is_moved_than_makes_it_even(cluster: "Cluster") -> None:
 async def test_a_look_moves_a_bounded_number(
     cluster: "Cluster", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mas.multiraft.balance._MOVES_PER_LOOK", 2)
+    monkeypatch.setattr("mas.multiraft.leader_balancer._MOVES_PER_LOOK", 2)
     giver = await one_leads(cluster, 12)
 
-    assert giver.host._balance._even_out() == 2
+    assert giver.host._balancer._even_out() == 2
 
     handing = [
         group
@@ -136,11 +136,11 @@ async def test_a_look_moves_a_bounded_number(
 async def test_where_much_is_to_be_moved_the_next_look_is_soon(
     cluster: "Cluster", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mas.multiraft.balance._MOVES_PER_LOOK", 2)
+    monkeypatch.setattr("mas.multiraft.leader_balancer._MOVES_PER_LOOK", 2)
     giver = await one_leads(cluster, 12)
-    balance = giver.host._balance
+    balance = giver.host._balancer
     balance._period, balance._ticks_left = 20, 1_000_000
-    await cluster.wait(lambda: len(giver.host._resting.heirs(steady_for=20)) == 2)
+    await cluster.wait(lambda: len(giver.host._quiescence.candidate_loads(steady_for=20)) == 2)
 
     balance.tick(1_000_000)
 
@@ -150,12 +150,12 @@ async def test_where_much_is_to_be_moved_the_next_look_is_soon(
 async def test_a_node_just_back_gets_nothing_yet(cluster: "Cluster") -> None:
     back = await uneven(cluster, 6, look=400)
     giver = cluster.nodes[1]
-    await cluster.wait(lambda: 3 in giver.host._resting.heirs(steady_for=0))
+    await cluster.wait(lambda: 3 in giver.host._quiescence.candidate_loads(steady_for=0))
 
     for node in cluster.followers(back):
-        node.host._balance._even_out()
+        node.host._balancer._even_out()
 
-    assert 3 not in giver.host._resting.heirs(steady_for=400)
+    assert 3 not in giver.host._quiescence.candidate_loads(steady_for=400)
     assert all(
         group.status().raft.lead_transferee != 3
         for node in cluster.followers(back)
@@ -163,7 +163,7 @@ async def test_a_node_just_back_gets_nothing_yet(cluster: "Cluster") -> None:
     )
 
 
-async def test_who_is_behind_or_no_voter_is_no_heir(
+async def test_who_is_behind_or_no_voter_is_no_transfer_candidate(
     cluster: "Cluster", make_node: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(RaftGroup, "_promote_learner", lambda _group: None)
@@ -175,31 +175,33 @@ async def test_who_is_behind_or_no_voter_is_no_heir(
     leader.machines[1].group.change_members(ConfChange((single,)))
     await cluster.wait(lambda: 4 in learner.host.groups[1].status().raft.conf_state.learners)
     behind, able = (node for node in cluster.followers(leader) if node is not learner)
-    await cluster.wait(lambda: len(leader.host.groups[1].heirs()) == 2)
+    await cluster.wait(lambda: len(leader.host.groups[1].transfer_candidates()) == 2)
     behind.log.gate.clear()
 
     await cluster.propose(leader, b"a")
 
-    assert leader.host.groups[1].heirs() == (able.id,)
+    assert leader.host.groups[1].transfer_candidates() == (able.id,)
     behind.log.gate.set()
 
 
-async def test_a_silent_node_is_no_heir(cluster: "Cluster") -> None:
+async def test_a_silent_node_is_no_transfer_candidate(cluster: "Cluster") -> None:
     await cluster.start(groups=2)
     leader = await cluster.leader()
     silent, other = cluster.followers(leader)
-    heirs = leader.host._resting.heirs
-    await cluster.wait(lambda: sorted(heirs(steady_for=0)) == sorted((silent.id, other.id)))
+    transfer_candidates = leader.host._quiescence.candidate_loads
+    await cluster.wait(
+        lambda: sorted(transfer_candidates(steady_for=0)) == sorted((silent.id, other.id))
+    )
 
     cluster.network.cut.append(silent.id)
 
-    await cluster.wait(lambda: list(heirs(steady_for=0)) == [other.id])
+    await cluster.wait(lambda: list(transfer_candidates(steady_for=0)) == [other.id])
 
 
 async def test_a_node_that_drains_gives_to_all_alike(cluster: "Cluster") -> None:
     leaving = await one_leads(cluster, 9)
 
-    leaving.host.hand_over()
+    leaving.host.transfer_leadership()
 
     await cluster.wait(lambda: counts(cluster) == [0, 4, 5])
     assert led(leaving) == []
@@ -212,7 +214,7 @@ async def test_a_node_that_drains_gets_nothing_back(cluster: "Cluster") -> None:
     await even(cluster, 9)
     leaving = cluster.nodes[3]
 
-    leaving.host.hand_over()
+    leaving.host.transfer_leadership()
 
     await cluster.wait(lambda: counts(cluster) == [0, 4, 5])
     assert led(leaving) == []
@@ -223,9 +225,9 @@ async def test_a_node_that_drains_gives_on_what_comes_to_it(cluster: "Cluster") 
     await cluster.start(balance_tick=LOOK)
     leader = await cluster.leader()
     leaving = cluster.followers(leader)[0]
-    leaving.host.hand_over()
+    leaving.host.transfer_leadership()
 
-    leader.host.groups[1].hand_over(leaving.id)
+    leader.host.groups[1].transfer_leadership(leaving.id)
 
     await cluster.wait(lambda: led(leaving))
     await cluster.wait(lambda: not led(leaving))

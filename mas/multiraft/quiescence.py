@@ -1,40 +1,47 @@
-"""Quiet groups rest: they cost nothing, and one beat a peer and tick stands for all that they would say.
+"""Quiescence: a quiet group isn't ticked and sends nothing; one host heartbeat a peer and tick speaks for all of them.
 
     leader   ── quiet: the groups that I lead, and that have nothing for you ──►  follower
-             ◄── resting: those of them that rest here under you ──
+             ◄── quiescent: those of them that I have stopped ticking ──
 
-A follower rests once its leader calls the group quiet and it has nothing to do itself. The leader rests once every
-member does; one that has been away for an election timeout is not waited for while the others are a quorum. A beat says
-all of it anew, so a lost one does no harm.
+A follower quiesces a group once its leader calls the group quiet and the follower itself has nothing to do. The leader
+quiesces it once every member has; it doesn't wait for members that have been away for an election timeout while the
+others are a quorum. Each host heartbeat repeats both sets whole, so that a lost one does no harm.
 
-Why that is safe: a group that rests isn't ticked, and that is all. Whatever reaches it wakes it first. What the peers have
-said by their beats is stepped, a HEARTBEAT without a commit as a follower wakes, a HEARTBEAT_RESPONSE without a context
-as a leader comes to rest, and a core may get those late, twice or never. Time decides nothing in Raft but when to
-campaign, whether to hear a candidate, and when to step down (a host doesn't serve reads by the lease).
+Why this is safe: a quiescent group differs from another only in that its core isn't ticked, and whatever reaches the
+group wakes it first.
 
-Why nobody sleeps on: a follower wakes when its leader no longer calls the group quiet, which a leader that lost its term,
-its group or its life doesn't, and a leader wakes when a follower no longer rests. Both wake when the other's beats stay
-out or its connection breaks. A follower then has waited since the last beat, to the tick, as if each had been a
-heartbeat: so it campaigns, and votes, when it would have done without rest. A leader without its quorum steps down,
-half an election timeout later than without rest at the most.
+1. What a peer has said by host heartbeats is stepped as messages. A follower that wakes steps a HEARTBEAT without a
+   commit, and a leader that quiesces steps a HEARTBEAT_RESPONSE without a context. A core may get those late, twice or
+   never, since they neither commit an entry nor confirm a read.
+2. Ticks are missing. Time decides only three things in Raft: when a node campaigns, whether it listens to a candidate,
+   and when a leader steps down (hosts don't serve reads by a lease). Case 6 keeps all three on time.
+3. No term travels with the sets. A leader calls a group quiet only towards a follower that has acknowledged its whole
+   log in its own term, so both are in the same term.
 
-No term travels with a bit: a leader calls quiet only what the follower has acknowledged in that very term, so both are
-in the same one.
+Why no group stays quiescent that has to act:
+
+4. A follower wakes when its leader no longer calls the group quiet. A leader that has lost its term, its group or its
+   life doesn't call it so.
+5. A leader wakes when a follower no longer says that the group is quiescent there.
+6. Both wake when the other's host heartbeats stay out for half an election timeout, or when the connection breaks. The
+   follower then has waited since the last host heartbeat, to the tick, as if each had been a HEARTBEAT. So it campaigns,
+   and listens to candidates, when it would have done so without quiescence. A leader that has lost its quorum steps
+   down at most half an election timeout later.
 """
 
 from collections.abc import Iterator, Mapping
 
 from mas.multiraft.config import HostConfig
-from mas.multiraft.frames import Beat
+from mas.multiraft.frames import HostHeartbeat
 from mas.multiraft.group import RaftGroup
 from mas.raft import Message, MessageType, ProgressState, Role, Status
 from mas.raft.quorum import VoteResult, joint_vote
 
-_LIKE_BEATS = (MessageType.HEARTBEAT, MessageType.HEARTBEAT_RESPONSE)
+_SAID_BY_HOST_HEARTBEATS = (MessageType.HEARTBEAT, MessageType.HEARTBEAT_RESPONSE)
 
 
 class _Peer:
-    """What another node has said, and what rests with it. The sets are of groups: bit n stands for group n."""
+    """What another node has said, and which groups quiesce with it. The sets are of groups: bit n stands for group n."""
 
     __slots__ = (
         "drains",
@@ -43,8 +50,8 @@ class _Peer:
         "leads",
         "led",
         "missed",
+        "quiescent",
         "quiet",
-        "resting",
         "seen",
         "steady_since",
     )
@@ -53,37 +60,37 @@ class _Peer:
         self.seen = now
         """The tick of its last frame."""
         self.heard = now
-        """The tick of its last beat."""
+        """The tick of its last host heartbeat."""
         self.steady_since = now
-        """The tick since which its beats have come."""
+        """The tick since which its host heartbeats have come without a gap."""
         self.leads: int | None = None
-        """How many groups it leads; None before its first beat."""
+        """How many groups it leads; None before its first host heartbeat."""
         self.drains = False
         self.quiet = 0
-        """Its last beat: it leads these, and they are quiet towards this node."""
-        self.resting = 0
-        """Its last beat: these rest there under this node."""
+        """By its last host heartbeat: it leads these, and they are quiet towards this node."""
+        self.quiescent = 0
+        """By its last host heartbeat: these are quiescent there, led by this node."""
         self.followed = 0
-        """These rest here under its lead."""
+        """These are quiescent here, led by it."""
         self.led = 0
-        """These rest here, led by this node, and there."""
+        """These are quiescent here, led by this node, and there."""
         self.missed = 0
-        """These rest here, led by this node, while it is away."""
+        """These are quiescent here, led by this node, while the peer is away."""
 
 
-class Resting:
-    """Which of a host's groups rest, and the beats that keep them so."""
+class Quiescence:
+    """Decides which of a host's groups are quiescent, and makes the host heartbeats that keep them so."""
 
     def __init__(self, config: HostConfig, groups: Mapping[int, RaftGroup]) -> None:
         self._node = config.node
         self._groups = groups
         self._election_tick = config.election_tick
-        # Beats may be late for a moment without all groups waking.
+        # Host heartbeats may be late for a moment without all groups waking.
         self._patience = max(2, config.election_tick // 2)
         self._now = 0
         self._peers: dict[int, _Peer] = {}
         self._led = 0
-        """All that rest here, led by this node."""
+        """All that are quiescent here, led by this node."""
         self.awake: dict[int, RaftGroup] = {}
         """The groups that have to be ticked."""
         self.leads = 0
@@ -92,16 +99,16 @@ class Resting:
     # -- what happens --------------------------------------------------------------------------
 
     def add(self, group: RaftGroup) -> None:
-        """A group begins awake."""
+        """Begin with a group, awake."""
         self.awake[group.id] = group
 
     def drop(self, group_id: int) -> None:
-        """The group leaves this node: nobody may rest under it."""
+        """Forget a group that leaves this node, so that no follower stays quiescent under it."""
         self._forget(1 << group_id)
         self.awake.pop(group_id, None)
 
     def wake(self, group: RaftGroup) -> None:
-        """Something has reached the group, or is about to."""
+        """Tick the group again, because something has reached it or is about to."""
         if group.id in self.awake:
             return
         self.awake[group.id] = group
@@ -112,27 +119,30 @@ class Resting:
         self._forget(bit)
 
     def on_message(self, group: RaftGroup, message: Message) -> None:
-        """Wake the group, but not for a heartbeat or answer that was on its way as it came to rest: it says what beats say."""
-        if message.type not in _LIKE_BEATS or message.term != group.hard_state.term:
+        """Wake the group, but not for a heartbeat or its answer that was on its way as the group quiesced.
+
+        Such a message says only what host heartbeats say.
+        """
+        if message.type not in _SAID_BY_HOST_HEARTBEATS or message.term != group.hard_state.term:
             self.wake(group)
 
-    def on_frame(self, node: int, beat: Beat | None) -> None:
-        """A peer's frame; what it wakes is dated by the beat before."""
+    def on_frame(self, node: int, heartbeat: HostHeartbeat | None) -> None:
+        """Take note of a peer's frame. Groups that it wakes count their silence from the host heartbeat before."""
         peer = self._peer(node)
         peer.seen = self._now
         self._wake_all(peer.missed)
-        if beat is None:
+        if heartbeat is None:
             return
-        peer.quiet = int.from_bytes(beat.quiet, "little")
-        peer.resting = int.from_bytes(beat.resting, "little")
-        self._wake_all(peer.followed & ~peer.quiet | peer.led & ~peer.resting)
+        peer.quiet = int.from_bytes(heartbeat.quiet, "little")
+        peer.quiescent = int.from_bytes(heartbeat.quiescent, "little")
+        self._wake_all(peer.followed & ~peer.quiet | peer.led & ~peer.quiescent)
         if self._is_silent(peer):
             peer.steady_since = self._now
         peer.heard = self._now
-        peer.leads, peer.drains = beat.leads, beat.drains
+        peer.leads, peer.drains = heartbeat.leads, heartbeat.drains
 
     def on_peer_down(self, node: int) -> None:
-        """The connection broke: what rests with it goes on by itself."""
+        """Wake what quiesces with a peer whose connection broke: each group goes on by itself."""
         peer = self._peers.get(node)
         if peer is not None:
             self._wake_all(peer.followed | peer.led | peer.missed)
@@ -141,15 +151,15 @@ class Resting:
     # -- ticks ---------------------------------------------------------------------------------
 
     def tick(self, count: int) -> None:
-        """Before the groups are ticked: those whose peer has fallen silent are awake for it."""
+        """Wake the groups whose peer has fallen silent. Call it before ticking the groups, so that these are ticked too."""
         for peer in self._peers.values():
             if self._now + count - peer.heard >= self._patience:
                 self._wake_all(peer.followed | peer.led)
-                peer.quiet = peer.resting = 0
+                peer.quiet = peer.quiescent = 0
         self._now += count
 
-    def settle(self, *, drains: bool) -> dict[int, Beat]:
-        """Behind a tick's work: let rest what can. The beat for each peer."""
+    def settle(self, *, drains: bool) -> dict[int, HostHeartbeat]:
+        """Quiesce what can be, behind a tick's work. Return the host heartbeat for each peer."""
         offered: dict[int, int] = {}
         for group in list(self.awake.values()):
             if group.role is Role.LEADER:
@@ -159,7 +169,7 @@ class Resting:
         awake = sum(group.role is Role.LEADER for group in self.awake.values())
         self.leads = awake + self._led.bit_count()
         return {
-            node: Beat(
+            node: HostHeartbeat(
                 _bytes(peer.led | offered.get(node, 0)), _bytes(peer.followed), self.leads, drains
             )
             for node, peer in self._peers.items()
@@ -167,12 +177,12 @@ class Resting:
 
     def _settle_follower(self, group: RaftGroup, peer: _Peer) -> None:
         bit = 1 << group.id
-        if peer.quiet & bit and group.still() is not None:
+        if peer.quiet & bit and group.quiescent_status() is not None:
             peer.followed |= bit
             del self.awake[group.id]
 
     def _settle_leader(self, group: RaftGroup, offered: dict[int, int]) -> None:
-        status = group.still()
+        status = group.quiescent_status()
         if status is None or status.lead_transferee:
             return
         quiet, away = [], []
@@ -196,12 +206,12 @@ class Resting:
         bit = 1 << group.id
         for node in quiet:
             offered[node] = offered.get(node, 0) | bit
-        if all(self._peers[node].resting & bit for node in quiet):
-            self._rest_leader(group, quiet, away)
+        if all(self._peers[node].quiescent & bit for node in quiet):
+            self._quiesce_leader(group, quiet, away)
 
-    def _rest_leader(self, group: RaftGroup, quiet: list[int], away: list[int]) -> None:
+    def _quiesce_leader(self, group: RaftGroup, quiet: list[int], away: list[int]) -> None:
         bit = 1 << group.id
-        group.hear(quiet)
+        group.assume_responses(quiet)
         for node in quiet:
             self._peers[node].led |= bit
         for node in away:
@@ -211,8 +221,11 @@ class Resting:
 
     # -- what is known of the peers --------------------------------------------------------------
 
-    def heirs(self, steady_for: int) -> dict[int, int]:
-        """How many groups each peer leads that could lead more: its beats have come for so many ticks."""
+    def candidate_loads(self, steady_for: int) -> dict[int, int]:
+        """Return, for each peer that could lead more groups, how many it leads.
+
+        Such a peer's host heartbeats have come for `steady_for` ticks, and it isn't about to stop.
+        """
         return {
             node: peer.leads
             for node, peer in self._peers.items()
@@ -249,7 +262,7 @@ class Resting:
             peer.led &= ~bit
             peer.missed &= ~bit
             # Said before the group woke: what is said next counts.
-            peer.resting &= ~bit
+            peer.quiescent &= ~bit
 
 
 def _ids(groups: int) -> Iterator[int]:

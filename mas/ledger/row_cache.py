@@ -7,7 +7,7 @@ noted twice over: until it is folded into the state hash, and until it is handed
 Nothing is judged here; the rules are in `mas.ledger.rules`.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import Enum
 from itertools import islice
 from typing import Final, Literal, TypeVar
@@ -25,6 +25,7 @@ from mas.ledger.hashing import (
     posting_digest,
     record_digest,
 )
+from mas.ledger.needs import Needs
 from mas.ledger.rows import (
     Account,
     BucketRow,
@@ -72,7 +73,15 @@ class Missing(msgspec.Struct, gc=False):
         return bool(self.accounts or self.records or self.claims)
 
 
-class Memory:
+class MissingSet(msgspec.Struct):
+    """Rows to be loaded, being gathered; each once, in the order of being found missing."""
+
+    accounts: dict[str, None]
+    records: dict[bytes, None]
+    claims: dict[str, None]
+
+
+class RowCache:
     """The rows in memory of one bucket, and what of them isn't durable yet."""
 
     def __init__(self, kept: ResidentState) -> None:
@@ -85,7 +94,7 @@ class Memory:
         self.in_flight: WriteSet | None = None
         """The write set that was taken and isn't known to be durable."""
 
-        self._is_whole = True
+        self.is_whole = True
         """False while an entry is being applied, and for ever once that was interrupted."""
         self._accounts: dict[str, Account] = {}
         self._records: dict[bytes, Record] = {}
@@ -137,6 +146,39 @@ class Memory:
         """The bucket of the account with this number, whose home is this bucket."""
         return _look(number, self._claims, self._absent_claims)
 
+    def require_account(self, number: str) -> Account | None:
+        """Return the account as it stands, None if there is none. Raises `NotLoaded`."""
+        account = self._accounts.get(number)
+        if account is None and number not in self._absent_accounts:
+            raise NotLoaded(f"account {number}")
+        return account
+
+    def require_record(self, payment_id: bytes) -> Record | None:
+        """Return a payment's record, None if there is none. Raises `NotLoaded`."""
+        record = self._records.get(payment_id)
+        if (
+            record is None
+            and payment_id not in self._absent_records
+            and self.record(payment_id) is UNKNOWN
+        ):
+            raise NotLoaded(f"record {payment_id.hex()}")
+        return record
+
+    def require_claim(self, number: str) -> int | None:
+        """Return the bucket of the account with this number, None if nobody has claimed it. Raises `NotLoaded`."""
+        claim = self.claim(number)
+        if claim is UNKNOWN:
+            raise NotLoaded(f"claim of {number}")
+        return claim
+
+    def incarnation(self, name: bytes) -> Incarnation | None:
+        """Return what is remembered of this coordinator, None if it was never heard of."""
+        return self._incarnations.get(name)
+
+    def count_prepared_on(self, number: str) -> int:
+        """Return how many xids have prepared something on this account."""
+        return len(self._prepared_on.get(number, ()))
+
     def prepared_on(self, numbers: Iterable[str]) -> list[PreparedLegs]:
         """What is prepared now on any of these accounts, an xid once; accounts being created included."""
         xids: dict[bytes, None] = {}
@@ -157,6 +199,18 @@ class Memory:
     def incarnations(self) -> list[bytes]:
         """The coordinators that have been heard of and aren't closed, in the order of being heard of."""
         return [name for name, row in self._incarnations.items() if not row.closed]
+
+    def add_missing(self, missing: "MissingSet", needs: Needs) -> None:
+        """Add those of an instruction's needs that a load has to bring."""
+        numbers, payment_id, claimed = needs
+        if payment_id is not None and self.record(payment_id) is UNKNOWN:
+            missing.records[payment_id] = None
+        accounts, absent = self._accounts, self._absent_accounts
+        for number in numbers:
+            if number not in accounts and number not in absent:
+                missing.accounts[number] = None
+        if claimed is not None and self.claim(claimed) is UNKNOWN:
+            missing.claims[claimed] = None
 
     # -- Loading and leaving (rules 22, 23) ---------------------------------------------------------------
 
@@ -218,7 +272,7 @@ class Memory:
 
     def take_writes(self) -> WriteSet:
         """All that has changed since the write set before, which must be durable by now."""
-        assert self._is_whole, "an apply was interrupted: start again from the database"
+        assert self.is_whole, "an apply was interrupted: start again from the database"
         assert self.in_flight is None, "one write set at a time"
         self._fold()
         writes, self._unflushed = self._unflushed, _nothing(self.bucket)
@@ -288,25 +342,39 @@ class Memory:
         self._changed_incarnations.clear()
         return total
 
-    def _put_record(self, record: Record) -> None:
+    # -- Changes, of the ledger's making ---------------------------------------------------------------
+
+    def put_accounts(self, accounts: Mapping[str, Account]) -> None:
+        """Put these rows in the place of those before, by number."""
+        self._accounts.update(accounts)
+        self._changed_accounts.update(accounts)
+
+    def put_claim(self, number: str, bucket: int) -> None:
+        """Note that the account with this number is in that bucket, for all time."""
+        self._claims[number] = self._changed_claims[number] = bucket
+
+    def put_record(self, record: Record) -> None:
+        """Put a payment's record in the place of the one before, if there is one."""
         payment_id = record.payment_id
         before = self._records.get(payment_id)
         if before is not None and payment_id not in self._changed_records:
             self.bucket.state_hash -= record_digest(before)
         self._records[payment_id] = self._changed_records[payment_id] = record
 
-    def _put_nodes(self, nodes: tuple[NodeRow, ...]) -> None:
-        """The cluster's register as the entry being applied leaves it; written with the bucket's own row."""
+    def put_nodes(self, nodes: tuple[NodeRow, ...]) -> None:
+        """Put the cluster's register as the entry being applied leaves it; it is written with the bucket's own row."""
         bucket = self.bucket
         before = nodes_digest(bucket.nodes, bucket.nodes_index)
         bucket.state_hash += nodes_digest(nodes, bucket.applied) - before
         bucket.nodes, bucket.nodes_index = nodes, bucket.applied
 
-    def _put_legs(self, legs: PreparedLegs) -> None:
+    def put_legs(self, legs: PreparedLegs) -> None:
+        """Note what an xid has prepared."""
         self.legs[legs.xid] = self._changed_legs[legs.xid] = legs
         self._index(legs)
 
-    def _drop_legs(self, legs: PreparedLegs) -> None:
+    def drop_legs(self, legs: PreparedLegs) -> None:
+        """Forget what an xid had prepared: it is posted or freed."""
         xid = legs.xid
         del self.legs[xid]
         if xid in self._legs_digests:
@@ -320,6 +388,14 @@ class Memory:
                 xids.pop(xid, None)
                 if not xids:
                     del self._prepared_on[number]
+
+    def change_incarnation(self, name: bytes) -> Incarnation:
+        """Return a coordinator's row to be changed now, a new one where it was never heard of."""
+        row = self._incarnations.get(name)
+        if row is None:
+            row = self._incarnations[name] = Incarnation(name)
+        self._changed_incarnations[name] = row
+        return row
 
     def _index(self, legs: PreparedLegs) -> None:
         for number, _ in legs.legs:

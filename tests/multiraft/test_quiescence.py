@@ -7,7 +7,7 @@ import pytest
 
 from mas.errors import NotLeading
 from mas.multiraft import Restored
-from mas.multiraft.frames import Beat, decode_frame, encode_frame
+from mas.multiraft.frames import HostHeartbeat, decode_frame, encode_frame
 from mas.raft import (
     ConfChange,
     ConfChangeSingle,
@@ -26,17 +26,17 @@ ELECTION_TICK = 10
 
 
 def rests(node: "Node", group: int = 1) -> bool:
-    return group not in node.host._resting.awake
+    return group not in node.host._quiescence.awake
 
 
 def tick_of(node: "Node") -> int:
-    return node.host._resting._now
+    return node.host._quiescence._now
 
 
 async def all_rest(cluster: "Cluster") -> None:
     """Return once every group rests on every running node."""
     running = [node for node in cluster.nodes.values() if node.is_running]
-    await cluster.wait(lambda: all(not node.host._resting.awake for node in running))
+    await cluster.wait(lambda: all(not node.host._quiescence.awake for node in running))
 
 
 async def ticks(cluster: "Cluster", node: "Node", count: int) -> None:
@@ -60,11 +60,11 @@ def messages(cluster: "Cluster", since: int = 0) -> Iterator[Message]:
                 yield message
 
 
-def beats(cluster: "Cluster", since: int = 0) -> Iterator[tuple[int, Beat]]:
+def heartbeats(cluster: "Cluster", since: int = 0) -> Iterator[tuple[int, HostHeartbeat]]:
     for sender, _, channel, payload in cluster.network.sent[since:]:
-        beat = decode_frame(payload).beat if channel == 1 else None
-        if beat is not None:
-            yield sender, beat
+        heartbeat = decode_frame(payload).heartbeat if channel == 1 else None
+        if heartbeat is not None:
+            yield sender, heartbeat
 
 
 # -- rest ----------------------------------------------------------------------------------------
@@ -130,7 +130,9 @@ async def test_a_group_with_something_under_way_does_not_rest(cluster: "Cluster"
 
     assert not rests(leader)
     assert not rests(other)
-    quiet = [beat.quiet for sender, beat in beats(cluster, sent) if sender == leader.id]
+    quiet = [
+        heartbeat.quiet for sender, heartbeat in heartbeats(cluster, sent) if sender == leader.id
+    ]
     assert len(quiet) > ELECTION_TICK
     assert not any(quiet), "a group isn't quiet while a member that is there lacks an entry"
     other.log.gate.set()
@@ -146,7 +148,7 @@ async def test_a_slow_database_keeps_its_replica_awake(cluster: "Cluster") -> No
     for number, data in enumerate(written):
         leader.machines[1].group.propose(number, data)
         await cluster.wait(lambda data=data: data in leader.machines[1].data)
-    await cluster.wait(lambda: slow.host.groups[1].delivery.is_waiting)
+    await cluster.wait(lambda: slow.host.groups[1].apply_queue.is_waiting)
     await ticks(cluster, leader, 3)
     until = tick_of(leader) + 2 * ELECTION_TICK
 
@@ -166,26 +168,30 @@ async def test_a_group_is_still_only_where_nothing_waits_or_is_under_way(
 ) -> None:
     leader = await at_rest(cluster)
     group = leader.host.groups[1]
-    assert group.still() is not None
+    assert group.quiescent_status() is not None
     for name, value in (
         ("in_flight", True),
         ("is_frozen", True),
-        ("_rounds", {b"round": (1,)}),
-        ("_refusals", [object()]),
     ):
         before = getattr(group, name)
         setattr(group, name, value)
-        assert group.still() is None, name
+        assert group.quiescent_status() is None, name
         setattr(group, name, before)
-    group.delivery.paused = True
-    assert group.still() is None
-    group.delivery.paused = False
-    for mailbox in (group._propose_c, group._reads_asked):
+    group.apply_queue.paused = True
+    assert group.quiescent_status() is None
+    group.apply_queue.paused = False
+    intake = group._intake
+    for mailbox in (intake.propose_c, intake.reads):
         mailbox.put(object())
-        assert group.still() is None, mailbox.name
+        assert group.quiescent_status() is None, mailbox.name
         mailbox.drain_nowait()
+    for name, value in (("_rounds", {b"round": (1,)}), ("_refusals", [object()])):
+        before = getattr(intake, name)
+        setattr(intake, name, value)
+        assert group.quiescent_status() is None, name
+        setattr(intake, name, before)
     group._core.step(Message(MessageType.PRE_VOTE, leader.id, 2 if leader.id != 2 else 3, 1))
-    assert group.still() is None, "an answer is due"
+    assert group.quiescent_status() is None, "an answer is due"
 
 
 async def test_a_group_whose_log_is_not_all_applied_is_not_still(cluster: "Cluster") -> None:
@@ -198,7 +204,7 @@ async def test_a_group_whose_log_is_not_all_applied_is_not_still(cluster: "Clust
     group = leader.host.groups[1]
     await cluster.wait(lambda: not group.in_flight and not group._core.has_ready())
 
-    assert group.still() is None
+    assert group.quiescent_status() is None
     for node in cluster.followers(leader):
         node.log.gate.set()
 
@@ -244,34 +250,36 @@ async def test_a_membership_change_is_made_from_rest(cluster: "Cluster") -> None
 
 async def test_leadership_is_transferred_from_rest(cluster: "Cluster") -> None:
     leader = await at_rest(cluster)
-    heir = cluster.followers(leader)[0]
+    target = cluster.followers(leader)[0]
 
-    leader.machines[1].group.hand_over(heir.id)
+    leader.machines[1].group.transfer_leadership(target.id)
 
-    await cluster.wait(lambda: heir.machines[1].is_leading)
+    await cluster.wait(lambda: target.machines[1].is_leading)
     await all_rest(cluster)
 
 
-async def test_who_proposes_while_leadership_moves_is_sent_to_the_heir(cluster: "Cluster") -> None:
+async def test_who_proposes_while_leadership_moves_is_sent_to_the_transfer_target(
+    cluster: "Cluster",
+) -> None:
     """It was told that the bucket had no room, which ended payments in the middle of every rolling restart."""
     leader = await at_rest(cluster)
-    heir = cluster.followers(leader)[0]
+    target = cluster.followers(leader)[0]
 
-    leader.machines[1].group.hand_over(heir.id)
+    leader.machines[1].group.transfer_leadership(target.id)
     leader.machines[1].group.propose(7, b"late")
     await cluster.wait(lambda: leader.machines[1].refused)
 
     [refused] = leader.machines[1].refused
     assert refused.number == 7
     assert isinstance(refused.error, NotLeading)
-    assert refused.error.leader == heir.id
+    assert refused.error.leader == target.id
 
 
 async def test_a_transfer_that_gets_nowhere_is_given_up(
     cluster: "Cluster", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leader = await at_rest(cluster)
-    heir = cluster.followers(leader)[0]
+    target = cluster.followers(leader)[0]
     deliver = cluster.network.deliver
 
     def lose(sender: int, to: int, channel: int, payload: bytes) -> None:
@@ -280,9 +288,9 @@ async def test_a_transfer_that_gets_nowhere_is_given_up(
             deliver(sender, to, channel, payload)
 
     monkeypatch.setattr(cluster.network, "deliver", lose)
-    leader.machines[1].group.hand_over(heir.id)
-    leader.machines[1].group.hand_over(cluster.followers(leader)[1].id)
-    assert leader.host.groups[1].status().raft.lead_transferee == heir.id, "one at a time"
+    leader.machines[1].group.transfer_leadership(target.id)
+    leader.machines[1].group.transfer_leadership(cluster.followers(leader)[1].id)
+    assert leader.host.groups[1].status().raft.lead_transferee == target.id, "one at a time"
 
     await all_rest(cluster)
 
@@ -296,7 +304,7 @@ async def test_a_leader_at_rest_knows_that_its_followers_are_there(cluster: "Clu
     leader = await cluster.leader()
     await all_rest(cluster)
     group = leader.host.groups[1]
-    leader.host._resting.wake(group)
+    leader.host._quiescence.wake(group)
     # The look that check-quorum takes forgets who was active; rest begins right behind it, before the next heartbeat.
     group._core._core._quorum_is_active()
     await cluster.wait(lambda: rests(leader))
@@ -306,7 +314,7 @@ async def test_a_leader_at_rest_knows_that_its_followers_are_there(cluster: "Clu
         ConfChange((ConfChangeSingle(ConfChangeType.REMOVE_NODE, followers[0].id),))
     )
     await cluster.wait(lambda: followers[0].id not in group.members.newest.voters)
-    group.hand_over()
+    group.transfer_leadership()
     await cluster.wait(lambda: followers[1].machines[1].is_leading)
 
 
@@ -316,7 +324,7 @@ async def test_a_campaign_wakes_all(cluster: "Cluster") -> None:
 
     rebel.machines[1].group.campaign()
 
-    # Their lease holds: the leader was heard of by its beats, so the others don't hear the pre-vote.
+    # Their lease holds: the leader was heard of by its host heartbeats, so the others don't hear the pre-vote.
     await cluster.wait(lambda: not rests(rebel))
     await all_rest(cluster)
     assert leader.machines[1].is_leading
@@ -354,20 +362,20 @@ async def test_followers_elect_in_time_when_the_leader_dies(cluster: "Cluster") 
         assert tick_of(node) - began[node.id] <= 5 * ELECTION_TICK
 
 
-async def test_a_follower_has_waited_since_the_last_beat(cluster: "Cluster") -> None:
+async def test_a_follower_has_waited_since_the_last_host_heartbeat(cluster: "Cluster") -> None:
     leader = await at_rest(cluster)
     follower = cluster.followers(leader)[0]
-    # Had it waited a while when it came to rest, the beats since would have counted as heartbeats.
+    # Had it waited a while when it came to rest, the host heartbeats since would have counted as heartbeats.
     follower.host.groups[1]._core._core._election_elapsed = 5
     cluster.network.cut.append(leader.id)
-    heard = follower.host._resting._peers[leader.id].heard
+    heard = follower.host._quiescence._peers[leader.id].heard
 
     await cluster.wait(lambda: not rests(follower))
 
     core = follower.host.groups[1]._core._core
     elapsed = core._election_elapsed
     assert core.leader == leader.id
-    assert elapsed == tick_of(follower) - follower.host._resting._peers[leader.id].heard
+    assert elapsed == tick_of(follower) - follower.host._quiescence._peers[leader.id].heard
     assert tick_of(follower) - heard <= ELECTION_TICK
 
 
@@ -379,12 +387,14 @@ async def test_a_leader_wakes_when_a_follower_has_something_to_do(
     group = follower.host.groups[1]
 
     with monkeypatch.context() as patch:
-        patch.setattr(group, "still", lambda: None)
-        follower.host._resting.wake(group)
+        patch.setattr(group, "quiescent_status", lambda: None)
+        follower.host._quiescence.wake(group)
         sent = len(cluster.network.sent)
         await cluster.wait(lambda: not rests(leader))
         kinds = [message.type for message in messages(cluster, sent)]
-        assert MessageType.PRE_VOTE not in kinds, "the beat said it, before anybody campaigned"
+        assert MessageType.PRE_VOTE not in kinds, (
+            "the host heartbeat said it, before anybody campaigned"
+        )
 
     await all_rest(cluster)
     assert leader.machines[1].is_leading
@@ -394,12 +404,12 @@ async def test_what_was_said_before_a_group_woke_does_not_let_it_rest_again(
     cluster: "Cluster",
 ) -> None:
     leader = await at_rest(cluster)
-    resting = leader.host._resting
-    assert all(peer.resting == 1 << 1 for peer in resting._peers.values())
+    quiescence = leader.host._quiescence
+    assert all(peer.quiescent == 1 << 1 for peer in quiescence._peers.values())
 
-    resting.wake(leader.host.groups[1])
+    quiescence.wake(leader.host.groups[1])
 
-    assert all(peer.resting == 0 for peer in resting._peers.values())
+    assert all(peer.quiescent == 0 for peer in quiescence._peers.values())
     await all_rest(cluster)
 
 
@@ -462,7 +472,7 @@ async def test_a_dropped_group_leaves_nobody_asleep(cluster: "Cluster") -> None:
     leader = await at_rest(cluster)
     followers = cluster.followers(leader)
 
-    leader.host._resting.drop(1)
+    leader.host._quiescence.drop(1)
     del leader.host._groups[1]
 
     await cluster.wait(lambda: any(node.machines[1].is_leading for node in followers))
@@ -548,7 +558,7 @@ async def test_lost_frames_wake_nobody_for_long(cluster: "Cluster") -> None:
     assert leader.machines[1].is_leading
 
 
-# -- who doesn't know of beats -----------------------------------------------------------------
+# -- who doesn't know of host heartbeats -------------------------------------------------------
 
 
 async def test_a_peer_that_sends_no_beats_is_heartbeaten(
@@ -558,8 +568,8 @@ async def test_a_peer_that_sends_no_beats_is_heartbeaten(
     await cluster.start()
     leader = await cluster.leader()
     old, _ = cluster.followers(leader)
-    monkeypatch.setattr(old.host._resting, "settle", lambda **_: {})
-    monkeypatch.setattr(old.host._resting, "on_frame", _nothing)
+    monkeypatch.setattr(old.host._quiescence, "settle", lambda **_: {})
+    monkeypatch.setattr(old.host._quiescence, "on_frame", _nothing)
     term = leader.host.groups[1].status().raft.term
     await ticks(cluster, leader, ELECTION_TICK)
     until = tick_of(leader) + 6 * ELECTION_TICK
