@@ -1,4 +1,4 @@
-"""What a bucket takes in to propose (rule 16).
+"""What a bucket takes in to propose (rule 16, admission).
 
 Whoever doesn't lead takes nothing. Under overload a leader turns away what begins something, never what ends it: that
 is what makes room again.

@@ -43,7 +43,7 @@ class _Query(msgspec.Struct, eq=False):
     legs: PreparedLegs
     hears: list[Hear]
     abort: bool
-    """The attempt is declared dead where it is undecided (rule 11)."""
+    """The attempt is declared dead where it is undecided (rule 11, the resolver)."""
     settle: bool
     """Its outcome is applied here by whoever asked, not only by its coordinator."""
     late: "_Query | None" = None

@@ -116,7 +116,7 @@ class Contention:
             self._again(items, tuple(one.undecided) or NONE_LEFT_OUT)
 
     def end(self, batch: Batch) -> None:
-        """End what waits here with its attempt: prepared behind its ABORT, it would hold funds for nobody (rule 10)."""
+        """End what waits here with its attempt: prepared behind its ABORT, it would hold funds for nobody (rule 10, low-water mark)."""
         for instruction in batch.instructions:
             if isinstance(instruction, Abort) and (item := self._end(instruction.xid)):
                 answer = Answer(Code.CONTENDED, Reason.CONTENDED, detail="its attempt has ended")

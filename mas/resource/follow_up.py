@@ -1,6 +1,6 @@
 """What follows from the anchors' words: outcomes are settled in the log, and behind them what waited for them is proposed again.
 
-All words of a turn become one proposal, the outcomes first, so that a second proposal (rule 15) finds them applied.
+All words of a turn become one proposal, the outcomes first, so that a second proposal (rule 15, contention) finds them applied.
 """
 
 import asyncio

@@ -67,12 +67,12 @@ class Proposals:
     """The proposals of one bucket's leader, waiting and on their way."""
 
     def __init__(self, group: Group, proposer: int, reply: SendReply, clock: Clock) -> None:
-        """`proposer` marks what this process has proposed (rule 25)."""
+        """`proposer` marks what this process has proposed."""
         self._group = group
         self._proposer = proposer
         self._reply = reply
         self._clock = clock
-        # What ends something goes before all that begins something, however long it has waited (rule 16).
+        # What ends something goes before all that begins something, however long it has waited (rule 16, admission).
         self._ending: deque[Item] = deque()
         self._beginning: deque[Item] = deque()
         # Attempts whose ABORT has overtaken what waits: their PREPARE would hold funds for nobody.
@@ -148,7 +148,7 @@ class Proposals:
         )
 
     def _take(self, late: list[tuple[Proposed, MasError]]) -> list[Item]:
-        """One entry's worth (rule 38)."""
+        """One entry's worth (rule 38, bounded turns)."""
         now = self._clock.monotonic()
         items: list[Item] = []
         instructions = size = 0
@@ -225,7 +225,7 @@ class Proposals:
         return proposed
 
     def give_up(self, leader: int) -> None:
-        """Leadership is lost: what is on its way is unknown now (rule 39), and what waited has done nothing."""
+        """Leadership is lost: what is on its way is unknown now (rule 39, unknown results), and what waited has done nothing."""
         lost = list(self._on_their_way.values())
         waited = [
             Proposed((item.batch,), (item.reply_to,)) for item in (*self._ending, *self._beginning)

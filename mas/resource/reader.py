@@ -269,7 +269,7 @@ class Reader:
     # -- from the database -------------------------------------------------------------------------------
 
     async def read_flushed(self) -> None:
-        """Wait for reads of the database; answer once it holds all that is applied now (rule 29): one flush for a turn.
+        """Wait for reads of the database; answer once it holds all that is applied now (rule 29, database reads): one flush for a turn.
 
         What has waited for too long is asked anew by then, and would be read for nobody.
         """

@@ -25,7 +25,7 @@ _FILTER_PAGE = 5_000
 
 
 def writer_mark(proposer: int) -> bytes:
-    """The `writer` that this process is to its databases (rule 25)."""
+    """The `writer` that this process is to its databases (rule 25, conditional flush)."""
     return proposer.to_bytes(8, "big")
 
 
@@ -81,7 +81,7 @@ class Replica:
     async def load(self, missing: Missing) -> None:
         """Take these rows into memory, waiting as long as the database is down.
 
-        They are no older than the last flush acknowledged by the time they are here (rule 23).
+        They are no older than the last flush acknowledged by the time they are here (rule 23, loads).
         """
         while True:
             try:
@@ -108,7 +108,7 @@ class Replica:
             self.report_applied()
 
     def report_applied(self) -> None:
-        """Tell the group how far the state is applied and durable (rule 26)."""
+        """Tell the group how far the state is applied and durable (rule 26, durably applied)."""
         self._group.set_applied(self.rows.bucket.applied, self.flusher.flushed)
 
     async def reopen(self) -> None:
@@ -132,7 +132,7 @@ class Replica:
                 await self._clock.sleep(_RELOAD_SECONDS)
 
     async def fill_filter(self) -> None:
-        """Put every record's id into a new ledger's filter, which answers "maybe" until then (rule 24)."""
+        """Put every record's id into a new ledger's filter, which answers "maybe" until then (rule 24, record filter)."""
         await self._filter_empty.wait()
         self._filter_empty.clear()
         record_filter, after = self.rows.filter, b""

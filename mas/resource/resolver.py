@@ -36,7 +36,7 @@ class BucketResolver:
         self._heard: dict[bytes, float] = {}
 
     def lead(self) -> None:
-        """This node leads from now on: all ages begin again (rule 12)."""
+        """This node leads from now on: all ages begin again (rule 12, time decides no outcome)."""
         now, rows = self._clock.monotonic(), self._replica.rows
         self._legs.lead(now, rows.legs)
         self._heard = dict.fromkeys(rows.incarnations(), now)
@@ -47,7 +47,7 @@ class BucketResolver:
         self._heard[incarnation] = self._clock.monotonic()
 
     async def look(self) -> None:
-        """Wait a while; then ask the anchors of legs older than the lock timeout (rule 11), and close what is silent."""
+        """Wait a while; then ask the anchors of legs older than the lock timeout (rule 11, the resolver), and close what is silent."""
         legs = self._replica.rows.legs
         await self._clock.sleep(_RESOLVE_SECONDS if legs else _IDLE_SECONDS)
         if not self._replica.leading:
@@ -60,7 +60,7 @@ class BucketResolver:
         self._close_silent(now)
 
     def _begin_bucket(self) -> None:
-        """Propose the first entry of a new bucket (rule 20); a second one changes nothing."""
+        """Propose the first entry of a new bucket (rule 20, genesis); a second one changes nothing."""
         if not self._replica.rows.bucket.buckets:
             self._proposals.add_own(self._genesis)
             self._proposals.send()

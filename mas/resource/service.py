@@ -6,7 +6,7 @@
 
 What waits when it wakes becomes one proposal; what is committed is applied in order; an answer is given only for what
 this leader proposed itself and has seen applied, to whoever asked for it. The service decides nothing: the ledger
-does, and every replica applies alike (rule 16). Whatever waits for a payment's outcome asks its anchor by `Anchors`.
+does, and every replica applies alike (rule 16, admission). Whatever waits for a payment's outcome asks its anchor by `Anchors`.
 """
 
 from collections.abc import Awaitable, Callable
@@ -44,7 +44,7 @@ class Ports(msgspec.Struct, frozen=True):
     buckets: Buckets
     reply: SendReply
     proposer: int
-    """A number that this process drew at its start: it marks its proposals, and its writes (rule 25)."""
+    """A number that this process drew at its start: it marks its proposals, and its writes (rule 25, conditional flush)."""
 
 
 class AccountService(Actor):
@@ -141,7 +141,7 @@ class AccountService(Actor):
         self._proposals.send()
 
     def _on_leadership(self, leadership: Leadership) -> None:
-        """What an earlier leadership proposed and lost sight of is unknown to whoever asked (rule 39)."""
+        """What an earlier leadership proposed and lost sight of is unknown to whoever asked (rule 39, unknown results)."""
         self._replica.leadership = leadership
         self._proposals.give_up(leadership.leader)
         self._contention.give_up()
