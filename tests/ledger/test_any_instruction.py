@@ -243,13 +243,8 @@ async def agree(database: RocksAccountDB, entries: list[Proposal]) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(entries=ENTRIES)
-<<<<<<< HEAD
 def test_whatever_an_instruction_holds_every_replica_does_the_same(
-    database: SqliteAccountDB, entries: list[Proposal]
-=======
-def test_twopc_a1_whatever_an_instruction_holds_every_replica_does_the_same(
     database: RocksAccountDB, entries: list[Proposal]
->>>>>>> main
 ) -> None:
     """Through the decoder, the loads, the rules, the filter, the digests, MessagePack and RocksDB: nothing raises."""
     asyncio.run(agree(database, entries))
