@@ -119,7 +119,7 @@ class RaftHost(Actor):
             wake=self._mark,
             newest_snapshot=self._sender.newest,
             members_changed=self._tell_members,
-            write_lost=self._write_lost,
+            write_lost=self.logs.write_lost,
         )
 
     # -- the start -----------------------------------------------------------------------------
@@ -388,10 +388,6 @@ class RaftHost(Actor):
                 group.report_unreachable(message.to)
 
     # -- small things --------------------------------------------------------------------------
-
-    def _write_lost(self, group: RaftGroup, proof: str) -> None:
-        self._writer.batch.set_lost(group.id, proof)
-        self._writer.submit(sync=True)
 
     def _tell_members(self, group: RaftGroup) -> None:
         for handler in self._members_handlers:

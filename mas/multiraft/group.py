@@ -104,7 +104,7 @@ class GroupContext(msgspec.Struct, frozen=True):
     newest_snapshot: Callable[[int], Snapshot | None]
     members_changed: Callable[["RaftGroup"], None]
     """Called where `members` has another newest membership, and not only this node knows."""
-    write_lost: Callable[["RaftGroup", str], None]
+    write_lost: Callable[[int, str], None]
     """Writes down that the group's log has lost what this node had acknowledged."""
 
 
@@ -330,7 +330,7 @@ class RaftGroup:
                 self._core.step(msgspec.structs.replace(message, commit=0))
                 return
             proof = f"node {peer} proves it: {error}"
-            self._context.write_lost(self, proof)
+            self._context.write_lost(self.id, proof)
             raise lost_acknowledged(self.id, self._context.config.node, proof) from error
         except IllegalMessage as error:
             self._complain(peer, error)

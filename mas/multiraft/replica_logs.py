@@ -116,6 +116,11 @@ class ReplicaLogs:
 
         await self._writer.write(erase)
 
+    def write_lost(self, group_id: int, proof: str) -> None:
+        """Have it on the disk that a group's log has lost what this node had acknowledged: no later start opens it."""
+        self._writer.batch.set_lost(group_id, proof)
+        self._writer.submit(sync=True)
+
     def _create_at_once(self, group_id: int, voters: Sequence[int]) -> None:
         batch = self._log.batch()
         batch.create(group_id, _first_members(group_id, voters))
