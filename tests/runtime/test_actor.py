@@ -53,9 +53,9 @@ def torn(method: ast.AsyncFunctionDef) -> set[str]:
             read_before_await |= read
         elif isinstance(node, ast.Assign | ast.AugAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            found |= {
-                name for target in targets for name in _attributes(target)
-            } & read_before_await
+            written = {name for target in targets for name in _attributes(target)}
+            adds_behind = isinstance(node, ast.AugAssign) and _awaits(node.value)
+            found |= written if adds_behind else written & read_before_await
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
             read |= set(_attributes(node))
     return found
@@ -66,12 +66,12 @@ def _in_order(method: ast.AsyncFunctionDef) -> list[ast.AST]:
     nodes = [node for node in ast.walk(method) if isinstance(node, ast.stmt | ast.expr)]
     opening = (ast.AsyncWith, ast.AsyncFor)
 
-    def place(node: ast.stmt | ast.expr) -> tuple[int, int]:
+    def place(node: ast.stmt | ast.expr) -> tuple[int, int, bool]:
         if isinstance(node, opening):
-            return node.lineno, node.col_offset
-        return node.end_lineno or 0, node.end_col_offset or 0
+            return node.lineno, node.col_offset, True
+        return node.end_lineno or 0, node.end_col_offset or 0, isinstance(node, ast.stmt)
 
-    return sorted(reversed(nodes), key=place)
+    return sorted(nodes, key=place)
 
 
 def _awaits(node: ast.AST) -> bool:
