@@ -340,7 +340,7 @@ class RaftGroup:
         self._introduced = frozenset(holders)
 
     def _check_sender(self, peer: int, message: Message) -> None:
-        """Raises `IllegalMessage` for what comes from nobody who has a say in this group."""
+        """Raise `IllegalMessage` for what comes from a node that has no say in this group."""
         if peer not in self._introduced and peer not in members_of(self.members.newest):
             raise IllegalMessage(f"{message.type.name} of a node that isn't a member")
         if message.from_ != peer and message.type is not MessageType.READ_INDEX:

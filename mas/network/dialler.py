@@ -48,7 +48,7 @@ class PeerDialler:
         return self._session is not None
 
     def open(self) -> None:
-        """Be ready to dial."""
+        """Begin to be able to dial."""
         self._session = aiohttp.ClientSession(trust_env=False)
 
     async def close(self) -> None:
