@@ -64,7 +64,7 @@ class GlobalLockService(Leases, Actor):
         self._marks = Marks(buckets, settings.buckets, clock)
         self._lease_store = LeaseStore(store, clock)
         self._supervisor = Supervisor()
-        # Twice the room: what ends a request is never turned away for those that begin (rule 16).
+        # Twice the room: what ends a request is never turned away for those that begin (rule 16, admission).
         self._commands: Mailbox[Command] = Mailbox("locks.commands", 2 * settings.requests_max)
         self._marker = Marker(
             self._marks, self._lease_store, clock, self._supervisor, self._commands.put

@@ -10,7 +10,9 @@ from mas.raft import ConfState, Entry
 
 
 class Committed(msgspec.Struct, frozen=True, gc=False):
-    """Entries to apply, in order, already in this node's own synced log (rule 21). Configuration changes and empty ones included."""
+    """Entries to apply, in order, already in this node's own synced log (rule 21, apply what is synced). Configuration
+    changes and empty ones included.
+    """
 
     entries: tuple[Entry, ...]
 
