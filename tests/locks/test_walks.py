@@ -167,7 +167,7 @@ class Walk:
             assert isinstance(answer, Answer)
             assert answer.code is Code.COMMITTED, answer
         supervisor.spawn("locks", self.locks.run())
-        await until(lambda: self.locks._table is not None)
+        await until(lambda: self.locks._book is not None)
 
     def xid(self) -> bytes:
         self.counter += 1
