@@ -2,7 +2,7 @@
 
 The Raft log is what makes a payment durable, so nobody waits for this: a flush takes all that has changed since the last
 one, in one database transaction, and the more it lags the more it coalesces. What it must never do is skip forward
-(rule 25) or let a row leave memory before it is stored (rule 22).
+(rule 25, conditional flush) or let a row leave memory before it is stored (rule 22, eviction).
 """
 
 import asyncio
@@ -50,7 +50,7 @@ class Flusher:
         self._dirty.set()
 
     def lag_seconds(self) -> float:
-        """How old the oldest change is that the database doesn't hold yet."""
+        """Return how old the oldest change is that the database doesn't hold yet, in seconds."""
         oldest = self._taken_since if self._taken_since is not None else self._dirty_since
         return 0.0 if oldest is None else self._clock.monotonic() - oldest
 

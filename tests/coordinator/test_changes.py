@@ -13,7 +13,7 @@ from mas.locks import ACCOUNT, GlobalLockService, LockSettings
 from mas.runtime import Supervisor, SystemDice
 from mas.sim import VirtualClock, run_virtual
 from tests.coordinator.cluster import Buckets, Store
-from tests.locks.worlds import StoredLocks, until
+from tests.locks.harness import StoredLocks, until
 
 BUCKETS, HERE = 3, 2
 ALICE, POOR = "alice", "poor"
@@ -43,7 +43,7 @@ class World:
             settings=LockSettings(BUCKETS),
         )
         task = self._supervisor.spawn("locks", self.locks.run())
-        await until(lambda: self.locks._table is not None)
+        await until(lambda: self.locks._book is not None)
         return task
 
     def start_coordinator(self) -> None:
