@@ -16,7 +16,7 @@ as soon as its legs are settled.
 import logging
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal, cast
+from typing import Any, Literal
 
 import msgspec
 
@@ -44,18 +44,16 @@ from mas.limits import (
 from mas.rpc.messages import Rejected
 from mas.rpc.ports import Buckets
 from mas.runtime import Actor, Clock, Dice, Mailbox, MailboxStatistics, Supervisor, failpoint
+from mas.transaction.attempt import Alarm, NotePending, Settled
 from mas.transaction.effects import (
     SENDS,
     AcquireLocks,
-    Alarm,
     Effect,
     Locate,
-    NotePending,
     ReleaseLocks,
     Reply,
     Retry,
     Send,
-    Settled,
 )
 from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, hash_body, payment_id_of
 from mas.transaction.payment import PaymentRun
@@ -354,20 +352,21 @@ class TransactionCoordinator(Actor):
         ready, self._ready = self._ready, {}
         outboxes = self._outboxes
         for payment in ready:
-            effects = payment.run.effects
+            # `Any`, since its type says which effect it is.
+            effects: list[Any] = payment.run.effects
             for effect in effects:
-                if type(effect) in SENDS:
-                    send = cast("Send", effect)
-                    outbox = outboxes.get(send.bucket)
+                kind = type(effect)
+                if kind in SENDS:
+                    outbox = outboxes.get(effect.bucket)
                     if outbox is None:
-                        outbox = outboxes[send.bucket] = Outbox()
-                    outbox.add(payment, send)
-                elif type(effect) is Reply:
+                        outbox = outboxes[effect.bucket] = Outbox()
+                    outbox.add(payment, effect)
+                elif kind is Reply:
                     self._reply(payment, effect.result)
-                elif type(effect) is NotePending:
+                elif kind is NotePending:
                     self._unsettled += 1
                     self._pending.note(effect.attempt)
-                elif type(effect) is Settled:
+                elif kind is Settled:
                     self._unsettled -= 1
                     self._pending.settled(effect.xid)
                 else:

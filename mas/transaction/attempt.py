@@ -6,7 +6,7 @@ An attempt says what to send and keeps count. When to begin one, what a no means
 
 from collections.abc import Mapping
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import Protocol, final
 
 import msgspec
 
@@ -23,20 +23,8 @@ from mas.ledger.instructions import (
     Token,
     parties,
 )
-from mas.transaction.effects import (
-    Alarm,
-    NotePending,
-    SendDecide,
-    SendFinish,
-    SendPrepare,
-    SendResolve,
-    Settled,
-)
 from mas.transaction.participant import instruct
 from mas.transaction.placement import Placement
-
-if TYPE_CHECKING:
-    from mas.transaction.effects import Effect
 
 
 class Vote(IntEnum):
@@ -73,7 +61,7 @@ class Part(msgspec.Struct, gc=False, eq=False):
 class Attempt(msgspec.Struct, gc=False, eq=False):
     """One try to carry out a payment, under its own xid (rule 2, attempts)."""
 
-    effects: "list[Effect]"
+    effects: "Effects"
     """Its run's: what the attempt wants done is put here."""
     xid: bytes
     number: int
@@ -220,3 +208,78 @@ class Attempt(msgspec.Struct, gc=False, eq=False):
     def _tokens_of(self, positions: tuple[int, ...]) -> tuple[Token | None, ...]:
         legs = self.body.legs
         return tuple([self.tokens.get(legs[position][0]) for position in positions])
+
+
+@final
+class SendPrepare(msgspec.Struct, frozen=True, gc=False, eq=False):
+    """Ask a bucket for its vote."""
+
+    bucket: int
+    instruction: Prepare
+    attempt: Attempt
+    part: Part
+    tries: int = 0
+    """How often it was sent before."""
+
+
+@final
+class SendDecide(msgspec.Struct, frozen=True, gc=False, eq=False):
+    """Have the anchor decide, or say what it has decided."""
+
+    bucket: int
+    instruction: Decide
+    attempt: Attempt
+    tries: int = 0
+    """How often it was sent before."""
+
+
+@final
+class SendResolve(msgspec.Struct, frozen=True, gc=False, eq=False):
+    """Ask the anchor what became of an attempt, which is dead if nothing did."""
+
+    bucket: int
+    instruction: Resolve
+    attempt: Attempt
+    tries: int = 0
+    """How often it was sent before."""
+
+
+@final
+class SendFinish(msgspec.Struct, frozen=True, gc=False, eq=False):
+    """Tell a bucket the outcome of what it has prepared."""
+
+    bucket: int
+    instruction: Commit | Abort
+    attempt: Attempt
+    part: Part
+    tries: int = 0
+    """How often it was sent before."""
+
+
+class NotePending(msgspec.Struct, frozen=True, gc=False, eq=False):
+    """Note the attempt as PENDING, beside phase 1 and not waited for (rule 40, pending notes)."""
+
+    attempt: Attempt
+
+
+class Settled(msgspec.Struct, frozen=True, gc=False, eq=False):
+    """Close the attempt's PENDING note: every leg has its outcome."""
+
+    xid: bytes
+
+
+class Alarm(msgspec.Struct, frozen=True, gc=False, eq=False):
+    """Tell the operator that a bucket has answered what can't be (rule 10, low-water mark)."""
+
+    bucket: int
+    answer: Answer
+
+
+AttemptEffect = SendPrepare | SendDecide | SendResolve | SendFinish | NotePending | Settled | Alarm
+
+
+class Effects(Protocol):
+    """Takes what is to be done, in order."""
+
+    def append(self, effect: AttemptEffect, /) -> None:
+        """Put this behind what is there."""

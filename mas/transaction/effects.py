@@ -1,74 +1,22 @@
 """What a payment's run wants done. The host does it in order, and tells the run what came of it.
 
 Every `Send…` is one instruction for one bucket: the bucket's answer comes back with it to `PaymentRun.on_answer`, and the
-word that no answer comes to `PaymentRun.on_rejected`.
+word that no answer comes to `PaymentRun.on_rejected`. What an attempt wants stands beside it, in `mas.transaction.attempt`.
 """
 
-from typing import TYPE_CHECKING, Final, final
+from typing import Final, final
 
 import msgspec
 
-from mas.ledger.instructions import (
-    Abort,
-    Answer,
-    Commit,
-    Decide,
-    LockMode,
-    Prepare,
-    QueryRecord,
-    RecordRefusal,
-    Resolve,
+from mas.ledger.instructions import LockMode, QueryRecord, RecordRefusal
+from mas.transaction.attempt import (
+    AttemptEffect,
+    SendDecide,
+    SendFinish,
+    SendPrepare,
+    SendResolve,
 )
 from mas.transaction.outcome import PaymentResult
-
-if TYPE_CHECKING:
-    from mas.transaction.attempt import Attempt, Part
-
-
-@final
-class SendPrepare(msgspec.Struct, frozen=True, gc=False, eq=False):
-    """Ask a bucket for its vote."""
-
-    bucket: int
-    instruction: Prepare
-    attempt: "Attempt"
-    part: "Part"
-    tries: int = 0
-    """How often it was sent before."""
-
-
-@final
-class SendDecide(msgspec.Struct, frozen=True, gc=False, eq=False):
-    """Have the anchor decide, or say what it has decided."""
-
-    bucket: int
-    instruction: Decide
-    attempt: "Attempt"
-    tries: int = 0
-    """How often it was sent before."""
-
-
-@final
-class SendResolve(msgspec.Struct, frozen=True, gc=False, eq=False):
-    """Ask the anchor what became of an attempt, which is dead if nothing did."""
-
-    bucket: int
-    instruction: Resolve
-    attempt: "Attempt"
-    tries: int = 0
-    """How often it was sent before."""
-
-
-@final
-class SendFinish(msgspec.Struct, frozen=True, gc=False, eq=False):
-    """Tell a bucket the outcome of what it has prepared."""
-
-    bucket: int
-    instruction: Commit | Abort
-    attempt: "Attempt"
-    part: "Part"
-    tries: int = 0
-    """How often it was sent before."""
 
 
 @final
@@ -108,18 +56,6 @@ class Reply(msgspec.Struct, frozen=True, gc=False, eq=False):
     result: PaymentResult
 
 
-class NotePending(msgspec.Struct, frozen=True, gc=False, eq=False):
-    """Note the attempt as PENDING, beside phase 1 and not waited for (rule 40, pending notes)."""
-
-    attempt: "Attempt"
-
-
-class Settled(msgspec.Struct, frozen=True, gc=False, eq=False):
-    """Close the attempt's PENDING note: every leg has its outcome."""
-
-    xid: bytes
-
-
 class Locate(msgspec.Struct, frozen=True, gc=False, eq=False):
     """Ask the accounts' homes, not the directory, where they are, and call `PaymentRun.on_located`."""
 
@@ -141,11 +77,6 @@ class ReleaseLocks(msgspec.Struct, frozen=True, gc=False, eq=False):
     owner: bytes
 
 
-class Alarm(msgspec.Struct, frozen=True, gc=False, eq=False):
-    """Tell the operator that a bucket has answered what can't be (rule 10, low-water mark)."""
-
-    bucket: int
-    answer: Answer
-
-
-Effect = Send | Retry | Reply | NotePending | Settled | Locate | AcquireLocks | ReleaseLocks | Alarm
+Effect = (
+    AttemptEffect | SendRefusal | SendQuery | Retry | Reply | Locate | AcquireLocks | ReleaseLocks
+)

@@ -42,7 +42,15 @@ from mas.ledger.instructions import (
     Token,
     payer,
 )
-from mas.transaction.attempt import Attempt, Part, Vote
+from mas.transaction.attempt import (
+    Attempt,
+    Part,
+    SendDecide,
+    SendFinish,
+    SendPrepare,
+    SendResolve,
+    Vote,
+)
 from mas.transaction.effects import (
     AcquireLocks,
     Effect,
@@ -51,12 +59,8 @@ from mas.transaction.effects import (
     Reply,
     Retry,
     Send,
-    SendDecide,
-    SendFinish,
-    SendPrepare,
     SendQuery,
     SendRefusal,
-    SendResolve,
 )
 from mas.transaction.outcome import PaymentResult, Status
 from mas.transaction.placement import Placement
@@ -117,7 +121,7 @@ _NEXT: dict[Phase, frozenset[Phase]] = {
 }
 """Which phases may follow which."""
 
-_FOLLOWERS = [(), *(tuple(sorted(_NEXT[phase])) for phase in Phase)]
+_FOLLOWERS = ((), *(tuple(_NEXT[phase]) for phase in Phase))
 """The same by a phase's number: the hash of an enum's member is a function in Python."""
 
 _NOWHERE = Placement(0)

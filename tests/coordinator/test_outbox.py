@@ -9,8 +9,7 @@ from mas.coordinator.outbox import Outbox, Outgoing
 from mas.coordinator.payment import Payment
 from mas.ledger import Body, Commit, Kind, Prepare
 from mas.limits import LEGS_PER_PAYMENT_MAX, TURN_BYTES_MAX, TURN_INSTRUCTIONS_MAX
-from mas.transaction.attempt import Attempt, Part
-from mas.transaction.effects import SendFinish, SendPrepare
+from mas.transaction.attempt import Attempt, Part, SendFinish, SendPrepare
 from mas.transaction.payment import PaymentRun
 from mas.transaction.placement import Placement
 from mas.transaction.xid_source import XidSource

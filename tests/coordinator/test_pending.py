@@ -9,8 +9,7 @@ from mas.coordinator.pending import PendingWriter
 from mas.errors import DatabaseUnavailable
 from mas.ledger.instructions import Prepare
 from mas.runtime import Supervisor, SystemClock
-from mas.transaction.attempt import Attempt
-from mas.transaction.effects import NotePending
+from mas.transaction.attempt import Attempt, NotePending
 from tests.coordinator.cluster import Store
 from tests.transaction.runs import ANCHOR, OTHER, Run
 

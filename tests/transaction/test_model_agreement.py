@@ -45,8 +45,8 @@ from mas.ledger import (
 )
 from mas.transaction import attempt as attempt_module
 from mas.transaction import participant, payment
-from mas.transaction.attempt import Attempt
-from mas.transaction.effects import Alarm, Reply, Retry, Send
+from mas.transaction.attempt import Alarm, Attempt
+from mas.transaction.effects import Reply, Retry, Send
 from mas.transaction.outcome import PaymentResult, Status, hash_body
 from mas.transaction.payment import PaymentRun
 from mas.transaction.placement import place

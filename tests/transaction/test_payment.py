@@ -20,15 +20,8 @@ from mas.ledger.instructions import (
     Token,
 )
 from mas.transaction import payment
-from mas.transaction.effects import (
-    AcquireLocks,
-    Alarm,
-    Locate,
-    NotePending,
-    ReleaseLocks,
-    Retry,
-    Settled,
-)
+from mas.transaction.attempt import Alarm, NotePending, Settled
+from mas.transaction.effects import AcquireLocks, Locate, ReleaseLocks, Retry
 from mas.transaction.outcome import Status
 from mas.transaction.payment import ATTEMPTS_MAX, Phase
 from mas.transaction.placement import Placement, place_creation

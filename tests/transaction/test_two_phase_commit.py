@@ -53,7 +53,8 @@ from mas.ledger import (
     Unmark,
 )
 from mas.ledger.instructions import payer
-from mas.transaction.effects import AcquireLocks, Alarm, Locate, Reply, Retry, Send
+from mas.transaction.attempt import Alarm
+from mas.transaction.effects import AcquireLocks, Locate, Reply, Retry, Send
 from mas.transaction.outcome import PaymentRequest, PaymentResult, Status, hash_body, payment_id_of
 from mas.transaction.participant import settle
 from mas.transaction.payment import PaymentRun
