@@ -58,10 +58,17 @@ class Part(msgspec.Struct, gc=False, eq=False):
     """No copy of its `Prepare` is under way, and none has prepared anything."""
 
 
+class Effects(Protocol):
+    """Takes what is to be done, in order."""
+
+    def append(self, effect: "AttemptEffect", /) -> None:
+        """Put this behind what is there."""
+
+
 class Attempt(msgspec.Struct, gc=False, eq=False):
     """One try to carry out a payment, under its own xid (rule 2, attempts)."""
 
-    effects: "Effects"
+    effects: Effects
     """Its run's: what the attempt wants done is put here."""
     xid: bytes
     number: int
@@ -276,10 +283,3 @@ class Alarm(msgspec.Struct, frozen=True, gc=False, eq=False):
 
 
 AttemptEffect = SendPrepare | SendDecide | SendResolve | SendFinish | NotePending | Settled | Alarm
-
-
-class Effects(Protocol):
-    """Takes what is to be done, in order."""
-
-    def append(self, effect: AttemptEffect, /) -> None:
-        """Put this behind what is there."""
