@@ -5,6 +5,7 @@ by name, so that a misspelt one is never silently the default. Relative paths st
 """
 
 from collections.abc import Iterable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -15,7 +16,32 @@ from mas.decoding import convert, parse_toml
 from mas.errors import ConfigError
 from mas.limits import BUCKET_ID_MAX, CLUSTER_ID_CHARACTERS_MAX, NODE_ID_MAX, shorten
 
-Role = Literal["all", "tm", "tc", "gls", "rm"]
+
+class Role(StrEnum):
+    """What runs on a node."""
+
+    ALL = "all"
+    TM = "tm"
+    TC = "tc"
+    GLS = "gls"
+    RM = "rm"
+
+    @property
+    def runs_buckets(self) -> bool:
+        """Whether it has a resource manager."""
+        return self in (Role.ALL, Role.RM)
+
+    @property
+    def runs_coordinator(self) -> bool:
+        """Whether it has a coordinator, with the public API."""
+        return self in (Role.ALL, Role.TM, Role.TC)
+
+    @property
+    def runs_locks(self) -> bool:
+        """Whether it serves locks to clients, and may be where the lock service is at work."""
+        return self in (Role.ALL, Role.TM, Role.GLS)
+
+
 NodeId = Annotated[int, msgspec.Meta(ge=1, le=NODE_ID_MAX)]
 ClusterId = Annotated[str, msgspec.Meta(min_length=1, max_length=CLUSTER_ID_CHARACTERS_MAX)]
 BucketId = Annotated[int, msgspec.Meta(ge=1, le=BUCKET_ID_MAX)]
@@ -31,7 +57,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Unique in the cluster, and never used again once its node is gone."""
     cluster_id: ClusterId = "mas"
     """Nodes of different clusters refuse each other."""
-    role: Role = "all"
+    role: Role = Role.ALL
     """What runs here: `tm` is coordinator and lock service, `tc` and `gls` one of the two, `rm` the buckets."""
     host: str = ""
     """A label of the machine: two replicas of a bucket are never placed on one. Empty: not known."""
@@ -71,7 +97,7 @@ class PeerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Its `node.id`."""
     address: str
     """Its peer transport, "host:port"."""
-    roles: tuple[Role, ...] = ("all",)
+    roles: tuple[Role, ...] = (Role.ALL,)
     """What runs there."""
 
 
@@ -261,11 +287,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError(f"jwt.public_key_file is empty: {self.jwt.algorithm} needs one")
 
     def address(self) -> str:
-        """Where other nodes find this one's peer transport."""
+        """Return where other nodes find this one's peer transport."""
         return self.node.address or join_address(self.listen.host, self.listen.peer)
 
     def host(self) -> str:
-        """Where other nodes are told to find this one: a name or an IP address."""
+        """Return the name or IP address by which other nodes are told to find this one."""
         return bare_host(self._told_address().rpartition(":")[0])
 
     def _told_address(self) -> str:
@@ -285,14 +311,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         if not self.peers:
             return self.node.id
         for peer in sorted(self.peers, key=lambda peer: peer.id):
-            if any(role in ("all", "tm", "gls") for role in peer.roles):
+            if any(role.runs_locks for role in peer.roles):
                 return peer.id
         raise ConfigError(
             "no node among the peers runs the lock service: expected one with the role gls, tm or all"
         )
 
     def remarks(self) -> list[str]:
-        """What is allowed, and worth a warning at the start."""
+        """List what is allowed, and worth a warning at the start."""
         even = [
             f"bucket {bucket.id} has {len(bucket.voters)} voters: an even number survives "
             "no more failures than one less"
@@ -307,9 +333,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         return even
 
     def _check_join(self) -> None:
-        if self.node.role != "rm":
+        if self.node.role is not Role.RM:
             raise ConfigError(
-                f'node.join is set, and node.role is {self.node.role!r}: expected "rm", the one that can join a running cluster'
+                f'node.join is set, and node.role is {self.node.role.value!r}: expected "rm", the one that can join a running cluster'
             )
         if self.peers:
             raise ConfigError("node.join is set, and so are peers: expected one of the two")
@@ -426,7 +452,7 @@ def _check_tree(struct: type[msgspec.Struct], tree: dict[str, Any], path: str) -
             raise ConfigError(f"unknown key {key!r} in {place}: known are {', '.join(hints)}")
         name = f"{path}.{key}" if path else key
         kind = get_args(hints[key])[0] if get_origin(hints[key]) is tuple else hints[key]
-        words = get_args(kind) if get_origin(kind) is Literal else ()
+        words = _words(kind)
         for item in value if isinstance(value, list) else [value]:
             if words and item not in words:
                 raise ConfigError(f"{name} is {item!r}: expected one of {', '.join(words)}")
@@ -436,6 +462,15 @@ def _check_tree(struct: type[msgspec.Struct], tree: dict[str, Any], path: str) -
                 and issubclass(kind, msgspec.Struct)
             ):
                 _check_tree(kind, item, name)
+
+
+def _words(kind: Any) -> tuple[str, ...]:  # noqa: ANN401 - a type
+    """All that a setting may be, where those are words."""
+    if get_origin(kind) is Literal:
+        return get_args(kind)
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return tuple(kind)
+    return ()
 
 
 def _check_address(what: str, address: str) -> None:

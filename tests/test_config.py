@@ -188,3 +188,22 @@ def test_every_setting_is_explained(struct: type[msgspec.Struct]) -> None:
             continue  # a section: explained by its own docstring
         declared = next(n for n, line in enumerate(lines) if line.startswith(f"    {field}: "))
         assert lines[declared + 1].startswith('    """'), f"{struct.__name__}.{field}"
+
+
+@pytest.mark.parametrize(
+    ("role", "buckets", "coordinator", "locks"),
+    [
+        ("all", True, True, True),
+        ("tm", False, True, True),
+        ("tc", False, True, False),
+        ("gls", False, False, True),
+        ("rm", True, False, False),
+    ],
+)
+def test_what_runs_where(role: str, buckets: bool, coordinator: bool, locks: bool) -> None:
+    runs = parse_config(f"[node]\nrole = {role!r}").node.role
+    assert (runs.runs_buckets, runs.runs_coordinator, runs.runs_locks) == (
+        buckets,
+        coordinator,
+        locks,
+    )

@@ -1,6 +1,7 @@
 """Where new accounts are put: `max_id` modulo the number of buckets, from ids reserved in blocks (rule 19, placement).
 
-An id only chooses a place. Without the store, chance chooses: nothing but evenness suffers.
+An id only chooses a place. If the store is down, buckets are chosen at random, and only the balance of placement is
+affected.
 """
 
 import asyncio

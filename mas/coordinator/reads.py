@@ -1,8 +1,8 @@
 """Reads for one caller: accounts, statements, and what a replica says of its bucket.
 
-Accounts that are asked for together are read together where they live together, and each has its own answer: one whose
-home, bucket or payer's bucket is away costs the others nothing but some time (rule 37, batches). An account that its home
-calls claimed exists, whatever its bucket says so far: it is asked for again.
+Accounts of one bucket are read in one request, and each has an answer of its own: if the home, the bucket or a payer's
+bucket of one account doesn't answer, the others only wait a little longer (rule 37, batches). An account that its home
+calls claimed exists, so it is asked for again if its bucket doesn't have it yet.
 """
 
 import asyncio

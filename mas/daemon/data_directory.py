@@ -6,7 +6,7 @@ lock               held by the process that uses it
 cluster.secret     what nodes prove to each other
 jwt.secret         what signs and verifies clients' tokens (HS256)
 tls/               certificates
-raft/ tm/ snapshots/ NAME.sqlite3
+raft/ tm/ snapshots/ NAME.rocksdb/
 
 Nobody else may enter it: it holds every balance, and the keys. So it is this user's own, with mode 0700.
 """
@@ -219,7 +219,7 @@ def _check_unused(path: Path) -> None:
 
 
 def read_file(path: Path) -> bytes:
-    """What the file holds.
+    """Read what the file holds.
 
     Raises:
         DataDirectoryError: it can't be read.

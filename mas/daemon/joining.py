@@ -30,7 +30,7 @@ class Directory(Protocol):
 
 
 async def find_roster(config: Config, directory: Directory) -> Roster:
-    """What this process knows of the cluster as it starts.
+    """Find out what this process knows of the cluster as it starts.
 
     Where it is to join, it is registered when this returns, and added to the buckets that it shall hold. At a later
     start it is known already, and goes on with what it kept; where it has moved to another address it says so.
@@ -60,15 +60,18 @@ async def find_roster(config: Config, directory: Directory) -> Roster:
 def _founders(config: Config) -> Roster:
     """The configuration's word on where the founders are is newer than any file's of this node."""
     node = config.node
-    peers = tuple(NodeRow(peer.id, peer.address, tuple(peer.roles)) for peer in config.peers)
-    alone = NodeRow(node.id, config.address(), (node.role,), node.host)
+    peers = tuple(
+        NodeRow(peer.id, peer.address, tuple(role.value for role in peer.roles))
+        for peer in config.peers
+    )
+    alone = NodeRow(node.id, config.address(), (node.role.value,), node.host)
     return founding_roster(
         peers or (alone,), {bucket.id: bucket.voters for bucket in config.buckets}
     )
 
 
 def _check_founders(founded: Roster, kept: Roster, path: Path) -> None:
-    """Who held the buckets at the cluster's creation never changes, whatever a file says later: all logs begin with it.
+    """Refuse a file that names other founders: who held the buckets at the cluster's creation never changes, because all logs begin with it.
 
     Raises:
         ConfigError: the configuration says otherwise than at this node's first start.
@@ -121,6 +124,6 @@ async def _join(config: Config, directory: Directory, hold: tuple[int, ...]) -> 
         timeout=_JOIN_SECONDS,
         plaintext=not tls.enabled,
     ) as operator:
-        row = NodeRow(node.id, config.address(), (node.role,), node.host, directory.store)
+        row = NodeRow(node.id, config.address(), (node.role.value,), node.host, directory.store)
         cluster = await operator.add_node(node.cluster_id, row, hold)
     return decode_roster(cluster.roster)

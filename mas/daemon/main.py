@@ -16,7 +16,7 @@ from mas.config import Config
 from mas.daemon.data_directory import DataDirectory, Identity
 from mas.daemon.joining import find_roster
 from mas.daemon.open_files import raise_file_limit
-from mas.daemon.wiring import Process
+from mas.daemon.process import Process
 from mas.errors import WriteHangs
 from mas.runtime import Supervisor, SystemDice
 from mas.telemetry import setup_logging

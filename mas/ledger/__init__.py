@@ -49,9 +49,9 @@ from mas.ledger.instructions import (
     decode_proposal,
     encode,
 )
-from mas.ledger.memory import UNKNOWN, Missing, NotLoaded, Unknown
 from mas.ledger.needs import external_number
 from mas.ledger.register import REGISTER_BUCKET
+from mas.ledger.row_cache import UNKNOWN, Missing, NotLoaded, Unknown
 from mas.ledger.rows import (
     Account,
     BucketRow,

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Any
 
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from mas.errors import UnknownVersion
 from mas.ids import INCARNATION_BYTES, home_bucket
@@ -36,6 +36,7 @@ from mas.ledger.instructions import (
     Legs,
     LockMode,
     Mark,
+    Parties,
     Prepare,
     Proposal,
     QueryRecord,
@@ -52,10 +53,10 @@ from mas.ledger.instructions import (
     encode,
     parties,
 )
-from mas.ledger.memory import UNKNOWN, Memory, Missing, NotLoaded
 from mas.ledger.needs import NEEDS, external_number, own_legs
 from mas.ledger.register import REGISTER_BUCKET, register, retire
-from mas.ledger.rows import Account, Incarnation, Posting, PreparedLegs, Record, ResidentState
+from mas.ledger.row_cache import Missing, MissingSet, NotLoaded, RowCache
+from mas.ledger.rows import Account, Posting, PreparedLegs, Record, ResidentState
 from mas.ledger.shape import BEYOND_ALL, TIME_MAX, is_currency, wrong_field, wrong_in_batch
 from mas.limits import BALANCE_MAX, MARKS_PER_ACCOUNT_MAX, UNDECIDED_PER_ACCOUNT_MAX
 
@@ -71,9 +72,12 @@ _WRONG_BUCKET = Answer(Code.WRONG_BUCKET, Reason.WRONG_BUCKET)
 _LOCK_CONFLICT = Answer(Code.LOCK_CONFLICT, Reason.LOCK_CONFLICT)
 _CONTENDED = Answer(Code.CONTENDED, Reason.CONTENDED)
 
-# What is said of several legs is what the gravest says: first what records nothing, then what ends the attempt
+# On CPython 3.11 a member looked up in its enum costs as much as a call; every payment passes these.
+_CREATION, _ABORTED, _COMMITTED = Kind.CREATION, Code.ABORTED, Code.COMMITTED
+
+# What is said of several legs is what the most severe says: first what records nothing, then what ends the attempt
 # alone, then a no that nothing can change, then what depends on legs still undecided.
-_GRAVITY = {
+_SEVERITY = {
     Code.WRONG_BUCKET: 0,
     Code.LOCK_CONFLICT: 1,
     Code.REFUSED: 2,
@@ -88,11 +92,11 @@ _Staged = dict[str, Account]
 """Accounts as an instruction will leave them, by number; put in place at its end."""
 
 
-class Ledger(Memory):
+class Ledger:
     """One bucket's ledger, as one replica holds it."""
 
     def __init__(self, kept: ResidentState) -> None:
-        super().__init__(kept)
+        self.rows = RowCache(kept)
         self._now = 0
         self._created = 0
         # Of the batch being applied: whether its instructions are proposed for the second time, and what they leave out.
@@ -100,22 +104,22 @@ class Ledger(Memory):
         self._left_out: dict[str, tuple[int, int]] = {}
         # Accounts on which a leg of the `exclusive` mode is prepared (rule 35).
         self._exclusive: dict[str, bytes] = {}
-        for legs in self.legs.values():
+        for legs in self.rows.legs.values():
             self._note_exclusive(legs)
         # `Any`, since the type of an instruction says which of them it goes to.
         self._rules: dict[type, Callable[[Any], Answer]] = {
             Prepare: self._prepare,
             Decide: self._decide,
-            RecordRefusal: self._end,
+            RecordRefusal: self._record_refusal,
             Commit: self._commit,
             Abort: self._abort,
-            Resolve: self._ask,
-            QueryRecord: self._look,
+            Resolve: self._resolve,
+            QueryRecord: self._query_record,
             Mark: self._mark,
             Unmark: self._unmark,
             CloseIncarnation: self._close_incarnation,
             Genesis: self._genesis,
-            TakeEpoch: self._epoch,
+            TakeEpoch: self._take_epoch,
             SetAccount: self._set_account,
             RegisterNode: self._change_register,
             RetireNode: self._change_register,
@@ -124,7 +128,7 @@ class Ledger(Memory):
     # -- Entries ---------------------------------------------------------------------------------------
 
     def missing(self, proposal: Proposal) -> Missing:
-        """What to load before this is applied; each once, in the order of the instructions.
+        """List what to load before this is applied; each once, in the order of the instructions.
 
         An instruction that can't even be asked what it needs is FAILED when it is applied (rule 16).
 
@@ -132,24 +136,15 @@ class Ledger(Memory):
             UnknownVersion: this program doesn't know the rules that the entry is to be judged by.
         """
         self._check_version(proposal)
-        accounts: dict[str, None] = {}
-        records: dict[bytes, None] = {}
-        claims: dict[str, None] = {}
-        in_memory, absent = self._accounts, self._absent_accounts
+        rows, found = self.rows, MissingSet({}, {}, {})
         for batch in proposal.batches:
             for instruction in batch.instructions:
                 try:
-                    numbers, payment_id, claimed = NEEDS[type(instruction)](instruction, self.legs)
-                    if payment_id is not None and self.record(payment_id) is UNKNOWN:
-                        records[payment_id] = None
+                    needs = NEEDS[type(instruction)](instruction, rows.legs)
+                    rows.add_missing(found, needs)
                 except Exception:  # noqa: BLE001, S112 - `apply` will meet it too, and record it alike
                     continue
-                for number in numbers:
-                    if number not in in_memory and number not in absent:
-                        accounts[number] = None
-                if claimed is not None and self.claim(claimed) is UNKNOWN:
-                    claims[claimed] = None
-        return Missing(list(accounts), list(records), list(claims))
+        return Missing(list(found.accounts), list(found.records), list(found.claims))
 
     def apply(self, index: int, term: int, proposal: Proposal) -> list[list[Answer]]:
         """Carry out an entry; the answers of each batch's instructions, in their order.
@@ -163,9 +158,11 @@ class Ledger(Memory):
         """
         self._check_version(proposal)
         self._begin(index, term)
-        self._is_whole = False
-        self.bucket.version = max(self.bucket.version, proposal.version)
-        self._now = self.bucket.time_us = max(self.bucket.time_us, min(proposal.time_us, TIME_MAX))
+        self.rows.is_whole = False
+        self.rows.bucket.version = max(self.rows.bucket.version, proposal.version)
+        self._now = self.rows.bucket.time_us = max(
+            self.rows.bucket.time_us, min(proposal.time_us, TIME_MAX)
+        )
         self._created = 0
         answers = []
         for batch in proposal.batches:
@@ -177,31 +174,31 @@ class Ledger(Memory):
             self._is_second = bool(batch.left_out)
             self._left_out = self._sum_left_out(batch.left_out) if batch.left_out else {}
             answers.append([self._carry_out(each) for each in batch.instructions])
-        self._is_whole = True
+        self.rows.is_whole = True
         return answers
 
     def advance(self, index: int, term: int, members: bytes | None = None) -> None:
         """Pass an entry without instructions; `members` is the encoded membership that it brought."""
         self._begin(index, term)
         if members is not None:
-            self.bucket.members = members
+            self.rows.bucket.members = members
 
     def _begin(self, index: int, term: int) -> None:
-        assert self._is_whole, "an apply was interrupted: start again from the database"
-        assert index == self.bucket.applied + 1, f"{index} after {self.bucket.applied}"
-        self.bucket.applied, self.bucket.term = index, term
+        assert self.rows.is_whole, "an apply was interrupted: start again from the database"
+        assert index == self.rows.bucket.applied + 1, f"{index} after {self.rows.bucket.applied}"
+        self.rows.bucket.applied, self.rows.bucket.term = index, term
 
     def _check_version(self, proposal: Proposal) -> None:
         if proposal.version > LEDGER_VERSION:
             raise UnknownVersion(
-                f"bucket {self.bucket.bucket}: an entry after {self.bucket.applied} is to be judged by ledger version "
+                f"bucket {self.rows.bucket.bucket}: an entry after {self.rows.bucket.applied} is to be judged by ledger version "
                 f"{proposal.version}, this program knows {LEDGER_VERSION}: run the newer program on this node"
             )
 
     def _carry_out(self, instruction: object) -> Answer:
         """Apply one instruction; one whose own logic raises has changed nothing, and says so alike everywhere."""
         try:
-            if wrong := wrong_field(instruction, self.bucket.buckets):
+            if wrong := wrong_field(instruction, self.rows.bucket.buckets):
                 return _failed(wrong)
             return self._rules[type(instruction)](instruction)
         except (MemoryError, RecursionError, OSError, NotLoaded):
@@ -212,100 +209,78 @@ class Ledger(Memory):
 
     def _raise_low_water(self, name: bytes, low_water: int) -> None:
         """A coordinator's mark only grows (rule 10)."""
-        row = self._incarnation(name)
-        if low_water > row.low_water:
-            row.low_water = low_water
-            self._changed_incarnations[name] = row
-
-    def _incarnation(self, name: bytes) -> Incarnation:
-        row = self._incarnations.get(name)
-        if row is None:
-            self._incarnations[name] = self._changed_incarnations[name] = row = Incarnation(name)
-        return row
+        row = self.rows.incarnation(name)
+        if row is None or low_water > row.low_water:
+            self.rows.change_incarnation(name).low_water = low_water
 
     # -- Phase 1, and its end at a bucket that isn't the anchor (rules 4, 10) -----------------------------
 
     def _prepare(self, prepare: Prepare) -> Answer:
-        if prepare.xid in self.legs:
+        if prepare.xid in self.rows.legs:
             return _PREPARED
-        if (spent := self._spent(prepare.xid)) is not None:
-            return _STALE_XID if spent is _OVER else spent
+        if (settled := self._settled_answer(prepare.xid)) is not None:
+            return _STALE_XID if settled is _OVER else settled
         staged: _Staged = {}
-        if prepare.kind is Kind.CREATION:
+        if prepare.kind is _CREATION:
             refusal = self._reserve_opening(staged, *prepare.legs[0], prepare.currency)
         else:
             refusal = self._reserve(staged, prepare.legs, prepare.currency, prepare.tokens)
         if refusal is not None:
             return refusal
-        legs = PreparedLegs(
-            prepare.xid,
-            prepare.payment_id,
-            prepare.attempt,
-            prepare.body_hash,
-            prepare.anchor,
-            prepare.participants,
-            prepare.kind,
-            prepare.currency,
-            prepare.legs,
-            prepare.tokens,
-            prepare.overdraft_limit,
-            prepare.parties,
-            prepare.reference,
-        )
-        self._put_accounts(staged)
-        self._put_legs(legs)
+        legs = PreparedLegs(*astuple(prepare))
+        self.rows.put_accounts(staged)
+        self.rows.put_legs(legs)
         if prepare.tokens:
             self._note_exclusive(legs)
         return _PREPARED
 
     def _commit(self, commit: Commit) -> Answer:
-        legs = self.legs.get(commit.xid)
+        legs = self.rows.legs.get(commit.xid)
         if legs is None:
-            return self._spent(commit.xid) or Answer(
+            return self._settled_answer(commit.xid) or Answer(
                 Code.ALARM, detail="COMMIT of what is neither prepared nor posted"
             )
         staged: _Staged = {}
-        postings: list[Posting] = []
-        if legs.kind is Kind.CREATION:
-            self._open(staged, postings, legs, commit.time_us)
+        if legs.kind is _CREATION:
+            postings = self._open(staged, legs, legs.payment_id, commit.time_us)
         else:
-            self._post(staged, postings, legs, commit.time_us)
-        incarnation = self._incarnation(commit.xid[:INCARNATION_BYTES])
+            postings = self._post(
+                staged, legs.legs, legs, legs.payment_id, legs.parties, commit.time_us
+            )
         counter = int.from_bytes(commit.xid[INCARNATION_BYTES:], "big")
-        self._put_accounts(staged)
-        self.postings += postings
+        self.rows.put_accounts(staged)
+        self.rows.postings += postings
         self._settle(legs)
-        incarnation.posted[counter] = None
-        self._changed_incarnations[incarnation.incarnation] = incarnation
+        self.rows.change_incarnation(commit.xid[:INCARNATION_BYTES]).posted[counter] = None
         return _POSTED
 
     def _abort(self, abort: Abort) -> Answer:
-        legs = self.legs.get(abort.xid)
+        legs = self.rows.legs.get(abort.xid)
         if legs is None:
-            spent = self._spent(abort.xid)
+            settled = self._settled_answer(abort.xid)
             return (
                 Answer(Code.ALARM, detail="ABORT of what is posted")
-                if spent is _POSTED
-                else spent or _FREED
+                if settled is _POSTED
+                else settled or _FREED
             )
         staged: _Staged = {}
-        if legs.kind is Kind.CREATION:
+        if legs.kind is _CREATION:
             if opening := legs.legs[0][1]:
-                self._stage(staged, EXTERNAL, legs.currency).debits_pending -= opening
+                self._copy_for_update(staged, EXTERNAL, legs.currency).debits_pending -= opening
         else:
             for number, amount in legs.legs:
-                row = self._stage(staged, number, legs.currency)
+                row = self._copy_for_update(staged, number, legs.currency)
                 if amount < 0:
                     row.debits_pending += amount
                 else:
                     row.credits_pending -= amount
-        self._put_accounts(staged)
+        self.rows.put_accounts(staged)
         self._settle(legs)
         return _FREED
 
-    def _spent(self, xid: bytes) -> Answer | None:
+    def _settled_answer(self, xid: bytes) -> Answer | None:
         """OVER below its coordinator's mark, POSTED if this bucket remembers posting it (rule 10)."""
-        row = self._incarnations.get(xid[:INCARNATION_BYTES])
+        row = self.rows.incarnation(xid[:INCARNATION_BYTES])
         if row is None:
             return None
         counter = int.from_bytes(xid[INCARNATION_BYTES:], "big")
@@ -314,7 +289,7 @@ class Ledger(Memory):
         return _POSTED if counter in row.posted else None
 
     def _settle(self, legs: PreparedLegs) -> None:
-        self._drop_legs(legs)
+        self.rows.drop_legs(legs)
         if legs.tokens:
             for number, _ in legs.legs:
                 if self._exclusive.get(number) == legs.xid:
@@ -324,15 +299,15 @@ class Ledger(Memory):
 
     def _decide(self, decide: Decide) -> Answer:
         body = decide.body
-        if body.kind is Kind.CREATION and not self._is_home(body.legs[0][0]):
+        if body.kind is _CREATION and not self._is_home(body.legs[0][0]):
             return _WRONG_BUCKET
-        record = self._record(decide.payment_id)
+        record = self.rows.require_record(decide.payment_id)
         if record is not None:
             if record.outcome is not Code.ABORTED:
-                return _tell(record, body, decide.body_hash)
+                return _answer_for(record, body, decide.body_hash)
             if record.attempt >= decide.attempt:
-                return _say(record)
-        if body.kind is Kind.CREATION:
+                return _answer_from(record)
+        if body.kind is _CREATION:
             return self._decide_creation(decide)
         assert not sum([amount for _, amount in body.legs]), "the legs don't sum to zero"
 
@@ -341,8 +316,7 @@ class Ledger(Memory):
         refusal = self._reserve(staged, legs, body.currency, decide.tokens)
         if refusal is not None:
             return self._decline(decide, refusal)
-        postings: list[Posting] = []
-        self._post(staged, postings, _as_prepared(decide, legs), self._now)
+        postings = self._post(staged, legs, body, decide.payment_id, parties(body.legs), self._now)
         return self._conclude(decide, staged, postings)
 
     def _decide_creation(self, decide: Decide) -> Answer:
@@ -350,13 +324,10 @@ class Ledger(Memory):
         creation).
         """
         number, opening = decide.body.legs[0]
-        assert (decide.account_bucket == self.bucket.bucket) == bool(decide.own), (
+        assert (decide.account_bucket == self.rows.bucket.bucket) == bool(decide.own), (
             "a place is either here or a participant"
         )
-        claim = self.claim(number)
-        if claim is UNKNOWN:
-            raise NotLoaded(f"claim of {number}")
-        if claim is not None:
+        if self.rows.require_claim(number) is not None:
             return self._decline(decide, Answer(Code.REFUSED, Reason.ACCOUNT_EXISTS))
         staged: _Staged = {}
         postings: list[Posting] = []
@@ -364,9 +335,9 @@ class Ledger(Memory):
             refusal = self._reserve_opening(staged, number, opening, decide.body.currency)
             if refusal is not None:
                 return self._decline(decide, refusal)
-            self._open(staged, postings, _as_prepared(decide, decide.body.legs), self._now)
+            postings = self._open(staged, decide.body, decide.payment_id, self._now)
         answer = self._conclude(decide, staged, postings)
-        self._claims[number] = self._changed_claims[number] = decide.account_bucket
+        self.rows.put_claim(number, decide.account_bucket)
         return answer
 
     def _conclude(self, decide: Decide, staged: _Staged, postings: list[Posting]) -> Answer:
@@ -381,10 +352,10 @@ class Ledger(Memory):
             self._now,
             decide.account_bucket,
         )
-        answer = _say(record)
-        self._put_accounts(staged)
-        self.postings += postings
-        self._put_record(record)
+        answer = _answer_from(record)
+        self.rows.put_accounts(staged)
+        self.rows.postings += postings
+        self.rows.put_record(record)
         return answer
 
     def _decline(self, decide: Decide, refusal: Answer) -> Answer:
@@ -402,22 +373,25 @@ class Ledger(Memory):
             b"" if is_no else decide.xid,
             detail=refusal.detail,
         )
-        self._put_record(record)
-        return _say(record)
+        self.rows.put_record(record)
+        return _answer_from(record)
 
-    def _end(self, record_refusal: RecordRefusal) -> Answer:
+    def _record_refusal(self, record_refusal: RecordRefusal) -> Answer:
         """An outcome REFUSED, unless there is one, or the attempt that brings it is dead (rules 8, 9).
 
         Of another account's payment nothing is said and nothing recorded: an id is a hash that anybody can compute.
         """
-        if record_refusal.kind is Kind.CREATION and not self._is_home(record_refusal.payer):
+        if record_refusal.kind is _CREATION and not self._is_home(record_refusal.payer):
             return _WRONG_BUCKET
-        record = self._record(record_refusal.payment_id)
+        record = self.rows.require_record(record_refusal.payment_id)
         if record is not None and not record.is_of(record_refusal.payer):
             return _NO_RECORD
         if record is not None and record.outcome is not Code.ABORTED:
-            return _tell(record, record_refusal.body, record_refusal.body_hash)
-        if record_refusal.kind is not Kind.CREATION and self._account(record_refusal.payer) is None:
+            return _answer_for(record, record_refusal.body, record_refusal.body_hash)
+        if (
+            record_refusal.kind is not _CREATION
+            and self.rows.require_account(record_refusal.payer) is None
+        ):
             return self._absent(record_refusal.payer)
         # A cancellation belongs to no attempt: dead ones don't stop it.
         if (
@@ -425,7 +399,7 @@ class Ledger(Memory):
             and record is not None
             and record.attempt >= record_refusal.attempt
         ):
-            return _say(record)
+            return _answer_from(record)
         record = Record(
             record_refusal.payment_id,
             Code.REFUSED,
@@ -436,37 +410,37 @@ class Ledger(Memory):
             detail=record_refusal.detail,
             payer=record_refusal.payer if record_refusal.body is None else "",
         )
-        self._put_record(record)
-        return _say(record)
+        self.rows.put_record(record)
+        return _answer_from(record)
 
-    def _ask(self, resolve: Resolve) -> Answer:
+    def _resolve(self, resolve: Resolve) -> Answer:
         """Without an outcome the attempt dies first; then the answer is what the record says (rule 11, the resolver)."""
-        record = self._record(resolve.payment_id)
+        record = self.rows.require_record(resolve.payment_id)
         if record is None or (record.outcome is Code.ABORTED and record.attempt < resolve.attempt):
             record = Record(
                 resolve.payment_id, Code.ABORTED, reason=Reason.DIED, attempt=resolve.attempt
             )
-            self._put_record(record)
-        return _say(record)
+            self.rows.put_record(record)
+        return _answer_from(record)
 
-    def _look(self, query_record: QueryRecord) -> Answer:
+    def _query_record(self, query_record: QueryRecord) -> Answer:
         if (
             query_record.payer
-            and query_record.kind is Kind.CREATION
+            and query_record.kind is _CREATION
             and not self._is_home(query_record.payer)
         ):
             return _WRONG_BUCKET
-        record = self._record(query_record.payment_id)
+        record = self.rows.require_record(query_record.payment_id)
         if record is not None:
             return (
-                _say(record)
+                _answer_from(record)
                 if not query_record.payer or record.is_of(query_record.payer)
                 else _NO_RECORD
             )
         if (
             query_record.payer
-            and query_record.kind is not Kind.CREATION
-            and self._account(query_record.payer) is None
+            and query_record.kind is not _CREATION
+            and self.rows.require_account(query_record.payer) is None
         ):
             return self._absent(query_record.payer)
         return _NO_RECORD
@@ -475,18 +449,12 @@ class Ledger(Memory):
         """Of an account that isn't here: it may be about to be, where its creation is prepared (rule 3, anchor and
         record).
         """
-        xids = self.xids_on(number)
+        xids = self.rows.xids_on(number)
         return Answer(Code.PENDING_ON, xids=xids) if xids else _WRONG_BUCKET
 
-    def _record(self, payment_id: bytes) -> Record | None:
-        record = self._records.get(payment_id)
-        if record is None and self.record(payment_id) is UNKNOWN:
-            raise NotLoaded(f"record {payment_id.hex()}")
-        return record
-
     def _is_home(self, number: str) -> bool:
-        """Whether this bucket holds the claim of this number (rule 20, genesis)."""
-        return home_bucket(number, self.bucket.buckets) == self.bucket.bucket
+        """Tell whether this bucket holds the claim of this number (rule 20, genesis)."""
+        return home_bucket(number, self.rows.bucket.buckets) == self.rows.bucket.bucket
 
     # -- Legs: judging and reserving (rules 13, 15, 34, 35) ------------------------------------------------
 
@@ -508,14 +476,14 @@ class Ledger(Memory):
             if refusal is not None:
                 refusals.append(refusal)
                 continue
-            row = self._stage(staged, number, currency)
+            row = self._copy_for_update(staged, number, currency)
             if amount < 0:
                 row.debits_pending -= amount
             else:
                 row.credits_pending += amount
             if token is not None:
                 _pass_marks(row, token)
-        return _gravest(refusals) if refusals else None
+        return _most_severe(refusals) if refusals else None
 
     def _judge(
         self,
@@ -525,12 +493,12 @@ class Ledger(Memory):
         currency: str,
         token: Token | None,
     ) -> Answer | None:
-        """Why this leg can't be prepared now, None if it can."""
+        """Return why this leg can't be prepared now, None if it can."""
         assert number[0] != EXTERNAL[0], "whatever begins so is the system's"
-        account = staged.get(number) or self._account(number)
+        account = staged.get(number) or self.rows.require_account(number)
         if account is None:
             # Only a creation is prepared on an account that isn't there.
-            return self._undecided(number) if number in self._prepared_on else _WRONG_BUCKET
+            return self._undecided(number) if self.rows.count_prepared_on(number) else _WRONG_BUCKET
         if (account.marks or token or self._exclusive) and self._is_locked(account, token):
             return _LOCK_CONFLICT
         if account.currency != currency:
@@ -551,7 +519,8 @@ class Ledger(Memory):
         What the second proposal leaves out counts as if it had never been there: it has been told to nobody.
         """
         number = account.number
-        now = self._accounts[number]
+        now = self.rows.require_account(number)
+        assert now is not None, f"{number} is judged, and isn't there"
         debits, credits_ = self._left_out.get(number, (0, 0))
         if amount < 0:
             # At best all other debits are freed and all other credits posted; this payment's own stay.
@@ -569,15 +538,15 @@ class Ledger(Memory):
 
     def _undecided(self, number: str) -> Answer:
         """Once the leader has asked about them it isn't asked again, nor about too many: the attempt ends (rule 15)."""
-        if self._is_second or len(self._prepared_on[number]) > UNDECIDED_PER_ACCOUNT_MAX:
+        if self._is_second or self.rows.count_prepared_on(number) > UNDECIDED_PER_ACCOUNT_MAX:
             return _CONTENDED
-        return Answer(Code.PENDING_ON, xids=self.xids_on(number))
+        return Answer(Code.PENDING_ON, xids=self.rows.xids_on(number))
 
     def _sum_left_out(self, xids: tuple[bytes, ...]) -> dict[str, tuple[int, int]]:
         """Of the legs left out, by account: the sum of debits, and that of credits. Once a batch, whatever is judged in it."""
         sums: dict[str, tuple[int, int]] = {}
         for xid in set(xids):
-            prepared = self.legs.get(xid)
+            prepared = self.rows.legs.get(xid)
             for number, amount in prepared.legs if prepared is not None else ():
                 debits, credits_ = sums.get(number, (0, 0))
                 if amount < 0:
@@ -594,7 +563,7 @@ class Ledger(Memory):
             return bool(account.marks)
         if account.fence is not None and token < account.fence:
             return True
-        if token.mode is LockMode.EXCLUSIVE and account.number in self._prepared_on:
+        if token.mode is LockMode.EXCLUSIVE and self.rows.count_prepared_on(account.number):
             return True
         return any(mark > token for mark in account.marks)
 
@@ -602,26 +571,26 @@ class Ledger(Memory):
         self, staged: _Staged, number: str, opening: int, currency: str
     ) -> Answer | None:
         """Reserve the opening balance of an account that can be made here; or say why it can't (rules 13, 18)."""
-        if self._account(number) is not None:
+        if self.rows.require_account(number) is not None:
             return Answer(Code.REFUSED, Reason.ACCOUNT_EXISTS, detail=number)
         if opening > BALANCE_MAX:
             return Answer(Code.REFUSED, Reason.BALANCE_LIMIT, detail=number)
-        if number in self._prepared_on:
+        if self.rows.count_prepared_on(number):
             return self._undecided(number)
         if not opening:
             return None
         lacks = self._external_lacks(staged, currency, -opening)
         if lacks is None:
-            self._stage(staged, EXTERNAL, currency).debits_pending += opening
+            self._copy_for_update(staged, EXTERNAL, currency).debits_pending += opening
         return lacks
 
     def _external_lacks(self, staged: _Staged, currency: str, amount: int) -> Answer | None:
-        """Why `@external` can't pay or take this much now, None if it can.
+        """Return why `@external` can't pay or take this much now, None if it can.
 
         It has no limit of its own; but its balance, like all that is stored, is a number of 64 bits.
         """
         number = external_number(currency)
-        row = staged.get(number) or self._account(number)
+        row = staged.get(number) or self.rows.require_account(number)
         balance, debits, credits_ = (
             (row.balance, row.debits_pending, row.credits_pending) if row is not None else (0, 0, 0)
         )
@@ -640,74 +609,76 @@ class Ledger(Memory):
     # -- Legs: posting -------------------------------------------------------------------------------------
 
     def _post(
-        self, staged: _Staged, postings: list[Posting], prepared: PreparedLegs, time: int
-    ) -> None:
-        """Turn what is reserved into postings; an account's postings are numbered in one sequence."""
-        currency, payment_id, reference = prepared.currency, prepared.payment_id, prepared.reference
-        debtor, creditor = prepared.parties
-        for number, amount in prepared.legs:
-            row = staged.get(number) or self._stage(staged, number, currency)
+        self,
+        staged: _Staged,
+        legs: Legs,
+        payment: Body | PreparedLegs,
+        payment_id: bytes,
+        told: Parties,
+        time: int,
+    ) -> list[Posting]:
+        """Turn what is reserved for these legs into postings; an account's postings are numbered in one sequence."""
+        currency, reference = payment.currency, payment.reference
+        debtor, creditor = told
+        postings: list[Posting] = []
+        for number, amount in legs:
+            row = staged.get(number) or self._copy_for_update(staged, number, currency)
             if amount < 0:
                 row.debits_pending += amount
                 counterparty = creditor
             else:
                 row.credits_pending -= amount
                 counterparty = debtor
-            row.balance += amount
-            row.sequence += 1
+            row.balance = balance = row.balance + amount
+            row.sequence = sequence = row.sequence + 1
             postings.append(
                 Posting(
                     row.number,
-                    row.sequence,
+                    sequence,
                     payment_id,
                     amount,
-                    row.balance,
+                    balance,
                     time,
                     counterparty,
                     reference,
                 )
             )
+        return postings
 
     def _open(
-        self, staged: _Staged, postings: list[Posting], legs: PreparedLegs, time: int
-    ) -> None:
+        self, staged: _Staged, opening: Body | PreparedLegs, payment_id: bytes, time: int
+    ) -> list[Posting]:
         """Show a new account, its opening balance paid by `@external`, which has reserved it (rules 17, 18)."""
-        number, opening = legs.legs[0]
+        number, amount = opening.legs[0]
+        bucket = self.rows.bucket
         self._created += 1
-        name = f"{self.bucket.bucket}-{self.bucket.applied}-{self._created}"
-        limit = legs.overdraft_limit
         staged[number] = Account(
-            number, name, legs.currency, credits_pending=opening, overdraft_limit=limit, version=1
+            number,
+            f"{bucket.bucket}-{bucket.applied}-{self._created}",
+            opening.currency,
+            credits_pending=amount,
+            overdraft_limit=opening.overdraft_limit,
+            version=1,
         )
-        if opening:
-            both = ((EXTERNAL, -opening), (number, opening))
-            deposit = replace(legs, legs=both, parties=parties(both))
-            self._post(staged, postings, deposit, time)
+        if not amount:
+            return []
+        legs = ((EXTERNAL, -amount), (number, amount))
+        return self._post(staged, legs, opening, payment_id, parties(legs), time)
 
-    def _stage(self, staged: _Staged, number: str, currency: str) -> Account:
+    def _copy_for_update(self, staged: _Staged, number: str, currency: str) -> Account:
         """This instruction's copy of an account that exists, or of `@external`, which needs no creation."""
         if number == EXTERNAL:
             number = external_number(currency)
         row = staged.get(number)
         if row is None:
-            account = self._account(number)
+            account = self.rows.require_account(number)
             if account is None:
                 assert number[0] == EXTERNAL[0], f"{number} has left under prepared legs"
                 assert is_currency(currency), "a currency is three letters"
-                account = Account(number, f"{self.bucket.bucket}-0-0/{currency}", currency)
+                account = Account(number, f"{self.rows.bucket.bucket}-0-0/{currency}", currency)
             staged[number] = row = account.__copy__()
             row.version += 1
         return row
-
-    def _put_accounts(self, staged: _Staged) -> None:
-        self._accounts.update(staged)
-        self._changed_accounts.update(staged)
-
-    def _account(self, number: str) -> Account | None:
-        account = self._accounts.get(number)
-        if account is None and number not in self._absent_accounts:
-            raise NotLoaded(f"account {number}")
-        return account
 
     # -- Locks' marks, and an administrator's changes (rules 13, 33, 34) -----------------------------------
 
@@ -715,7 +686,7 @@ class Ledger(Memory):
         """Keep new legs out; PENDING_ON names those that were here before. Older marks that it excludes go (rule 34,
         escrow mode).
         """
-        account, token = self._account(instruction.account), instruction.token
+        account, token = self.rows.require_account(instruction.account), instruction.token
         if account is None:
             return self._absent(instruction.account)
         if token not in account.marks:
@@ -725,12 +696,12 @@ class Ledger(Memory):
             if len(account.marks) - len(gone) >= MARKS_PER_ACCOUNT_MAX:
                 return _LOCK_CONFLICT
             self._put_marks(account, gone, token)
-        xids = self.xids_on(instruction.account)
+        xids = self.rows.xids_on(instruction.account)
         return Answer(Code.PENDING_ON, xids=xids) if xids else _DONE
 
     def _unmark(self, unmark: Unmark) -> Answer:
-        """Take a mark away. One that isn't there may still be on its way, and is set no more (rule 34)."""
-        account, token = self._account(unmark.account), unmark.token
+        """Take a mark away. One that isn't there may still be on its way, and is set no more (rule 34, escrow mode)."""
+        account, token = self.rows.require_account(unmark.account), unmark.token
         if account is None:
             return _WRONG_BUCKET
         if token in account.marks:
@@ -739,7 +710,7 @@ class Ledger(Memory):
         if account.passed is None or account.passed < token:
             row = account.__copy__()
             row.passed = token
-            self._put_accounts({row.number: row})
+            self.rows.put_accounts({row.number: row})
         return _UNCHANGED
 
     def _put_marks(self, account: Account, gone: Sequence[Token], new: Token | None = None) -> None:
@@ -753,17 +724,17 @@ class Ledger(Memory):
         for mark in gone:
             if mark.mode is LockMode.EXCLUSIVE:
                 row.passed = _newest(row.passed, mark)
-        self._put_accounts({row.number: row})
+        self.rows.put_accounts({row.number: row})
 
     def _set_account(self, set_account: SetAccount) -> Answer:
         """Judge a change once by its name, if it has one: a copy that comes late does nothing (rule 39, unknown results)."""
-        account = self._account(set_account.account)
+        account = self.rows.require_account(set_account.account)
         if account is None:
             return self._absent(set_account.account)
         if not set_account.change_id:
             return self._change_account(account, set_account)
         content = _hash_change(set_account)
-        record = self._record(set_account.change_id)
+        record = self.rows.require_record(set_account.change_id)
         if record is not None:
             state = AccountState(account.frozen, account.closed, account.overdraft_limit)
             if record.body_hash != content:
@@ -781,7 +752,7 @@ class Ledger(Memory):
                 time_us=self._now,
                 detail=answer.detail,
             )
-            self._put_record(record)
+            self.rows.put_record(record)
         return answer
 
     def _change_account(self, account: Account, set_account: SetAccount) -> Answer:
@@ -795,7 +766,7 @@ class Ledger(Memory):
             or (set_account.frozen, set_account.overdraft_limit) != (None, None)
         ):
             return Answer(Code.REFUSED, Reason.ACCOUNT_CLOSED, detail=set_account.account)
-        if set_account.closed and set_account.account in self._prepared_on:
+        if set_account.closed and self.rows.count_prepared_on(set_account.account):
             return Answer(Code.REFUSED, Reason.LEGS_PREPARED, detail=set_account.account)
         if set_account.closed and account.balance:
             return Answer(Code.REFUSED, Reason.ACCOUNT_NOT_EMPTY, detail=set_account.account)
@@ -812,24 +783,24 @@ class Ledger(Memory):
         if row == account:
             return Answer(Code.UNCHANGED, state=state)
         row.version += 1
-        self._put_accounts({row.number: row})
+        self.rows.put_accounts({row.number: row})
         return Answer(Code.DONE, state=state)
 
     # -- The bucket itself (rules 10, 20, 36) ---------------------------------------------------------------
 
     def _close_incarnation(self, close_incarnation: CloseIncarnation) -> Answer:
         name = close_incarnation.incarnation
-        if any(xid[:INCARNATION_BYTES] == name for xid in self.legs):
+        if any(xid[:INCARNATION_BYTES] == name for xid in self.rows.legs):
             return _UNCHANGED
-        row = self._incarnation(name)
-        if row.closed:
+        row = self.rows.incarnation(name)
+        if row is not None and row.closed:
             return _UNCHANGED
+        row = self.rows.change_incarnation(name)
         row.closed, row.low_water = True, BEYOND_ALL
-        self._changed_incarnations[name] = row
         return _DONE
 
     def _genesis(self, genesis: Genesis) -> Answer:
-        bucket = self.bucket
+        bucket = self.rows.bucket
         if bucket.bucket != genesis.bucket:
             return Answer(Code.ALARM, detail=f"genesis of bucket {genesis.bucket}")
         if not bucket.buckets:
@@ -839,12 +810,12 @@ class Ledger(Memory):
             return Answer(Code.ALARM, detail="a second genesis says something else")
         return _UNCHANGED
 
-    def _epoch(self, _: TakeEpoch) -> Answer:
-        self.bucket.epoch += 1
-        return Answer(Code.DONE, value=self.bucket.epoch)
+    def _take_epoch(self, _: TakeEpoch) -> Answer:
+        self.rows.bucket.epoch += 1
+        return Answer(Code.DONE, value=self.rows.bucket.epoch)
 
     def _change_register(self, instruction: RegisterNode | RetireNode) -> Answer:
-        bucket = self.bucket
+        bucket = self.rows.bucket
         if bucket.bucket != REGISTER_BUCKET:
             detail = (
                 f"bucket {REGISTER_BUCKET} keeps the register of nodes, not bucket {bucket.bucket}"
@@ -860,7 +831,7 @@ class Ledger(Memory):
             return judged
         if judged == nodes:
             return Answer(Code.UNCHANGED, value=bucket.nodes_index)
-        self._put_nodes(judged)
+        self.rows.put_nodes(judged)
         return Answer(Code.DONE, value=bucket.nodes_index)
 
 
@@ -868,7 +839,7 @@ def _failed(field: str) -> Answer:
     return Answer(Code.FAILED, detail=f"{field} is not what it has to be")
 
 
-def _say(record: Record) -> Answer:
+def _answer_from(record: Record) -> Answer:
     """The record as it stands."""
     return Answer(
         record.outcome,
@@ -882,48 +853,28 @@ def _say(record: Record) -> Answer:
     )
 
 
-def _tell(record: Record, body: Body | None, body_hash: bytes) -> Answer:
+def _answer_for(record: Record, body: Body | None, body_hash: bytes) -> Answer:
     """An outcome, to whoever came with this body; a cancellation has none, and is the answer to any (rule 9, outcomes)."""
     if body is None or record.body is None or record.body_hash == body_hash:
-        return _say(record)
+        return _answer_from(record)
     return Answer(Code.KEY_REUSED, detail=differing_fields(record.body, body))
 
 
 def _hash_change(set_account: SetAccount) -> bytes:
-    """What tells two changes apart, whoever's lock they are made under."""
+    """Compute what tells two changes apart, whoever's lock they are made under."""
     return blake2b(encode(replace(set_account, token=None, change_id=b"")), digest_size=16).digest()
 
 
-def _gravest(refusals: list[Answer]) -> Answer:
-    first = min(refusals, key=lambda refusal: _GRAVITY[refusal.code])
+def _most_severe(refusals: list[Answer]) -> Answer:
+    first = min(refusals, key=lambda refusal: _SEVERITY[refusal.code])
     if first.code is not Code.PENDING_ON or len(refusals) == 1:
         return first
     xids = {xid for refusal in refusals for xid in refusal.xids}
     return Answer(Code.PENDING_ON, xids=tuple(sorted(xids)))
 
 
-def _as_prepared(decide: Decide, legs: Legs) -> PreparedLegs:
-    """The anchor's own legs, as if they had been prepared here."""
-    body = decide.body
-    return PreparedLegs(
-        decide.xid,
-        decide.payment_id,
-        decide.attempt,
-        decide.body_hash,
-        0,
-        (),
-        body.kind,
-        body.currency,
-        legs,
-        (),
-        body.overdraft_limit,
-        parties(body.legs),
-        body.reference,
-    )
-
-
 def _is_overtaken(account: Account, token: Token) -> bool:
-    """Whether a newer token has been there before this mark, or is there and excludes it (rules 34, 35)."""
+    """Tell whether a newer token has been there before this mark, or is there and excludes it (rules 34, 35)."""
     if account.passed is not None and token <= account.passed:
         return True
     if account.fence is not None and token < account.fence:

@@ -108,7 +108,7 @@ def _in_decide(decide: Decide, buckets: int) -> str:
     return _in_attempt(decide)
 
 
-def _in_end(record_refusal: RecordRefusal, _: int) -> str:
+def _in_record_refusal(record_refusal: RecordRefusal, _: int) -> str:
     if len(record_refusal.payment_id) != PAYMENT_ID_BYTES:
         return "payment_id"
     if not _is_number(record_refusal.payer):
@@ -134,11 +134,11 @@ def _in_abort(abort: Abort, _: int) -> str:
     return "" if len(abort.xid) == XID_BYTES else "xid"
 
 
-def _in_ask(resolve: Resolve, _: int) -> str:
+def _in_resolve(resolve: Resolve, _: int) -> str:
     return _in_attempt(resolve)
 
 
-def _in_look(query_record: QueryRecord, _: int) -> str:
+def _in_query_record(query_record: QueryRecord, _: int) -> str:
     if len(query_record.payment_id) != PAYMENT_ID_BYTES:
         return "payment_id"
     return "payer" if query_record.payer and not _is_number(query_record.payer) else ""
@@ -159,7 +159,7 @@ def _in_set_account(set_account: SetAccount, _: int) -> str:
     return _in_account(set_account.account) or _in_token(set_account.token)
 
 
-def _in_close(close_incarnation: CloseIncarnation, _: int) -> str:
+def _in_close_incarnation(close_incarnation: CloseIncarnation, _: int) -> str:
     return "" if len(close_incarnation.incarnation) == INCARNATION_BYTES else "incarnation"
 
 
@@ -226,7 +226,7 @@ def _are_within(values: tuple[int, ...], least: int, greatest: int) -> bool:
 
 
 def is_currency(currency: str) -> bool:
-    """Whether `@external` may have an account in it (rule 17, external account)."""
+    """Tell whether `@external` may have an account in it (rule 17, external account)."""
     return len(currency) == 3 and currency.isascii() and currency.isalpha() and currency.isupper()
 
 
@@ -234,15 +234,15 @@ def is_currency(currency: str) -> bool:
 _LOOKS: Mapping[type, Callable[[Any, int], str]] = {
     Prepare: _in_prepare,
     Decide: _in_decide,
-    RecordRefusal: _in_end,
+    RecordRefusal: _in_record_refusal,
     Commit: _in_commit,
     Abort: _in_abort,
-    Resolve: _in_ask,
-    QueryRecord: _in_look,
+    Resolve: _in_resolve,
+    QueryRecord: _in_query_record,
     Mark: _in_mark,
     Unmark: _in_mark,
     SetAccount: _in_set_account,
-    CloseIncarnation: _in_close,
+    CloseIncarnation: _in_close_incarnation,
     Genesis: _in_genesis,
     TakeEpoch: _nothing,
     RegisterNode: _nothing,

@@ -1,7 +1,7 @@
 """Frames between hosts: all groups' messages of a turn to one peer travel together, heartbeats too.
 
-A frame carries the sender's clock, from which a leader that is off finds its group's median (rule 12), and one of each
-tick a beat for the groups that rest.
+A frame carries the sender's clock, from which a leader that is off finds its group's median (rule 12, time decides no
+outcome), and one of each tick a host heartbeat for the groups that are quiescent.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,16 +25,16 @@ _ENTRY_BYTES = 16
 _Groups = Annotated[bytes, msgspec.Meta(max_length=BUCKET_ID_MAX // 8 + 1)]
 
 
-class Beat(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A tick's word for all groups that have nothing else to say (`resting`).
+class HostHeartbeat(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Speaks once a tick for all groups that have nothing else to say (`quiescence`).
 
-    `quiet` and `resting` are sets of groups: bit n, counted from the first byte's lowest, stands for group n.
+    `quiet` and `quiescent` are sets of groups: bit n, counted from the first byte's lowest, stands for group n.
     """
 
     quiet: _Groups
     """The sender leads these, and has nothing for the receiver."""
-    resting: _Groups
-    """These rest at the sender, under the receiver's lead."""
+    quiescent: _Groups
+    """These are quiescent at the sender, led by the receiver."""
     leads: Annotated[int, msgspec.Meta(ge=0, le=BUCKET_ID_MAX)]
     """How many groups the sender leads."""
     drains: bool
@@ -42,12 +42,12 @@ class Beat(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class RaftFrame(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One frame of the RAFT channel; `messages` name the group each is for, and come before the beat."""
+    """One frame of the RAFT channel; `messages` name the group each is for, and come before the host heartbeat."""
 
     version: Literal[1]
     clock_us: Counter
     messages: tuple[tuple[int, Message], ...]
-    beat: Beat | None = None
+    heartbeat: HostHeartbeat | None = None
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -61,14 +61,14 @@ decode_frame = msgpack_decoder(
 
 
 def encode_frame(
-    clock_us: int, messages: Sequence[tuple[int, Message]], beat: Beat | None = None
+    clock_us: int, messages: Sequence[tuple[int, Message]], heartbeat: HostHeartbeat | None = None
 ) -> bytes:
-    """The bytes of a `RaftFrame`."""
-    return _encoder.encode((1, clock_us, messages, beat))
+    """Return the bytes of a `RaftFrame`."""
+    return _encoder.encode((1, clock_us, messages, heartbeat))
 
 
 class Outbox:
-    """What a turn sends, by peer.
+    """Gathers what a turn sends, by peer.
 
     An APPEND without entries tells a follower how far it may apply, which no client waits for: it needs no frame of its
     own, and its answer none either. It rides with the next frame to that peer, or with the next tick's.
@@ -80,7 +80,7 @@ class Outbox:
         self._riding: dict[int, dict[int, Message]] = {}
 
     def add(self, group: int, message: Message) -> None:
-        """For the end of the turn."""
+        """Add a message to what is sent at the end of the turn."""
         if message.type is MessageType.APPEND:
             riding = self._riding.setdefault(message.to, {})
             if not message.entries:
@@ -90,24 +90,24 @@ class Outbox:
         self._waiting.setdefault(message.to, []).append((group, message))
 
     def send(
-        self, clock_us: int, beats: Mapping[int, Beat], *, with_riders: bool
+        self, clock_us: int, heartbeats: Mapping[int, HostHeartbeat], *, with_riders: bool
     ) -> list[tuple[int, Message]]:
-        """Send it all, one frame a peer unless that grows too long; what was not sent, for the groups to know.
+        """Send it all, one frame a peer unless that grows too long. Return what was not sent, for the groups to know.
 
-        `beats` go with the peers' last frames. `with_riders`: also where only riders wait.
+        `heartbeats` go with the peers' last frames. `with_riders`: also where only riders wait.
         """
         waiting, self._waiting = self._waiting, {}
         for peer, riding in self._riding.items():
             if riding and (with_riders or peer in waiting):
                 waiting.setdefault(peer, []).extend(riding.items())
                 riding.clear()
-        for peer in beats:
+        for peer in heartbeats:
             waiting.setdefault(peer, [])
         lost: list[tuple[int, Message]] = []
         for peer, messages in waiting.items():
             *parts, last = _cut(_joined(messages))
             frames = [(part, encode_frame(clock_us, part)) for part in parts]
-            frames.append((last, encode_frame(clock_us, last, beats.get(peer))))
+            frames.append((last, encode_frame(clock_us, last, heartbeats.get(peer))))
             for part, payload in frames:
                 if not self._peers.send(peer, Channel.RAFT, payload):
                     lost.extend(part)
@@ -115,7 +115,7 @@ class Outbox:
 
 
 def _joined(messages: list[tuple[int, Message]]) -> list[tuple[int, Message]]:
-    """A group's APPENDs that continue each other, as one: its core sends one for each proposal of the turn."""
+    """Join a group's APPENDs that continue each other, since its core sends one for each proposal of the turn."""
     joined: list[tuple[int, Message]] = []
     size = 0
     for group, message in messages:
@@ -141,7 +141,9 @@ def _continues(group: int, first: Message, next_group: int, message: Message) ->
 
 
 def _cut(messages: list[tuple[int, Message]]) -> Iterator[list[tuple[int, Message]]]:
-    """Parts in order, at least one, each of at most a turn's messages and bytes, or one message (rule 38)."""
+    """Cut messages into parts, at least one, each of at most a turn's messages and bytes or one message (rule 38,
+    bounded turns).
+    """
     start = size = 0
     for position, (_, message) in enumerate(messages):
         own = _MESSAGE_BYTES + sum(_ENTRY_BYTES + len(entry.data) for entry in message.entries)

@@ -1,37 +1,30 @@
-"""One Raft group of this node: its core, and the mailboxes between it and whoever keeps its state.
+"""One Raft group of this node: drives its core, and stands between the host and whoever keeps the group's state.
 
     propose ──► propose_c ──► core ──► Ready ──► the host's writes and frames
                                          │
     commit_c ◄── entries, leadership, reads, in order
     error_c  ◄── what the group did not take
 
-Methods of the first part are its users'; the rest is the host's, and runs only in its turns.
+The users' methods come first; those behind them are the host's, which calls them in its turns only. What users ask waits
+in `group_intake`; `reconfiguration` says which members and leaders a group may get.
 """
 
-import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
-from mas.errors import (
-    CorruptData,
-    InvalidRequest,
-    MailboxClosed,
-    MasError,
-    NotLeading,
-    Overloaded,
-    Unavailable,
-)
+from mas.errors import CorruptData, NotLeading, Unavailable
 from mas.limits import TURN_BYTES_MAX, check_message_size
+from mas.multiraft import reconfiguration
+from mas.multiraft.apply_queue import ApplyQueue
 from mas.multiraft.clocks import PeerClocks
 from mas.multiraft.compaction import LogMargin
 from mas.multiraft.config import HostConfig
-from mas.multiraft.delivery import Delivery
-from mas.multiraft.events import CommitEvent, Leadership, ReadReady, Refused, Restored
+from mas.multiraft.events import CommitEvent, Leadership, ReadReady, Restored
+from mas.multiraft.group_intake import GroupIntake, Proposal
 from mas.multiraft.group_log import GroupLog, lost_acknowledged
 from mas.multiraft.members import Members, adds, is_member_behind, members_of
 from mas.raft import (
@@ -48,7 +41,6 @@ from mas.raft import (
     Message,
     MessageType,
     NotLeader,
-    ProgressState,
     ProposalDropped,
     RaftError,
     RawNode,
@@ -57,18 +49,14 @@ from mas.raft import (
     Snapshot,
     Status,
     Storage,
-    confchange,
 )
-from mas.raft.quorum import VoteResult, joint_vote
-from mas.runtime import Clock, Dice, Mailbox
+from mas.runtime import Clock, Dice, Mailbox, Promise
 
 _log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_PROPOSALS = 1_024
-_READS = 65_536
 _EVENTS = 64
 _COMMITTED_BYTES = 1 << 20
 _INFLIGHT_APPENDS = 64
@@ -80,7 +68,7 @@ _OF_ELECTIONS = frozenset({MessageType.VOTE, MessageType.PRE_VOTE, MessageType.T
 
 
 class GroupStatus(msgspec.Struct, frozen=True):
-    """A group at a glance."""
+    """Shows a group at a glance."""
 
     group: int
     raft: Status
@@ -93,37 +81,32 @@ class GroupStatus(msgspec.Struct, frozen=True):
     """How far the state is applied in memory, and durably."""
     first_index: int
     """Of the log."""
-    behind: bool
+    awaiting_snapshot: bool
     """The database lacks entries that the log no longer holds: it waits for a snapshot."""
     error: str
     """Why this replica is stopped; empty while it runs."""
 
 
-class _Proposal(msgspec.Struct, frozen=True, gc=False):
-    number: int
-    data: bytes
-
-
-class World(msgspec.Struct, frozen=True):
-    """What all groups of a host share."""
+class GroupContext(msgspec.Struct, frozen=True):
+    """Holds what all groups of a host share."""
 
     config: HostConfig
     clock: Clock
     dice: Dice
     clocks: PeerClocks
     wake: Callable[["RaftGroup"], None]
-    """The group has something to do."""
+    """Called where the group has something to do."""
     newest_snapshot: Callable[[int], Snapshot | None]
     members_changed: Callable[["RaftGroup"], None]
-    """`members` has another newest membership, and not only this node knows."""
-    write_lost: Callable[["RaftGroup", str], None]
-    """The group's log has lost what this node had acknowledged: have that on the disk."""
+    """Called where `members` has another newest membership, and not only this node knows."""
+    write_lost: Callable[[int, str], None]
+    """Writes down that the group's log has lost what this node had acknowledged."""
 
 
 def _isolates(
     method: Callable[Concatenate["RaftGroup", P], R],
 ) -> Callable[Concatenate["RaftGroup", P], R | None]:
-    """What can't be a state of this group stops the group, never the node."""
+    """If the group reaches an impossible state, stop this replica; the node and its other groups keep running."""
 
     @wraps(method)
     def guarded(self: "RaftGroup", /, *args: P.args, **kwargs: P.kwargs) -> R | None:
@@ -139,7 +122,7 @@ def _isolates(
 
 
 class RaftGroup:
-    """A `resource.ports.Group`. Made by `RaftHost.add_group`."""
+    """Drives one group, and is its `resource.ports.Group`. `RaftHost.add_group` makes it."""
 
     def __init__(
         self,
@@ -147,36 +130,32 @@ class RaftGroup:
         storage: Storage,
         members: Members,
         applied: int,
-        world: World,
+        context: GroupContext,
         removed_at: int = 0,
     ) -> None:
         self.id = group
         self.storage = storage
         self._removed_at = removed_at
         self.commit_c: Mailbox[CommitEvent] = Mailbox(f"commit_c {group}", _EVENTS)
-        self.error_c: Mailbox[Refused] = Mailbox(f"error_c {group}", _PROPOSALS)
         self.error: BaseException | None = None
         """Why this replica is stopped."""
         self.in_flight = False
         """A Ready has been taken and isn't finished."""
         self.is_frozen = False
         """No Ready is taken: the log is being brought to a snapshot."""
-        self.behind = applied < storage.first_index() - 1
-        self._world = world
-        self._propose_c: Mailbox[_Proposal] = Mailbox(f"propose_c {group}", _PROPOSALS)
-        self._reads_asked: Mailbox[int] = Mailbox(f"reads {group}", _READS)
-        self._rounds: dict[bytes, tuple[int, ...]] = {}
-        self._last_round = 0
-        self._refusals: deque[Refused] = deque()
-        self._flush_waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self.awaiting_snapshot = applied < storage.first_index() - 1
+        self._context = context
+        self._intake = GroupIntake(group)
+        self.error_c = self._intake.error_c
+        self._flush_waiters: list[tuple[int, Promise[None]]] = []
         self._margin = LogMargin(
-            world.config.log_margin_entries, world.config.log_margin_seconds, world.clock
+            context.config.log_margin_entries, context.config.log_margin_seconds, context.clock
         )
         self.applied = self.flushed = applied
-        # A database that is behind takes part in consensus all the same, and waits for a snapshot.
+        # A replica whose database is behind takes part in consensus all the same, and waits for a snapshot.
         start = max(applied, storage.first_index() - 1)
-        self.delivery = Delivery(self.commit_c, storage, start)
-        self.delivery.paused = self.behind
+        self.apply_queue = ApplyQueue(self.commit_c, storage, start)
+        self.apply_queue.paused = self.awaiting_snapshot
         self.members = members
         self._announced = Leadership(0, 0, leading=False)
         self._committed_a_tick_ago: int | None = None
@@ -185,14 +164,14 @@ class RaftGroup:
         self._start_core(start)
 
     def _start_core(self, applied: int) -> None:
-        config = self._world.config
+        config = self._context.config
         log = GroupLog(
-            self.storage, self.members.at(applied), lambda: self._world.newest_snapshot(self.id)
+            self.storage, self.members.at(applied), lambda: self._context.newest_snapshot(self.id)
         )
         self._core = RawNode(
             Config(
                 id=config.node,
-                rng=self._world.dice,
+                rng=self._context.dice,
                 election_tick=config.election_tick,
                 heartbeat_tick=config.heartbeat_tick,
                 applied=applied,
@@ -203,11 +182,11 @@ class RaftGroup:
             ),
             log,
         )
-        self.abstains = self._removed_at > 0 and not is_member_behind(
+        self.votes_suspended = self._removed_at > 0 and not is_member_behind(
             self.storage, self._removed_at, config.node
         )
-        """An erased replica's votes count for nothing before its log has made it a member again: what it knew is gone,
-        so it would grant them to candidates that lack what it had acknowledged, or stand itself."""
+        """An erased replica neither votes nor campaigns before its log has made it a member again: what it knew is gone, so
+        it could elect a candidate that lacks what it had acknowledged."""
         self.hard_state = self.storage.initial_state()[0]
         self._unwritten: HardState | None = None
         self.role = Role.FOLLOWER
@@ -217,48 +196,52 @@ class RaftGroup:
     # -- for whoever keeps the state (`resource.ports.Group`) ----------------------------------
 
     def propose(self, number: int, data: bytes) -> None:
-        """Onto propose_c. `number` comes back over error_c if the group doesn't take it.
+        """Put a proposal on propose_c. `number` comes back over error_c if the group doesn't take it.
 
         Raises:
             Overloaded: propose_c is full.
             InvalidRequest: no frame has room for it.
         """
         check_message_size(len(data), "proposal")
-        self._propose_c.put(_Proposal(number, data))
+        self._intake.propose_c.put(Proposal(number, data))
         self._wake_to_take()
 
     def read_index(self, number: int) -> None:
-        """Comes back as a `ReadReady`, or over error_c. Raises `Overloaded`."""
-        self._reads_asked.put(number)
+        """Ask for a linearizable read. `number` comes back in a `ReadReady`, or over error_c. Raises `Overloaded`."""
+        self._intake.reads.put(number)
         self._wake_to_take()
 
     def set_applied(self, applied: int, flushed: int) -> None:
-        """How far the state is applied in memory, and durably (rule 26): the log is cut behind the latter."""
+        """Note how far the state is applied in memory, and durably (rule 26, durably applied): the log is cut up to the
+        latter.
+        """
         self.applied, self.flushed = applied, flushed
         self._release_flush_waiters()
-        if self.delivery.is_waiting or self._refusals:
-            self._world.wake(self)
+        if self.apply_queue.is_waiting or self._intake.is_refusing:
+            self._context.wake(self)
 
     def stamp_us(self) -> int:
-        """The time to stamp a proposal with: this node's clock, or its peers' median where it is off by a second (rule 12)."""
-        return self._world.clocks.stamp_us(self.members.newest.voters)
+        """Return the time to stamp a proposal with, in microseconds: this node's clock, or its peers' median where that is off
+        by a second (rule 12, time decides no outcome).
+        """
+        return self._context.clocks.stamp_us(self.members.newest.voters)
 
     @property
     def messages_waiting(self) -> int:
-        """What the core has to say once its Ready is finished."""
+        """The number of messages that the core sends once its Ready is finished."""
         return self._core.messages_waiting
 
     def status(self) -> GroupStatus:
-        """The group as it stands."""
+        """Return the group's state at a glance."""
         return GroupStatus(
             group=self.id,
             raft=self._core.status(),
             leading=self._announced.leading,
-            pushed=self.delivery.pushed,
+            pushed=self.apply_queue.pushed,
             applied=self.applied,
             flushed=self.flushed,
             first_index=self.storage.first_index(),
-            behind=self.behind,
+            awaiting_snapshot=self.awaiting_snapshot,
             error="" if self.error is None else f"{type(self.error).__name__}: {self.error}",
         )
 
@@ -272,119 +255,89 @@ class RaftGroup:
             Unavailable: another change is on its way, this one doesn't fit, would leave the group without
                 a quorum that answers, or leadership moves first.
         """
-        removed = [one.node_id for one in change.changes if one.type is not ConfChangeType.ADD_NODE]
+        node = self._context.config.node
         try:
-            if self._world.config.node in removed:
-                self.hand_over()
+            if reconfiguration.removes(change, node):
+                self.transfer_leadership()
                 raise Unavailable(
-                    f"node {self._world.config.node} leads bucket {self.id} and is to be removed: "
+                    f"node {node} leads bucket {self.id} and is to be removed: "
                     "leadership moves to another node first, ask again there"
                 )
-            self._check_quorum_after(change)
+            reconfiguration.check_quorum_after(self.id, self._core.status(), change)
             self._core.propose_conf_change(change)
         except NotLeader as error:
             raise NotLeading(str(error), error.leader) from error
         except ProposalDropped as error:
             raise Unavailable(str(error)) from error
-        self._world.wake(self)
-
-    def _check_quorum_after(self, change: ConfChange) -> None:
-        """A change that is committed by nodes that then are too few to go on can't be taken back."""
-        status = self._core.status()
-        if status.role is not Role.LEADER:
-            return
-        try:
-            after = confchange.apply(status.conf_state, change)
-        except ConfigError:
-            return  # the core says it better
-        alive = {
-            node: True
-            for node, one in status.progress.items()
-            if one.recent_active or node == status.id
-        }
-        if joint_vote(after.voters, after.voters_outgoing, alive) is not VoteResult.WON:
-            raise Unavailable(
-                f"bucket {self.id} would have the voters {list(after.voters)}, of which only "
-                f"{[node for node in after.voters if node in alive]} answer: bring the others back first"
-            )
+        self._context.wake(self)
 
     def transfer_leader(self, node: int) -> None:
-        """Begin to hand leadership to this voter; `status` shows when it leads, or that it didn't come to it.
+        """Begin to transfer leadership to the voter that an operator has named.
+
+        `status` shows when that node leads, or that the transfer has failed.
 
         Raises:
             NotLeading: ask the leader.
             InvalidRequest: the node isn't a voter of the group.
         """
-        if node not in self.members.newest.voters:
-            raise InvalidRequest(
-                f"node {node} is no voter of bucket {self.id}, whose voters are {list(self.members.newest.voters)}"
-            )
+        reconfiguration.check_voter(self.id, self.members.newest.voters, node)
         try:
             self._core.transfer_leader(node)
         except NotLeader as error:
             raise NotLeading(str(error), error.leader) from error
-        self._world.wake(self)
+        self._context.wake(self)
 
-    def heirs(self) -> tuple[int, ...]:
-        """Voters that hold all that is committed and can take over at once, if this node leads and stays."""
-        status = self._core.status()
-        if not self._announced.leading or status.lead_transferee:
+    def transfer_candidates(self) -> tuple[int, ...]:
+        """Return the voters that can take over at once; nobody where this node doesn't lead or transfers already."""
+        if not self._announced.leading:
             return ()
-        return tuple(
-            node
-            for node, progress in status.progress.items()
-            if node in status.conf_state.voters
-            and node != status.id
-            and progress.state is ProgressState.REPLICATE
-            and progress.match >= status.commit
-        )
+        return reconfiguration.transfer_candidates(self._core.status())
 
-    def hand_over(self, heir: int = 0) -> None:
-        """Have this voter take over, or the one with the longest log, if this node leads and isn't handing over yet."""
-        self._world.wake(self)
+    def transfer_leadership(self, target: int = 0) -> None:
+        """Begin to transfer leadership to `target`, or to the voter with the longest log.
+
+        Does nothing where this node doesn't lead, transfers already or finds nobody: whoever wants it asks again later.
+        """
+        self._context.wake(self)
         status = self._core.status()
         if status.role is not Role.LEADER or status.lead_transferee:
             return
-        others = [
-            (progress.match, node)
-            for node, progress in status.progress.items()
-            if not progress.is_learner and progress.recent_active and node != status.id
-        ]
-        if heir or others:
-            self._core.transfer_leader(heir or max(others)[1])
+        target = target or reconfiguration.longest_log(status)
+        if target:
+            self._core.transfer_leader(target)
 
     # -- the host's: what comes in -------------------------------------------------------------
 
     @_isolates
     def step(self, peer: int, message: Message) -> None:
-        """A peer's message; one of a stranger, or that no correct peer sends, is dropped.
+        """Step a peer's message; drop one of a stranger, or one that no correct peer sends.
 
-        One that proves that this replica has lost what it had acknowledged stops it, for good: with what it lost it would
-        have voted otherwise. But not where it abstains: what its life before had acknowledged may be said of it late, and
-        is heard without that.
+        A message that proves that this replica has lost what it had acknowledged stops it for good, because with what it
+        lost it would have voted otherwise. While its votes are suspended the message proves nothing, since it may speak
+        of the replica's life before: then it is stepped without the commit that says so.
         """
         if self._is_full:
             return  # it comes again
         try:
             self._check_sender(peer, message)
-            if not self.abstains or message.type not in _OF_ELECTIONS:
+            if not self.votes_suspended or message.type not in _OF_ELECTIONS:
                 self._core.step(message)
         except LostAcknowledged as error:
-            if self.abstains:
+            if self.votes_suspended:
                 self._core.step(msgspec.structs.replace(message, commit=0))
                 return
             proof = f"node {peer} proves it: {error}"
-            self._world.write_lost(self, proof)
-            raise lost_acknowledged(self.id, self._world.config.node, proof) from error
+            self._context.write_lost(self.id, proof)
+            raise lost_acknowledged(self.id, self._context.config.node, proof) from error
         except IllegalMessage as error:
             self._complain(peer, error)
 
     def introduce(self, holders: Iterable[int]) -> None:
-        """These nodes hold the group too, by the cluster's word: a log that is far behind doesn't know them all."""
+        """Hear these nodes too, which hold the group as the cluster says: a log that is far behind doesn't know them all."""
         self._introduced = frozenset(holders)
 
     def _check_sender(self, peer: int, message: Message) -> None:
-        """Raises `IllegalMessage` for what comes from nobody who has a say in this group."""
+        """Raise `IllegalMessage` for what comes from a node that has no say in this group."""
         if peer not in self._introduced and peer not in members_of(self.members.newest):
             raise IllegalMessage(f"{message.type.name} of a node that isn't a member")
         if message.from_ != peer and message.type is not MessageType.READ_INDEX:
@@ -393,8 +346,8 @@ class RaftGroup:
             raise IllegalMessage("a SNAPSHOT that wasn't offered as a file first")
 
     def _complain(self, peer: int, error: IllegalMessage) -> None:
-        """Not at the peer's rate."""
-        now = self._world.clock.monotonic()
+        """Log what a peer did wrong, once a minute at most."""
+        now = self._context.clock.monotonic()
         last = self._complained.get(peer)
         if last is None or now - last >= _COMPLAINT_SECONDS:
             self._complained[peer] = now
@@ -402,76 +355,68 @@ class RaftGroup:
 
     @_isolates
     def tick(self, count: int) -> None:
-        """So much time has passed."""
-        for _ in range(0 if self.abstains or self._is_full else count):
+        """Let `count` ticks pass."""
+        for _ in range(0 if self.votes_suspended or self._is_full else count):
             self._core.tick()
         if self.role is Role.LEADER:
-            if self.behind:
-                self.hand_over()  # without its state it can serve nobody
+            if self.awaiting_snapshot:
+                self.transfer_leadership()  # without its state it can serve nobody
             self._promote_learner()
         # A new leader knows how much is committed only behind its term's first entry.
         leading = self._announced.leading
-        self._committed_a_tick_ago = self.delivery.committed if leading else None
+        self._committed_a_tick_ago = self.apply_queue.committed if leading else None
 
     def _promote_learner(self) -> None:
-        """Whoever leads makes a voter of a learner that holds all that was committed a tick ago (dissertation, 4.2.1).
+        """Make a voter of a learner that holds all that was committed a tick ago (dissertation, 4.2.1).
 
-        So a replica that was added becomes a voter whatever dies meanwhile, he who asked for it included. It holds the
-        change that added it, too: what it acknowledged before that may be of an earlier life, and be gone.
+        The leader does it by itself, so that an added replica becomes a voter even if the operator who added it is gone.
+        The learner must hold the change that added it too: what it acknowledged before that may be of an earlier life of
+        its, and be gone.
         """
         learners, committed = self.members.newest.learners, self._committed_a_tick_ago
         if not learners or committed is None:
             return
         promised = max(committed, self.members.changed_at)
-        progress = self._core.status().progress
-        for node in learners:
-            one = progress.get(node)
-            if (
-                one is not None
-                and one.state is ProgressState.REPLICATE
-                and one.recent_active
-                and one.match >= promised
-            ):
-                change = ConfChange((ConfChangeSingle(ConfChangeType.ADD_NODE, node),))
-                try:
-                    self._core.propose_conf_change(change)
-                except ProposalDropped:
-                    return  # another change is on its way, or leadership: the next tick looks again
-                _log.info("bucket %d: node %d has caught up and becomes a voter", self.id, node)
-                return
+        node = reconfiguration.caught_up_learner(self._core.status(), learners, promised)
+        if not node:
+            return
+        change = ConfChange((ConfChangeSingle(ConfChangeType.ADD_NODE, node),))
+        try:
+            self._core.propose_conf_change(change)
+        except ProposalDropped:
+            return  # another change is on its way, or leadership: the next tick looks again
+        _log.info("bucket %d: node %d has caught up and becomes a voter", self.id, node)
 
     @_isolates
     def campaign(self) -> None:
-        """Stand for election now: for a group of one, and tests."""
-        self._world.wake(self)
+        """Campaign now: for a group of one, and tests."""
+        self._context.wake(self)
         self._core.campaign()
 
     @_isolates
     def report_unreachable(self, peer: int) -> None:
-        """What was sent there is probably lost."""
+        """Tell the core that what was sent to this peer is probably lost."""
         self._core.report_unreachable(peer)
 
     @_isolates
     def report_snapshot(self, peer: int, *, ok: bool) -> None:
-        """A follower has its snapshot, or has to be offered it anew."""
+        """Tell the core that a follower has its snapshot, or has to be offered it anew."""
         self._core.report_snapshot(peer, ok)
 
-    # -- the host's: rest (`resting`) ----------------------------------------------------------
+    # -- the host's: quiescence ----------------------------------------------------------------
 
     @_isolates
-    def still(self) -> Status | None:
-        """The group as it stands where nothing waits or is under way, a learner's promotion included, and all its log is
-        applied; else None.
+    def quiescent_status(self) -> Status | None:
+        """Return the core's status if the group may quiesce, else None.
+
+        It may where nothing waits or is under way, a learner's promotion included, and all its log is applied.
         """
         if (
             self.in_flight
             or self.is_frozen
-            or self.delivery.paused
-            or self.delivery.is_waiting
-            or len(self._propose_c)
-            or len(self._reads_asked)
-            or self._rounds
-            or self._refusals
+            or self.apply_queue.paused
+            or self.apply_queue.is_waiting
+            or not self._intake.is_idle
             or self.members.newest.learners
             or self._core.has_ready()
         ):
@@ -483,33 +428,39 @@ class RaftGroup:
     def wake_following(self, leader: int, silence: int) -> None:
         """Go on as if the leader's last heartbeat had come `silence` ticks ago."""
         term = self.hard_state.term
-        self._core.step(Message(MessageType.HEARTBEAT, self._world.config.node, leader, term))
+        self._core.step(Message(MessageType.HEARTBEAT, self._context.config.node, leader, term))
         self.tick(silence)
 
     @_isolates
-    def hear(self, members: Sequence[int]) -> None:
-        """Before a leader rests: these members have said that they do, which answers its heartbeats until it wakes."""
-        node, term = self._world.config.node, self.hard_state.term
+    def assume_responses(self, members: Sequence[int]) -> None:
+        """Step a HEARTBEAT_RESPONSE of each of these members, whose host heartbeats have said that they are quiescent.
+
+        Called as the leader quiesces: it answers the leader's heartbeats until the group wakes.
+        """
+        node, term = self._context.config.node, self.hard_state.term
         for member in members:
             self._core.step(Message(MessageType.HEARTBEAT_RESPONSE, node, member, term))
 
     # -- the host's: what goes out -------------------------------------------------------------
 
     def take(self) -> Ready | None:
-        """The next Ready, with what was proposed and asked by now; None where there is none."""
-        self._send_refusals()
+        """Return the next Ready, with what was proposed and asked by now; None where there is none."""
+        self._intake.send_refusals()
         if self.error is not None:
-            self.delivery.resume()
-            self._refuse_waiting(f"bucket {self.id} is stopped on this node: {self.error}")
+            self.apply_queue.resume()
+            self._intake.refuse_all(f"bucket {self.id} is stopped on this node: {self.error}")
             return None
         return None if self.in_flight or self.is_frozen else self._take()
 
     @_isolates
     def _take(self) -> Ready | None:
-        self.delivery.resume()
-        if not self._refusals:
-            self._take_proposals()
-            self._take_reads()
+        self.apply_queue.resume()
+        if not self._intake.is_refusing:
+            self._intake.take_proposals(self._core)
+            if self.role is Role.LEADER:
+                self._intake.take_reads(self._core)
+            else:
+                self._intake.refuse_waiting_reads(self.leader)
         if not self._core.has_ready():
             return None
         ready = self._core.ready()
@@ -518,11 +469,11 @@ class RaftGroup:
 
     @_isolates
     def finish(self, ready: Ready) -> None:
-        """All that the Ready had to write is durable: hand out what is committed, and let the core go on."""
+        """Hand out what is committed and let the core go on, once all that the Ready had to write is durable."""
         self.in_flight = False
-        if self.abstains:
-            node, since = self._world.config.node, self._removed_at
-            self.abstains = not any(
+        if self.votes_suspended:
+            node, since = self._context.config.node, self._removed_at
+            self.votes_suspended = not any(
                 entry.index > since and adds(entry, node) for entry in ready.entries
             )
         if ready.hard_state is not None:
@@ -534,33 +485,36 @@ class RaftGroup:
             self._commit(ready.committed_entries)
         self._announce()
         for state in ready.read_states:
-            numbers = self._rounds.pop(state.context, ())
+            numbers = self._intake.finish_round(state.context)
             if numbers:
-                self.delivery.push(ReadReady(numbers, state.index))
+                self.apply_queue.push(ReadReady(numbers, state.index))
         self._core.advance(ready)
 
     def must_write(self, ready: Ready) -> bool:
-        """Whether something is to be synced before the Ready is done: entries, term or vote, and the commit of a change of
-        the membership. Others rest on this node's having applied it (`membership.removal`), also after a restart.
+        """Return whether something is to be synced before the Ready is done: entries, term or vote, or the commit of a
+        change of the membership, since other nodes rely on this node's having applied it (`membership.removal`), also
+        after a restart.
         """
         return ready.must_sync or any(
             entry.type is EntryType.CONF_CHANGE for entry in ready.committed_entries
         )
 
     def hard_state_to_write(self, ready: Ready) -> HardState | None:
-        """With a write that is due anyway: a commit index alone isn't worth one (rule 27)."""
+        """Return the hard state to write where a write is due anyway: a commit index alone isn't worth one (rule 27,
+        commits and members).
+        """
         return ready.hard_state or self._unwritten
 
     def may_send_before_write(self, ready: Ready) -> bool:
-        """Whether APPENDs may leave while the write is in flight: not before the vote that made this leader is durable."""
+        """Return whether APPENDs may leave while the write is in flight: not before the vote that made this leader is durable."""
         after, before = ready.hard_state, self.hard_state
         return after is None or (after.term == before.term and after.vote == before.vote)
 
     def may_cut(self) -> int:
-        """The index up to which the log can be cut now, 0 where it isn't worth a write."""
-        if self.error is not None or self.delivery.paused or self.is_frozen:
+        """Return the index up to which the log can be cut now, 0 where it isn't worth a write."""
+        if self.error is not None or self.apply_queue.paused or self.is_frozen:
             return 0
-        flushed = min(self.flushed, self.delivery.pushed)
+        flushed = min(self.flushed, self.apply_queue.pushed)
         cut = self._margin.allows(self.storage.first_index(), flushed)
         if cut and self.role is Role.LEADER:
             progress = self._core.status().progress.values()
@@ -572,27 +526,31 @@ class RaftGroup:
 
     async def wait_flushed(self) -> None:
         """Return once the database durably holds all that was handed out, or the group has stopped."""
-        if self.behind or self.error is not None or self.flushed >= self.delivery.pushed:
+        if (
+            self.awaiting_snapshot
+            or self.error is not None
+            or self.flushed >= self.apply_queue.pushed
+        ):
             return
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._flush_waiters.append((self.delivery.pushed, waiter))
+        waiter: Promise[None] = Promise()
+        self._flush_waiters.append((self.apply_queue.pushed, waiter))
         await waiter
         self._flush_waiters = [item for item in self._flush_waiters if not item[1].done()]
 
     @_isolates
     def restart(self, members: Members, restored: Restored) -> None:
-        """Go on from a snapshot that database and log hold now, as a start would: nothing else was promised."""
+        """Go on from the snapshot that database and log hold now, as a start would: nothing else was promised."""
         assert not self.in_flight
-        self.behind = self.is_frozen = False
+        self.awaiting_snapshot = self.is_frozen = False
         self.members = members
         self.applied = self.flushed = restored.index
-        self._refuse_rounds()
+        self._intake.refuse_rounds(self.leader)
         self._start_core(restored.index)
-        self.delivery.restart(restored)
+        self.apply_queue.restart(restored)
         self._committed_a_tick_ago = None
-        self._world.members_changed(self)
+        self._context.members_changed(self)
         self._announce()
-        self._world.wake(self)
+        self._context.wake(self)
 
     def isolate(self, error: BaseException) -> None:
         """Stop this replica, and say so. Whoever keeps its state hears that it leads no more, and nothing else."""
@@ -601,68 +559,37 @@ class RaftGroup:
         self.error = error
         _log.critical("bucket %d is stopped on this node: %s", self.id, error, exc_info=error)
         self.role, self.leader = Role.FOLLOWER, 0
-        for event in self.delivery.end():
+        for event in self.apply_queue.end():
             if isinstance(event, ReadReady):
-                self._refuse_reads(event.numbers)
+                self._intake.refuse_reads(event.numbers, self.leader)
         self._announce()
         self._release_flush_waiters()
-        self._world.wake(self)
+        self._context.wake(self)
 
     # -- inside --------------------------------------------------------------------------------
 
     @property
     def _is_full(self) -> bool:
-        """Whether nothing can be said, and too much waits to be said already."""
+        """Whether nothing can be sent now, and too much waits to be sent already."""
         held = self.in_flight or self.is_frozen
         return held and self.messages_waiting >= _MESSAGES_WAITING
 
     def _release_flush_waiters(self) -> None:
         for index, waiter in self._flush_waiters:
-            if (self.flushed >= index or self.error is not None) and not waiter.done():
-                waiter.set_result(None)
+            if self.flushed >= index or self.error is not None:
+                waiter.set(None)
 
     def _wake_to_take(self) -> None:
-        """Nothing is taken while a Ready is in flight, and its end wakes the host: a turn before that is for nothing."""
+        """Wake the host, but not while a Ready is in flight: nothing is taken then, and its end wakes the host anyway."""
         if not self.in_flight or self.error is not None:
-            self._world.wake(self)
-
-    def _take_proposals(self) -> None:
-        size = 0
-        while size < TURN_BYTES_MAX and len(self._propose_c):
-            [proposal] = self._propose_c.drain_nowait(1)
-            number, data = proposal.number, proposal.data
-            size += len(data)
-            try:
-                self._core.propose(data)
-            except NotLeader as error:
-                self._refuse(Refused(number, NotLeading(str(error), error.leader)))
-            except ProposalDropped as error:
-                self._refuse(Refused(number, self._why_dropped(error)))
-
-    def _why_dropped(self, error: ProposalDropped) -> MasError:
-        """While leadership moves there is room enough, at the next leader: whoever proposed asks there."""
-        heir = self._core.status().lead_transferee
-        return NotLeading(str(error), heir) if heir else Overloaded(str(error))
-
-    def _take_reads(self) -> None:
-        """One round of heartbeats for all reads of a turn (rule 32)."""
-        if not len(self._reads_asked):
-            return
-        numbers = self._reads_asked.drain_nowait()
-        if self.role is not Role.LEADER:
-            self._refuse_reads(tuple(numbers))
-            return
-        self._last_round += 1
-        context = self._last_round.to_bytes(8)
-        self._rounds[context] = tuple(numbers)
-        self._core.read_index(context)
+            self._context.wake(self)
 
     def _commit(self, entries: tuple[Entry, ...]) -> None:
         for entry in entries:
             if entry.type is EntryType.CONF_CHANGE:
                 self._apply_conf_change(entry)
         self._committed_term = entries[-1].term
-        self.delivery.commit(entries)
+        self.apply_queue.commit(entries)
 
     def _apply_conf_change(self, entry: Entry) -> None:
         try:
@@ -671,48 +598,18 @@ class RaftGroup:
             _log.warning("bucket %d: entry %d changes nothing: %s", self.id, entry.index, error)
         else:
             self.members.changed(entry.index, conf_state)
-            if self.role is not Role.LEADER or conf_state.voters == (self._world.config.node,):
-                self._world.members_changed(self)
+            if self.role is not Role.LEADER or conf_state.voters == (self._context.config.node,):
+                self._context.members_changed(self)
             # Else the followers tell, a tick later: by then more than one knows.
 
     def _announce(self) -> None:
-        """Say who leads, where it has changed; `leading` behind the first entry of the leader's own term."""
+        """Say who leads, where that has changed; `leading` is true only behind the first entry of the leader's own term."""
         term, is_leader = self.hard_state.term, self.role is Role.LEADER
         leading = is_leader and self._committed_term == term
         last = self._announced
         if (last.term, last.leader, last.leading) == (term, self.leader, leading):
             return
         if not is_leader or last.term != term:
-            self._refuse_rounds()
+            self._intake.refuse_rounds(self.leader)
         self._announced = Leadership(term, self.leader, leading)
-        self.delivery.push(self._announced)
-
-    def _refuse_rounds(self) -> None:
-        rounds, self._rounds = self._rounds, {}
-        for numbers in rounds.values():
-            self._refuse_reads(numbers)
-
-    def _refuse_waiting(self, why: str) -> None:
-        for proposal in self._propose_c.drain_nowait():
-            self._refuse(Refused(proposal.number, NotLeading(why)))
-        self._refuse_rounds()
-        self._refuse_reads(tuple(self._reads_asked.drain_nowait()))
-
-    def _refuse_reads(self, numbers: tuple[int, ...]) -> None:
-        error: MasError = NotLeading(
-            f"this node doesn't lead bucket {self.id} (any more): ask its leader", self.leader
-        )
-        for number in numbers:
-            self._refuse(Refused(number, error, read=True))
-
-    def _refuse(self, refused: Refused) -> None:
-        self._refusals.append(refused)
-        self._send_refusals()
-
-    def _send_refusals(self) -> None:
-        """What finds no room in error_c waits, and nothing more is taken until it has left."""
-        try:
-            while self._refusals and self.error_c.offer(self._refusals[0]):
-                self._refusals.popleft()
-        except MailboxClosed:
-            self._refusals.clear()
+        self.apply_queue.push(self._announced)

@@ -2,7 +2,7 @@
 
 The Raft log is what makes a payment durable, so nobody waits for this: a flush takes all that has changed since the last
 one, in one database transaction, and the more it lags the more it coalesces. What it must never do is skip forward
-(rule 25) or let a row leave memory before it is stored (rule 22).
+(rule 25, conditional flush) or let a row leave memory before it is stored (rule 22, eviction).
 """
 
 import asyncio
@@ -34,7 +34,7 @@ class Flusher:
         self._dirty_since: float | None = None
         self._taken_since: float | None = None
         self._waiters: list[tuple[int, Promise[None]]] = []
-        self.flushed = ledger.bucket.applied
+        self.flushed = ledger.rows.bucket.applied
         """The index up to which the state is durable."""
         self.behind = 0
         """Instructions applied and not yet durable here."""
@@ -50,7 +50,7 @@ class Flusher:
         self._dirty.set()
 
     def lag_seconds(self) -> float:
-        """How old the oldest change is that the database doesn't hold yet."""
+        """Return how old the oldest change is that the database doesn't hold yet, in seconds."""
         oldest = self._taken_since if self._taken_since is not None else self._dirty_since
         return 0.0 if oldest is None else self._clock.monotonic() - oldest
 
@@ -65,7 +65,7 @@ class Flusher:
 
     async def wait_flushed(self) -> None:
         """Return once all that is applied now is durable."""
-        applied = self._ledger.bucket.applied
+        applied = self._ledger.rows.bucket.applied
         if self.flushed >= applied:
             return
         waiter: Promise[None] = Promise()
@@ -93,10 +93,10 @@ class Flusher:
 
     async def _write(self) -> None:
         self._taken_since, self._dirty_since = self._dirty_since, None
-        if self._ledger.bucket.applied == self.flushed or self._retired.is_set():
+        if self._ledger.rows.bucket.applied == self.flushed or self._retired.is_set():
             self._taken_since = None
             return
-        writes = self._ledger.take_writes()
+        writes = self._ledger.rows.take_writes()
         applied = writes.bucket.applied
         taken = self.behind
         changed = await self._flush_until_answered(writes)
@@ -112,7 +112,7 @@ class Flusher:
         self.flushed = applied
         self.behind -= taken
         self._progress.set()
-        self._ledger.flushed(writes)
+        self._ledger.rows.flushed(writes)
         self._answer_waiters()
 
     async def _flush_until_answered(self, writes: WriteSet) -> bool:

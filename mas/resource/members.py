@@ -140,4 +140,4 @@ def _single(kind: ConfChangeType, node: int) -> ConfChange:
 def _state(status: GroupStatus) -> ReplicaState:
     if status.error:
         return ReplicaState.STOPPED
-    return ReplicaState.BEHIND if status.behind else ReplicaState.RUNNING
+    return ReplicaState.BEHIND if status.awaiting_snapshot else ReplicaState.RUNNING

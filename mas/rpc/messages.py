@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class ReadLevel(IntEnum):
-    """How fresh and how firm a read is (design, section 8)."""
+    """What a read promises, from the strongest to the cheapest (rules 29, 30)."""
 
     LINEARIZABLE = 1
     READ_COMMITTED = 2
@@ -314,7 +314,7 @@ _ANSWERS: dict[type[Request], type[Reply]] = {
 
 
 def can_answer(request: type[Request], reply: Reply) -> bool:
-    """Whether such a request is answered so: each has its kind of answer, and all can be turned away."""
+    """Tell whether such a request is answered so: each has its kind of answer, and all can be turned away."""
     return isinstance(reply, Rejected | _ANSWERS[request])
 
 

@@ -63,7 +63,7 @@ class Victims(Protocol):
         """The newest membership that is known."""
 
     def is_safe(self, conf: ConfState, group: int, without: int) -> bool:
-        """Whether a group of these members could do for good without this node, if it had to."""
+        """Tell whether a group of these members could do for good without this node, if it had to."""
 
     def newcomer(self) -> int | None:
         """The id of a node that may be added, and runs; None where there are enough."""
@@ -264,7 +264,7 @@ class Nemesis:
         if leader is not None:
             node, group = leader
             self._trace.add(node.id, f"is to hand over group {group.id}")
-            node.process.post(group.hand_over)
+            node.process.post(group.transfer_leadership)
 
     def _change_members(self) -> None:
         leader = self._leader()

@@ -55,7 +55,7 @@ class Node(Program):
     """One `mas serve` process."""
 
     def __init__(
-        self, node_id: int, role: str, listen: ListenConfig, config_file: Path, log_file: Path
+        self, node_id: int, role: NodeRole, listen: ListenConfig, config_file: Path, log_file: Path
     ) -> None:
         super().__init__(
             [sys.executable, "-m", "mas", "serve", "--config", str(config_file)], log_file
@@ -70,7 +70,7 @@ class Node(Program):
         self.config_file = config_file
 
     def is_ready(self) -> bool:
-        """Whether it says that it serves."""
+        """Tell whether it says that it serves."""
         return " is ready" in self.log()
 
 
@@ -81,7 +81,7 @@ class LocalCluster:
         self,
         *,
         resource_managers: int = 3,
-        managers: Sequence[NodeRole] = ("tm",),
+        managers: Sequence[str] = ("tm",),
         buckets: int = 3,
         directory: Path | None = None,
         raft: RaftConfig | None = None,
@@ -89,7 +89,7 @@ class LocalCluster:
         lock_timeout_seconds: float = 2.0,
         host: str = "127.0.0.1",
     ) -> None:
-        """`host` is this machine's address that all ports are of: a loopback of IPv4 or IPv6."""
+        """`managers` are their roles: "tm", "tc", "gls" or "all". `host` is this machine's address of all ports: a loopback."""
         self._temporary = (
             tempfile.TemporaryDirectory(prefix="mas-cluster-") if directory is None else None
         )
@@ -100,8 +100,7 @@ class LocalCluster:
         self.buckets = buckets
         self._jwt_secret = self._dice.randbytes(32).hex().encode()
         self._write_shared_files()
-        roles: list[NodeRole] = ["rm" for _ in range(resource_managers)]
-        roles += managers
+        roles = [NodeRole.RM] * resource_managers + [NodeRole(role) for role in managers]
         self._host = host
         listens = [_listen(host, free) for free in _in_turn(free_ports(5 * len(roles)), 5)]
         self._shared = Config(
@@ -123,9 +122,9 @@ class LocalCluster:
             node: self._make_node(node, role, listen)
             for node, (role, listen) in enumerate(zip(roles, listens, strict=True), 1)
         }
-        self.resource_managers = [node for node in self.nodes.values() if node.role == "rm"]
+        self.resource_managers = [node for node in self.nodes.values() if node.role is NodeRole.RM]
         self.transaction_managers = [
-            node for node in self.nodes.values() if node.role in ("tm", "tc", "all")
+            node for node in self.nodes.values() if node.role.runs_coordinator
         ]
 
     @property
@@ -228,7 +227,7 @@ class LocalCluster:
         listen = _listen(self._host, free_ports(5))
         service = self.transaction_manager.listen
         address = join_address(service.host, service.node_service)
-        node = self._make_node(node_id, "rm", listen, join=address, hold=hold)
+        node = self._make_node(node_id, NodeRole.RM, listen, join=address, hold=hold)
         self.nodes[node_id] = node
         self.resource_managers.append(node)
         node.start()

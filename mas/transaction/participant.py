@@ -5,9 +5,9 @@ to ask, and what follows from the answer (rules 10 to 12, 15). Who leads, and ho
 Resource Manager's business.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from mas.ledger.instructions import Abort, Answer, Code, Commit, Resolve
+from mas.ledger.instructions import Abort, Answer, Code, Commit
 from mas.ledger.rows import PreparedLegs
 
 BACK_OFF_MAX = 30.0
@@ -20,12 +20,12 @@ _COMMITTED = Code.COMMITTED
 
 
 def settle(legs: PreparedLegs, answer: Answer) -> Commit | Abort | None:
-    """What the anchor's record means for these legs; None where it doesn't say yet (rule 11, the resolver)."""
+    """Return what the anchor's record means for these legs; None where it doesn't say yet (rule 11, the resolver)."""
     return instruct(legs.xid, legs.attempt, answer)
 
 
 def instruct(xid: bytes, attempt: int, answer: Answer) -> Commit | Abort | None:
-    """What the anchor's record means for an attempt's legs: only the record's own xid is committed."""
+    """Return what the anchor's record means for an attempt's legs: only the record's own xid is committed."""
     if answer.code is _COMMITTED and answer.xid == xid:
         return Commit(xid, answer.time_us)
     match answer.code:
@@ -35,18 +35,6 @@ def instruct(xid: bytes, attempt: int, answer: Answer) -> Commit | Abort | None:
             return Abort(xid)
         case _:
             return None
-
-
-def questions(legs: Iterable[PreparedLegs]) -> dict[int, list[Resolve]]:
-    """The questions about these legs, by anchor: one message for each of them, an xid once."""
-    seen = set()
-    by_anchor: dict[int, list[Resolve]] = {}
-    for one in legs:
-        if one.xid not in seen:
-            seen.add(one.xid)
-            ask = Resolve(one.payment_id, one.attempt, one.xid, one.body_hash)
-            by_anchor.setdefault(one.anchor, []).append(ask)
-    return by_anchor
 
 
 class Resolver:

@@ -339,9 +339,7 @@ async def test_a_payment_is_found_by_key_or_by_id(edge: Edge, alice: Caller, roo
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("kind", [Kind.PAYMENT, Kind.CREATION, Kind.DEPOSIT])
-async def test_security_b2_an_id_ends_nothing(
-    edge: Edge, alice: Caller, root: Caller, kind: Kind
-) -> None:
+async def test_an_id_ends_nothing(edge: Edge, alice: Caller, root: Caller, kind: Kind) -> None:
     """Anybody can compute the id of a payment that its payer will make: named as one of the caller's own it was ended for ever."""
     hers = payment_id(Kind.PAYMENT, "account:bob", "bob", "order 4711")
     name = pb.PaymentName(payer="alice", kind=pb.Kind.ValueType(kind), payment_id=hers)

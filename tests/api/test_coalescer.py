@@ -73,7 +73,7 @@ async def test_a_caller_that_has_gone_harms_nobody(share: Share) -> None:
 
 
 @pytest.mark.asyncio
-async def test_security_b4_a_caller_has_a_share_of_payments_whether_it_waits_for_them_or_not(
+async def test_a_caller_has_a_share_of_payments_whether_it_waits_for_them_or_not(
     share: Share,
 ) -> None:
     coordinator = FakeCoordinator(lambda _: None)

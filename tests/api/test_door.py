@@ -77,7 +77,7 @@ async def pays(edge: Edge, channel: grpc.aio.Channel, subject: str = "account:al
 
 
 @pytest.mark.asyncio
-async def test_security_b4_strangers_watch_no_more_than_their_share() -> None:
+async def test_strangers_watch_no_more_than_their_share() -> None:
     """Four thousand watches of the health once took every place there was."""
     shares = SharesConfig(stranger=StrangerShareConfig(streams=3))
     async with serving(shares=shares) as edge, edge.channel() as channel:
@@ -101,7 +101,7 @@ async def test_security_b4_strangers_watch_no_more_than_their_share() -> None:
 
 
 @pytest.mark.asyncio
-async def test_security_b4_a_stranger_is_sent_away_after_a_while() -> None:
+async def test_a_stranger_is_sent_away_after_a_while() -> None:
     async with (
         serving(shares=SharesConfig(stranger_seconds=0.1)) as edge,
         edge.channel() as channel,
@@ -121,9 +121,7 @@ async def test_security_b4_a_stranger_is_sent_away_after_a_while() -> None:
 @pytest.mark.asyncio
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("token", ["", "not a token"])
-async def test_security_b4_a_stranger_is_refused_before_its_request_comes(
-    method: str, token: str
-) -> None:
+async def test_a_stranger_is_refused_before_its_request_comes(method: str, token: str) -> None:
     metadata = (("authorization", token),) if token else ()
     async with serving() as edge, edge.channel() as channel:
         silent = channel.stream_stream(SERVICE + method)(metadata=metadata)
@@ -134,7 +132,7 @@ async def test_security_b4_a_stranger_is_refused_before_its_request_comes(
 
 
 @pytest.mark.asyncio
-async def test_security_b4_a_stranger_says_nothing_long() -> None:
+async def test_a_stranger_says_nothing_long() -> None:
     """The name of the service that is watched was kept as long as the watch, of four million bytes too."""
     async with serving() as edge, edge.channel() as channel:
         stub = health_pb2_grpc.HealthStub(channel)
@@ -147,7 +145,7 @@ async def test_security_b4_a_stranger_says_nothing_long() -> None:
 
 
 @pytest.mark.asyncio
-async def test_security_b4_a_request_that_never_comes_has_a_deadline(
+async def test_a_request_that_never_comes_has_a_deadline(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(door, "REQUEST_SECONDS", 0.1)
@@ -160,7 +158,7 @@ async def test_security_b4_a_request_that_never_comes_has_a_deadline(
 
 
 @pytest.mark.asyncio
-async def test_security_b4_calls_that_bring_nothing_are_one_callers_and_bounded() -> None:
+async def test_calls_that_bring_nothing_are_one_callers_and_bounded() -> None:
     share = ShareConfig(calls=6, receiving=2)
     async with serving(shares=SharesConfig(account=share)) as edge, edge.channel() as channel:
         mallory = (("authorization", edge.token("account:mallory")),)
@@ -182,7 +180,7 @@ async def test_security_b4_calls_that_bring_nothing_are_one_callers_and_bounded(
 
 
 @pytest.mark.asyncio
-async def test_security_b4_a_payment_above_the_share_waits_for_its_callers_own() -> None:
+async def test_a_payment_above_the_share_waits_for_its_callers_own() -> None:
     coordinator = FakeCoordinator(lambda _: None)
     shares = SharesConfig(account=ShareConfig(payments=2))
     async with serving(coordinator, shares=shares) as edge, edge.channel() as channel:
@@ -209,7 +207,7 @@ async def test_security_b4_a_payment_above_the_share_waits_for_its_callers_own()
 
 
 @pytest.mark.asyncio
-async def test_security_b6_a_reply_that_is_not_read_is_held_by_its_caller(
+async def test_a_reply_that_is_not_read_is_held_by_its_caller(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """What had been answered counted no more, and its reply stayed: four thousand of them were all calls that there are."""
@@ -244,7 +242,7 @@ async def test_security_b6_a_reply_that_is_not_read_is_held_by_its_caller(
 
 
 @pytest.mark.asyncio
-async def test_security_b5_streams_of_one_caller_leave_room_for_others() -> None:
+async def test_streams_of_one_caller_leave_room_for_others() -> None:
     """Ten thousand streams of one token once kept everybody else out."""
     async with serving() as edge, edge.channel() as channel:
         metadata = (("authorization", edge.token("account:mallory")),)
@@ -262,9 +260,7 @@ async def test_security_b5_streams_of_one_caller_leave_room_for_others() -> None
 
 
 @pytest.mark.asyncio
-async def test_security_b8_statements_of_one_caller_wait_for_each_other_and_for_nobody_else() -> (
-    None
-):
+async def test_statements_of_one_caller_wait_for_each_other_and_for_nobody_else() -> None:
     coordinator = Slow()
     shares = SharesConfig(account=ShareConfig(statements=2))
     async with serving(coordinator, shares=shares) as edge, edge.channel() as channel:

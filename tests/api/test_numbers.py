@@ -163,7 +163,7 @@ class _NoBuckets(FakeBuckets):
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize(("service", "method", "request_"), list(_cases()))
-async def test_security_b1_a_number_beyond_its_bound_is_refused(
+async def test_a_number_beyond_its_bound_is_refused(
     service: str, method: str, request_: Message
 ) -> None:
     token = TokenIssuer(SECRET, clock=HandClock()).issue("operator:root", Role.GATEWAY)

@@ -209,7 +209,7 @@ async def test_a_client_that_floods_is_not_read() -> None:
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("valid", [True, False])
-async def test_security_b6_a_client_that_does_not_read_is_not_read(valid: bool) -> None:
+async def test_a_client_that_does_not_read_is_not_read(valid: bool) -> None:
     """Results that wait for their client count, those that were never begun too: once they were without a bound."""
     shares = SharesConfig(account=ShareConfig(payments=100))
     async with serving(shares=shares) as edge, open_stream(edge) as stream:
@@ -236,7 +236,7 @@ async def test_security_b6_a_client_that_does_not_read_is_not_read(valid: bool) 
 
 
 @pytest.mark.asyncio
-async def test_security_b6_a_batch_of_too_many_is_refused_as_a_whole(edge: Edge) -> None:
+async def test_a_batch_of_too_many_is_refused_as_a_whole(edge: Edge) -> None:
     """Two million empty payments are four million bytes: they are counted before they are decoded."""
     batch = pb.PaymentBatch(batch=2, linked=True)
     giant = batch.SerializeToString() + b"\x12\x00" * 2_000_000

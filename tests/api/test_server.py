@@ -269,7 +269,7 @@ async def test_locks_belong_to_who_took_them() -> None:
 
 
 @pytest.mark.asyncio
-async def test_security_b7_callers_that_say_nothing_are_few_and_are_hung_up_on(
+async def test_callers_that_say_nothing_are_few_and_are_hung_up_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     options = tuple(

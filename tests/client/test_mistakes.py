@@ -262,7 +262,7 @@ async def test_a_token_that_no_call_can_carry_is_refused(token: Any) -> None:
 # -- what has ended is forgotten ---------------------------------------------------------------------
 
 
-async def test_twopc_b4_nothing_is_kept_of_payments_that_ended_in_an_outage() -> None:
+async def test_nothing_is_kept_of_payments_that_ended_in_an_outage() -> None:
     async with Client("127.0.0.1:9", plaintext=True) as client:
         stream = client._payments
         for _ in range(3):
@@ -273,7 +273,7 @@ async def test_twopc_b4_nothing_is_kept_of_payments_that_ended_in_an_outage() ->
                 await asyncio.sleep(0.01)
 
 
-async def test_twopc_b4_a_payment_that_nobody_waits_for_any_more_is_not_sent(edge: Edge) -> None:
+async def test_a_payment_that_nobody_waits_for_any_more_is_not_sent(edge: Edge) -> None:
     port, token = edge.server.port, edge.token("operator:shop", Role.GATEWAY)
     await edge.server.stop(0)
     async with Client(f"127.0.0.1:{port}", token=token, ca=certificate()[0], timeout=20) as client:
@@ -290,7 +290,7 @@ async def test_twopc_b4_a_payment_that_nobody_waits_for_any_more_is_not_sent(edg
             assert [request.key for request in there.coordinator.requests] == ["stays"]
 
 
-async def test_twopc_b4_what_waits_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_waits_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(payment_stream, "WAITING_MAX", 2)
     async with Client("127.0.0.1:9", plaintext=True) as client:
         receipts = await client.pay_many([Payment("a", "b", 1)] * 3, timeout=0.1)
@@ -341,7 +341,7 @@ async def between(code: grpc.StatusCode) -> AsyncIterator[tuple[Between, Client]
 CODES = [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK]
 
 
-async def test_twopc_c2_a_status_of_somebody_between_says_nothing_of_what_is_under_way() -> None:
+async def test_a_status_of_somebody_between_says_nothing_of_what_is_under_way() -> None:
     async def ended(code: grpc.StatusCode) -> None:
         async with between(code) as (proxy, client):
             one, many = await asyncio.gather(
@@ -358,7 +358,7 @@ async def test_twopc_c2_a_status_of_somebody_between_says_nothing_of_what_is_und
             group.create_task(ended(code))
 
 
-async def test_twopc_c2_nor_of_a_call() -> None:
+async def test_nor_of_a_call() -> None:
     async def ended(code: grpc.StatusCode) -> None:
         async with between(code) as (proxy, client):
             made, *others = await asyncio.gather(

@@ -149,7 +149,7 @@ class Buckets:
             return answer
         undecided = []
         for xid in answer.xids:
-            legs = self._ledgers[bucket].legs[xid]
+            legs = self._ledgers[bucket].rows.legs[xid]
             decided = settle(legs, self.apply(legs.anchor, QueryRecord(legs.payment_id)))
             if decided is None:
                 undecided.append(xid)
@@ -171,28 +171,28 @@ class Buckets:
         self.now += 1
         batch = Batch(incarnation, low_water, (instruction,), left_out)
         proposal = Proposal(1, self.now, 1, self.now, (batch,))
-        ledger.load(ledger.missing(proposal), Loaded(ledger.bucket.applied, {}, {}, {}))
-        return ledger.apply(ledger.bucket.applied + 1, 1, proposal)[0][0]
+        ledger.rows.load(ledger.missing(proposal), Loaded(ledger.rows.bucket.applied, {}, {}, {}))
+        return ledger.apply(ledger.rows.bucket.applied + 1, 1, proposal)[0][0]
 
     # -- what the ledgers hold ---------------------------------------------------------------------------
 
     def account(self, bucket: int, number: str) -> Account | None:
-        account = self._ledgers[bucket].account(number)
+        account = self._ledgers[bucket].rows.account(number)
         return account if isinstance(account, Account) else None
 
     def claim(self, home: int, number: str) -> int:
-        claim = self._ledgers[home].claim(number)
+        claim = self._ledgers[home].rows.claim(number)
         return claim if isinstance(claim, int) else 0
 
     def record(self, payment_id: bytes) -> Record | None:
         for bucket in self.all():
-            record = self._ledgers[bucket].record(payment_id)
+            record = self._ledgers[bucket].rows.record(payment_id)
             if isinstance(record, Record):
                 return record
         return None
 
     def prepared(self, bucket: int) -> int:
-        return len(self._ledgers[bucket].legs)
+        return len(self._ledgers[bucket].rows.legs)
 
     def all_prepared(self) -> int:
         return sum(self.prepared(bucket) for bucket in self.all())
@@ -241,7 +241,7 @@ class Buckets:
         answer = self.apply(home, Decide(xid, payment_id, 1, body, b"", participants, own, bucket))
         assert answer.code is Code.COMMITTED, answer
         if bucket != home:
-            legs = self._ledgers[bucket].legs[xid]
+            legs = self._ledgers[bucket].rows.legs[xid]
             commit = settle(legs, answer)
             assert commit is not None
             self.apply(bucket, commit)

@@ -13,7 +13,7 @@ from mas.locks import ACCOUNT, GlobalLockService, LockSettings
 from mas.runtime import Supervisor, SystemDice
 from mas.sim import VirtualClock, run_virtual
 from tests.coordinator.cluster import Buckets, Store
-from tests.locks.worlds import StoredLocks, until
+from tests.locks.harness import StoredLocks, until
 
 BUCKETS, HERE = 3, 2
 ALICE, POOR = "alice", "poor"
@@ -43,7 +43,7 @@ class World:
             settings=LockSettings(BUCKETS),
         )
         task = self._supervisor.spawn("locks", self.locks.run())
-        await until(lambda: self.locks._table is not None)
+        await until(lambda: self.locks._book is not None)
         return task
 
     def start_coordinator(self) -> None:
@@ -115,7 +115,7 @@ def tell(story: Callable[[World], Coroutine[None, None, None]]) -> None:
     ],
     ids=["freeze", "unfreeze", "limit", "close"],
 )
-def test_twopc_a2_a_change_passes_the_mark_of_a_holder_that_nobody_knows(
+def test_a_change_passes_the_mark_of_a_holder_that_nobody_knows(
     change: SetAccount,
 ) -> None:
     """No payment comes by that would take the mark away, as on an idle or a frozen account."""
@@ -138,7 +138,7 @@ def test_twopc_a2_a_change_passes_the_mark_of_a_holder_that_nobody_knows(
     tell(story)
 
 
-def test_twopc_a2_a_change_waits_for_a_living_holder() -> None:
+def test_a_change_waits_for_a_living_holder() -> None:
     async def story(world: World) -> None:
         await world.start_locks()
         world.start_coordinator()
@@ -157,7 +157,7 @@ def test_twopc_a2_a_change_waits_for_a_living_holder() -> None:
     tell(story)
 
 
-def test_twopc_a2_a_change_whose_turn_does_not_come_has_done_nothing() -> None:
+def test_a_change_whose_turn_does_not_come_has_done_nothing() -> None:
     async def story(world: World) -> None:
         await world.start_locks()
         world.start_coordinator()
@@ -174,7 +174,7 @@ def test_twopc_a2_a_change_whose_turn_does_not_come_has_done_nothing() -> None:
     tell(story)
 
 
-def test_twopc_a2_without_a_lock_service_a_change_is_answered_at_once() -> None:
+def test_without_a_lock_service_a_change_is_answered_at_once() -> None:
     async def story(world: World) -> None:
         task = await world.start_locks()
         world.start_coordinator()
@@ -189,7 +189,7 @@ def test_twopc_a2_without_a_lock_service_a_change_is_answered_at_once() -> None:
     tell(story)
 
 
-def test_twopc_a2_changes_wait_for_each_other_and_all_are_done() -> None:
+def test_changes_wait_for_each_other_and_all_are_done() -> None:
     async def story(world: World) -> None:
         await world.lose_a_holder(ALICE)
         world.start_coordinator()
@@ -203,7 +203,7 @@ def test_twopc_a2_changes_wait_for_each_other_and_all_are_done() -> None:
     tell(story)
 
 
-def test_twopc_a2_a_change_under_a_lock_whose_answer_was_lost_is_carried_out_once() -> None:
+def test_a_change_under_a_lock_whose_answer_was_lost_is_carried_out_once() -> None:
     async def story(world: World) -> None:
         await world.lose_a_holder(ALICE)
         world.start_coordinator()
@@ -226,7 +226,7 @@ def test_twopc_a2_a_change_under_a_lock_whose_answer_was_lost_is_carried_out_onc
     tell(story)
 
 
-def test_twopc_a2_a_change_under_a_lock_that_nobody_hears_of_is_unknown_and_lets_go() -> None:
+def test_a_change_under_a_lock_that_nobody_hears_of_is_unknown_and_lets_go() -> None:
     async def story(world: World) -> None:
         await world.lose_a_holder(ALICE)
         world.start_coordinator()
@@ -243,7 +243,7 @@ def test_twopc_a2_a_change_under_a_lock_that_nobody_hears_of_is_unknown_and_lets
     tell(story)
 
 
-def test_twopc_a2_a_caller_that_goes_away_leaves_its_place_in_the_queue() -> None:
+def test_a_caller_that_goes_away_leaves_its_place_in_the_queue() -> None:
     async def story(world: World) -> None:
         await world.start_locks()
         world.start_coordinator()

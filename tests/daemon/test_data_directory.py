@@ -97,7 +97,7 @@ def test_a_lost_roster_is_no_first_start(tmp_path: Path) -> None:
             directory.read_roster()
 
 
-def test_consensus_g_a_raft_log_that_was_there_is_missed(tmp_path: Path) -> None:
+def test_a_raft_log_that_was_there_is_missed(tmp_path: Path) -> None:
     """Made anew it would vote as if nothing had been promised; a mount that failed leaves an empty directory of it."""
     with opened(tmp_path, ALPHA) as directory:
         directory.check_log()
@@ -117,7 +117,7 @@ def test_consensus_g_a_raft_log_that_was_there_is_missed(tmp_path: Path) -> None
                 (tmp_path / "raft").rmdir()
 
 
-def test_consensus_g_an_identity_that_is_gone_is_missed(tmp_path: Path) -> None:
+def test_an_identity_that_is_gone_is_missed(tmp_path: Path) -> None:
     """A new one would say that there never was a log, and be another store."""
     with opened(tmp_path, ALPHA):
         (tmp_path / "raft").mkdir()
@@ -170,7 +170,7 @@ def test_security_b14_a_directory_of_other_things_is_left_alone(tmp_path: Path) 
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
 
 
-def test_consensus_g_a_directory_that_was_made_is_there_for_good(
+def test_a_directory_that_was_made_is_there_for_good(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A power cut could take the whole of it, and the node would be a new one."""

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from mas.client.operator import Cluster
-from mas.config import BucketConfig, Config, ListenConfig, NodeConfig, PeerConfig, TlsConfig
+from mas.config import BucketConfig, Config, ListenConfig, NodeConfig, PeerConfig, Role, TlsConfig
 from mas.daemon import joining
 from mas.daemon.data_directory import DataDirectory, Identity
 from mas.daemon.joining import find_roster
@@ -23,10 +23,10 @@ from mas.membership.roster import founding_roster
 pytestmark = pytest.mark.asyncio
 
 FOUNDED = Config(
-    node=NodeConfig(id=2, role="rm"),
+    node=NodeConfig(id=2, role=Role.RM),
     peers=(
-        PeerConfig(id=1, address="a:1", roles=("tm",)),
-        PeerConfig(id=2, address="b:1", roles=("rm",)),
+        PeerConfig(id=1, address="a:1", roles=(Role.TM,)),
+        PeerConfig(id=2, address="b:1", roles=(Role.RM,)),
     ),
     buckets=(BucketConfig(id=1, voters=(2,)),),
 )
@@ -77,7 +77,7 @@ def joiner(tmp_path: Path) -> Config:
     return Config(
         node=NodeConfig(
             id=7,
-            role="rm",
+            role=Role.RM,
             join="tm:8008",
             address="me:5",
             host="rack",
@@ -124,7 +124,7 @@ async def test_what_was_kept_is_newer_than_the_configuration_but_for_where_its_n
     ids=["others", "one more", "a bucket more"],
 )
 @pytest.mark.parametrize("moved_on", [False, True])
-async def test_consensus_a1_a_file_that_names_other_founders_is_refused(
+async def test_a_file_that_names_other_founders_is_refused(
     tmp_path: Path, buckets: tuple[BucketConfig, ...], said: str, *, moved_on: bool
 ) -> None:
     """It was taken for the bucket's own word that this node had been removed, and rows and log were erased."""
@@ -140,7 +140,7 @@ async def test_consensus_a1_a_file_that_names_other_founders_is_refused(
         assert await find_roster(FOUNDED, directory) == kept, "and as it was it is taken"
 
 
-async def test_consensus_a1_a_bucket_that_is_left_out_is_missed(tmp_path: Path) -> None:
+async def test_a_bucket_that_is_left_out_is_missed(tmp_path: Path) -> None:
     two = (BucketConfig(id=1, voters=(2,)), BucketConfig(id=2, voters=(2,)))
     with opened(tmp_path, 2) as directory:
         await find_roster(msgspec.structs.replace(FOUNDED, buckets=two), directory)

@@ -19,7 +19,7 @@ def soft() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-def test_security_b7_all_that_is_granted_is_taken() -> None:
+def test_all_that_is_granted_is_taken() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
     raise_file_limit()
@@ -31,7 +31,7 @@ def test_security_b7_all_that_is_granted_is_taken() -> None:
 @pytest.mark.parametrize(
     ("files", "connections"), [(512, 16), (1_024, 64), (4_096, 832), (100_000, 4_096)]
 )
-def test_security_b7_storage_and_peers_keep_what_they_need(
+def test_storage_and_peers_keep_what_they_need(
     monkeypatch: pytest.MonkeyPatch, files: int, connections: int
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))

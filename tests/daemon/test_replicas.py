@@ -30,11 +30,12 @@ from mas.raft import (
     Message,
     MessageType,
 )
-from mas.resource import AccountService, ReplicaAdmin, ResourceSettings
+from mas.resource import ReplicaAdmin, ResourceSettings
+from mas.resource.applier import Applier
 from mas.rpc.messages import ReadReplica, ReplicaState, ReplicaView
 from mas.rpc.server import BucketServer
 from mas.runtime import Supervisor, SystemClock
-from mas.storage.account_db_sqlite import SqliteAccountDB
+from mas.storage.account_db.rocksdb import RocksAccountDB
 from mas.storage.raft_log.memory import MemoryRaftLog
 
 pytestmark = pytest.mark.asyncio
@@ -107,7 +108,7 @@ class World:
     async def start(self) -> None:
         self.calls.clear()
         clock = SystemClock()
-        self.database = SqliteAccountDB.connect(self.folder / "db.sqlite3", "mas", NODE)
+        self.database = RocksAccountDB.connect(self.folder / "db", "mas", NODE)
         self.threads = [WorkerThread("log"), WorkerThread("files")]
         self.membership = Membership(NODE, self.roster_file.roster, Peers(), self.roster_file)
         self.host = RaftHost(
@@ -123,13 +124,13 @@ class World:
         await self.host.finish_snapshots()
         self.door = ReplicaAdmin(NODE, self.host)
         server = BucketServer(Peers(), self.door.answer)
-        for owner, name in [
-            (self.database, "open"),
-            (self.database, "erase"),
-            (self.host, "create_group"),
-            (self.host, "erase_group"),
+        for owner, name, step in [
+            (self.database, "open", "open"),
+            (self.database, "erase", "erase"),
+            (self.host.logs, "create", "create_log"),
+            (self.host.logs, "erase", "erase_log"),
         ]:
-            setattr(owner, name, self._noting(name, getattr(owner, name)))
+            setattr(owner, name, self._noting(step, getattr(owner, name)))
         parts = ReplicaParts(
             self.membership,
             self.host,
@@ -369,14 +370,14 @@ async def test_consensus_c4_an_entry_of_a_newer_program_stops_its_bucket_alone(
 
 
 def fail_in_bucket_1(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    apply_all = AccountService._apply_all
+    apply = Applier.apply
 
-    async def fail(service: AccountService, entries: tuple[Entry, ...]) -> None:
-        if service.bucket == 1:
+    async def fail(applier: Applier, entries: tuple[Entry, ...]) -> None:
+        if applier._replica.bucket == 1:
             raise error
-        await apply_all(service, entries)
+        await apply(applier, entries)
 
-    monkeypatch.setattr(AccountService, "_apply_all", fail)
+    monkeypatch.setattr(Applier, "apply", fail)
 
 
 @pytest.mark.parametrize("error", [RecursionError("deep"), CorruptData("a row is damaged")])
@@ -414,7 +415,7 @@ async def test_a_database_that_failed_ends_the_process(
 
 
 async def test_consensus_a1_a_roster_file_that_was_edited_erases_nothing(world: World) -> None:
-    """faults: consensus A1. Erased by an edited file, and opened again by a mended one, the replica had an empty log and
+    """Erased by an edited file, and opened again by a mended one, the replica had an empty log and
     voted with it.
     """
     await world.start()
@@ -468,7 +469,7 @@ async def test_consensus_a1_no_log_is_erased_but_behind_an_entry(world: World) -
     await world.wait_led()
     world.host.leave_group(1)
     with pytest.raises(AssertionError, match="the entry that removed"):
-        await world.host.erase_group(1, (NODE,), removed_at=0)
+        await world.host.logs.erase(1, (NODE,), removed_at=0)
     assert not world.is_erased()
 
 
@@ -550,8 +551,8 @@ async def test_a_bucket_that_changes_while_another_is_left_is_judged_as_it_is_th
 
 # -- in the middle of it -------------------------------------------------------------------------------
 
-STEPS = [(when, step) for step in ("erase", "erase_group") for when in ("before", "after")]
-OPENING = [(when, step) for step in ("open", "create_group") for when in ("before", "after")]
+STEPS = [(when, step) for step in ("erase", "erase_log") for when in ("before", "after")]
+OPENING = [(when, step) for step in ("open", "create_log") for when in ("before", "after")]
 
 
 @pytest.mark.parametrize(("when", "step"), STEPS)
@@ -630,15 +631,15 @@ async def test_a_replica_is_not_absent_before_it_is_erased_and_opens_only_then(
     async def held() -> None:
         await gate.wait()
 
-    world.before["erase_group"] = held
+    world.before["erase_log"] = held
     world.learn(1, 9, (8,))
-    await world.wait(lambda: "erase_group" in world.calls)
+    await world.wait(lambda: "erase_log" in world.calls)
     assert world.view().state is ReplicaState.STOPPED
     assert "being erased" in world.view().trouble
     world.learn(1, 12, (NODE,))
     for _ in range(20):
         await asyncio.sleep(0.001)
-    assert world.calls[-1] == "erase_group"
+    assert world.calls[-1] == "erase_log"
     gate.set()
     await world.wait_anew()
 

@@ -2,15 +2,19 @@
 
 import asyncio
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from mas.api.tokens import Role
+from mas.client import Status
 from mas.config import Config, ListenConfig, StorageConfig, parse_config
 from mas.testing import LocalCluster
 from mas.testing.local_cluster import free_ports
+from mas.testing.program import end_all
 from tests.docs.pages import OPERATIONS, blocks
 from tests.integration.processes import MAS
 
@@ -71,6 +75,58 @@ async def test_the_commands_for_nodes_that_come_and_go_work_in_their_order(tmp_p
         finally:
             process.kill()
             process.wait()
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(180)
+@pytest.mark.asyncio
+async def test_a_whole_cluster_goes_back_to_the_copies_of_one_moment(tmp_path: Path) -> None:
+    """The section "Backup"."""
+    async with LocalCluster(directory=tmp_path / "cluster") as cluster:
+        nodes = [*cluster.nodes.values()]
+        directories = [cluster.directory / f"node{node.id}" for node in nodes]
+        async with cluster.client(role=Role.GATEWAY) as client:
+            await client.create_account("alice", "100.00")
+            await client.create_account("bob")
+            assert (await client.pay("alice", "bob", "12.50", key="before")).committed
+        end_all(nodes)
+        for directory in directories:
+            shutil.copytree(directory, tmp_path / directory.name)
+        await cluster.start()
+        async with cluster.client(role=Role.GATEWAY) as client:
+            assert (await client.pay("alice", "bob", "50.00", key="after")).committed
+        end_all(nodes)
+        for directory in directories:
+            shutil.rmtree(directory)
+            shutil.copytree(tmp_path / directory.name, directory)
+        await cluster.start()
+        async with cluster.client(role=Role.GATEWAY) as client:
+            assert (await client.account("alice")).balance == 8750
+            assert (await client.pay("alice", "bob", "12.50", key="before")).committed
+            assert (await client.account("bob")).balance == 1250
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(180)
+@pytest.mark.asyncio
+async def test_a_bucket_without_a_quorum_needs_its_nodes_and_nothing_else(tmp_path: Path) -> None:
+    """The section "A bucket without a quorum"."""
+    async with (
+        LocalCluster(directory=tmp_path) as cluster,
+        cluster.client(role=Role.GATEWAY) as client,
+    ):
+        await client.create_account("alice", "100.00")
+        await client.create_account("bob")
+        first, second, _ = cluster.resource_managers
+        cluster.kill(first)
+        cluster.kill(second)
+        receipt = await client.pay("alice", "bob", "12.50", key="order", timeout=2.0)
+        assert receipt.status in (Status.REJECTED, Status.UNKNOWN, Status.ABORTED)
+        assert not receipt.final
+        await cluster.restart(first)
+        while not (await client.pay("alice", "bob", "12.50", key="order")).committed:
+            pass
+        assert (await client.account("bob")).balance == 1250
 
 
 def _at(line: str, here: dict[str, str]) -> list[str]:

@@ -226,7 +226,7 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.005)
 
 
-def test_consensus_d3_a_process_whose_disk_hangs_ends_and_says_so(tmp_path: Path) -> None:
+def test_a_process_whose_disk_hangs_ends_and_says_so(tmp_path: Path) -> None:
     """An orderly end would wait for the thread that hangs, and so would the interpreter's own."""
     server, trigger = Server(tmp_path), tmp_path / "hangs"
     server.write_config(

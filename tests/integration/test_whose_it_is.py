@@ -212,7 +212,7 @@ _REFUSALS = (errors.Unauthenticated, errors.PermissionDenied, errors.InvalidRequ
 
 
 @pytest.mark.asyncio
-async def test_security_b2_what_is_anothers_is_anothers_by_every_name(doors: Doors) -> None:
+async def test_what_is_anothers_is_anothers_by_every_name(doors: Doors) -> None:
     for method, request, allowed in TABLE:
         for caller in CALLERS:
             reply = await doors.call(caller, method, request)

@@ -1,10 +1,8 @@
 """Rule 16 for all that a coordinator could ever write into the log: every replica does the same with it, and lives on."""
 
 import asyncio
-import sys
 from collections.abc import Iterator
 from itertools import count
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -43,10 +41,8 @@ from mas.ledger import (
     encode,
 )
 from mas.limits import BALANCE_MAX
-from mas.storage.account_db_sqlite import SqliteAccountDB
-
-sys.path.insert(0, str(Path(__file__).parent))
-from bank import BUCKET, BUCKETS, HOME_HERE, OTHER_TC, TC, decide, pid, prepare, xid
+from mas.storage.account_db.rocksdb import RocksAccountDB
+from tests.ledger.harness import BUCKET, BUCKETS, HOME_HERE, OTHER_TC, TC, decide, pid, prepare, xid
 
 # -- What a decoder lets pass: any bytes, any text, any number of 64 bits. Mostly in their places ---------------------
 
@@ -155,7 +151,7 @@ ENTRIES = st.lists(
 class Replica:
     """A ledger over a real database, which it meets after each entry, or only at the end."""
 
-    def __init__(self, database: SqliteAccountDB, bucket: int, *, eager: bool) -> None:
+    def __init__(self, database: RocksAccountDB, bucket: int, *, eager: bool) -> None:
         self.database, self.bucket, self.eager = database, bucket, eager
         self.ledger: Ledger
 
@@ -163,15 +159,15 @@ class Replica:
         kept = await self.database.open(self.bucket, b"me")
         kept.bucket.bucket = BUCKET  # every example has a bucket of its own in the file
         self.ledger = Ledger(kept)
-        self.ledger.filter.add_all(await self.database.payment_ids(self.bucket, b"", 1_000))
-        self.ledger.filter.complete()
+        self.ledger.rows.filter.add_all(await self.database.payment_ids(self.bucket, b"", 1_000))
+        self.ledger.rows.filter.complete()
 
     async def apply(self, proposal: Proposal) -> list[list[Answer]]:
         """The way its host does."""
         ledger = self.ledger
         if missing := ledger.missing(proposal):
-            ledger.load(missing, await self.load(missing))
-        answers = ledger.apply(ledger.bucket.applied + 1, 1, proposal)
+            ledger.rows.load(missing, await self.load(missing))
+        answers = ledger.apply(ledger.rows.bucket.applied + 1, 1, proposal)
         if self.eager:
             await self.flush()
         return answers
@@ -182,20 +178,20 @@ class Replica:
         )
 
     async def flush(self) -> None:
-        before = self.ledger._flushed_index
-        writes = self.ledger.take_writes()
+        before = self.ledger.rows._flushed_index
+        writes = self.ledger.rows.take_writes()
         writes.bucket.bucket = self.bucket
         assert await self.database.flush(writes, before=before, writer=b"me")
-        self.ledger.flushed(writes)
-        self.ledger.evict(0)
+        self.ledger.rows.flushed(writes)
+        self.ledger.rows.evict(0)
 
 
 _buckets = count(1)
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SqliteAccountDB]:
-    database = SqliteAccountDB.connect(tmp_path_factory.mktemp("any") / "a.sqlite3", "test", 1)
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RocksAccountDB]:
+    database = RocksAccountDB.connect(tmp_path_factory.mktemp("any") / "a", "test", 1)
     yield database
     asyncio.run(database.close())
 
@@ -223,7 +219,7 @@ FIRST = Proposal(
 )
 
 
-async def agree(database: SqliteAccountDB, entries: list[Proposal]) -> None:
+async def agree(database: RocksAccountDB, entries: list[Proposal]) -> None:
     """Both replicas answer alike and hold the same, also after a start from what the database has."""
     eager, lazy = (Replica(database, next(_buckets), eager=each) for each in (True, False))
     await eager.start()
@@ -236,17 +232,19 @@ async def agree(database: SqliteAccountDB, entries: list[Proposal]) -> None:
         )
         assert await eager.apply(proposal) == await lazy.apply(proposal)
     await lazy.flush()
-    assert eager.ledger.state_hash() == lazy.ledger.state_hash()
+    assert eager.ledger.rows.state_hash() == lazy.ledger.rows.state_hash()
     kept = [await eager.database.bucket_row(each.bucket) for each in (eager, lazy)]
-    assert kept[0].state_hash == kept[1].state_hash == lazy.ledger.state_hash()
+    assert kept[0].state_hash == kept[1].state_hash == lazy.ledger.rows.state_hash()
+    for each in (eager, lazy):
+        await database.verify(each.bucket)
     await eager.start()
-    assert eager.ledger.state_hash() == lazy.ledger.state_hash()
+    assert eager.ledger.rows.state_hash() == lazy.ledger.rows.state_hash()
 
 
 @settings(max_examples=30, deadline=None)
 @given(entries=ENTRIES)
-def test_twopc_a1_whatever_an_instruction_holds_every_replica_does_the_same(
-    database: SqliteAccountDB, entries: list[Proposal]
+def test_whatever_an_instruction_holds_every_replica_does_the_same(
+    database: RocksAccountDB, entries: list[Proposal]
 ) -> None:
-    """Through the decoder, the loads, the rules, the filter, the digests, JSON and SQLite: nothing raises."""
+    """Through the decoder, the loads, the rules, the filter, the digests, MessagePack and RocksDB: nothing raises."""
     asyncio.run(agree(database, entries))

@@ -4,9 +4,6 @@ One replica flushes and evicts after every entry and so loads all that it needs;
 then restarts from what it has flushed.
 """
 
-import sys
-from pathlib import Path
-
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -35,10 +32,8 @@ from mas.ledger import (
     Unmark,
 )
 from mas.limits import BALANCE_MAX
-
-sys.path.insert(0, str(Path(__file__).parent))
-from bank import OTHER_TC, TC, Bank, pid, prepare, xid
-from reference import Reference
+from tests.ledger.harness import OTHER_TC, TC, Bank, pid, prepare, xid
+from tests.ledger.reference import Reference
 
 RICH = BALANCE_MAX - 50
 OPENING = {"a": 60, "b": 0, "c": RICH}
@@ -229,15 +224,15 @@ class LedgerMachine(RuleBasedStateMachine):
     def all_agree(self) -> None:
         if not hasattr(self, "reference"):
             return
-        assert self.evicting.ledger.state_hash() == self.keeping.ledger.state_hash()
-        assert self.evicting.database.state_hash() == self.evicting.ledger.state_hash()
+        assert self.evicting.ledger.rows.state_hash() == self.keeping.ledger.rows.state_hash()
+        assert self.evicting.database.state_hash() == self.evicting.ledger.rows.state_hash()
         for number, account in self.keeping.accounts().items():
             if not number.startswith("@"):
                 assert account.balance == self.reference.balance(number)
-        assert sorted(self.keeping.ledger.legs) == sorted(self.reference.prepared)
+        assert sorted(self.keeping.ledger.rows.legs) == sorted(self.reference.prepared)
         assert self.keeping.all_postings == self.evicting.all_postings
-        rows = self.keeping.ledger.bucket.nodes
-        assert rows == self.evicting.ledger.bucket.nodes
+        rows = self.keeping.ledger.rows.bucket.nodes
+        assert rows == self.evicting.ledger.rows.bucket.nodes
         assert [row.node for row in rows] == sorted(self.reference.nodes)
         for row in rows:
             node = self.reference.nodes[row.node]
@@ -249,12 +244,12 @@ class LedgerMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Rebuilt from its write sets alone, the state is the same."""
         if hasattr(self, "keeping"):
-            before = self.keeping.ledger.state_hash()
+            before = self.keeping.ledger.rows.state_hash()
             self.keeping.flush()
             assert self.keeping.database.state_hash() == before
             self.keeping.restart()
             self.keeping.check()
-            assert self.keeping.ledger.state_hash() == before
+            assert self.keeping.ledger.rows.state_hash() == before
 
 
 TestLedgerMachine = LedgerMachine.TestCase

@@ -1,8 +1,5 @@
 """One row for each thing a ledger says no to, and for which of two it says (rules 3, 10, 13, 18, 34)."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
 from mas.ledger import (
@@ -27,9 +24,7 @@ from mas.ledger import (
     Token,
 )
 from mas.limits import BALANCE_MAX, NODES_MAX
-
-sys.path.insert(0, str(Path(__file__).parent))
-from bank import (
+from tests.ledger.harness import (
     BUCKET,
     HASH,
     HOME_ELSEWHERE,
@@ -113,7 +108,7 @@ def test_a_leg_in_phase_1(bank: Bank, leg: tuple[str, int], expected: Reason | s
     match expected:
         case None:
             assert answer.code is Code.PREPARED
-            assert xid(1) in bank.ledger.legs
+            assert xid(1) in bank.ledger.rows.legs
             return
         case "pending":
             assert (answer.code, answer.reason) == (Code.PENDING_ON, Reason.NONE)
@@ -121,7 +116,7 @@ def test_a_leg_in_phase_1(bank: Bank, leg: tuple[str, int], expected: Reason | s
             assert (answer.code.name, answer.reason) == (expected.name, expected)
         case _:
             assert (answer.code, answer.reason, answer.detail) == (Code.REFUSED, expected, leg[0])
-    assert xid(1) not in bank.ledger.legs
+    assert xid(1) not in bank.ledger.rows.legs
 
 
 @pytest.mark.parametrize(("leg", "expected"), LEGS)
@@ -130,7 +125,7 @@ def test_the_anchors_own_leg(
 ) -> None:
     """The same judgement, which the anchor writes into its record (rule 6)."""
     answer = bank.one(decide(1, leg, ("elsewhere", -leg[1]), own=(0,)))
-    record = bank.ledger.record(pid(1))
+    record = bank.ledger.rows.record(pid(1))
     match expected:
         case None:
             assert (answer.code, answer.xid) == (Code.COMMITTED, xid(1))
@@ -184,7 +179,7 @@ def test_an_opening_in_phase_1(
 ) -> None:
     answer = bank.one(prepare(1, (number, opening), kind=Kind.CREATION))
     assert (answer.code, answer.reason) == (code, reason)
-    assert (xid(1) in bank.ledger.legs) == (code is Code.PREPARED)
+    assert (xid(1) in bank.ledger.rows.legs) == (code is Code.PREPARED)
 
 
 def creation(number: str, place: int, **rest: object) -> Decide:
@@ -210,7 +205,7 @@ def test_a_claim(number: str, place: int, code: Code, reason: Reason) -> None:
     bank.do(prepare(801, (HOME_HERE[2], 0), kind=Kind.CREATION))
     answer = bank.one(creation(number, place))
     assert (answer.code, answer.reason) == (code, reason)
-    assert bank.ledger.claim(number) == {Code.COMMITTED: place, Code.REFUSED: 3}.get(code)
+    assert bank.ledger.rows.claim(number) == {Code.COMMITTED: place, Code.REFUSED: 3}.get(code)
 
 
 CHANGES = [
@@ -367,7 +362,7 @@ def cluster() -> Bank:
 def test_a_change_of_the_register(
     cluster: Bank, change: RegisterNode | RetireNode, code: Code, reason: Reason
 ) -> None:
-    row = cluster.ledger.bucket
+    row = cluster.ledger.rows.bucket
     before, index = row.nodes, row.nodes_index
     answer = cluster.one(change)
     assert (answer.code, answer.reason) == (code, reason)
@@ -394,16 +389,16 @@ def test_a_register_has_an_end(last: RegisterNode | RetireNode) -> None:
     bank = Bank()
     bank.do(*(registration(node) for node in range(1, NODES_MAX)))
     assert bank.one(last).code is Code.DONE
-    nodes = bank.ledger.bucket.nodes
+    nodes = bank.ledger.rows.bucket.nodes
     answers = bank.do(registration(NODES_MAX + 1), RetireNode(NODES_MAX + 1))
     assert [(answer.code, answer.reason) for answer in answers] == [
         (Code.REFUSED, Reason.TOO_MANY_NODES)
     ] * 2
     assert "no room for node 1001" in answers[0].detail
-    assert bank.ledger.bucket.nodes == nodes
+    assert bank.ledger.rows.bucket.nodes == nodes
     moved = registration(1, address="d:2")
     assert [answer.code for answer in bank.do(moved, RetireNode(2))] == [Code.DONE] * 2
-    assert len(bank.ledger.bucket.nodes) == NODES_MAX
+    assert len(bank.ledger.rows.bucket.nodes) == NODES_MAX
 
 
 def test_another_bucket_keeps_no_register() -> None:
@@ -413,13 +408,17 @@ def test_another_bucket_keeps_no_register() -> None:
         assert ledger.apply(index, 1, proposal) == [
             [Answer(Code.ALARM, detail="bucket 1 keeps the register of nodes, not bucket 2")]
         ]
-    assert (ledger.bucket.nodes, ledger.bucket.nodes_index, ledger.state_hash()) == ((), 0, 0)
+    assert (ledger.rows.bucket.nodes, ledger.rows.bucket.nodes_index, ledger.rows.state_hash()) == (
+        (),
+        0,
+        0,
+    )
 
 
 def test_the_register_is_what_its_nodes_have_said_in_the_order_of_their_ids(cluster: Bank) -> None:
     cluster.do(registration(3, roles=("tc", "rm"), store=b""))
     cluster.do(registration(4, address="d:9", host=""))
-    assert cluster.ledger.bucket.nodes == (
+    assert cluster.ledger.rows.bucket.nodes == (
         NodeRow(1, retired=True),
         NodeRow(3, "d:1", ("tc", "rm"), "rack", b""),
         NodeRow(4, "d:9", ("rm",), "", STORE),
@@ -429,11 +428,11 @@ def test_the_register_is_what_its_nodes_have_said_in_the_order_of_their_ids(clus
 
 def test_the_register_outlives_its_replica(cluster: Bank) -> None:
     """Written with the bucket's row, whose copy in the write set doesn't change any more."""
-    nodes, index = cluster.ledger.bucket.nodes, cluster.ledger.bucket.nodes_index
+    nodes, index = cluster.ledger.rows.bucket.nodes, cluster.ledger.rows.bucket.nodes_index
     writes = cluster.flush()
     cluster.do(RetireNode(4))
     assert (writes.bucket.nodes, writes.bucket.nodes_index) == (nodes, index)
     cluster.restart()
-    assert cluster.ledger.bucket.nodes == nodes
+    assert cluster.ledger.rows.bucket.nodes == nodes
     assert cluster.one(registration(5)).code is Code.REFUSED
     assert cluster.one(registration(4)) == Answer(Code.UNCHANGED, value=index)

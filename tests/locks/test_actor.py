@@ -137,7 +137,7 @@ class World:
         )
         run = asyncio.create_task(service.run())
         if waits_for_epoch:
-            await until(lambda: service._table is not None or run.done())
+            await until(lambda: service._book is not None or run.done())
         try:
             yield service
         finally:
@@ -338,7 +338,7 @@ async def test_rule_36_a_new_service_knows_outsiders_leases(world: World) -> Non
             await locks.acquire(b"two", ["alice"], X, 0.01)
         again = await ClientLocks(locks, world.clock).acquire(b"outsider", ["alice"], X, 1.0)
         assert again[0] == held
-        assert again[1] < left, "twopc C5: what is left of it, and no more"
+        assert again[1] < left, "what is left of it, and no more"
         await ClientLocks(locks, world.clock).release(b"outsider")
         await locks.acquire(b"two", ["alice"], X, 1.0)
         await until(lambda: not world.buckets.marks["alice"])
@@ -346,13 +346,13 @@ async def test_rule_36_a_new_service_knows_outsiders_leases(world: World) -> Non
 
 
 @pytest.mark.asyncio
-async def test_twopc_c5_a_release_that_nobody_hears_is_no_success(world: World) -> None:
+async def test_a_release_that_nobody_hears_is_no_success(world: World) -> None:
     """The account stays shut for the lease, though its holder was told that it is open."""
     async with world.service(waits_for_epoch=False) as locks:
-        if locks._table is None:
+        if locks._book is None:
             with pytest.raises(Unavailable):
                 await ClientLocks(locks, world.clock).release(b"outsider")
-        await until(lambda: locks._table is not None)
+        await until(lambda: locks._book is not None)
         await ClientLocks(locks, world.clock).acquire(b"outsider", ["alice"], X, 1.0)
         assert await locks.release_owner(b"outsider")
         assert not await locks.release_owner(b"outsider"), "of nothing is fine"
@@ -361,7 +361,7 @@ async def test_twopc_c5_a_release_that_nobody_hears_is_no_success(world: World) 
 
 
 @pytest.mark.asyncio
-async def test_twopc_a2_a_mark_of_which_a_copy_was_lost_is_taken_away_until_it_is_not_there(
+async def test_a_mark_of_which_a_copy_was_lost_is_taken_away_until_it_is_not_there(
     world: World,
 ) -> None:
     """The copy may be set behind the first taking away; told of a mark that it lacks, the bucket sets it no more."""
@@ -465,5 +465,5 @@ async def test_l5_a_global_lock_that_ran_out_releases_nobody_elses(world: World)
         assert await two.lock()
         assert not await one.unlock()
         assert two.status() is LockStatus.HELD
-        (holder,) = locks._table.holders("account:alice")
+        (holder,) = locks._book._table.holders("account:alice")
         assert holder.owner == b"2"

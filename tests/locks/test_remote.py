@@ -193,7 +193,7 @@ async def test_letting_go() -> None:
 
 
 @pytest.mark.asyncio
-async def test_twopc_c5_letting_go_is_confirmed() -> None:
+async def test_letting_go_is_confirmed() -> None:
     wire = Wire()
     assert await wire.remote.release_owner(b"me")
     assert not await wire.remote.release_owner(b"somebody")

@@ -9,7 +9,7 @@ from mas.ledger import Code, Mark, Reason, TakeEpoch, Token, Unmark
 from mas.ledger.instructions import Abort
 from mas.locks import ClientLocks, GlobalLock, GlobalLockService, LockProperties, LockSettings
 from mas.sim import run_virtual
-from tests.locks.worlds import ALICE, ANN, BOB, BUCKETS, E, S, World, X, run, until
+from tests.locks.harness import ALICE, ANN, BOB, BUCKETS, E, S, World, X, run, until
 
 SHORT = LockSettings(BUCKETS, lease=1.0)
 
@@ -217,7 +217,7 @@ def test_l7_a_service_that_waits_for_its_epoch_grants_nothing() -> None:
         with pytest.raises(Unavailable):
             await service.acquire(b"tx", [ALICE], E, 1.0)
         world.buckets.is_down[1] = False
-        await until(lambda: service._table is not None)
+        await until(lambda: service._book is not None)
         assert (await service.acquire(b"tx", [ALICE], E, 1.0))[ALICE].epoch == 1
         await world.crash(task)
 

@@ -37,8 +37,8 @@ from mas.rpc.messages import ChangeMembers, ReadReplica, Rejected, ReplicaState,
 from mas.rpc.server import BucketServer
 from mas.runtime import Supervisor
 from mas.sim import VirtualClock, run_virtual
-from tests.locks.worlds import ALICE, BOB, BUCKETS, TC, StoredLocks, make_xid, until
-from tests.resource.worlds import FakeDatabase, FakeGroup
+from tests.locks.harness import ALICE, BOB, BUCKETS, TC, StoredLocks, make_xid, until
+from tests.resource.harness import FakeDatabase, FakeGroup
 
 SEEDS = (1, 4, 9, 12)
 TM = 9
@@ -111,7 +111,7 @@ class Bucket:
         self.group.lead(term=self.group.term + 1, leading=leading, leader=leader)
 
     def account(self, number: str) -> Account:
-        account = self.service._ledger.account(number)
+        account = self.service._replica.rows.account(number)
         assert isinstance(account, Account)
         return account
 
@@ -167,7 +167,7 @@ class Walk:
             assert isinstance(answer, Answer)
             assert answer.code is Code.COMMITTED, answer
         supervisor.spawn("locks", self.locks.run())
-        await until(lambda: self.locks._table is not None)
+        await until(lambda: self.locks._book is not None)
 
     def xid(self) -> bytes:
         self.counter += 1
@@ -232,7 +232,7 @@ async def walk(seed: int) -> Walk:
         await asyncio.sleep(80)
         alice = world.buckets[1]
         assert alice.account(ALICE).marks == (), f"seed {seed}: a mark is left"
-        assert not alice.service._ledger.legs, f"seed {seed}: a leg is left"
+        assert not alice.service._replica.rows.legs, f"seed {seed}: a leg is left"
         change = SetAccount(ALICE, frozen=True)
         answer = await world.tell(1, change)
         assert isinstance(answer, Answer), answer
@@ -242,13 +242,13 @@ async def walk(seed: int) -> Walk:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_twopc_a2_no_mark_outlives_its_holder_whatever_happens(seed: int) -> None:
+def test_no_mark_outlives_its_holder_whatever_happens(seed: int) -> None:
     world = run_virtual(walk(seed))
     assert world.granted, "nobody was granted anything: nothing was tried"
     assert world.denied, "nobody gave up while the marks were on their way"
 
 
-def test_twopc_a2_a_mark_whose_anchor_has_no_leader() -> None:
+def test_a_mark_whose_anchor_has_no_leader() -> None:
     """The schedule itself: the lock service gives up while its mark waits for a leg's anchor, and the anchor comes back."""
 
     async def story() -> None:
@@ -264,7 +264,7 @@ def test_twopc_a2_a_mark_whose_anchor_has_no_leader() -> None:
                 await world.locks.acquire_locks(
                     b"o", [ACCOUNT + ALICE], LockMode.EXCLUSIVE, 1.0, marked=True, lease=3.0
                 )
-            assert alice.service._anchors.is_asked, "its bucket has asked about the leg"
+            assert alice.service._applier._anchors.is_asked, "its bucket has asked about the leg"
             anchor.lead()
             await asyncio.sleep(80)
             assert alice.account(ALICE).marks == ()

@@ -92,7 +92,7 @@ def test_news_goes_to_all_but_its_source_and_old_news_to_nobody() -> None:
 
 
 @pytest.mark.parametrize("index", [0, 9])
-def test_consensus_a2_a_cluster_that_was_founded_otherwise_is_refused(
+def test_a_cluster_that_was_founded_otherwise_is_refused(
     index: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Two files that differed at the creation gave a bucket two leaders of one term, and nobody said so."""
@@ -111,7 +111,7 @@ def test_consensus_a2_a_cluster_that_was_founded_otherwise_is_refused(
     assert len([record for record in caplog.records if record.levelname == "CRITICAL"]) == 2
 
 
-def test_consensus_a2_news_of_few_buckets_are_no_disagreement() -> None:
+def test_news_of_few_buckets_are_no_disagreement() -> None:
     world = World()
     world.meet(2, 3)
     world.hear(3, NEWS)

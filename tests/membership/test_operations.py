@@ -312,7 +312,7 @@ async def test_a_change_is_asked_for_until_the_leader_shows_it(
 
 
 @pytest.mark.parametrize("first", ["add", "retire"])
-async def test_consensus_g_a_node_that_is_added_as_it_is_retired_holds_nothing(first: str) -> None:
+async def test_a_node_that_is_added_as_it_is_retired_holds_nothing(first: str) -> None:
     """Each looked at one process's roster: a bucket could be left with a retired voter."""
     world = World(ROSTER.merge(Roster(register_index=1, register=(JOINER,)))[0])
     world.buckets.index, world.buckets.nodes = 1, (JOINER,)
@@ -335,7 +335,7 @@ async def test_consensus_g_a_node_that_is_added_as_it_is_retired_holds_nothing(f
     assert world.membership.roster.nodes()[4].retired
 
 
-async def test_consensus_b1_a_removal_is_done_once_those_who_stay_can_do_without_the_node() -> None:
+async def test_a_removal_is_done_once_those_who_stay_can_do_without_the_node() -> None:
     """Until a majority of them has applied it they count it among the voters, and it mustn't be stopped."""
     world = World()
     world.buckets.late = [1, 2]

@@ -62,7 +62,7 @@ class Buckets:
         "others",
     ],
 )
-async def test_consensus_b1_a_majority_of_those_who_stay_has_to_know(
+async def test_a_majority_of_those_who_stay_has_to_know(
     views: dict[int, ReplicaView], *, known: bool
 ) -> None:
     assert await is_removal_known(Buckets(views), 1, 4, (1, 2, 3), 9) is known  # type: ignore[arg-type]

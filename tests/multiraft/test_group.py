@@ -32,13 +32,13 @@ async def test_full_commit_c_holds_back_its_group_alone(cluster: "Cluster") -> N
         await cluster.wait(lambda least=number: storage.last_index() >= least + 2)
 
     await cluster.propose(node, b"other", group=2)
-    assert slow.group.delivery.is_waiting
+    assert slow.group.apply_queue.is_waiting
     assert len(slow.group.commit_c) == 64
     assert len(slow.data) <= 1
 
     slow.is_open.set()
     await cluster.wait(lambda: slow.data == written)
-    assert not slow.group.delivery.is_waiting
+    assert not slow.group.apply_queue.is_waiting
 
 
 async def test_propose_c_is_bounded(cluster: "Cluster") -> None:

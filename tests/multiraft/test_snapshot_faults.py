@@ -55,7 +55,7 @@ async def write_on(cluster: "Cluster", leader: "Node", first: int, count: int) -
         await cluster.propose(leader, *(b"w%d" % number for number in range(start, start + 50)))
 
 
-async def test_consensus_c3_a_follower_without_room_costs_its_leader_one_export(
+async def test_a_follower_without_room_costs_its_leader_one_export(
     cluster: "Cluster", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its ENOSPC said "the file is no good": the leader threw a good file away, 129 times in three seconds."""
@@ -81,7 +81,7 @@ async def test_consensus_c3_a_follower_without_room_costs_its_leader_one_export(
     await cluster.wait(lambda: follower.machines[1].data == WRITES, seconds=60)
 
 
-async def test_consensus_c1_nothing_is_received_that_finds_no_room(cluster: "Cluster") -> None:
+async def test_nothing_is_received_that_finds_no_room(cluster: "Cluster") -> None:
     leader, follower = await leave_behind(cluster)
     follower.files.room = follower.files.padding
     await cluster.restart(follower)
@@ -98,7 +98,7 @@ async def test_consensus_c1_nothing_is_received_that_finds_no_room(cluster: "Clu
     assert messages(cluster, Request)
 
 
-async def test_consensus_c1_room_that_is_lost_on_the_way_ends_the_transfer(
+async def test_room_that_is_lost_on_the_way_ends_the_transfer(
     cluster: "Cluster", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, follower = await leave_behind(cluster)
@@ -122,7 +122,7 @@ async def test_consensus_c1_room_that_is_lost_on_the_way_ends_the_transfer(
     await cluster.agree(*WRITES)
 
 
-async def test_consensus_c2_an_export_that_fails_is_tried_after_pauses_that_grow(
+async def test_an_export_that_fails_is_tried_after_pauses_that_grow(
     cluster: "Cluster", monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The next heartbeat's answer asked for it again, and the leader's disk was full again."""
@@ -146,7 +146,7 @@ async def test_consensus_c2_an_export_that_fails_is_tried_after_pauses_that_grow
     await cluster.wait(lambda: follower.machines[1].data == WRITES, seconds=60)
 
 
-async def test_consensus_c3_a_leader_whose_rows_are_damaged_hears_it_and_hands_over(
+async def test_a_leader_whose_rows_are_damaged_hears_it_and_hands_over(
     cluster: "Cluster", monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its exports never pass the check: it made them one after the other, and never heard why."""
@@ -179,7 +179,7 @@ async def test_consensus_c3_a_leader_whose_rows_are_damaged_hears_it_and_hands_o
     assert "what this node's database holds of it is damaged" in caplog.text
 
 
-async def test_consensus_d1_a_follower_whose_database_refuses_doesnt_hold_its_leaders_log(
+async def test_a_follower_whose_database_refuses_doesnt_hold_its_leaders_log(
     cluster: "Cluster", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each renewed offer held the log where it was, for ever: all 3,000 entries were kept."""
@@ -205,7 +205,7 @@ async def test_consensus_d1_a_follower_whose_database_refuses_doesnt_hold_its_le
     )
 
 
-async def test_consensus_d1_nor_does_one_that_hardly_gets_on(
+async def test_nor_does_one_that_hardly_gets_on(
     cluster: "Cluster", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A piece every nine tenths of the leader's patience is a sign of life, and no way to an end."""
@@ -250,7 +250,7 @@ async def test_a_transfer_that_gets_on_has_its_log_spared(cluster: "Cluster") ->
     assert (leader.files.exports, follower.files.installs) == (1, 1)
 
 
-async def test_consensus_d5_a_file_that_nobody_asks_for_any_more_is_deleted(
+async def test_a_file_that_nobody_asks_for_any_more_is_deleted(
     cluster: "Cluster",
 ) -> None:
     """It waited for the log to be cut beyond it, which a quiet bucket's never is."""
@@ -266,7 +266,7 @@ async def test_consensus_d5_a_file_that_nobody_asks_for_any_more_is_deleted(
     )
 
 
-async def test_consensus_d5_a_node_that_lacks_many_buckets_fills_nobodys_disk(
+async def test_a_node_that_lacks_many_buckets_fills_nobodys_disk(
     cluster: "Cluster", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All exports ran and lay there at once, a second copy of everything; and all came in at once."""
@@ -322,7 +322,7 @@ async def test_consensus_d5_a_node_that_lacks_many_buckets_fills_nobodys_disk(
 
 
 @pytest.mark.parametrize("step", ["_sync_and_digest", "check"])
-async def test_consensus_c4_a_file_that_cant_be_read_back_is_fetched_again(
+async def test_a_file_that_cant_be_read_back_is_fetched_again(
     cluster: "Cluster", monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """EIO at the file's fsync, and whatever else a disk says of it, ended the process."""
@@ -355,7 +355,7 @@ async def test_consensus_c4_a_file_that_cant_be_read_back_is_fetched_again(
 @pytest.mark.parametrize(
     "error", [CorruptData("database disk image is malformed"), StorageError("EIO")]
 )
-async def test_consensus_c4_an_installation_that_fails_for_good_stops_its_replica_alone(
+async def test_an_installation_that_fails_for_good_stops_its_replica_alone(
     cluster: "Cluster", monkeypatch: pytest.MonkeyPatch, error: StorageError
 ) -> None:
     """Behind the note. It ended the process, and with it the node's other buckets."""
@@ -379,7 +379,7 @@ async def test_consensus_c4_an_installation_that_fails_for_good_stops_its_replic
     assert not follower.task.done()
 
 
-async def test_consensus_b3_a_start_that_cant_finish_an_installation_does_without(
+async def test_a_start_that_cant_finish_an_installation_does_without(
     cluster: "Cluster", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One bucket's note kept the whole node from starting, and on a full disk each start filled it again."""
@@ -405,7 +405,7 @@ async def test_consensus_b3_a_start_that_cant_finish_an_installation_does_withou
     await cluster.wait(lambda: follower.machines[1].data == WRITES, seconds=60)
 
 
-async def test_consensus_g_a_file_that_isnt_the_notes_is_not_installed(
+async def test_a_file_that_isnt_the_notes_is_not_installed(
     cluster: "Cluster", make_node: "type[Node]", tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     node = make_node(1, cluster.network, tmp_path)
@@ -429,7 +429,7 @@ def _rows(applied: int, term: int) -> Any:
     return Rows(applied, term, [])
 
 
-async def test_consensus_e1_an_export_that_ends_behind_an_installation_is_dropped(
+async def test_an_export_that_ends_behind_an_installation_is_dropped(
     cluster: "Cluster", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It looked its membership up in a log that began later by then: an assertion, and the process ended."""

@@ -209,12 +209,12 @@ async def test_a_voter_keeps_the_entries_behind_the_snapshot(cluster: "Cluster")
 
     await cluster.restart(follower)
 
-    assert follower.host.groups[1].status().behind
+    assert follower.host.groups[1].status().awaiting_snapshot
     assert follower.log.storage(1).last_index() == last
     await cluster.agree(*WRITES)
     assert follower.log.storage(1).last_index() >= last
     assert follower.log.storage(1).initial_state()[0].term >= hard_state.term
-    assert not follower.host.groups[1].status().behind
+    assert not follower.host.groups[1].status().awaiting_snapshot
 
 
 async def test_a_leader_without_its_state_steps_aside(
@@ -432,7 +432,7 @@ async def test_nothing_is_installed_before_the_old_state_is_flushed(cluster: "Cl
     await write_all(cluster, leader)
     await cluster.wait(lambda: leader.log.storage(1).first_index() > 20)
     cluster.network.cut.clear()
-    await cluster.wait(lambda: machine.group.delivery.paused)
+    await cluster.wait(lambda: machine.group.apply_queue.paused)
 
     turns = follower.host.statistics().turns
     await cluster.wait(lambda: follower.host.statistics().turns > turns + 10)

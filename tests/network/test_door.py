@@ -97,7 +97,7 @@ async def until(condition: object) -> None:
 
 
 @on_both_loops
-async def test_consensus_f2_who_says_nothing_is_hung_up_on() -> None:
+async def test_who_says_nothing_is_hung_up_on() -> None:
     async with a_door(DoorSettings(seconds=1.0)) as door:
         callers = await asyncio.gather(*(Caller.call(door) for _ in range(20)))
         await until(lambda: door.strangers() == 20)
@@ -108,7 +108,7 @@ async def test_consensus_f2_who_says_nothing_is_hung_up_on() -> None:
 
 
 @on_both_loops
-async def test_security_b7_the_deadline_is_not_renewed_by_a_byte_now_and_then() -> None:
+async def test_the_deadline_is_not_renewed_by_a_byte_now_and_then() -> None:
     async with a_door(DoorSettings(seconds=0.2)) as door:
         caller = await Caller.call(door)
         said = 0
@@ -122,7 +122,7 @@ async def test_security_b7_the_deadline_is_not_renewed_by_a_byte_now_and_then() 
 
 
 @on_both_loops
-async def test_security_b7_silence_before_tls_is_hung_up_on_too(tmp_path: Path) -> None:
+async def test_silence_before_tls_is_hung_up_on_too(tmp_path: Path) -> None:
     make_ca(tmp_path, CLOCK)
     tls = server_context(ensure_certificate(tmp_path, 1, (), CLOCK))
     async with a_door(DoorSettings(seconds=1.0), tls) as door:
@@ -166,7 +166,7 @@ async def test_who_has_proved_itself_is_counted_no_more() -> None:
 
 
 @on_both_loops
-async def test_consensus_f1_of_a_crowd_from_one_address_the_oldest_go() -> None:
+async def test_of_a_crowd_from_one_address_the_oldest_go() -> None:
     async with a_door(DoorSettings(per_address=4)) as door:
         crowd = [await Caller.call(door) for _ in range(10)]
         other = await Caller.call(door, "127.0.0.2")
@@ -179,7 +179,7 @@ async def test_consensus_f1_of_a_crowd_from_one_address_the_oldest_go() -> None:
 
 
 @on_both_loops
-async def test_consensus_f1_strangers_from_everywhere_leave_a_peers_address_its_room() -> None:
+async def test_strangers_from_everywhere_leave_a_peers_address_its_room() -> None:
     async with a_door(DoorSettings(strangers=6, per_address=4)) as door:
         peer = await Caller.call(door)
         await until(lambda: Echo.made)
@@ -196,7 +196,7 @@ async def test_consensus_f1_strangers_from_everywhere_leave_a_peers_address_its_
 
 
 @on_both_loops
-async def test_consensus_f2_without_files_the_door_waits_and_goes_on(
+async def test_without_files_the_door_waits_and_goes_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)

@@ -481,7 +481,7 @@ def test_a_snapshot_makes_of_a_node_what_it_says(before: ConfState, conf: ConfSt
 # -- lives
 
 
-def test_consensus_b2_a_peer_that_was_erased_begins_anew_at_its_first_word() -> None:
+def test_a_peer_that_was_erased_begins_anew_at_its_first_word() -> None:
     """What its earlier lives acknowledged, and what comes late of them, counts for nothing."""
     leader = replicating()
     for data in (b"a", b"b", b"c"):
@@ -504,7 +504,7 @@ def test_consensus_b2_a_peer_that_was_erased_begins_anew_at_its_first_word() -> 
     assert progress(leader)[:2] == (ProgressState.REPLICATE, 4)
 
 
-def test_consensus_b2_every_answer_to_an_append_tells_the_life() -> None:
+def test_every_answer_to_an_append_tells_the_life() -> None:
     follower = Member(2, stored([1], TWO, HardState(1)), life=7)
     (taken,) = follower.hear(APPEND, 1, term=1, index=1, log_term=1)
     (refused,) = follower.hear(APPEND, 1, term=1, index=9, log_term=1)

@@ -59,7 +59,7 @@ def test_a_rejected_probe_goes_back_to_the_hint_and_never_behind_the_match() -> 
 
 
 def test_what_was_acknowledged_and_is_refused_now_is_not_sent_again_at_once() -> None:
-    """faults: consensus B2. A peer that has lost its log refuses whatever follows its match: a message and its refusal
+    """A peer that has lost its log refuses whatever follows its match: a message and its refusal
     must not chase each other.
     """
     progress = Progress(10, 2, is_learner=False)

@@ -68,7 +68,7 @@ def test_an_illegal_message_changes_nothing(illegal: Message) -> None:
 
 
 @pytest.mark.parametrize("ahead", [0, 1])
-def test_consensus_a3_a_commit_of_what_is_not_there_is_proof_of_a_loss(ahead: int) -> None:
+def test_a_commit_of_what_is_not_there_is_proof_of_a_loss(ahead: int) -> None:
     """A leader commits by a heartbeat what this node has acknowledged in that term, and no more."""
     member = Member(1, stored([1, 2], CONF, HardState(term=3)))
     with pytest.raises(LostAcknowledged, match="had acknowledged is lost"):
@@ -78,7 +78,7 @@ def test_consensus_a3_a_commit_of_what_is_not_there_is_proof_of_a_loss(ahead: in
     assert not isinstance(late.value, LostAcknowledged), "of an earlier term it proves nothing"
 
 
-def test_security_b9_a_term_in_reach_is_taken_and_persisted_ones_are_bounded() -> None:
+def test_a_term_in_reach_is_taken_and_persisted_ones_are_bounded() -> None:
     member = Member(1, stored([1, 2], CONF, HardState(term=3)))
     member.hear(MessageType.HEARTBEAT, 2, term=3 + 2**32)
     assert member.status.term == 3 + 2**32

@@ -47,7 +47,7 @@ class Group:
         self.leading = True
         self.leader = NODE
         self.error = ""
-        self.behind = False
+        self.awaiting_snapshot = False
         self.fails: Exception | None = None
         self.changes: list[ConfChange] = []
         self.transfers: list[int] = []
@@ -79,7 +79,7 @@ class Group:
             applied=6,
             flushed=4,
             first_index=2,
-            behind=self.behind,
+            awaiting_snapshot=self.awaiting_snapshot,
             error=self.error,
         )
 
@@ -158,7 +158,7 @@ def test_a_leaders_replica(door: ReplicaAdmin) -> None:
 
 
 def test_a_replica_that_takes_a_snapshot(door: ReplicaAdmin, host: Host) -> None:
-    host.received, host.group.behind, host.group.leading = (300, 1_000), True, False
+    host.received, host.group.awaiting_snapshot, host.group.leading = (300, 1_000), True, False
     view = read(door)
     assert (view.received, view.size, view.state) == (300, 1_000, ReplicaState.BEHIND)
     assert view.followers == ()

@@ -423,7 +423,7 @@ async def test_a_read_that_nobody_answers_is_unavailable() -> None:
 
 
 @pytest.mark.asyncio
-async def test_security_b1_a_read_that_raised_is_asked_of_nobody_else() -> None:
+async def test_a_read_that_raised_is_asked_of_nobody_else() -> None:
     caller = Caller()
     reading = asyncio.create_task(caller.router.query(1, READ, 30.0))
     peer, (request,) = await caller.next()
@@ -456,7 +456,7 @@ async def test_the_buckets_and_their_nodes() -> None:
 
 
 @pytest.mark.asyncio
-async def test_twopc_a1_a_bucket_that_is_not_there_is_an_alarm_and_not_an_end(
+async def test_a_bucket_that_is_not_there_is_an_alarm_and_not_an_end(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """An anchor, or a claim, may name any number: whoever asks hears that it isn't known, later, and asks again."""
@@ -479,7 +479,7 @@ async def test_twopc_a1_a_bucket_that_is_not_there_is_an_alarm_and_not_an_end(
 
 
 @pytest.mark.asyncio
-async def test_consensus_f3_frames_of_questions_are_cut_by_bytes() -> None:
+async def test_frames_of_questions_are_cut_by_bytes() -> None:
     caller = Caller()
     numbers = tuple(f"{i:064d}" for i in range(1_000))
     asked = [
@@ -498,7 +498,7 @@ async def test_consensus_f3_frames_of_questions_are_cut_by_bytes() -> None:
 
 
 @pytest.mark.asyncio
-async def test_consensus_f3_what_no_frame_holds_is_an_error_to_whoever_sent_it() -> None:
+async def test_what_no_frame_holds_is_an_error_to_whoever_sent_it() -> None:
     caller = Caller()
     caller.submit(Abort(bytes(limits.FRAME_BYTES_MAX)), *commits(1))
     caller.submit(*commits(1))

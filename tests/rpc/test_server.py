@@ -53,7 +53,7 @@ def _sample(hint: object) -> object:
 
 
 @pytest.mark.asyncio
-async def test_consensus_f3_a_turns_replies_of_many_megabytes_all_arrive() -> None:
+async def test_a_turns_replies_of_many_megabytes_all_arrive() -> None:
     peers = Peers()
     server = a_server(peers)
     replies = [views(request, 1_000) for request in range(120)]
@@ -66,7 +66,7 @@ async def test_consensus_f3_a_turns_replies_of_many_megabytes_all_arrive() -> No
 
 
 @pytest.mark.asyncio
-async def test_consensus_f3_an_answer_that_no_frame_holds_is_an_error_to_its_asker() -> None:
+async def test_an_answer_that_no_frame_holds_is_an_error_to_its_asker() -> None:
     peers = Peers()
     server = a_server(peers)
     server.reply(7, views(1, 60_000))

@@ -12,7 +12,15 @@ from contextlib import contextmanager
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
-from mas.multiraft import actor, group, members, snapshot_receiver, snapshot_sender, writer
+from mas.multiraft import (
+    actor,
+    group,
+    group_intake,
+    members,
+    snapshot_receiver,
+    snapshot_sender,
+    writer,
+)
 from mas.raft import core, log, quorum, read_only
 from mas.storage.raft_log import value
 
@@ -123,8 +131,8 @@ MUTANTS = [
     Mutant(
         "cut the log beyond what is flushed",
         group.RaftGroup.may_cut,
-        "min(self.flushed, self.delivery.pushed)",
-        "self.delivery.pushed",
+        "min(self.flushed, self.apply_queue.pushed)",
+        "self.apply_queue.pushed",
         1,
         20,
     ),
@@ -194,17 +202,17 @@ MUTANTS = [
     ),
     Mutant(
         "refuse what was taken",
-        group.RaftGroup._take_proposals,
-        "self._core.propose(data)",
-        "self._core.propose(data)\n            self._refuse(Refused(number, NotLeading(str(number))))",
+        group_intake.GroupIntake.take_proposals,
+        "core.propose(data)",
+        "core.propose(data)\n            self._refuse(Refused(number, NotLeading(str(number))))",
         1,
         5,
     ),
     Mutant(
         "propose twice",
-        group.RaftGroup._take_proposals,
-        "self._core.propose(data)",
-        "self._core.propose(data)\n            self._core.propose(data)",
+        group_intake.GroupIntake.take_proposals,
+        "core.propose(data)",
+        "core.propose(data)\n            core.propose(data)",
         1,
         5,
     ),

@@ -473,7 +473,7 @@ def test_a_damaged_group_is_made_anew_with_its_term_and_vote(disk: Disk) -> None
         batch.commit(sync=True)
 
 
-def test_consensus_a3_the_proof_of_a_loss_is_kept_until_the_log_is_made_anew(disk: Disk) -> None:
+def test_the_proof_of_a_loss_is_kept_until_the_log_is_made_anew(disk: Disk) -> None:
     create(disk.log, 1, 9, term=4)
     create(disk.log, 2, 2)
     batch = disk.log.batch()

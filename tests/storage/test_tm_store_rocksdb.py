@@ -78,7 +78,7 @@ async def test_anothers_directory_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.asyncio
-async def test_consensus_g_a_damaged_store_is_put_aside_and_begun_anew(
+async def test_a_damaged_store_is_put_aside_and_begun_anew(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A power cut may leave zeros with data behind them; with role `all` the buckets didn't start either."""

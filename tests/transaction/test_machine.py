@@ -720,7 +720,7 @@ def test_rule_3_a_one_bucket_decide_at_the_wrong_bucket_is_placed_anew() -> None
     assert run.one(Decide).bucket == FAR
 
 
-def test_twopc_b3_homes_are_asked_again_only_after_a_pause_that_grows() -> None:
+def test_homes_are_asked_again_only_after_a_pause_that_grows() -> None:
     """The home says that it is there, and the bucket that it isn't: each run's second question waits."""
     run = Run(repeat=True).start()
     for tries in range(4):
@@ -730,7 +730,7 @@ def test_twopc_b3_homes_are_asked_again_only_after_a_pause_that_grows() -> None:
 
 
 @pytest.mark.parametrize("kind", [QueryRecord, RecordRefusal])
-def test_twopc_b3_an_account_that_is_being_created_is_waited_for_where_it_is(kind: type) -> None:
+def test_an_account_that_is_being_created_is_waited_for_where_it_is(kind: type) -> None:
     run = Run(repeat=kind is QueryRecord).start()
     if kind is RecordRefusal:
         run.answer(run.one(Prepare), Code.REFUSED, Reason.ACCOUNT_FROZEN)

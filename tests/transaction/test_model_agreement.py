@@ -100,22 +100,22 @@ def apply(
     ledger = Ledger(kept)
     number = rows.account.number
     records = {PAYMENT_ID: rows.record} if rows.record else {}
-    ledger.load(
+    ledger.rows.load(
         Missing([number], [PAYMENT_ID], []),
         Loaded(0, {number: rows.account.__copy__()}, records, {}),
     )
     (answers,) = ledger.apply(
         1, 1, Proposal(1, 0, 1, 1, (Batch(incarnation, low_water, instructions, left_out),))
     )
-    ledger.state_hash()  # forgets posted xids below the mark
-    account = ledger.account(number).__copy__()
+    ledger.rows.state_hash()  # forgets posted xids below the mark
+    account = ledger.rows.account(number).__copy__()
     account.version = 0
     remembered = sorted(
         (row.incarnation, row.low_water, tuple(sorted(row.posted)), row.closed)
-        for row in ledger._incarnations.values()
+        for row in ledger.rows._incarnations.values()
     )
     return Rows(
-        account, ledger.record(PAYMENT_ID), tuple(ledger.legs.values()), tuple(remembered)
+        account, ledger.rows.record(PAYMENT_ID), tuple(ledger.rows.legs.values()), tuple(remembered)
     ), answers
 
 
@@ -560,10 +560,10 @@ def test_no_long_schedule_breaks_a_promise(
 
 
 def forget_record(ledger: Ledger, i: Decide, outcome: Callable[[Record], bool]) -> None:
-    record = ledger.record(i.payment_id)
+    record = ledger.rows.record(i.payment_id)
     if record is not None and outcome(record):
-        ledger._records.clear()
-        ledger._absent_records.add(i.payment_id)
+        ledger.rows._records.clear()
+        ledger.rows._absent_records.add(i.payment_id)
 
 
 def free_before_asking(patch: Patch) -> None:
@@ -600,12 +600,12 @@ def dead_attempt_decides(patch: Patch) -> None:
 
 def answer_without_record(patch: Patch) -> None:
     def ask(self: Ledger, i: Resolve) -> Answer:
-        record = self.record(i.payment_id)
+        record = self.rows.record(i.payment_id)
         if record is None or record.outcome is Code.ABORTED:
             return Answer(Code.ABORTED, attempt=i.attempt)
-        return self._look(QueryRecord(i.payment_id))
+        return self._query_record(QueryRecord(i.payment_id))
 
-    patch(Ledger, "_ask", ask)
+    patch(Ledger, "_resolve", ask)
 
 
 def forget_posted(patch: Patch) -> None:
@@ -613,7 +613,7 @@ def forget_posted(patch: Patch) -> None:
 
     def commit(self: Ledger, i: Commit) -> Answer:
         answer = whole(self, i)
-        for row in self._incarnations.values():
+        for row in self.rows._incarnations.values():
             row.posted.clear()
         return Answer(Code.POSTED) if answer.code is Code.ALARM else answer
 
@@ -622,7 +622,7 @@ def forget_posted(patch: Patch) -> None:
 
 def mark_goes_back(patch: Patch) -> None:
     def raise_low_water(self: Ledger, name: bytes, low_water: int) -> None:
-        row = self._incarnation(name)
+        row = self.rows.change_incarnation(name)
         if not row.closed:
             row.low_water = low_water
 
@@ -633,7 +633,7 @@ def close_with_prepared(patch: Patch) -> None:
     whole = Ledger._close_incarnation
 
     def close(self: Ledger, i: CloseIncarnation) -> Answer:
-        for prepared in list(self.legs):
+        for prepared in list(self.rows.legs):
             if xid_incarnation(prepared) == i.incarnation:
                 self._abort(Abort(prepared))
         return whole(self, i)

@@ -95,7 +95,7 @@ class Bucket:
     def __init__(self, bucket: int) -> None:
         self.bucket = bucket
         self.ledger = Ledger(ResidentState(BucketRow(bucket), {}, {}))
-        self.ledger.filter.complete()
+        self.ledger.rows.filter.complete()
         self.postings: list[Posting] = []
         self.outcomes: dict[bytes, Record] = {}
         self.do(b"", 0, Genesis("cluster", bucket, BUCKETS))
@@ -110,10 +110,10 @@ class Bucket:
         batch = Batch(incarnation, low_water, instructions, left_out)
         proposal = Proposal(1, 0, 1, 1, (batch,))
         if missing := self.ledger.missing(proposal):
-            self.ledger.load(missing, Loaded(self.ledger.bucket.applied, {}, {}, {}))
-        before = len(self.ledger.postings)
-        (answers,) = self.ledger.apply(self.ledger.bucket.applied + 1, 1, proposal)
-        self.postings += self.ledger.postings[before:]
+            self.ledger.rows.load(missing, Loaded(self.ledger.rows.bucket.applied, {}, {}, {}))
+        before = len(self.ledger.rows.postings)
+        (answers,) = self.ledger.apply(self.ledger.rows.bucket.applied + 1, 1, proposal)
+        self.postings += self.ledger.rows.postings[before:]
         assert not any(answer.code in FATAL for answer in answers), (instructions, answers)
         for payment_id in [i.payment_id for i in instructions if hasattr(i, "payment_id")]:
             self.watch(payment_id)
@@ -121,14 +121,14 @@ class Bucket:
 
     def watch(self, payment_id: bytes) -> None:
         """An outcome never changes (rule 9)."""
-        record = self.ledger.record(payment_id)
+        record = self.ledger.rows.record(payment_id)
         before = self.outcomes.get(payment_id)
         assert before is None or record == before, f"{before} became {record}"
         if record is not None and record.outcome is not Code.ABORTED:
             self.outcomes[payment_id] = record
 
     def accounts(self) -> list[Account]:
-        return list(self.ledger._accounts.values())
+        return list(self.ledger.rows._accounts.values())
 
 
 class Run:
@@ -260,7 +260,7 @@ class World:
         """What its home says, linearizably; 0: nobody has claimed it."""
         if number in WHERE or number == EXTERNAL:
             return WHERE.get(number, 0)
-        claim = self.buckets[home_bucket(number, BUCKETS)].ledger.claim(number)
+        claim = self.buckets[home_bucket(number, BUCKETS)].ledger.rows.claim(number)
         return 0 if claim is UNKNOWN or claim is None else claim
 
     def carry_out(self, run: Run, effects: list[Effect]) -> None:
@@ -295,7 +295,7 @@ class World:
         bucket, instruction = flight.send.bucket, flight.send.instruction
         (answer,) = self.buckets[bucket].do(flight.incarnation, flight.low_water, instruction)
         if answer.code is Code.PENDING_ON and isinstance(instruction, Prepare | Decide):
-            legs = self.buckets[bucket].ledger.legs
+            legs = self.buckets[bucket].ledger.rows.legs
             waits_for = [legs[xid] for xid in answer.xids]
             self.rounds.append(Round(bucket, flight, instruction, waits_for))
         else:
@@ -438,7 +438,7 @@ class World:
         """I6: balances, and the prepared legs whose payment is committed by their xid, sum to zero."""
         total = sum(a.balance for b in self.buckets.values() for a in b.accounts())
         for bucket in self.buckets.values():
-            for legs in bucket.ledger.legs.values():
+            for legs in bucket.ledger.rows.legs.values():
                 record = self.outcome(legs.payment_id)
                 # A creation's opening balance is paid where the account is.
                 is_committed = record is not None and record.outcome is Code.COMMITTED
@@ -502,7 +502,7 @@ class World:
         else:
             raise AssertionError("it never comes to rest")
         for bucket, ledger in ((b.bucket, b.ledger) for b in self.buckets.values()):
-            for legs in list(ledger.legs.values()):
+            for legs in list(ledger.rows.legs.values()):
                 self.ask(bucket, legs)
         while self.settlements:
             bucket, decided = self.settlements.pop()
@@ -538,7 +538,7 @@ class World:
         return bool(flights or laters or locates or locks)
 
     def check_nothing_is_left(self) -> None:
-        assert not any(bucket.ledger.legs for bucket in self.buckets.values())
+        assert not any(bucket.ledger.rows.legs for bucket in self.buckets.values())
         assert sum(a.balance for b in self.buckets.values() for a in b.accounts()) == 0
         for bucket in self.buckets.values():
             assert not any(a.debits_pending or a.credits_pending for a in bucket.accounts())
@@ -588,7 +588,7 @@ class Hardship:
 
     def prepared(self) -> list[tuple[int, PreparedLegs]]:
         buckets = self.world.buckets.values()
-        return [(b.bucket, legs) for b in buckets for legs in b.ledger.legs.values()]
+        return [(b.bucket, legs) for b in buckets for legs in b.ledger.rows.legs.values()]
 
     # -- clients -----------------------------------------------------------------------------------------
 

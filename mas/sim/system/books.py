@@ -1,6 +1,6 @@
 """A second set of books: what every entry has changed, added up without cleverness and held against the ledger's own rows. Pure.
 
-After each entry of each bucket (design, section 6):
+After each entry of each bucket these hold:
 
 - an account's balance is the sum of its postings, its postings count up from 1, and what it has reserved is what is prepared
   on it; what it may spend never falls below its overdraft limit; its version never goes back;

@@ -276,7 +276,7 @@ class Nemesis:
             node.put_back(node.copy)
 
     def _rebuild(self) -> None:
-        """What an operator does about a replica that is stopped: removes it, and adds it again once it is erased."""
+        """Do what an operator does about a stopped replica: remove it, and add it again once it is erased."""
         for bucket, nodes in self._cluster.placement.items():
             for node in self._cluster.nodes:
                 why = node.why_stopped(bucket) if node.id in nodes else ""
@@ -414,7 +414,7 @@ class Nemesis:
         for bucket, group in leader.groups.items():
             if leader.leads(bucket):
                 self._trace.add(leader.id, f"is to hand over bucket {bucket}")
-                leader.process.post(group.hand_over)
+                leader.process.post(group.transfer_leadership)
 
     def _remove(self) -> None:
         """A replica goes, and is erased.

@@ -20,14 +20,14 @@ class Shadow:
 
     def __init__(self, bucket: int) -> None:
         self.ledger = Ledger(ResidentState(BucketRow(bucket), {}, {}))
-        self.ledger.filter.complete()
+        self.ledger.rows.filter.complete()
         self.hashes = [0]
         """By index."""
 
     @property
     def applied(self) -> int:
         """The newest index that any replica has been handed."""
-        return self.ledger.bucket.applied
+        return self.ledger.rows.bucket.applied
 
     def apply(self, entry: Entry) -> tuple[Instruction, ...]:
         """The next entry; what it tells the ledger."""
@@ -38,7 +38,7 @@ class Shadow:
         missing = self.ledger.missing(proposal)
         if missing:
             # All that there is is in memory: what isn't there isn't anywhere.
-            self.ledger.load(missing, Loaded(self.applied, {}, {}, {}))
+            self.ledger.rows.load(missing, Loaded(self.applied, {}, {}, {}))
         self.ledger.apply(entry.index, entry.term, proposal)
         return tuple(each for batch in proposal.batches for each in batch.instructions)
 
@@ -82,7 +82,7 @@ class Shadows:
     def _apply(self, shadow: Shadow, bucket: int, entry: Entry) -> None:
         try:
             instructions = shadow.apply(entry)
-            writes = shadow.ledger.take_writes()
+            writes = shadow.ledger.rows.take_writes()
         except Exception as error:  # noqa: BLE001  (whatever it is, every replica would stop here)
             self._trace.violate(
                 WORLD, f"entry {entry.index} of bucket {bucket} can't be applied: {error!r}"
@@ -92,7 +92,7 @@ class Shadows:
             name = getattr(instruction, "payment_id", b"") or getattr(instruction, "change_id", b"")
             if name:
                 self.asked[name] = self.asked.get(name, 0) + 1
-        shadow.ledger.flushed(writes)
+        shadow.ledger.rows.flushed(writes)
         shadow.hashes.append(writes.bucket.state_hash)
         self._trace.add(
             WORLD, "bucket", bucket, "commits", entry.index, writes.bucket.state_hash & 0xFFFF
@@ -118,7 +118,7 @@ class _Tapped(Mailbox[CommitEvent]):
         return events
 
     def drain_nowait(self, limit: int | None = None) -> list[CommitEvent]:
-        """What waits now, once the shadow knows of it."""
+        """Take what waits now, once the shadow knows of it."""
         events = self._inner.drain_nowait(limit)
         self._shadows.on_events(self._bucket, events)
         return events

@@ -13,7 +13,7 @@ from random import Random
 
 import msgspec
 
-from mas.config import BucketConfig, Config, NodeConfig, PeerConfig
+from mas.config import BucketConfig, Config, NodeConfig, PeerConfig, Role
 from mas.ledger import BucketRow, Token
 from mas.multiraft import RaftGroup
 from mas.sim.process import Process
@@ -217,7 +217,7 @@ class World:
         self.trace.violate(WORLD, "a client isn't answered though all is well")
 
     def _unsettled(self) -> list[str]:
-        """What of all that was begun hasn't ended."""
+        """Find what of all that was begun hasn't ended."""
         left = [
             f"manager {node.id} doesn't coordinate yet"
             for node in self.managers
@@ -360,7 +360,9 @@ class World:
         ids = sorted({*holders, *managers})
         peers = tuple(
             PeerConfig(
-                id=node, address=f"node{node}:1", roles=("rm",) if node in holders else ("tm",)
+                id=node,
+                address=f"node{node}:1",
+                roles=(Role.RM,) if node in holders else (Role.TM,),
             )
             for node in ids
         )

@@ -4,14 +4,8 @@ import msgspec
 
 from mas.errors import CorruptData, StorageError
 from mas.raft import Entry, HardState, Storage
-from mas.storage.raft_log.value import (
-    Change,
-    ChangeBatch,
-    GroupLog,
-    GroupStorage,
-    change_groups,
-    check_drops,
-)
+from mas.storage.raft_log.engine import ChangeBatch, GroupStorage
+from mas.storage.raft_log.value import Change, GroupLog, change_groups, check_drops
 
 
 class _Disk(msgspec.Struct, frozen=True):
@@ -40,7 +34,7 @@ class MemoryRaftLog:
         return sorted([*self._disk.groups, *self._disk.damaged])
 
     def storage(self, group: int) -> Storage:
-        """What the core reads: the state after the last commit. Raises `CorruptData`."""
+        """Return what the core reads: the state after the last commit. Raises `CorruptData`."""
         self._view(group)
         return GroupStorage(lambda: self._view(group), _nothing_below_tail)
 
@@ -54,11 +48,11 @@ class MemoryRaftLog:
         return hard_state
 
     def note(self, group: int) -> bytes | None:
-        """The snapshot being installed (rule 28). Raises `CorruptData`."""
+        """The snapshot being installed (rule 28, snapshots). Raises `CorruptData`."""
         return self._view(group).note
 
     def removed_at(self, group: int) -> int:
-        """Where this node was removed, before the log began anew; 0: it was not. Raises `CorruptData`."""
+        """Return where this node was removed, before the log began anew; 0: it was not. Raises `CorruptData`."""
         return self._view(group).removed_at
 
     def lost(self, group: int) -> str:

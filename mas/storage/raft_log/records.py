@@ -49,12 +49,12 @@ def parse_key(key: bytes) -> tuple[int, int, int]:
 
 
 def entry_key(group: int, index: int) -> bytes:
-    """Where an entry stands."""
+    """Return the key of an entry."""
     return _KEY.pack(group, _ENTRY, index)
 
 
 def hard_state_key(group: int) -> bytes:
-    """Where a group's hard state stands."""
+    """Return the key of a group's hard state."""
     return _KEY.pack(group, _HARD_STATE, 0)
 
 
@@ -72,7 +72,7 @@ class Recovery:
     """One group, put together from its records in the order of their keys: entries come last."""
 
     def __init__(self, tail_entries: int, tail_bytes: int) -> None:
-        """How much of it is kept in memory."""
+        """Set how much of it is kept in memory."""
         self._tail_entries = tail_entries
         self._tail_bytes = tail_bytes
         self._fields: dict[int, bytes] = {}

@@ -18,6 +18,7 @@ from rocksdict import Rdict, WriteBatch
 from mas.errors import CorruptData, StorageError
 from mas.raft import Entry, HardState, Storage
 from mas.runtime import failpoint
+from mas.storage.raft_log.engine import ChangeBatch, GroupStorage
 from mas.storage.raft_log.records import (
     FIRST_KEY,
     Recovery,
@@ -28,14 +29,7 @@ from mas.storage.raft_log.records import (
     read_hard_state,
     stage,
 )
-from mas.storage.raft_log.value import (
-    Change,
-    ChangeBatch,
-    Drop,
-    GroupLog,
-    GroupStorage,
-    check_drops,
-)
+from mas.storage.raft_log.value import Change, Drop, GroupLog, check_drops
 from mas.storage.rocksdb import damaged, open_database, storage_error
 from mas.storage.rocksdb_files import SyncedMark
 
@@ -91,7 +85,7 @@ class RocksRaftLog:
         return sorted([*self._groups, *self._damaged])
 
     def storage(self, group: int) -> Storage:
-        """What the core reads: the state after the last commit.
+        """Return what the core reads: the state after the last commit.
 
         Raises:
             CorruptData: this group's records are damaged; the others can go on.
@@ -116,11 +110,11 @@ class RocksRaftLog:
             ) from error
 
     def note(self, group: int) -> bytes | None:
-        """The snapshot being installed (rule 28). Raises `CorruptData`."""
+        """The snapshot being installed (rule 28, snapshots). Raises `CorruptData`."""
         return self._view(group).note
 
     def removed_at(self, group: int) -> int:
-        """Where this node was removed, before the log began anew; 0: it was not. Raises `CorruptData`."""
+        """Return where this node was removed, before the log began anew; 0: it was not. Raises `CorruptData`."""
         return self._view(group).removed_at
 
     def lost(self, group: int) -> str:

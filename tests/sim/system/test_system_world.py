@@ -82,13 +82,13 @@ def test_who_meets_is_told_the_truth(meeting: str, seeds: range) -> None:
 
 @pytest.mark.timeout(120)
 def test_a_replica_that_lost_what_it_acknowledged_is_stopped_and_built_anew() -> None:
-    """faults: consensus A3. A node's directory is put back, its leaders prove the loss, an operator removes and adds it."""
+    """A node's directory is put back, its leaders prove the loss, an operator removes and adds it."""
     assert run(1, faults=("older",)).rebuilt
 
 
 @pytest.mark.timeout(120)
 def test_a_node_whose_file_names_other_founders_is_refused_or_does_not_start() -> None:
-    """faults: consensus A1, A2. One node is founded otherwise than the others, which the world requires to be said; files change later."""
+    """One node is founded otherwise than the others, which the world requires to be said; files change later."""
     assert run(3, faults=("files",)).files_refused
 
 
