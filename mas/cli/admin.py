@@ -191,30 +191,30 @@ class Patience:
     def __init__(self, session: AdminSession, what: str) -> None:
         from mas.runtime import SystemClock
 
-        self._desk = session
+        self._session = session
         self._what = what
         self._clock = SystemClock()
         self._shown = ""
-        self._place: object = None
+        self._position: object = None
         self._moved = self._clock.monotonic()
 
-    async def wait(self, progress: str, place: object = None) -> None:
-        """A moment; something has moved where `place` is another than before.
+    async def wait(self, progress: str, position: object = None) -> None:
+        """A moment; something has moved where `position` is another than before.
 
         Raises:
             Unavailable: nothing moves any more.
         """
         now = self._clock.monotonic()
-        if place != self._place:
-            self._place, self._moved = place, now
-        if now - self._moved > self._desk.timeout:
+        if position != self._position:
+            self._position, self._moved = position, now
+        if now - self._moved > self._session.timeout:
             raise Unavailable(
-                f"{self._what}: nothing moves for {self._desk.timeout:g} s ({progress}). What has begun goes on in the "
+                f"{self._what}: nothing moves for {self._session.timeout:g} s ({progress}). What has begun goes on in the "
                 "cluster; the same command goes on from there"
             )
         if progress != self._shown:
             self._shown = progress
-            self._desk.say(f"{self._what}: {progress}")
+            self._session.say(f"{self._what}: {progress}")
         await self._clock.sleep(_POLL_SECONDS)
 
 
@@ -235,8 +235,8 @@ async def _until_voter(
         own = next((view for view in views if view.node == node), None)
         followers = leader.followers if leader is not None else ()
         known = next((follower for follower in followers if follower.node == node), None)
-        place = (own.received if own else 0, known.match if known else 0)
-        await patience.wait(_progress(leader, own, known), place)
+        position = (own.received if own else 0, known.match if known else 0)
+        await patience.wait(_progress(leader, own, known), position)
 
 
 async def _until_erased(

@@ -33,8 +33,8 @@ class Endpoint(msgspec.Struct, frozen=True):
 class AdminSession:
     """Where the NodeService is, and how the user wants to be answered."""
 
-    def __init__(self, place: Endpoint, secret: bytes, *, timeout: float, as_json: bool) -> None:
-        self._place = place
+    def __init__(self, endpoint: Endpoint, secret: bytes, *, timeout: float, as_json: bool) -> None:
+        self._endpoint = endpoint
         self._secret = secret
         self.timeout = timeout
         self.as_json = as_json
@@ -45,11 +45,11 @@ class AdminSession:
 
         async def talk() -> T:
             async with OperatorClient(
-                self._place.address,
+                self._endpoint.address,
                 secret=self._secret,
-                ca=self._place.ca,
+                ca=self._endpoint.ca,
                 timeout=self.timeout,
-                plaintext=self._place.plaintext,
+                plaintext=self._endpoint.plaintext,
             ) as operator:
                 return await question(operator)
 
@@ -111,16 +111,16 @@ def admin_command(command: Command) -> Command:
         **options: Any,  # noqa: ANN401
     ) -> None:
         found = _from_config(config_file) if config_file is not None else _from_profile(address)
-        place = Endpoint(
+        endpoint = Endpoint(
             address or found.address,
             str(secret_file or found.secret_file),
             ca or found.ca,
             plaintext or (found.plaintext and ca is None),
         )
-        if not place.address:
+        if not endpoint.address:
             raise ConfigError("no NodeService: name one with --address, or a node's --config")
         session = AdminSession(
-            place, _read_secret(place.secret_file), timeout=timeout, as_json=as_json
+            endpoint, _read_secret(endpoint.secret_file), timeout=timeout, as_json=as_json
         )
         command(session, *arguments, **options)
 

@@ -3,8 +3,10 @@
 `AccountService` is the actor of each bucket; `ReplicaAdmin` answers for the node's replicas.
 """
 
-from mas.resource.actor import AccountService, Ports, ResourceSettings, writer_mark
 from mas.resource.members import ReplicaAdmin
+from mas.resource.replica import writer_mark
+from mas.resource.service import AccountService, Ports
+from mas.resource.settings import ResourceSettings
 
 __all__ = [
     "AccountService",

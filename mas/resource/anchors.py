@@ -43,7 +43,7 @@ class _Query(msgspec.Struct, eq=False):
     legs: PreparedLegs
     hears: list[Hear]
     abort: bool
-    """The attempt is declared dead where it is undecided (rule 11)."""
+    """The attempt is declared dead where it is undecided (rule 11, the resolver)."""
     settle: bool
     """Its outcome is applied here by whoever asked, not only by its coordinator."""
     late: "_Query | None" = None
@@ -94,6 +94,10 @@ class Anchors:
             question.late = _Query(legs, [hear], abort, settle)
         else:
             _join(question.late, hear, abort=abort, settle=settle)
+
+    def ask_to_settle(self, legs: PreparedLegs, *, abort: bool = False) -> None:
+        """Ask, so that these legs are settled here; whoever wanted it asks this bucket again by itself."""
+        self.ask(legs, _nobody, abort=abort)
 
     def _begin(self, question: _Query) -> None:
         if not self._outgoing:
@@ -201,6 +205,10 @@ class Anchors:
     def is_asked(self) -> bool:
         """Whether anybody waits for anything here."""
         return bool(self._questions or self._waits)
+
+
+def _nobody(_: bytes, __: Word) -> None:
+    """Whatever it is, it is settled here, and nobody waits for it."""
 
 
 def _join(question: _Query, hear: Hear, *, abort: bool, settle: bool) -> None:

@@ -2,7 +2,7 @@
 
 The Raft log is what makes a payment durable, so nobody waits for this: a flush takes all that has changed since the last
 one, in one database transaction, and the more it lags the more it coalesces. What it must never do is skip forward
-(rule 25) or let a row leave memory before it is stored (rule 22).
+(rule 25, conditional flush) or let a row leave memory before it is stored (rule 22, eviction).
 """
 
 import asyncio

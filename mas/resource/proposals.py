@@ -16,15 +16,19 @@ from mas.ledger import (
     LEDGER_VERSION,
     Abort,
     Batch,
+    Instruction,
     Prepare,
     Proposal,
     RawProposal,
     decode_proposal,
     encode,
 )
+from mas.ledger.instructions import RejectReason
 from mas.limits import MAILBOX_ITEMS_MAX, TURN_BYTES_MAX, TURN_INSTRUCTIONS_MAX
+from mas.multiraft.events import Refused
 from mas.resource.ports import Group
-from mas.resource.reply_to import Proposed, ReplyTo
+from mas.resource.reply_to import OWN, Proposed, ReplyTo, SendReply, reject_reason
+from mas.rpc.messages import Rejected
 from mas.runtime import Clock
 
 _ON_THEIR_WAY_MAX = 4
@@ -38,23 +42,23 @@ class Item(msgspec.Struct, frozen=True, gc=False):
 
     batch: Batch
     raw: msgspec.Raw
-    route: ReplyTo
+    reply_to: ReplyTo
     deadline: float = math.inf
     """Monotonic seconds: whoever sent it waits no longer."""
 
     @classmethod
-    def of(cls, batch: Batch, route: ReplyTo, deadline: float = math.inf) -> "Item":
+    def of(cls, batch: Batch, reply_to: ReplyTo, deadline: float = math.inf) -> "Item":
         """A batch that this bucket's leader has made itself."""
-        return cls(batch, msgspec.Raw(encode(batch)), route, deadline)
+        return cls(batch, msgspec.Raw(encode(batch)), reply_to, deadline)
 
     def part(self, positions: Sequence[int]) -> "Item":
         """Some of its instructions, each for whom it was."""
-        batch, route = self.batch, self.route
+        batch, whole = self.batch, self.reply_to
         instructions = tuple([batch.instructions[position] for position in positions])
-        places = tuple([route.place(position) for position in positions])
+        in_request = tuple([whole.position_in_request(position) for position in positions])
         return Item.of(
             Batch(batch.incarnation, batch.low_water, instructions, batch.left_out),
-            ReplyTo(route.peer, route.request, places),
+            ReplyTo(whole.peer, whole.request, in_request),
             self.deadline,
         )
 
@@ -62,11 +66,13 @@ class Item(msgspec.Struct, frozen=True, gc=False):
 class Proposals:
     """The proposals of one bucket's leader, waiting and on their way."""
 
-    def __init__(self, group: Group, proposer: int, clock: Clock) -> None:
+    def __init__(self, group: Group, proposer: int, reply: SendReply, clock: Clock) -> None:
+        """`proposer` marks what this process has proposed."""
         self._group = group
         self._proposer = proposer
+        self._reply = reply
         self._clock = clock
-        # What ends something goes before all that begins something, however long it has waited (rule 16).
+        # What ends something goes before all that begins something, however long it has waited (rule 16, admission).
         self._ending: deque[Item] = deque()
         self._beginning: deque[Item] = deque()
         # Attempts whose ABORT has overtaken what waits: their PREPARE would hold funds for nobody.
@@ -93,10 +99,14 @@ class Proposals:
             if len(self._ended) > MAILBOX_ITEMS_MAX:
                 self._ended.clear()  # what is prepared all the same asks its anchor, and is freed
 
-    def send(self) -> list[tuple[Proposed, MasError]]:
-        """Propose what waits, as far as there is room on the way; what the group has no room for comes back.
+    def add_own(self, *instructions: Instruction) -> None:
+        """Have this leader's own instructions proposed; they end something, and nobody is answered."""
+        self.add(Item.of(Batch(b"", 0, instructions), OWN))
 
-        So does what begins something and has waited for longer than its sender does.
+    def send(self) -> None:
+        """Propose what waits, as far as there is room on the way; turn away what the group has no room for.
+
+        What begins something and has waited for longer than its sender does is turned away too.
         """
         refused: list[tuple[Proposed, MasError]] = []
         while self._may_send():
@@ -105,7 +115,7 @@ class Proposals:
                 continue
             number = self.next_number()
             proposed = Proposed(
-                tuple(item.batch for item in items), tuple(item.route for item in items)
+                tuple(item.batch for item in items), tuple(item.reply_to for item in items)
             )
             data = encode(
                 RawProposal(
@@ -123,7 +133,8 @@ class Proposals:
                 refused.append((proposed, error))
             else:
                 self._on_their_way[number] = proposed
-        return refused
+        for proposed, why in refused:
+            self._turn_away(proposed, *reject_reason(why), str(why))
 
     def _may_send(self) -> bool:
         if not (self._ending or self._beginning) or len(self._on_their_way) >= _ON_THEIR_WAY_MAX:
@@ -137,7 +148,7 @@ class Proposals:
         )
 
     def _take(self, late: list[tuple[Proposed, MasError]]) -> list[Item]:
-        """One entry's worth (rule 38)."""
+        """One entry's worth (rule 38, bounded turns)."""
         now = self._clock.monotonic()
         items: list[Item] = []
         instructions = size = 0
@@ -188,7 +199,7 @@ class Proposals:
     def _give_back(self, item: Item, late: list[tuple[Proposed, MasError]]) -> None:
         self.instructions -= len(item.batch.instructions)
         error = Unavailable("nobody waits for it any more: nothing was done")
-        late.append((Proposed((item.batch,), (item.route,)), error))
+        late.append((Proposed((item.batch,), (item.reply_to,)), error))
 
     def decode(self, data: bytes) -> Proposal:
         """An entry's content. Of one that is this leader's own the batches are here already."""
@@ -198,28 +209,43 @@ class Proposals:
             return decode_proposal(data)
         return Proposal(raw.version, raw.time_us, raw.proposer, raw.number, own.batches)
 
-    def applied(self, proposal: Proposal) -> Proposed | None:
+    def on_applied(self, proposal: Proposal) -> Proposed | None:
         """This entry is applied: whom to answer, None where this leader didn't propose it or gave it up."""
-        if proposal.proposer != self._proposer:
-            return None
-        return self.refused(proposal.number)
+        return self._arrive(proposal.number) if proposal.proposer == self._proposer else None
 
-    def refused(self, number: int) -> Proposed | None:
+    def on_refused(self, refused: Refused) -> None:
         """The group didn't take this proposal, and never will."""
+        if proposed := self._arrive(refused.number):
+            self._turn_away(proposed, *reject_reason(refused.error), str(refused.error))
+
+    def _arrive(self, number: int) -> Proposed | None:
         proposed = self._on_their_way.pop(number, None)
         if proposed is not None:
             self.instructions -= proposed.instructions()
         return proposed
 
-    def give_up(self) -> tuple[list[Proposed], list[Proposed]]:
-        """Leadership is lost: what is on its way, now unknown (rule 39), and what waited and has done nothing."""
+    def give_up(self, leader: int) -> None:
+        """Leadership is lost: what is on its way is unknown now (rule 39, unknown results), and what waited has done nothing."""
         lost = list(self._on_their_way.values())
         waited = [
-            Proposed((item.batch,), (item.route,)) for item in (*self._ending, *self._beginning)
+            Proposed((item.batch,), (item.reply_to,)) for item in (*self._ending, *self._beginning)
         ]
         self._on_their_way.clear()
         self._ending.clear()
         self._beginning.clear()
         self._ended.clear()
         self._waiting_instructions = self._waiting_bytes = self.instructions = 0
-        return lost, waited
+        for proposed in lost:
+            self._turn_away(proposed, RejectReason.UNKNOWN, leader, "leadership was lost")
+        for proposed in waited:
+            self._turn_away(proposed, RejectReason.NOT_LEADING, leader)
+
+    def _turn_away(
+        self, proposed: Proposed, why: RejectReason, leader: int, detail: str = ""
+    ) -> None:
+        for batch, reply_to in zip(proposed.batches, proposed.reply_to, strict=True):
+            if reply_to.peer:
+                positions = reply_to.positions or tuple(range(len(batch.instructions)))
+                self._reply(
+                    reply_to.peer, Rejected(reply_to.request, why, positions, leader, detail)
+                )

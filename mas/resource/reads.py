@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-from mas.ledger import UNKNOWN, Abort, Account, Commit, Kind, Ledger, Posting, PreparedLegs
+from mas.ledger import UNKNOWN, Abort, Account, Commit, Kind, Posting, PreparedLegs
+from mas.ledger.row_cache import RowCache
 from mas.resource.anchors import Anchors
 from mas.rpc.messages import (
     AccountView,
@@ -50,30 +51,30 @@ class Stored(msgspec.Struct, gc=False):
     gives_up: float
 
 
-def missing_numbers(ledger: Ledger, request: RowsRequest) -> list[str]:
+def missing_numbers(rows: RowCache, request: RowsRequest) -> list[str]:
     """Which of the rows that this read needs aren't in memory."""
     match request:
         case ReadNodes():
             return []
         case ReadClaims(numbers=numbers):
-            return [number for number in numbers if ledger.rows.claim(number) is UNKNOWN]
+            return [number for number in numbers if rows.claim(number) is UNKNOWN]
         case ReadAccounts(numbers=numbers):
-            return [number for number in numbers if ledger.rows.account(number) is UNKNOWN]
+            return [number for number in numbers if rows.account(number) is UNKNOWN]
         case ReadPostings(number=number):
-            return [number] if ledger.rows.account(number) is UNKNOWN else []
+            return [number] if rows.account(number) is UNKNOWN else []
 
 
-def view_claims(ledger: Ledger, request: ReadClaims) -> Claims:
+def view_claims(rows: RowCache, request: ReadClaims) -> Claims:
     """The claims asked for; every row is in memory."""
-    claims = (ledger.rows.claim(number) for number in request.numbers)
+    claims = (rows.claim(number) for number in request.numbers)
     return Claims(
         request.request, tuple(claim if isinstance(claim, int) else 0 for claim in claims)
     )
 
 
-def view_nodes(ledger: Ledger, request: ReadNodes) -> Nodes:
+def view_nodes(rows: RowCache, request: ReadNodes) -> Nodes:
     """The cluster's register, which is always in memory."""
-    bucket = ledger.rows.bucket
+    bucket = rows.bucket
     return Nodes(request.request, bucket.nodes_index, bucket.nodes)
 
 
@@ -93,9 +94,9 @@ def view_postings(postings: Iterable[Posting]) -> tuple[PostingView, ...]:
     )
 
 
-def view_accounts(ledger: Ledger, request: ReadAccounts, bucket: int, age_ms: int) -> AccountViews:
+def view_accounts(rows: RowCache, request: ReadAccounts, bucket: int, age_ms: int) -> AccountViews:
     """The accounts asked for as they stand now, all in memory; a READ_UNCOMMITTED one with prepared legs counted in."""
-    accounts = [_visible(ledger, number) for number in request.numbers]
+    accounts = [_visible(rows, number) for number in request.numbers]
     uncommitted = request.level is ReadLevel.READ_UNCOMMITTED
     return AccountViews(
         request.request,
@@ -111,8 +112,8 @@ def view_accounts(ledger: Ledger, request: ReadAccounts, bucket: int, age_ms: in
     )
 
 
-def _visible(ledger: Ledger, number: str) -> Account | None:
-    account = ledger.rows.account(number)
+def _visible(rows: RowCache, number: str) -> Account | None:
+    account = rows.account(number)
     assert account is not UNKNOWN
     return account
 
@@ -137,8 +138,8 @@ def _view(account: Account, bucket: int, *, uncommitted: bool = False) -> Accoun
 class Noted:
     """An account as linearizable reads have noted it at one index, and the legs on which its balance depends."""
 
-    def __init__(self, ledger: Ledger, bucket: int, number: str, anchors: Anchors) -> None:
-        self._ledger = ledger
+    def __init__(self, rows: RowCache, bucket: int, number: str, anchors: Anchors) -> None:
+        self._rows = rows
         self._bucket = bucket
         self._number = number
         self._anchors = anchors
@@ -146,10 +147,10 @@ class Noted:
         self._note()
 
     def _note(self) -> None:
-        account = _visible(self._ledger, self._number)
-        self.index = self._ledger.rows.bucket.applied
+        account = _visible(self._rows, self._number)
+        self.index = self._rows.bucket.applied
         self.view = None if account is None else _view(account, self._bucket)
-        self._legs = {legs.xid: legs for legs in self._ledger.rows.prepared_on((self._number,))}
+        self._legs = {legs.xid: legs for legs in self._rows.prepared_on((self._number,))}
         self.was_prepared = bool(self._legs)
 
     @property
@@ -254,9 +255,9 @@ class Posted:
         self._done(False)  # noqa: FBT003 - its one argument
 
 
-def shown(ledger: Ledger, request: ReadPostings) -> list[PreparedLegs]:
+def shown(rows: RowCache, request: ReadPostings) -> list[PreparedLegs]:
     """The legs that a statement begun now has to show once they are committed."""
-    account = _visible(ledger, request.number)
+    account = _visible(rows, request.number)
     if account is not None and 0 < request.before <= account.sequence + 1:
         return []  # a page that is full of what is posted: nothing comes in between
-    return ledger.rows.prepared_on((request.number,))
+    return rows.prepared_on((request.number,))

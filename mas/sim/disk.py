@@ -22,15 +22,8 @@ from mas.errors import CorruptData, DatabaseUnavailable, MasError, StorageError
 from mas.raft import ConfState, Entry, HardState, SnapshotMetadata, Storage
 from mas.runtime import Dice
 from mas.sim.machine import State
-from mas.storage.raft_log.value import (
-    Change,
-    ChangeBatch,
-    Drop,
-    GroupLog,
-    GroupStorage,
-    SetNote,
-    change_groups,
-)
+from mas.storage.raft_log.engine import ChangeBatch, GroupStorage
+from mas.storage.raft_log.value import Change, Drop, GroupLog, SetNote, change_groups
 
 T = TypeVar("T")
 Groups = dict[int, GroupLog]

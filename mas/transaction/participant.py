@@ -5,9 +5,9 @@ to ask, and what follows from the answer (rules 10 to 12, 15). Who leads, and ho
 Resource Manager's business.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from mas.ledger.instructions import Abort, Answer, Code, Commit, Resolve
+from mas.ledger.instructions import Abort, Answer, Code, Commit
 from mas.ledger.rows import PreparedLegs
 
 BACK_OFF_MAX = 30.0
@@ -35,18 +35,6 @@ def instruct(xid: bytes, attempt: int, answer: Answer) -> Commit | Abort | None:
             return Abort(xid)
         case _:
             return None
-
-
-def questions(legs: Iterable[PreparedLegs]) -> dict[int, list[Resolve]]:
-    """The questions about these legs, by anchor: one message for each of them, an xid once."""
-    seen = set()
-    by_anchor: dict[int, list[Resolve]] = {}
-    for one in legs:
-        if one.xid not in seen:
-            seen.add(one.xid)
-            ask = Resolve(one.payment_id, one.attempt, one.xid, one.body_hash)
-            by_anchor.setdefault(one.anchor, []).append(ask)
-    return by_anchor
 
 
 class Resolver:

@@ -16,8 +16,8 @@ SEED = "1"
 NO_MONEY = Mutant(
     "post what isn't there",
     Ledger._post,
-    "row.balance += amount",
-    "row.balance += amount + 1",
+    "balance = row.balance + amount",
+    "balance = row.balance + amount + 1",
     1,
     1,
 )

@@ -13,7 +13,7 @@ from mas.locks import ACCOUNT, GlobalLockService, LockSettings
 from mas.runtime import Supervisor, SystemDice
 from mas.sim import VirtualClock, run_virtual
 from tests.coordinator.cluster import Buckets, Store
-from tests.locks.worlds import StoredLocks, until
+from tests.locks.harness import StoredLocks, until
 
 BUCKETS, HERE = 3, 2
 ALICE, POOR = "alice", "poor"

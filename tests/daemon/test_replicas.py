@@ -30,7 +30,8 @@ from mas.raft import (
     Message,
     MessageType,
 )
-from mas.resource import AccountService, ReplicaAdmin, ResourceSettings
+from mas.resource import ReplicaAdmin, ResourceSettings
+from mas.resource.applier import Applier
 from mas.rpc.messages import ReadReplica, ReplicaState, ReplicaView
 from mas.rpc.server import BucketServer
 from mas.runtime import Supervisor, SystemClock
@@ -369,14 +370,14 @@ async def test_consensus_c4_an_entry_of_a_newer_program_stops_its_bucket_alone(
 
 
 def fail_in_bucket_1(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    apply_all = AccountService._apply_all
+    apply = Applier.apply
 
-    async def fail(service: AccountService, entries: tuple[Entry, ...]) -> None:
-        if service.bucket == 1:
+    async def fail(applier: Applier, entries: tuple[Entry, ...]) -> None:
+        if applier._replica.bucket == 1:
             raise error
-        await apply_all(service, entries)
+        await apply(applier, entries)
 
-    monkeypatch.setattr(AccountService, "_apply_all", fail)
+    monkeypatch.setattr(Applier, "apply", fail)
 
 
 @pytest.mark.parametrize("error", [RecursionError("deep"), CorruptData("a row is damaged")])

@@ -1,10 +1,8 @@
 """Rule 16 for all that a coordinator could ever write into the log: every replica does the same with it, and lives on."""
 
 import asyncio
-import sys
 from collections.abc import Iterator
 from itertools import count
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -44,9 +42,7 @@ from mas.ledger import (
 )
 from mas.limits import BALANCE_MAX
 from mas.storage.account_db_sqlite import SqliteAccountDB
-
-sys.path.insert(0, str(Path(__file__).parent))
-from bank import BUCKET, BUCKETS, HOME_HERE, OTHER_TC, TC, decide, pid, prepare, xid
+from tests.ledger.harness import BUCKET, BUCKETS, HOME_HERE, OTHER_TC, TC, decide, pid, prepare, xid
 
 # -- What a decoder lets pass: any bytes, any text, any number of 64 bits. Mostly in their places ---------------------
 

@@ -4,9 +4,6 @@ One replica flushes and evicts after every entry and so loads all that it needs;
 then restarts from what it has flushed.
 """
 
-import sys
-from pathlib import Path
-
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -35,10 +32,8 @@ from mas.ledger import (
     Unmark,
 )
 from mas.limits import BALANCE_MAX
-
-sys.path.insert(0, str(Path(__file__).parent))
-from bank import OTHER_TC, TC, Bank, pid, prepare, xid
-from reference import Reference
+from tests.ledger.harness import OTHER_TC, TC, Bank, pid, prepare, xid
+from tests.ledger.reference import Reference
 
 RICH = BALANCE_MAX - 50
 OPENING = {"a": 60, "b": 0, "c": RICH}

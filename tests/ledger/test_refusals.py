@@ -1,8 +1,5 @@
 """One row for each thing a ledger says no to, and for which of two it says (rules 3, 10, 13, 18, 34)."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
 from mas.ledger import (
@@ -27,9 +24,7 @@ from mas.ledger import (
     Token,
 )
 from mas.limits import BALANCE_MAX, NODES_MAX
-
-sys.path.insert(0, str(Path(__file__).parent))
-from bank import (
+from tests.ledger.harness import (
     BUCKET,
     HASH,
     HOME_ELSEWHERE,

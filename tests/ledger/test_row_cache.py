@@ -1,8 +1,5 @@
 """What is in memory, what is known to be absent, what isn't durable yet, and the state hash over all of it."""
 
-import sys
-from pathlib import Path
-
 import msgspec
 import pytest
 
@@ -33,9 +30,7 @@ from mas.ledger import (
     account_digest,
     nodes_digest,
 )
-
-sys.path.insert(0, str(Path(__file__).parent))
-from bank import (
+from tests.ledger.harness import (
     BUCKET,
     HOME_HERE,
     TC,

@@ -1,8 +1,5 @@
 """The ledger's rules, each by its number in `docs` and in the code's comments."""
 
-import sys
-from pathlib import Path
-
 import msgspec
 import pytest
 
@@ -42,9 +39,7 @@ from mas.ledger.instructions import LEDGER_VERSION, Body
 from mas.ledger.row_cache import RowCache
 from mas.ledger.rules import Ledger as Rules
 from mas.limits import BALANCE_MAX
-
-sys.path.insert(0, str(Path(__file__).parent))
-from bank import (
+from tests.ledger.harness import (
     BUCKET,
     BUCKETS,
     HASH,

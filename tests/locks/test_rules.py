@@ -9,7 +9,7 @@ from mas.ledger import Code, Mark, Reason, TakeEpoch, Token, Unmark
 from mas.ledger.instructions import Abort
 from mas.locks import ClientLocks, GlobalLock, GlobalLockService, LockProperties, LockSettings
 from mas.sim import run_virtual
-from tests.locks.worlds import ALICE, ANN, BOB, BUCKETS, E, S, World, X, run, until
+from tests.locks.harness import ALICE, ANN, BOB, BUCKETS, E, S, World, X, run, until
 
 SHORT = LockSettings(BUCKETS, lease=1.0)
 

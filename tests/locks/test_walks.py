@@ -37,8 +37,8 @@ from mas.rpc.messages import ChangeMembers, ReadReplica, Rejected, ReplicaState,
 from mas.rpc.server import BucketServer
 from mas.runtime import Supervisor
 from mas.sim import VirtualClock, run_virtual
-from tests.locks.worlds import ALICE, BOB, BUCKETS, TC, StoredLocks, make_xid, until
-from tests.resource.worlds import FakeDatabase, FakeGroup
+from tests.locks.harness import ALICE, BOB, BUCKETS, TC, StoredLocks, make_xid, until
+from tests.resource.harness import FakeDatabase, FakeGroup
 
 SEEDS = (1, 4, 9, 12)
 TM = 9
@@ -111,7 +111,7 @@ class Bucket:
         self.group.lead(term=self.group.term + 1, leading=leading, leader=leader)
 
     def account(self, number: str) -> Account:
-        account = self.service._ledger.rows.account(number)
+        account = self.service._replica.rows.account(number)
         assert isinstance(account, Account)
         return account
 
@@ -232,7 +232,7 @@ async def walk(seed: int) -> Walk:
         await asyncio.sleep(80)
         alice = world.buckets[1]
         assert alice.account(ALICE).marks == (), f"seed {seed}: a mark is left"
-        assert not alice.service._ledger.rows.legs, f"seed {seed}: a leg is left"
+        assert not alice.service._replica.rows.legs, f"seed {seed}: a leg is left"
         change = SetAccount(ALICE, frozen=True)
         answer = await world.tell(1, change)
         assert isinstance(answer, Answer), answer
@@ -264,7 +264,7 @@ def test_twopc_a2_a_mark_whose_anchor_has_no_leader() -> None:
                 await world.locks.acquire_locks(
                     b"o", [ACCOUNT + ALICE], LockMode.EXCLUSIVE, 1.0, marked=True, lease=3.0
                 )
-            assert alice.service._anchors.is_asked, "its bucket has asked about the leg"
+            assert alice.service._applier._anchors.is_asked, "its bucket has asked about the leg"
             anchor.lead()
             await asyncio.sleep(80)
             assert alice.account(ALICE).marks == ()

@@ -5,9 +5,9 @@ from itertools import pairwise
 import pytest
 
 from mas.ids import make_xid
-from mas.ledger.instructions import Abort, Answer, Code, Commit, Kind, Reason, Resolve
+from mas.ledger.instructions import Abort, Answer, Code, Commit, Kind, Reason
 from mas.ledger.rows import PreparedLegs
-from mas.transaction.participant import BACK_OFF_MAX, Resolver, questions, settle
+from mas.transaction.participant import BACK_OFF_MAX, Resolver, settle
 
 LIFE = bytes(10)
 LOCK_TIMEOUT = 5.0
@@ -50,18 +50,6 @@ def test_rule_11_only_the_records_own_xid_is_committed(
     answer: Answer, instruction: Commit | Abort | None
 ) -> None:
     assert settle(legs(1, attempt=2), answer) == instruction
-
-
-def test_questions_are_one_list_an_anchor_and_an_xid_once() -> None:
-    one, two, three = legs(1, anchor=4), legs(2, anchor=3), legs(3, anchor=4)
-
-    asked = questions([one, two, one, three])
-
-    assert {anchor: [ask.xid for ask in asks] for anchor, asks in asked.items()} == {
-        4: [one.xid, three.xid],
-        3: [two.xid],
-    }
-    assert asked[3] == [Resolve(two.payment_id, 1, two.xid, b"hash")]
 
 
 def by_xid(*counters: int) -> dict[bytes, PreparedLegs]:

@@ -1,1 +1,1 @@
-"""The raft log of a node: one group's log as a value (`value`), and the engines that keep all groups' logs."""
+"""The raft log of a node: one group's log as a value (`value`), what its engines share (`engine`), and the engines."""

@@ -4,14 +4,8 @@ import msgspec
 
 from mas.errors import CorruptData, StorageError
 from mas.raft import Entry, HardState, Storage
-from mas.storage.raft_log.value import (
-    Change,
-    ChangeBatch,
-    GroupLog,
-    GroupStorage,
-    change_groups,
-    check_drops,
-)
+from mas.storage.raft_log.engine import ChangeBatch, GroupStorage
+from mas.storage.raft_log.value import Change, GroupLog, change_groups, check_drops
 
 
 class _Disk(msgspec.Struct, frozen=True):

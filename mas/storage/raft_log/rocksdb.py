@@ -18,6 +18,7 @@ from rocksdict import Rdict, WriteBatch
 from mas.errors import CorruptData, StorageError
 from mas.raft import Entry, HardState, Storage
 from mas.runtime import failpoint
+from mas.storage.raft_log.engine import ChangeBatch, GroupStorage
 from mas.storage.raft_log.records import (
     FIRST_KEY,
     Recovery,
@@ -28,14 +29,7 @@ from mas.storage.raft_log.records import (
     read_hard_state,
     stage,
 )
-from mas.storage.raft_log.value import (
-    Change,
-    ChangeBatch,
-    Drop,
-    GroupLog,
-    GroupStorage,
-    check_drops,
-)
+from mas.storage.raft_log.value import Change, Drop, GroupLog, check_drops
 from mas.storage.rocksdb import damaged, open_database, storage_error
 from mas.storage.rocksdb_files import SyncedMark
 

@@ -6,8 +6,8 @@ They need meetings that are rare among clients of every kind: each is found by t
 from mas.coordinator.waiting import Wait
 from mas.ledger import Ledger
 from mas.locks.marks import Marks
-from mas.resource.actor import AccountService
-from mas.resource.undecided import SetAside
+from mas.resource.applier import Applier
+from mas.resource.contention import Contention
 from mas.sim.system.world import Options
 from mas.transaction.machine import GlobalTransaction
 from tests.sim.system.faults_put_back import Fault
@@ -33,18 +33,19 @@ DELAYS_PUT_BACK = [
         "twopc A2: a mark that met prepared legs is proposed again, behind its own end, and nothing says that it has ended",
         (
             (
-                AccountService._answer,
+                Applier._answer,
                 "self._to_settle[answer.xids] = None\n",
                 """
             if type(instruction).__name__ == "Mark" and not batch.left_out:
-                def again(route=ReplyTo(route.peer, route.request, (place,)), mark=instruction, left=dict.fromkeys(answer.xids)):
+                from mas.resource.proposals import Item
+                def again(reply_to=ReplyTo(reply_to.peer, reply_to.request, (position,)), mark=instruction, left=dict.fromkeys(answer.xids)):
                     def hear(xid, _):
                         left.pop(xid, None)
                         if not left:
-                            self._proposals.add(Item.of(Batch(b"", 0, (mark,), (b"",)), route))
-                            self._propose()
+                            self._proposals.add(Item.of(Batch(b"", 0, (mark,), (b"",)), reply_to))
+                            self._proposals.send()
                     for xid in list(left):
-                        self._anchors.ask(self._ledger.rows.legs[xid], hear)
+                        self._anchors.ask(self._replica.rows.legs[xid], hear)
                 again()
                 continue
             self._to_settle[answer.xids] = None
@@ -63,26 +64,26 @@ DELAYS_PUT_BACK = [
         "twopc B2: what waits for other payments' anchors waits for the slowest of its turn",
         (
             (
-                SetAside.add,
+                Contention.add,
                 """
-        group = groups.get(item.xids)
-        if group is None:
-            group = groups[item.xids] = _Group({}, {}, {})
-        group.items[item.instruction.xid] = item
-        self._groups[item.instruction.xid] = group
-    for xids, group in groups.items():
-        self._ask(group, [legs[xid] for xid in xids if xid in legs])
+        one = rounds.get(item.xids)
+        if one is None:
+            one = rounds[item.xids] = ContentionRound({}, {}, {})
+        one.items[item.instruction.xid] = item
+        self._rounds[item.instruction.xid] = one
+    for xids, one in rounds.items():
+        self._ask(one, [legs[xid] for xid in xids if xid in legs])
 """,
                 """
-        group = groups.setdefault((), _Group({}, {}, {}))
-        group.items[item.instruction.xid] = item
-        self._groups[item.instruction.xid] = group
-    for group in groups.values():
-        named = dict.fromkeys(xid for item in group.items.values() for xid in item.xids)
-        self._ask(group, [legs[xid] for xid in named if xid in legs])
+        one = rounds.setdefault((), ContentionRound({}, {}, {}))
+        one.items[item.instruction.xid] = item
+        self._rounds[item.instruction.xid] = one
+    for one in rounds.values():
+        named = dict.fromkeys(xid for item in one.items.values() for xid in item.xids)
+        self._ask(one, [legs[xid] for xid in named if xid in legs])
 """,
             ),
-            (SetAside._ask, "_PATIENCE_SECONDS if legs", "5.0 if legs"),
+            (Contention._ask, "_PATIENCE_SECONDS if legs", "5.0 if legs"),
         ),
         "though its buckets",
         Options(ticks=100, drill="transit"),

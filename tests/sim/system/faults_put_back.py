@@ -17,7 +17,7 @@ from mas.membership import Membership
 from mas.multiraft import group
 from mas.raft import core
 from mas.resource import reads
-from mas.resource.actor import AccountService
+from mas.resource.reader import Reader
 from mas.sim.system.plan import FAULTS
 from mas.sim.system.world import Options
 from mas.transaction import participant
@@ -98,7 +98,7 @@ FAULTS_PUT_BACK = [
                 "self._anchors.wait(self._legs.values(), self._on_outcome)",
                 _ASK_ONCE,
             ),
-            (AccountService._note, "if not noted.is_decided:", "if False:"),
+            (Reader._note, "if not noted.is_decided:", "if False:"),
         ),
         "aren't linearizable",
         READS,
@@ -107,7 +107,7 @@ FAULTS_PUT_BACK = [
     ),
     Fault(
         "bank 3: a statement doesn't wait for what is prepared on its account",
-        ((reads.shown, "return ledger.rows.prepared_on((request.number,))", "return []"),),
+        ((reads.shown, "return rows.prepared_on((request.number,))", "return []"),),
         "lacks",
         LATE,
         1,
@@ -118,8 +118,8 @@ FAULTS_PUT_BACK = [
         (
             (
                 reads.shown,
-                "return ledger.rows.prepared_on((request.number,))",
-                "return [one for one in ledger.rows.prepared_on((request.number,)) if one.kind is not Kind.CREATION]",
+                "return rows.prepared_on((request.number,))",
+                "return [one for one in rows.prepared_on((request.number,)) if one.kind is not Kind.CREATION]",
             ),
             (
                 Reads.postings,

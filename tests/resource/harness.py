@@ -1,15 +1,45 @@
 """A bucket's world in memory: a group of one that commits what it is told to, a database of dicts, other buckets' answers."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 
+import msgspec
+
 from mas.errors import DatabaseUnavailable, MasError
-from mas.ledger.instructions import Answer, Batch
+from mas.ids import make_xid
+from mas.ledger.instructions import (
+    Answer,
+    Batch,
+    Body,
+    Code,
+    Decide,
+    Instruction,
+    Kind,
+    Prepare,
+    encode,
+)
 from mas.ledger.rows import BucketRow, Loaded, Posting, ResidentState, WriteSet
 from mas.multiraft.events import CommitEvent, Committed, Leadership, ReadReady, Refused
 from mas.raft import Entry
-from mas.rpc.messages import AccountViews, Rejected, Reply, Request
-from mas.runtime import Mailbox
+from mas.resource import AccountService, Ports, ResourceSettings
+from mas.rpc.messages import (
+    AccountViews,
+    Answers,
+    ReadAccounts,
+    ReadLevel,
+    ReadNodes,
+    ReadPostings,
+    Rejected,
+    Reply,
+    Request,
+    Submit,
+)
+from mas.runtime import Mailbox, SystemClock
+from mas.transaction.participant import Resolver
+
+TC = b"coordinate"
+CALLER = 7
 
 
 class FakeGroup:
@@ -171,3 +201,117 @@ class Replies:
 
     def __call__(self, peer: int, reply: Reply) -> None:
         self.all.append((peer, reply))
+
+
+class World:
+    """One bucket of three, served, and a coordinator that asks it."""
+
+    def __init__(self) -> None:
+        self.group = FakeGroup()
+        self.database = FakeDatabase()
+        self.buckets = FakeBuckets()
+        self.replies = Replies()
+        self.settings = ResourceSettings("test", 3, lock_timeout=0.05, flush_pause=0.001)
+        self.counter = 0
+        self.requests = 0
+        self.service: AccountService
+
+    async def open(self) -> None:
+        kept = await self.database.open(1, (99).to_bytes(8, "big"))
+        ports = Ports(self.group, self.database, self.buckets, self.replies, 99)  # type: ignore[arg-type]
+        self.service = AccountService(1, kept, ports, SystemClock(), self.settings)
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():
+                await asyncio.sleep(0)
+
+    def submit(self, *instructions: Instruction, low_water: int = 0, left_ms: int = 0) -> int:
+        self.requests += 1
+        raw = msgspec.Raw(encode(Batch(TC, low_water, instructions)))
+        self.service.requests.put((CALLER, Submit(self.requests, 1, raw, left_ms)))
+        return self.requests
+
+    def read(self, *numbers: str, level: ReadLevel = ReadLevel.LINEARIZABLE) -> int:
+        self.requests += 1
+        self.service.requests.put((CALLER, ReadAccounts(self.requests, 1, level, numbers)))
+        return self.requests
+
+    def read_nodes(self) -> int:
+        return self.ask(ReadNodes(0, 1))
+
+    def ask(self, question: ReadNodes | ReadPostings) -> int:
+        self.requests += 1
+        numbered = msgspec.structs.replace(question, request=self.requests)
+        self.service.requests.put((CALLER, numbered))
+        return self.requests
+
+    def reply_to(self, request: int) -> Reply | None:
+        return next(
+            (r for peer, r in self.replies.all if peer == CALLER and r.request == request), None
+        )
+
+    async def reply(self, request: int) -> Reply:
+        await self.until(lambda: self.reply_to(request) is not None)
+        reply = self.reply_to(request)
+        assert reply is not None
+        return reply
+
+    async def answer(self, request: int) -> Answer:
+        reply = await self.reply(request)
+        assert isinstance(reply, Answers), reply
+        ((position, answer),) = reply.answers
+        assert position == 0
+        return answer
+
+    def xid(self) -> bytes:
+        self.counter += 1
+        return make_xid(TC, self.counter)
+
+    def create(self, number: str, opening: int) -> Decide:
+        """A creation whose bucket is its own home: one entry."""
+        body = Body(Kind.CREATION, "USD", ((number, opening),))
+        return Decide(
+            self.xid(), number.encode().ljust(16), 1, body, b"h", (), (0,), account_bucket=1
+        )
+
+    def pay(self, payer: str, payee: str, amount: int, key: str) -> Decide:
+        body = Body(Kind.PAYMENT, "USD", ((payer, -amount), (payee, amount)))
+        return Decide(self.xid(), key.encode().ljust(16), 1, body, b"h", (), (0, 1))
+
+    def prepare(self, legs: tuple[tuple[str, int], ...], key: str, anchor: int = 2) -> Prepare:
+        return Prepare(
+            self.xid(), key.encode().ljust(16), 1, b"h", anchor, (1,), Kind.PAYMENT, "USD", legs
+        )
+
+
+async def open_accounts(world: World, **balances: int) -> None:
+    for number, balance in balances.items():
+        assert (
+            await world.answer(world.submit(world.create(number, balance)))
+        ).code is Code.COMMITTED
+
+
+async def two_incoming(world: World) -> tuple[Prepare, Prepare]:
+    """Alice has 100, and two payments to her are prepared, of the anchors 2 and 3."""
+    world.service._resolver._legs = Resolver(1000.0)
+    await open_accounts(world, alice=100)
+    legs = (
+        world.prepare((("alice", 50),), "a", anchor=2),
+        world.prepare((("alice", 7),), "b", anchor=3),
+    )
+    for each in legs:
+        assert (await world.answer(world.submit(each))).code is Code.PREPARED
+    return legs
+
+
+async def balance(world: World, request: int) -> int:
+    reply = await world.reply(request)
+    assert isinstance(reply, AccountViews)
+    (view,) = reply.views
+    assert view is not None
+    return view.balance
+
+
+def committed(prepared: Prepare) -> Answer:
+    return Answer(Code.COMMITTED, xid=prepared.xid, time_us=9)
