@@ -36,7 +36,7 @@ def bare_host(host: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach it."""
+    """Tell whether only this machine can reach this host."""
     host = bare_host(host)
     if host == "localhost":
         return True

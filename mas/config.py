@@ -287,11 +287,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError(f"jwt.public_key_file is empty: {self.jwt.algorithm} needs one")
 
     def address(self) -> str:
-        """Where other nodes find this one's peer transport."""
+        """Return where other nodes find this one's peer transport."""
         return self.node.address or join_address(self.listen.host, self.listen.peer)
 
     def host(self) -> str:
-        """Where other nodes are told to find this one: a name or an IP address."""
+        """Return the name or IP address by which other nodes are told to find this one."""
         return bare_host(self._told_address().rpartition(":")[0])
 
     def _told_address(self) -> str:
@@ -318,7 +318,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def remarks(self) -> list[str]:
-        """What is allowed, and worth a warning at the start."""
+        """List what is allowed, and worth a warning at the start."""
         even = [
             f"bucket {bucket.id} has {len(bucket.voters)} voters: an even number survives "
             "no more failures than one less"

@@ -64,7 +64,7 @@ def parse_toml(text: str, error_of: ErrorOf) -> dict[str, Any]:
 
 
 def convert(tree: Any, kind: type[T], error_of: ErrorOf) -> T:
-    """What such tables say, as `kind`. Raises `error_of`'s error."""
+    """Convert such tables to `kind`. Raises `error_of`'s error."""
     try:
         return msgspec.convert(tree, kind)
     except Exception as error:

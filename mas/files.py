@@ -44,13 +44,13 @@ def sync_directory(path: Path) -> None:
 
 
 def free_bytes(path: Path) -> int:
-    """What the file system that holds the path has left for this user. Raises `OSError`."""
+    """Return the bytes that the path's file system has left for this user. Raises `OSError`."""
     found = os.statvfs(path)
     return found.f_bavail * found.f_frsize
 
 
 def is_open_to_others(path: Path) -> bool:
-    """Whether the mode gives anything to the group or to others. Raises `OSError`."""
+    """Tell whether the mode gives anything to the group or to others. Raises `OSError`."""
     return bool(path.stat().st_mode & _OTHERS)
 
 

@@ -140,7 +140,7 @@ def check_name(value: object, field: str) -> None:
 
 
 def check_reference(value: object, field: str = "reference") -> None:
-    """What a payer tells the payee; may be empty.
+    """Check what a payer tells the payee; it may be empty.
 
     Raises:
         InvalidRequest: not a text as the head of this file says, or too long.
@@ -159,7 +159,7 @@ def check_amount(value: object, field: str = "amount", *, zero_allowed: bool = F
 
 
 def check_timeout(value: object, field: str = "timeout") -> None:
-    """How long a client tries, in seconds.
+    """Check how long a client tries, in seconds.
 
     Raises:
         InvalidRequest: no number, negative, or above `TIMEOUT_SECONDS_MAX`.
@@ -182,7 +182,7 @@ def check_sequence(value: object, field: str) -> None:
 
 
 def check_page_items(value: object, field: str = "limit") -> None:
-    """How many items a reply shall have; 0 where the caller doesn't mind.
+    """Check how many items a reply shall have; 0 where the caller doesn't mind.
 
     Raises:
         InvalidRequest: negative, or above `PAGE_ITEMS_MAX`.
@@ -209,7 +209,7 @@ def check_node_id(value: object, field: str = "node") -> None:
 
 
 def check_node_address(value: str, field: str = "address") -> None:
-    """Where a node's peer transport listens.
+    """Check where a node's peer transport listens.
 
     Raises:
         InvalidRequest: not "host:port", too long, or with characters that aren't printable ASCII.
@@ -222,7 +222,7 @@ def check_node_address(value: str, field: str = "address") -> None:
 
 
 def check_node_roles(value: tuple[str, ...], field: str = "roles") -> None:
-    """What runs on a node; which roles there are is `mas.config`'s.
+    """Check what runs on a node; which roles there are is `mas.config`'s.
 
     Raises:
         InvalidRequest: none, too many, or one that is empty, too long, or not printable ASCII.
@@ -243,7 +243,7 @@ def check_node_host(value: str, field: str = "host") -> None:
 
 
 def check_node_store(value: bytes, field: str = "store") -> None:
-    """What a node's data directory drew at its first start; empty where nobody knows it.
+    """Check what a node's data directory drew at its first start; empty where nobody knows it.
 
     Raises:
         InvalidRequest: of another length.

@@ -68,7 +68,7 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
         pb_grpc.add_AccountServiceServicer_to_server(self, server)
 
     def identify(self, metadata: Metadata) -> Caller:
-        """Whose share a call counts in."""
+        """Find the caller in whose share a call counts."""
         return caller_of(self._authenticator.authenticate(metadata))
 
     def drain(self) -> None:
@@ -160,7 +160,7 @@ class AccountServicer(pb_grpc.AccountServiceServicer):
         return result_to_wire(result)
 
     async def GetPayment(self, request: pb.PaymentName, context: Context) -> pb.PaymentResult:
-        """What has become of a payment."""
+        """Look up what has become of a payment."""
         principal = self._who(context)
         payment_id, kind, payer = requests.to_payment_name(request, principal)
         check_may_read(principal, payer)

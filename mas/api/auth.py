@@ -68,7 +68,7 @@ class Authenticator:
         self._known: dict[str, Principal] = {}
 
     def authenticate(self, metadata: Metadata) -> Principal:
-        """Who sent this metadata.
+        """Verify the token in this metadata, and return who sent it.
 
         Raises:
             Unauthenticated: no token, or one that is wrong or has expired.
@@ -84,7 +84,7 @@ class Authenticator:
         return principal
 
     def accepts(self, token: str) -> bool:
-        """Whether this token would let its bearer in now."""
+        """Tell whether this token would let its bearer in now."""
         try:
             self.authenticate(((AUTHORIZATION_KEY, token),))
         except Unauthenticated:

@@ -35,7 +35,7 @@ def check_may_pay(principal: Principal, payer: str, payee: str) -> None:
 
 
 def check_may_end(principal: Principal, payer: str) -> None:
-    """Who may cancel a payment: its payer, and operators.
+    """Let only the payer and operators cancel a payment.
 
     Raises:
         PermissionDenied: any other.

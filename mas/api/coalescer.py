@@ -17,7 +17,7 @@ class Coalescer:
         self._gathered: dict[Share, tuple[list[PaymentRequest], list[Promise[PaymentResult]]]] = {}
 
     def submit(self, request: PaymentRequest, share: Share) -> Promise[PaymentResult]:
-        """What becomes of one request; fails with `Unavailable` when it was not begun.
+        """Submit one request. The promise is its result; it fails with `Unavailable` if the request was not begun.
 
         It is held in its caller's share until then, whether or not the caller still waits.
 

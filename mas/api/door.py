@@ -45,7 +45,7 @@ class Known(Protocol):
     """As the .proto files name it."""
 
     def identify(self, metadata: Metadata) -> Caller:
-        """Who sent this metadata. Raises `Unauthenticated`."""
+        """Return who sent this metadata. Raises `Unauthenticated`."""
 
 
 class Door(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic only in the published types
@@ -133,7 +133,7 @@ class Door(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic onl
 
 
 def metadata_of(context: Context) -> tuple[tuple[str, str | bytes], ...]:
-    """What the caller sent beside its request."""
+    """Return what the caller sent beside its request."""
     metadata: Any = context.invocation_metadata()
     return tuple(metadata or ())
 

@@ -36,7 +36,7 @@ class LockServicer(pb_grpc.LockServiceServicer):
         pb_grpc.add_LockServiceServicer_to_server(self, server)
 
     def identify(self, metadata: Metadata) -> Caller:
-        """Whose share a call counts in."""
+        """Find the caller in whose share a call counts."""
         return caller_of(self._authenticator.authenticate(metadata))
 
     def drain(self) -> None:

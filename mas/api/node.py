@@ -45,12 +45,12 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
         pb_grpc.add_NodeServiceServicer_to_server(self, server)
 
     def identify(self, metadata: Metadata) -> Caller:
-        """Whose share a call counts in: the cluster's own."""
+        """Check the cluster's secret: a call counts in the cluster's own share."""
         self._cluster_secret.check(metadata)
         return INSIDER
 
     def drain(self) -> None:
-        """What is under way ends by itself."""
+        """Do nothing: what is under way ends by itself."""
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.NodeStatus:
         """The node's view of itself."""

@@ -159,7 +159,7 @@ class PaymentStream:
         return position + 1 - start
 
     def _refusal(self, message: pb.PaymentBatch) -> MasError | None:
-        """Why none of these payments is begun, if so."""
+        """Return why none of these payments is begun, None if they may be."""
         if message.linked:
             return NotSupported("linked payments are not supported yet")
         try:
@@ -177,7 +177,7 @@ class PaymentStream:
         self._answers.append((batch, position, answer))
 
     def _next_message(self) -> pb.PaymentResults:
-        """What there is to say now, as far as it fits one message."""
+        """Collect what there is to say now, as far as it fits one message."""
         message = pb.PaymentResults()
         take = self._answers.popleft
         for _ in range(min(len(self._answers), RESULTS_PER_MESSAGE_MAX)):

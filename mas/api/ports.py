@@ -17,7 +17,7 @@ class Queries(Protocol):
     async def read_payment(
         self, payment_id: bytes, kind: Kind, payer: str, timeout: float
     ) -> PaymentResult | None:
-        """What the anchor has recorded, None: nothing."""
+        """Read what the anchor has recorded, None if nothing."""
 
     async def cancel(
         self, payment_id: bytes, kind: Kind, payer: str, timeout: float

@@ -124,7 +124,7 @@ def to_numbers(message: pb.GetAccountRequest) -> list[str]:
 
 
 def to_read_level(value: int) -> ReadLevel:
-    """How fresh and how firm a read shall be."""
+    """Read from a request how fresh and how firm a read shall be."""
     if value == pb.READ_LEVEL_UNSPECIFIED:
         return ReadLevel.LINEARIZABLE
     try:
@@ -135,7 +135,7 @@ def to_read_level(value: int) -> ReadLevel:
 
 
 def to_page(message: pb.ListPostingsRequest) -> tuple[str, int, int]:
-    """Whose statement, below which sequence (0: from the newest), and how many postings."""
+    """Read from a request whose statement is asked for, below which sequence (0: from the newest), and how many postings."""
     _check_number(message.account_number, "account_number")
     limits.check_sequence(message.before, "before")
     limits.check_page_items(message.limit)
@@ -169,7 +169,7 @@ def to_set_account(message: pb.SetAccountRequest, principal: Principal) -> SetAc
 
 
 def to_lock_mode(value: int) -> LockMode:
-    """How a lock shall be held."""
+    """Read from a request how a lock shall be held."""
     if value == 0:
         return LockMode.EXCLUSIVE
     try:
@@ -180,7 +180,7 @@ def to_lock_mode(value: int) -> LockMode:
 
 
 def to_timeout(seconds: float | None) -> float:
-    """How long a coordinator may take, so that its answer is there before the caller has gone."""
+    """Return how long a coordinator may take, so that its answer is there before the caller has gone."""
     if not seconds:
         return DEFAULT_TIMEOUT_SECONDS
     return min(0.9 * seconds, TIMEOUT_SECONDS_MAX)

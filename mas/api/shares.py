@@ -70,11 +70,11 @@ class Share:
         self._waiting: dict[Held, deque[asyncio.Future[None]]] = {what: deque() for what in Held}
 
     def held(self, what: Held) -> int:
-        """How much of it the caller holds."""
+        """Return how much of it the caller holds."""
         return self._held[what]
 
     def free(self, what: Held) -> int:
-        """How much more of it the caller may hold."""
+        """Return how much more of it the caller may hold."""
         return self._most[what] - self._held[what]
 
     def take(self, what: Held, count: int = 1) -> None:
@@ -195,7 +195,7 @@ class Shares:
     # -- records for nothing ---------------------------------------------------------------------
 
     def check_refusals(self, caller: Caller) -> None:
-        """Whether one more of its payments may be refused, which leaves a record for ever and costs its caller nothing.
+        """Check that one more of its payments may be refused, which leaves a record for ever and costs its caller nothing.
 
         Raises:
             Overloaded: it has had a day's share of them; it earns them back evenly over a day.

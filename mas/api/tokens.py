@@ -155,7 +155,7 @@ class TokenIssuer:
 
 
 def check_secret(secret: bytes) -> None:
-    """What signs tokens must be hard to guess.
+    """Refuse a key for signing tokens that is easy to guess.
 
     Raises:
         ConfigError: it is too short.

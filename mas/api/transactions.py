@@ -53,12 +53,12 @@ class TransactionServicer(pb_grpc.TransactionServiceServicer):
         pb_grpc.add_TransactionServiceServicer_to_server(self, server)
 
     def identify(self, metadata: Metadata) -> Caller:
-        """Whose share a call counts in: the cluster's own."""
+        """Check the cluster's secret: a call counts in the cluster's own share."""
         self._cluster_secret.check(metadata)
         return INSIDER
 
     def drain(self) -> None:
-        """What is under way ends by itself."""
+        """Do nothing: what is under way ends by itself."""
 
     async def ProcessPhase1(self, request: pb.Phase, context: Context) -> pb.PhaseReply:
         """Prepare legs (rule 4, prepare)."""

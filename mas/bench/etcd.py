@@ -92,7 +92,7 @@ class EtcdCluster:
             await self._clock.sleep(_POLL_SECONDS)
 
     async def check(self, keys: int) -> None:
-        """Whether every member has so many keys, as it knows itself.
+        """Tell whether every member itself says that it has so many keys.
 
         Raises:
             BenchFailed: one has not; the figures are worth nothing.

@@ -180,7 +180,7 @@ class _Bench:
         }
 
     def _check(self, opened: Audit, now: Audit) -> int:
-        """How many of the payments that were answered aren't there."""
+        """Count the answered payments that aren't there."""
         if now.total != opened.total:
             raise BenchFailed(f"balances sum to {now.total}, and {opened.total} was put in")
         lost = self._committed - (now.payments - opened.payments)

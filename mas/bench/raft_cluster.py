@@ -130,7 +130,7 @@ class RaftCluster:
             await self._clock.sleep(_POLL_SECONDS)
 
     async def check(self, committed: dict[int, Applied]) -> None:
-        """Whether every node has applied, in every group, just what was answered as committed.
+        """Tell whether every node has applied, in every group, just what was answered as committed.
 
         Raises:
             BenchFailed: something is lost, or nobody was told of it; the figures are worth nothing.
@@ -148,7 +148,7 @@ class RaftCluster:
 def differences(
     committed: dict[int, Applied], states: dict[int, tuple[GroupState, ...]]
 ) -> list[str]:
-    """Where a node hasn't applied just what was answered as committed; empty where all have."""
+    """Find where a node hasn't applied just what was answered as committed; empty where all have."""
     wrong: list[str] = []
     for node, groups in states.items():
         for group in groups:

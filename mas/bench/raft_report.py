@@ -135,7 +135,7 @@ def print_failover(failover: Failover) -> None:
 
 
 def print_idle(idle: Idle) -> None:
-    """What groups cost in which nothing happens."""
+    """Print what groups cost in which nothing happens."""
     click.echo(
         f"\n{idle.groups} new groups: nodes serve after {idle.ready_s:.1f} s, "
         f"all groups have leaders after {idle.leaders_s:.1f} s"

@@ -34,7 +34,7 @@ class Tally:
         self.elapsed = self.clock.monotonic() - started
 
     def goes_on(self) -> bool:
-        """Whether there is time for another call."""
+        """Tell whether there is time for another call."""
         return self.clock.monotonic() < self._end
 
     def heard(self, since: float, count: int = 1) -> None:
@@ -48,10 +48,10 @@ class Tally:
         return self.answered / self.elapsed
 
     def latency_ms(self, percent: int) -> float:
-        """What so many of the answers did not take longer than."""
+        """Return the time within which this share of the answers came."""
         return 1000 * share(sorted(self._latencies), percent)
 
     @staticmethod
     def cpu_s() -> float:
-        """What this process itself has used."""
+        """Return the CPU seconds that this process itself has used."""
         return sum(os.times()[:2])

@@ -172,7 +172,7 @@ def retire(session: AdminSession, node: int) -> None:
 
 
 def _warn_of_few(session: AdminSession, bucket: int, replicas: "list[ReplicaView]") -> None:
-    """What is left may be too few to lose another."""
+    """Warn if the voters that are left are too few to lose another."""
     voters = next((view.voters for view in replicas if view.leading), ())
     if 0 < len(voters) < _SAFE_VOTERS and not session.as_json:
         click.echo(

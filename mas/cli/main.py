@@ -30,7 +30,7 @@ from mas.errors import (
 
 
 def exit_code_of(error: MasError) -> int:
-    """How a command ends that failed with this error."""
+    """Return the exit code of a command that failed with this error."""
     if error.retryable:
         return EXIT_TRY_AGAIN
     if isinstance(error, Unauthenticated | PermissionDenied | NotFound):

@@ -73,7 +73,7 @@ def pay(
 
 @click.group()
 def payment() -> None:
-    """What has become of a payment, and ending one for good."""
+    """Look up a payment, or end it for good."""
 
 
 def _named(command: Command) -> Command:
@@ -87,7 +87,7 @@ def _named(command: Command) -> Command:
 @_named
 @client_command
 def get(session: Session, payer: str, key: str, payment_id: str) -> None:
-    """What has become of a payment from account PAYER (of a deposit, the account paid into)."""
+    """Show what has become of a payment from account PAYER (of a deposit, the account paid into)."""
     given = _parse_id(key, payment_id)
     receipt = session.ask(lambda client: client.payment(payer, key, payment_id=given))
     session.show(receipt_tree(receipt), _text(receipt))

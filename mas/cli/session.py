@@ -66,7 +66,7 @@ class Session:
     def ask_for(
         self, payer: str, key: str, question: Callable[["Client"], Awaitable["Receipt"]]
     ) -> "Receipt":
-        """What becomes of a change of the payer's money under a key; of an interrupted one, that it isn't known.
+        """Ask for a change of the payer's money under a key; say of an interrupted one that its outcome isn't known.
 
         Raises:
             MasError: nothing has happened.

@@ -48,14 +48,14 @@ def open_channel(address: object, ca: Path | bytes | None, *, plaintext: bool) -
 
 
 def channel_options(address: str) -> tuple[tuple[str, int], ...]:
-    """What a channel to this address is told; a server on this machine is never reached through a proxy."""
+    """Return the options of a channel to this address; a server on this machine is never reached through a proxy."""
     if _is_here(address):
         return (*CHANNEL_OPTIONS, ("grpc.enable_http_proxy", 0))
     return CHANNEL_OPTIONS
 
 
 def error_of(failure: grpc.aio.AioRpcError) -> MasError:
-    """What a failed call means; of a proxy that didn't connect it says that it is one."""
+    """Translate a failed call; of a proxy that didn't connect the error says that it is one."""
     error = error_from_rpc(failure)
     proxy = _proxy()
     port = proxy.rstrip("/").rpartition(":")[2]

@@ -233,7 +233,7 @@ class Client:
         kind: Kind = Kind.PAYMENT,
         timeout: float | None = None,
     ) -> Receipt:
-        """What has become of a payment, named by its payer and a key of this token's key space, or by its id.
+        """Look up what has become of a payment, named by its payer and a key of this token's key space, or by its id.
 
         For a deposit and for the creation of an account (`kind`), the account stands for the payer.
 
@@ -406,7 +406,7 @@ class Client:
     async def bucket(
         self, bucket: int, replica: int, *, timeout: float | None = None
     ) -> BucketView:
-        """What one replica says of its bucket. Operators only."""
+        """Ask one replica for the state of its bucket. Operators only."""
         request = requests.to_message(pb.CheckBucketRequest, bucket=bucket, replica=replica)
         reply = await self._read(
             lambda seconds: self._stub.CheckBucket(

@@ -124,7 +124,7 @@ class OperatorClient:
         return _replicas(await self._ask(self._stub.GetReplicas, request))
 
     async def replica(self, bucket: int, node: int) -> ReplicaView:
-        """What a node says of its replica of a bucket, be it a member or not."""
+        """Ask a node for its replica of a bucket, be it a member or not."""
         request = to_message(pb.ReplicaRequest, bucket=bucket, node=node)
         return replica_from_wire(await self._ask(self._stub.GetReplica, request))
 

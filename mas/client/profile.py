@@ -124,7 +124,7 @@ def leave(found: Profile, accepts: Callable[[str], bool], otherwise: Path) -> Pa
 
 
 def cluster_of(profile: Profile) -> str:
-    """What tells this profile's cluster from others.
+    """Compute what tells this profile's cluster from others.
 
     Raises:
         ConfigError: its CA can't be read.
@@ -166,7 +166,7 @@ def find_token(profile: Profile, number: str) -> str:
 
 
 def token_path(profile: Profile, number: str) -> Path:
-    """Where the token of an account is kept, if it is."""
+    """Return the file in which the token of an account is kept, if it is."""
     return home() / _TOKENS_NAME / cluster_of(profile) / _file_name(number)
 
 

@@ -24,7 +24,7 @@ Call = Callable[[float], Awaitable[T]]
 
 
 def backoff_seconds(tries: int, dice: Dice) -> float:
-    """How long to wait after so many tries: twice as long each time, up to a second.
+    """Return how long to wait after so many tries: twice as long each time, up to a second.
 
     Half of it is chance, so that those who failed together don't come back together.
     """

@@ -45,7 +45,7 @@ class Deadlines(Generic[D]):
             items.pop(item, None)
 
     def due(self, now: float) -> list[D]:
-        """What is due, taken out."""
+        """Take out what is due."""
         due: list[D] = []
         while self._order and self._order[0] * SLOT_SECONDS <= now:
             due += self._slots.pop(heappop(self._order))

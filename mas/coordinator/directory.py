@@ -178,7 +178,7 @@ class Directory:
         del self._asked_homes[home]
 
     def _is_wanted(self, number: str) -> bool:
-        """Whether anybody still waits for it; forgets those who don't."""
+        """Tell whether anybody still waits for it; forgets those who don't."""
         wanted = [lookup for lookup in self._lookups.get(number, ()) if lookup.is_wanted()]
         if wanted:
             self._lookups[number] = wanted

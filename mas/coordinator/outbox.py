@@ -77,7 +77,7 @@ def _room(count: int, size: int) -> int:
 
 
 def _fits(sends: list[Send]) -> bool:
-    """Whether these are a batch."""
+    """Tell whether these fit in one batch."""
     if len(sends) > TURN_INSTRUCTIONS_MAX:
         return False
     if len(sends) * _GREATEST_BYTES <= TURN_BYTES_MAX:

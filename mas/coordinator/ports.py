@@ -57,4 +57,4 @@ class Locks(Protocol):
         """
 
     def release(self, owner: bytes) -> None:
-        """What carries this owner's tokens has ended, or the request for them is over."""
+        """Release this owner's locks: what carries its tokens has ended, or the request for them is over."""

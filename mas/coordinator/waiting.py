@@ -15,7 +15,7 @@ _PAUSE_LONGEST_SECONDS = 1.0
 
 
 def last_word(seconds: float) -> float:
-    """How much of a caller's time is kept for hearing what became of it, so that the answer need not be UNKNOWN."""
+    """Return how much of a caller's time is kept for hearing what became of it, so that the answer need not be UNKNOWN."""
     return min(seconds / 4, _LAST_WORD_SECONDS)
 
 
@@ -39,7 +39,7 @@ class Wait:
         return Wait(self._clock, min(self.deadline - self._clock.monotonic(), seconds))
 
     async def result(self, promise: Promise[Waited]) -> Waited:
-        """What it brings. Raises `Unavailable` when time is up."""
+        """Wait for what it brings. Raises `Unavailable` when time is up."""
         try:
             return await promise.wait(self.left())
         except TimeoutError:

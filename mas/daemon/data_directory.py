@@ -219,7 +219,7 @@ def _check_unused(path: Path) -> None:
 
 
 def read_file(path: Path) -> bytes:
-    """What the file holds.
+    """Read what the file holds.
 
     Raises:
         DataDirectoryError: it can't be read.

@@ -30,7 +30,7 @@ class Directory(Protocol):
 
 
 async def find_roster(config: Config, directory: Directory) -> Roster:
-    """What this process knows of the cluster as it starts.
+    """Find out what this process knows of the cluster as it starts.
 
     Where it is to join, it is registered when this returns, and added to the buckets that it shall hold. At a later
     start it is known already, and goes on with what it kept; where it has moved to another address it says so.
@@ -71,7 +71,7 @@ def _founders(config: Config) -> Roster:
 
 
 def _check_founders(founded: Roster, kept: Roster, path: Path) -> None:
-    """Who held the buckets at the cluster's creation never changes, whatever a file says later: all logs begin with it.
+    """Refuse a file that names other founders: who held the buckets at the cluster's creation never changes, because all logs begin with it.
 
     Raises:
         ConfigError: the configuration says otherwise than at this node's first start.

@@ -24,6 +24,6 @@ def raise_file_limit() -> None:
 
 
 def connections_of_a_server() -> int:
-    """How many connections one gRPC server may have, so that storage and peers never lack a file for them."""
+    """Return how many connections one gRPC server may have, so that storage and peers never lack a file for them."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(_CONNECTIONS_MIN, min(_CONNECTIONS_MAX, (soft - _RESERVED) // _SERVERS))

@@ -43,7 +43,7 @@ class LockMode(IntEnum):
 
 
 def compatible(one: LockMode, other: LockMode) -> bool:
-    """Whether two holders may have one lock at a time: ESCROW with ESCROW, SHARED with SHARED."""
+    """Tell whether two holders may have one lock at a time: ESCROW with ESCROW, SHARED with SHARED."""
     return one is other and one is not LockMode.EXCLUSIVE
 
 
@@ -209,7 +209,7 @@ def payer(body: Body) -> str:
 
 
 def payer_position(body: Body) -> int:
-    """Which leg is the payer's."""
+    """Find the payer's leg."""
     kind = body.kind
     if kind is Kind.CREATION:
         return 0
@@ -471,7 +471,7 @@ decode_batch = msgpack_decoder(Batch, "a batch of instructions", InvalidRequest)
 
 
 def begins(instruction: Instruction) -> bool:
-    """Whether this begins something, so that overload may turn it away (rule 16)."""
+    """Tell whether this begins something, so that overload may reject it (rule 16, admission)."""
     match instruction:
         case Prepare() | Mark() | SetAccount() | RegisterNode():
             return True

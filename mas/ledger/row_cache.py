@@ -180,14 +180,14 @@ class RowCache:
         return len(self._prepared_on.get(number, ()))
 
     def prepared_on(self, numbers: Iterable[str]) -> list[PreparedLegs]:
-        """What is prepared now on any of these accounts, an xid once; accounts being created included."""
+        """List what is prepared now on any of these accounts, an xid once; accounts being created included."""
         xids: dict[bytes, None] = {}
         for number in numbers:
             xids.update(self._prepared_on.get(number, {}))
         return [self.legs[xid] for xid in xids]
 
     def xids_on(self, number: str) -> tuple[bytes, ...]:
-        """What is prepared now on this account, in ascending order; named once as long as that doesn't change.
+        """List what is prepared now on this account, in ascending order; computed once as long as that doesn't change.
 
         Sorted: the order in which they were prepared is not in the rows, and a replica that restarted lost it.
         """

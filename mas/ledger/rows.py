@@ -67,7 +67,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Whose it is, where there is no body that says so: of a cancellation. Empty also where only its attempts are dead."""
 
     def is_of(self, payer: str) -> bool:
-        """Whether this payment is that account's; nobody's is everybody's."""
+        """Tell whether this payment is that account's; nobody's is everybody's."""
         owner = self.payer if self.body is None else instructions.payer(self.body)
         return owner in ("", payer)
 

@@ -128,7 +128,7 @@ class Ledger:
     # -- Entries ---------------------------------------------------------------------------------------
 
     def missing(self, proposal: Proposal) -> Missing:
-        """What to load before this is applied; each once, in the order of the instructions.
+        """List what to load before this is applied; each once, in the order of the instructions.
 
         An instruction that can't even be asked what it needs is FAILED when it is applied (rule 16).
 
@@ -453,7 +453,7 @@ class Ledger:
         return Answer(Code.PENDING_ON, xids=xids) if xids else _WRONG_BUCKET
 
     def _is_home(self, number: str) -> bool:
-        """Whether this bucket holds the claim of this number (rule 20, genesis)."""
+        """Tell whether this bucket holds the claim of this number (rule 20, genesis)."""
         return home_bucket(number, self.rows.bucket.buckets) == self.rows.bucket.bucket
 
     # -- Legs: judging and reserving (rules 13, 15, 34, 35) ------------------------------------------------
@@ -493,7 +493,7 @@ class Ledger:
         currency: str,
         token: Token | None,
     ) -> Answer | None:
-        """Why this leg can't be prepared now, None if it can."""
+        """Return why this leg can't be prepared now, None if it can."""
         assert number[0] != EXTERNAL[0], "whatever begins so is the system's"
         account = staged.get(number) or self.rows.require_account(number)
         if account is None:
@@ -585,7 +585,7 @@ class Ledger:
         return lacks
 
     def _external_lacks(self, staged: _Staged, currency: str, amount: int) -> Answer | None:
-        """Why `@external` can't pay or take this much now, None if it can.
+        """Return why `@external` can't pay or take this much now, None if it can.
 
         It has no limit of its own; but its balance, like all that is stored, is a number of 64 bits.
         """
@@ -861,7 +861,7 @@ def _answer_for(record: Record, body: Body | None, body_hash: bytes) -> Answer:
 
 
 def _hash_change(set_account: SetAccount) -> bytes:
-    """What tells two changes apart, whoever's lock they are made under."""
+    """Compute what tells two changes apart, whoever's lock they are made under."""
     return blake2b(encode(replace(set_account, token=None, change_id=b"")), digest_size=16).digest()
 
 
@@ -874,7 +874,7 @@ def _most_severe(refusals: list[Answer]) -> Answer:
 
 
 def _is_overtaken(account: Account, token: Token) -> bool:
-    """Whether a newer token has been there before this mark, or is there and excludes it (rules 34, 35)."""
+    """Tell whether a newer token has been there before this mark, or is there and excludes it (rules 34, 35)."""
     if account.passed is not None and token <= account.passed:
         return True
     if account.fence is not None and token < account.fence:

@@ -226,7 +226,7 @@ def _are_within(values: tuple[int, ...], least: int, greatest: int) -> bool:
 
 
 def is_currency(currency: str) -> bool:
-    """Whether `@external` may have an account in it (rule 17, external account)."""
+    """Tell whether `@external` may have an account in it (rule 17, external account)."""
     return len(currency) == 3 and currency.isascii() and currency.isalpha() and currency.isupper()
 
 

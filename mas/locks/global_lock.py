@@ -87,12 +87,12 @@ class GlobalLock:
         return await self._leases.release_lock(self.lock_id, self._owner, handle)
 
     def status(self) -> LockStatus:
-        """How it stands."""
+        """Return how it stands."""
         if self.handle is None:
             return LockStatus.FREE
         expired = self._clock.monotonic() >= self._deadline
         return LockStatus.EXPIRED if expired else LockStatus.HELD
 
     def has_handle(self) -> bool:
-        """Whether it was locked and not unlocked since."""
+        """Tell whether it was locked and not unlocked since."""
         return self.handle is not None

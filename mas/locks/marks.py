@@ -188,7 +188,7 @@ class Marks:
 
 
 def _is_marked(answer: Answer | Rejected, placed: Placed) -> bool:
-    """Whether an account is marked and nothing prepared before is left on it."""
+    """Tell whether an account is marked and nothing prepared before is left on it."""
     if isinstance(answer, Rejected):
         return False
     match answer.code:

@@ -97,7 +97,7 @@ class LockTable:
     # -- asking and letting go --------------------------------------------------------------------
 
     def has_room(self, locks: Iterable[str]) -> bool:
-        """Whether one more may wait for these locks."""
+        """Tell whether one more may wait for these locks."""
         return all(self._waits.length(lock) < self._waiters_max for lock in locks)
 
     def ask(
@@ -180,7 +180,7 @@ class LockTable:
         return list(self._holders.get(lock, {}).values())
 
     def statistics(self) -> TableStatistics:
-        """What it has seen so far."""
+        """Return what it has seen so far."""
         return TableStatistics(
             held=len(self._grants),
             waiting=len(self._waits),

@@ -43,7 +43,7 @@ class WaitQueues:
         return number in self._waiters
 
     def length(self, lock: str) -> int:
-        """How many wait for this lock."""
+        """Count those that wait for this lock."""
         return len(self._queues.get(lock, ()))
 
     def get(self, number: int) -> Waiter | None:
@@ -67,7 +67,7 @@ class WaitQueues:
         return waiter
 
     def is_next(self, waiter: Waiter, joined: Container[str] = ()) -> bool:
-        """Whether nobody before it, in any of its queues, stands in its way.
+        """Tell whether nobody before it, in any of its queues, stands in its way.
 
         `joined` are the locks at which it joins payments that are being let in, past whoever is between.
         """

@@ -135,7 +135,7 @@ class Membership(Actor):
             self._connected.pop(peer, None)
 
     def can_reach(self, node: int) -> bool:
-        """Whether there is a connection with the node; oneself is always there."""
+        """Tell whether there is a connection with the node; oneself is always there."""
         return node == self.node or node in self._connected
 
     def start(self) -> None:

@@ -173,7 +173,7 @@ class Operations:
         await self._change(bucket, Change.LEAD, node, self._clock.monotonic() + timeout)
 
     async def replicas(self, bucket: int, timeout: float = _VIEW_SECONDS) -> list[ReplicaView]:
-        """What the bucket's leader says, first, and what each other holder says of itself; who doesn't answer isn't in it.
+        """Ask all holders for their replicas, the leader's view first; one that doesn't answer isn't in the list.
 
         Raises:
             NotFound: there is no such bucket.
@@ -187,7 +187,7 @@ class Operations:
         )
 
     async def replica(self, bucket: int, node: int, timeout: float = _VIEW_SECONDS) -> ReplicaView:
-        """What a node says of its replica of a bucket, a node that holds none too.
+        """Ask a node for its replica of a bucket, a node that holds none too.
 
         Raises:
             NotFound: there is no such bucket, or no such node.
@@ -374,7 +374,7 @@ class Operations:
 
 
 def is_done(view: ReplicaView, change: Change, node: int) -> bool:
-    """Whether the leader's view shows the change committed and applied."""
+    """Tell whether the leader's view shows the change committed and applied."""
     match change:
         case Change.ADD:
             return node in view.voters + view.learners

@@ -23,7 +23,7 @@ _ANSWER_SECONDS = 2.0
 async def is_removal_known(
     buckets: Buckets, bucket: int, node: int, voters: Sequence[int], index: int
 ) -> bool:
-    """Whether a majority of these voters, who are those at `index`, has applied what removed the node up to there."""
+    """Tell whether a majority of these voters, who are those at `index`, has applied what removed the node up to there."""
     views = await asyncio.gather(*(_ask(buckets, bucket, voter) for voter in voters))
     know = sum(view is not None and _knows(view, node, index) for view in views)
     return 2 * know > len(voters)

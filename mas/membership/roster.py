@@ -68,7 +68,7 @@ class Roster(msgspec.Struct, frozen=True, gc=False):
         return registered or dict(self.stores).get(node, b"")
 
     def may_hold(self, node: int) -> bool:
-        """Whether buckets count on this node, or could: by its roles, or since it holds one already."""
+        """Tell whether buckets count on this node, or could: by its roles, or since it holds one already."""
         row = self.nodes().get(node)
         return (row is not None and can_hold(row)) or any(
             node in members.holders for members in self.buckets
@@ -87,7 +87,7 @@ class Roster(msgspec.Struct, frozen=True, gc=False):
         return self._with(news), news
 
     def is_empty(self) -> bool:
-        """Whether there is nothing in it."""
+        """Tell whether there is nothing in it."""
         return self == _NOTHING
 
     def _with(self, news: "Roster") -> "Roster":
@@ -104,7 +104,7 @@ class Roster(msgspec.Struct, frozen=True, gc=False):
 
 
 def can_hold(row: NodeRow) -> bool:
-    """Whether replicas can be there."""
+    """Tell whether a node's roles let it hold replicas."""
     return not {"rm", "all"}.isdisjoint(row.roles)
 
 
@@ -177,7 +177,7 @@ def _check_ids(what: str, ids: Sequence[int], greatest: int) -> None:
 
 
 def founding_roster(nodes: tuple[NodeRow, ...], buckets: dict[int, tuple[int, ...]]) -> Roster:
-    """What configuration files say of the cluster at its creation."""
+    """Make the roster that configuration files say of the cluster at its creation."""
     return Roster(
         founders=tuple(sorted(nodes, key=lambda row: row.node)),
         buckets=tuple(

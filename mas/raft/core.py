@@ -267,7 +267,7 @@ class Raft:
             self.leader = NOBODY
 
     def report_unreachable(self, node_id: int) -> None:
-        """What was sent there last is probably lost: probe."""
+        """Probe the peer again: what was sent there last is probably lost."""
         progress = self._progress.get(node_id)
         if progress is not None and progress.state is ProgressState.REPLICATE:
             progress.become_probe()
@@ -311,7 +311,7 @@ class Raft:
         return HardState(self.term, self.vote, self._log.committed)
 
     def has_unsent_reads(self) -> bool:
-        """Whether reads wait for their round to begin."""
+        """Tell whether reads wait for their round to begin."""
         return self._reads.unsent
 
     def begin_read_round(self) -> None:
@@ -383,7 +383,7 @@ class Raft:
             self._send(Message(MessageType.APPEND_RESPONSE, message.from_, self.id, self.term))
 
     def _in_lease(self) -> bool:
-        """Whether a leader was heard of within the least election timeout (Raft, end of 6)."""
+        """Tell whether a leader was heard of within the least election timeout (Raft, end of 6)."""
         return (
             self._config.check_quorum
             and self.leader != NOBODY
@@ -461,7 +461,7 @@ class Raft:
         return not self._may_campaign() or self._has_unapplied_conf_change()
 
     def _has_unapplied_conf_change(self) -> bool:
-        """Whether a committed change waits: to campaign by the old configuration could elect two."""
+        """Tell whether a committed change waits: to campaign by the old configuration could elect two."""
         log = self._log
         next_index, end = log.applied + 1, log.committed + 1
         while next_index < end:
@@ -519,7 +519,7 @@ class Raft:
             self._become_follower(self.term, NOBODY)
 
     def _may_have_been_led(self, request: Message) -> bool:
-        """Whether a candidate's log ends in the very term that it stands for, in which this node is already.
+        """Tell whether a candidate's log ends in the very term that it stands for, in which this node is already.
 
         The group may begin so; or the term has a leader, whose entries the candidate has kept, and lost the term.
         """
@@ -597,7 +597,7 @@ class Raft:
             self._broadcast_heartbeat()
 
     def _quorum_is_active(self) -> bool:
-        """Whether a quorum was heard of since the last look; who leads nobody steps down (6.2)."""
+        """Tell whether a quorum was heard of since the last look; who leads nobody steps down (6.2)."""
         active = {node: progress.recent_active for node, progress in self._progress.items()}
         for node in self._peers:
             self._progress[node].recent_active = False
@@ -694,7 +694,7 @@ class Raft:
         return True
 
     def _next_entries(self, progress: Progress) -> tuple[Entry, ...]:
-        """What goes into the next APPEND; nothing into a full window, which an empty one may free.
+        """Collect what goes into the next APPEND; nothing into a full window, which an empty one may free.
 
         Peers that have kept up get the same entries, so the last batch is kept: a leader's own
         log only grows.

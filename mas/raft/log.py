@@ -62,14 +62,14 @@ class Log:
         raise Compacted(f"index {index} is behind the snapshot of {self.first_index - 1}")
 
     def matches(self, index: int, term: int) -> bool:
-        """Whether the log holds an entry of this index and term."""
+        """Tell whether the log holds an entry of this index and term."""
         try:
             return self.term(index) == term
         except (Compacted, Unavailable):
             return False
 
     def is_up_to_date(self, last_term: int, last_index: int) -> bool:
-        """Whether a log that ends so is at least as up-to-date as this one (Raft, 5.4.1)."""
+        """Tell whether a log that ends so is at least as up-to-date as this one (Raft, 5.4.1)."""
         return (last_term, last_index) >= (self.last_term, self.last_index)
 
     def slice(self, lo: int, hi: int, max_bytes: int | None = None) -> list[Entry]:
@@ -139,11 +139,11 @@ class Log:
         return self._memory[self.stable + 1 - self._offset :]
 
     def has_unstable(self) -> bool:
-        """Whether there are entries that are not persisted."""
+        """Tell whether there are entries that are not persisted."""
         return self.last_index > self.stable
 
     def has_unapplied(self) -> bool:
-        """Whether there are committed entries to hand out."""
+        """Tell whether there are committed entries to hand out."""
         return self.committed > self.applied and self.snapshot is None
 
     def unapplied(self, max_bytes: int) -> list[Entry]:

@@ -114,7 +114,7 @@ class RawNode:
         return len(self._core.messages)
 
     def has_ready(self) -> bool:
-        """Whether there is something to do for the host; never while a Ready is outstanding."""
+        """Tell whether there is something to do for the host; never while a Ready is outstanding."""
         core = self._core
         log = core.log
         return self._outstanding is None and (

@@ -60,7 +60,7 @@ class Progress:
         return len(self.inflight) >= self.max_inflight
 
     def lacks_commit(self, commit: int) -> bool:
-        """Whether the peer could commit more than it was told of."""
+        """Tell whether the peer could commit more than it was told of."""
         return self.sent_commit < commit and self.sent_commit < self.next - 1
 
     def become_probe(self) -> None:
@@ -102,7 +102,7 @@ class Progress:
         return True
 
     def free_window(self, index: int) -> None:
-        """What was sent up to `index` has arrived."""
+        """Note that what was sent up to `index` has arrived."""
         inflight = self.inflight
         while inflight and inflight[0] <= index:
             inflight.popleft()

@@ -32,7 +32,7 @@ def joint_index(incoming: list[int], outgoing: list[int]) -> int:
 
 
 def majority_vote(voters: Sequence[int], votes: Mapping[int, bool]) -> VoteResult:
-    """Where an election among `voters` stands; who isn't in `votes` has not answered."""
+    """Count an election among `voters`; a voter that isn't in `votes` has not answered."""
     needed = len(voters) // 2 + 1
     granted = missing = 0
     for voter in voters:
@@ -49,7 +49,7 @@ def majority_vote(voters: Sequence[int], votes: Mapping[int, bool]) -> VoteResul
 def joint_vote(
     incoming: Sequence[int], outgoing: Sequence[int], votes: Mapping[int, bool]
 ) -> VoteResult:
-    """Where an election among both halves stands: won in both, or lost in either."""
+    """Count an election among both halves: won in both, or lost in either."""
     results = majority_vote(incoming, votes), majority_vote(outgoing, votes)
     if VoteResult.LOST in results:
         return VoteResult.LOST

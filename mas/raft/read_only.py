@@ -93,7 +93,7 @@ class ForwardedReads:
         return number
 
     def answered(self, context: bytes, number: int) -> int:
-        """How many reads the leader's answer to this one is good for; 0 where a newer one waits."""
+        """Count the reads that the leader's answer to this one is good for; 0 where a newer one waits."""
         newest = self._waiting.get(context)
         if newest is None or newest[0] != number:
             return 0

@@ -48,7 +48,7 @@ class Leaders:
         return self._guess[bucket]
 
     def reaches(self, node: int) -> bool:
-        """Whether what is sent there is likely to arrive."""
+        """Tell whether what is sent there is likely to arrive."""
         return self._is_connected(node) and node not in self._silent
 
     def next_hop(self, bucket: int) -> int:

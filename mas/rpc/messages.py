@@ -314,7 +314,7 @@ _ANSWERS: dict[type[Request], type[Reply]] = {
 
 
 def can_answer(request: type[Request], reply: Reply) -> bool:
-    """Whether such a request is answered so: each has its kind of answer, and all can be turned away."""
+    """Tell whether such a request is answered so: each has its kind of answer, and all can be turned away."""
     return isinstance(reply, Rejected | _ANSWERS[request])
 
 

@@ -107,7 +107,7 @@ class Mailbox(Generic[T]):
         return self.drain_nowait(limit)
 
     def drain_nowait(self, limit: int | None = None) -> list[T]:
-        """What waits now, in order, at most `limit`: maybe nothing."""
+        """Take what waits now, in order, at most `limit`: maybe nothing."""
         items = self._items
         waiting = len(items)
         self._waiting_max = max(self._waiting_max, waiting)
@@ -125,7 +125,7 @@ class Mailbox(Generic[T]):
         self._wake()
 
     def statistics(self) -> MailboxStatistics:
-        """What it has seen so far."""
+        """Return what it has seen so far."""
         return MailboxStatistics(
             name=self.name,
             capacity=self._capacity,

@@ -136,7 +136,7 @@ class GroupChecks:
                 )
 
     def _check_counted(self, node: int, message: Message, log: GroupLog) -> None:
-        """Who tells of a commit that nobody has heard of has counted: entries of its own term, and no others (5.4.2)."""
+        """Check that a node that tells of a new commit has counted entries of its own term, and no others (5.4.2)."""
         commit = message.commit
         if max(self._told, len(self.committed)) < commit <= log.last:
             term = log.term(commit)
@@ -275,7 +275,7 @@ class GroupChecks:
             self.confs.append((entry.index, conf))
 
     def _is_held(self, conf: ConfState, entry: Entry) -> bool:
-        """Whether a quorum's disks have it, of a membership that a leader may have counted by."""
+        """Tell whether a quorum's disks have it, of a membership that a leader may have counted by."""
         halves = [half for half in (conf.voters, conf.voters_outgoing) if half]
         return all(
             2 * sum(self._holds(node, entry) for node in half) > len(half) for half in halves

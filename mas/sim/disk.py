@@ -154,7 +154,7 @@ class SimLog:
         return sorted(self._disk.written)
 
     def storage(self, group: int) -> Storage:
-        """What the core reads. Raises CorruptData where the opening finds a damaged record."""
+        """Return what the core reads. Raises CorruptData where the opening finds a damaged record."""
         return self._storage(group)
 
     def hard_state(self, group: int) -> HardState:
@@ -167,7 +167,7 @@ class SimLog:
         return self._disk.written[group].note
 
     def removed_at(self, group: int) -> int:
-        """Where this node was removed, before the log began anew; 0: it was not. Raises `CorruptData`."""
+        """Return where this node was removed, before the log began anew; 0: it was not. Raises `CorruptData`."""
         self._storage(group)
         return self._disk.written[group].removed_at
 
@@ -262,7 +262,7 @@ class SimWorker:
             return work()
 
     def die(self, dice: Dice) -> None:
-        """What was under way is done, or isn't: its process will never know."""
+        """Carry out what was under way, or don't: its process will never know."""
         work, self._under_way = self._under_way, None
         if work is not None and dice.randrange(2):
             try:
@@ -304,7 +304,7 @@ class SimDatabases:
         return await self._worker.run(partial(self._flush, group, before, state))
 
     def room_for(self, size: int) -> bool:
-        """Whether there is room for files of so many bytes."""
+        """Tell whether there is room for files of so many bytes."""
         return self._disk.room >= size
 
     async def export(self, group: int, path: Path) -> SnapshotMetadata:

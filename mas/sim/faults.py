@@ -63,7 +63,7 @@ class Victims(Protocol):
         """The newest membership that is known."""
 
     def is_safe(self, conf: ConfState, group: int, without: int) -> bool:
-        """Whether a group of these members could do for good without this node, if it had to."""
+        """Tell whether a group of these members could do for good without this node, if it had to."""
 
     def newcomer(self) -> int | None:
         """The id of a node that may be added, and runs; None where there are enough."""

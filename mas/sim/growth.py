@@ -28,7 +28,7 @@ class Growth:
         self._pasts: dict[tuple[int, int], _Past] = {}
 
     def look(self, node: int, life: int, group: RaftGroup, now: float) -> str:
-        """What has grown too much; empty where nothing has."""
+        """Find what has grown too much; empty where nothing has."""
         waiting = group.messages_waiting
         if waiting > MESSAGES_MAX:
             return f"has {waiting} messages waiting, and {MESSAGES_MAX} are a lot"
@@ -45,7 +45,7 @@ class Growth:
         )
 
     def _flushed_before(self, node: int, life: int, group: int, flushed: int, now: float) -> int:
-        """How far it was flushed when the last cut must have been thought of, 0 where it hasn't lived so long."""
+        """Return how far it was flushed when the last cut must have been thought of, 0 where it hasn't lived so long."""
         past = self._pasts.get((node, group))
         if past is None or past.life != life:
             past = self._pasts[node, group] = _Past(life, deque())

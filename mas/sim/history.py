@@ -35,7 +35,7 @@ class Operation(msgspec.Struct):
 def check(
     operations: Sequence[Operation], places: Mapping[int, int], digests: Sequence[int]
 ) -> str | None:
-    """What is wrong with one group's history; None where it is linearizable.
+    """Find what is wrong with one group's history; None where it is linearizable.
 
     `places` says where the final list has each write, by the operation's number; `digests[n]` what a read of length n
     must have seen.
@@ -48,7 +48,7 @@ def check(
 
 
 def _fault(operation: Operation, places: Mapping[int, int], digests: Sequence[int]) -> str | None:
-    """Whether the answer is one that the list could have given at any time."""
+    """Tell whether the answer is one that the list could have given at any time."""
     is_answered = operation.answered < float("inf") and not operation.refused
     place = places.get(operation.number)
     if operation.refused and place is not None:

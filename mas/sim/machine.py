@@ -167,7 +167,7 @@ class ListService(Actor):
                 self._answer(operation)
 
     def _on_leadership(self, leadership: Leadership) -> None:
-        """What was proposed under another leadership is unknown to whoever asked (rule 39, unknown results)."""
+        """Answer that what was proposed under another leadership is unknown (rule 39, unknown results)."""
         self.is_leading = leadership.leading
         if not leadership.leading:
             self._proposed.clear()

@@ -84,7 +84,7 @@ class Network:
         self._last_due: dict[tuple[int, int], float] = {}
 
     def line(self, sender: int, to: int) -> Line:
-        """How it is from one node to another."""
+        """Return the line from one node to another."""
         return self._lines.get((sender, to), Line.OPEN)
 
     def cut(self, sender: int, to: int, line: Line) -> None:
@@ -180,7 +180,7 @@ class SimPeers:
         return self._is_alive() and self._network.send(self._node, peer, channel, payload)
 
     def is_connected(self, peer: int) -> bool:
-        """Whether the line to this peer isn't known to be down."""
+        """Tell whether the line to this peer isn't known to be down."""
         receiver = self._network.nodes.get(peer)
         is_up = receiver is not None and receiver.is_up
         return is_up and self._network.line(self._node, peer) is not Line.CLOSED

@@ -24,13 +24,13 @@ def simulate(seed: int, options: Options, *, kept: int | None = 400) -> Outcome:
 
 
 def replay_command(seed: int, options: Options) -> str:
-    """What to type to see a seed's run again."""
+    """Return what to type to see a seed's run again."""
     faults = "all" if options.faults == tuple(FAULTS) else ",".join(options.faults) or "none"
     return f"mas sim --world raft --seed {seed} --nodes {options.nodes} --ticks {options.ticks} --faults {faults}"
 
 
 def describe(outcome: Outcome) -> str:
-    """What a run was like, in a line."""
+    """Describe a run in a line."""
     return (
         f"{outcome.seconds:.1f} s of virtual time, {outcome.operations} operations, {outcome.committed} entries committed, "
         f"{outcome.leaders} leaders, {outcome.crashes} crashes, {outcome.restored} snapshots installed, "

@@ -332,7 +332,7 @@ class World:
         return self.checks.groups[group].conf
 
     def is_safe(self, conf: ConfState, group: int, without: int) -> bool:
-        """Whether each half has a majority, of nodes whose replica isn't damaged, without this one."""
+        """Tell whether each half has a majority, of nodes whose replica isn't damaged, without this one."""
         return all(
             2 * sum(self._is_healthy(node, group) and node != without for node in half) > len(half)
             for half in (conf.voters, conf.voters_outgoing)

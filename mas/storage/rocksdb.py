@@ -70,7 +70,7 @@ def unseal(key: bytes, record: bytes) -> bytes:
 
 
 def storage_error(path: Path, doing: str, error: Exception, remedy: str) -> StorageError:
-    """What RocksDB raised, in our words: damage or a fault of the disk; both stop the process."""
+    """Translate what RocksDB raised: damage or a fault of the disk; both stop the process."""
     if "Corruption" in str(error):
         return damaged(path, str(error), remedy)
     return StorageError(

@@ -42,7 +42,7 @@ class _Piece(NamedTuple):
 
 
 def check_files(path: Path) -> None:
-    """Whether the database in this directory is one that RocksDB can be trusted to open.
+    """Check that RocksDB can be trusted to open the database in this directory.
 
     A torn last record is fine, and so is garbage behind it; whether checksums are right is RocksDB's to say.
 

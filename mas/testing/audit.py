@@ -84,7 +84,7 @@ async def _views(client: Client) -> tuple[BucketView, ...]:
 
 
 def _unrest(views: tuple[BucketView, ...]) -> str:
-    """Why the cluster isn't at rest yet; empty when it is."""
+    """Return why the cluster isn't at rest yet; empty when it is."""
     newest: dict[int, BucketView] = {}
     for view in views:
         if view.prepared:

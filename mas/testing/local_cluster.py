@@ -70,7 +70,7 @@ class Node(Program):
         self.config_file = config_file
 
     def is_ready(self) -> bool:
-        """Whether it says that it serves."""
+        """Tell whether it says that it serves."""
         return " is ready" in self.log()
 
 

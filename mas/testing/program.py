@@ -24,7 +24,7 @@ class Program:
         return self._process.pid if self._process is not None else 0
 
     def is_running(self) -> bool:
-        """Whether its process lives."""
+        """Tell whether its process lives."""
         return self._process is not None and self._process.poll() is None
 
     def start(self, environment: dict[str, str] | None = None) -> None:
@@ -57,7 +57,7 @@ class Program:
         self.wait(_STOP_SECONDS)
 
     def log(self) -> str:
-        """What the process has printed since its last start."""
+        """Read what the process has printed since its last start."""
         with self.log_file.open("rb") as log:
             log.seek(self._log_start)
             return log.read().decode(errors="replace")

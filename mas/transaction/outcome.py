@@ -70,10 +70,10 @@ def payment_id_of(request: PaymentRequest) -> bytes:
 
 
 def change_id_of(key_space: str, account: str, key: str) -> bytes:
-    """What names an administrator's change of an account, as a payment_id names a payment."""
+    """Name an administrator's change of an account, as a payment_id names a payment."""
     return payment_id(_CHANGE, key_space, account, key)
 
 
 def hash_body(body: Body) -> bytes:
-    """What tells two bodies apart: BLAKE2b-128 of the encoded body."""
+    """Compute what tells two bodies apart: BLAKE2b-128 of the encoded body."""
     return blake2b(encode(body), digest_size=BODY_HASH_BYTES).digest()

@@ -20,12 +20,12 @@ _COMMITTED = Code.COMMITTED
 
 
 def settle(legs: PreparedLegs, answer: Answer) -> Commit | Abort | None:
-    """What the anchor's record means for these legs; None where it doesn't say yet (rule 11, the resolver)."""
+    """Return what the anchor's record means for these legs; None where it doesn't say yet (rule 11, the resolver)."""
     return instruct(legs.xid, legs.attempt, answer)
 
 
 def instruct(xid: bytes, attempt: int, answer: Answer) -> Commit | Abort | None:
-    """What the anchor's record means for an attempt's legs: only the record's own xid is committed."""
+    """Return what the anchor's record means for an attempt's legs: only the record's own xid is committed."""
     if answer.code is _COMMITTED and answer.xid == xid:
         return Commit(xid, answer.time_us)
     match answer.code:

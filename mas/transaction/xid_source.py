@@ -29,7 +29,7 @@ class XidSource:
             self._take_name()
 
     def made(self, xid: bytes) -> bool:
-        """Whether this is an xid of this life, under whatever name."""
+        """Tell whether this is an xid of this life, under whatever name."""
         return xid_incarnation(xid) in self._names
 
     def _take_name(self) -> None:

@@ -8,7 +8,7 @@ _FIXED_BYTES = {1: 8, 5: 4}
 
 
 def has_more_fields(data: bytes, most: int) -> bool:
-    """Whether the outermost message has more than `most` fields. False of what is no message: decoding says why."""
+    """Tell whether the outermost message has more than `most` fields. False of what is no message: decoding says why."""
     if len(data) <= 2 * most:
         return False  # a field has two bytes or more
     try:

@@ -96,7 +96,7 @@ def account_to_wire(number: str, view: AccountView | MasError | None) -> pb.Acco
 
 
 def account_from_wire(message: pb.Account) -> AccountView | MasError | None:
-    """What `account_to_wire` was given."""
+    """Read what `account_to_wire` was given."""
     if message.HasField("error"):
         return error_from_detail(message.error)
     if not message.found:
@@ -130,7 +130,7 @@ def posting_to_wire(view: PostingView) -> pb.Posting:
 
 
 def posting_from_wire(message: pb.Posting) -> PostingView:
-    """What `posting_to_wire` was given."""
+    """Read what `posting_to_wire` was given."""
     return PostingView(
         sequence=message.sequence,
         payment_id=message.payment_id,
@@ -146,12 +146,12 @@ _BUCKET_FIELDS = tuple(name for name in BucketView.__struct_fields__ if name != 
 
 
 def bucket_to_wire(view: BucketView) -> pb.BucketState:
-    """What one replica says of its bucket; the fields have the same names on both sides."""
+    """Write what one replica says of its bucket; the fields have the same names on both sides."""
     return pb.BucketState(**{name: getattr(view, name) for name in _BUCKET_FIELDS})
 
 
 def bucket_from_wire(message: pb.BucketState) -> BucketView:
-    """What `bucket_to_wire` was given."""
+    """Read what `bucket_to_wire` was given."""
     fields = {name: getattr(message, name) for name in _BUCKET_FIELDS}
     fields |= {"balances": dict(message.balances), "external": dict(message.external)}
     return BucketView(request=0, **fields)

@@ -62,7 +62,7 @@ def code_of(error: MasError) -> grpc.StatusCode:
 
 
 def detail_of(error: MasError) -> pb.ErrorDetail:
-    """What a program is told of an error."""
+    """Write what a program is told of an error."""
     return pb.ErrorDetail(
         name=_public_class(error).__name__, message=str(error), retryable=error.retryable
     )

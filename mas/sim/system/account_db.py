@@ -106,7 +106,7 @@ def encode_rows(rows: Rows) -> bytes:
 
 
 def decode_rows(data: bytes) -> Rows:
-    """What `encode_rows` was given."""
+    """Read what `encode_rows` was given."""
     copy = _decode(data)
     copy.rows.bucket.state_hash = int(copy.state_hash, 16)
     return copy.rows

@@ -166,7 +166,7 @@ class Clients:
             await pick(self._dice, choices)(client)
 
     def _like(self) -> "list[Action]":
-        """What a client does, as often as he likes to."""
+        """List what a client does, as often as it likes to."""
         actions: list[tuple[Action, int]] = [
             (self._pay, 40),
             (self._pay_hot, 30),
@@ -196,7 +196,7 @@ class Clients:
         ]
 
     def _meet(self, client: int) -> "list[Action]":
-        """What brings clients together."""
+        """List what brings clients together."""
         meetings: dict[str, list[Action]] = {
             "reads": [self._read_hot if client % 2 else self._credit_hot],
             "creations": [self._create_and_look],

@@ -276,7 +276,7 @@ class Nemesis:
             node.put_back(node.copy)
 
     def _rebuild(self) -> None:
-        """What an operator does about a replica that is stopped: removes it, and adds it again once it is erased."""
+        """Do what an operator does about a stopped replica: remove it, and add it again once it is erased."""
         for bucket, nodes in self._cluster.placement.items():
             for node in self._cluster.nodes:
                 why = node.why_stopped(bucket) if node.id in nodes else ""

@@ -476,7 +476,7 @@ def _sums(adds: Sequence[Add]) -> Iterator[tuple[int, tuple[bytes, ...]]]:
 
 
 def check_seen(seen: Sequence[Seen], adds: Sequence[Add]) -> str | None:
-    """What keeps these reads from having one order with the payments, None where there is one."""
+    """Find what keeps these reads from having one order with the payments, None where there is one."""
     ordered = sorted(seen, key=lambda read: (len(read.payments), read.began))
     for one, other in pairwise(ordered):
         if not one.payments <= other.payments:
@@ -595,7 +595,7 @@ def _judge_settings(history: History, payments: dict[bytes, Payment]) -> Iterato
 
 
 def is_register(steps: Sequence[Step]) -> bool:
-    """Whether the steps have an order that their times allow, in which each read tells the write before it; first False.
+    """Tell whether the steps have an order that their times allow, in which each read tells the write before it; first False.
 
     Wing and Gong's search: what is done next is any step that no undone one has ended before. Gives up, and says yes,
     where there are too many ways.

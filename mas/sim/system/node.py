@@ -71,7 +71,7 @@ class RosterFile:
         return self.path / "roster.json"
 
     def read_roster(self) -> Roster:
-        """What is kept; empty at the first start."""
+        """Read what is kept; empty at the first start."""
         return self.roster
 
     def write(self, roster: Roster) -> None:
@@ -184,13 +184,13 @@ class Node:
         return [bucket for bucket, had in self.had.items() if not had.is_held(logs.get(bucket))]
 
     def why_stopped(self, bucket: int) -> str:
-        """Why its replica is stopped, empty where it isn't, or where nobody can say."""
+        """Return why its replica is stopped, empty where it isn't, or where nobody can say."""
         if bucket in self.groups:
             return self.groups[bucket].status().error
         return "" if self.members is None else self.members.stopped.get(bucket, "")
 
     def leads(self, bucket: int) -> bool:
-        """Whether it believes to lead this bucket."""
+        """Tell whether it believes to lead this bucket."""
         group = self.groups.get(bucket)
         return self.is_up and group is not None and group.status().leading
 

@@ -37,7 +37,7 @@ class Copy(msgspec.Struct, frozen=True):
     store: bytes
 
     def fits(self, logs: Mapping[int, GroupLog]) -> bool:
-        """Whether the node holds the same replicas still, and none was erased since."""
+        """Tell whether the node holds the same replicas still, and none was erased since."""
         lives = [
             {group: log.removed_at for group, log in each.items()} for each in (self.logs, logs)
         ]
@@ -57,13 +57,13 @@ class Had(msgspec.Struct, frozen=True):
         return cls(log.hard_state.term, log.term(log.last), log.last)
 
     def is_held(self, log: GroupLog | None) -> bool:
-        """Whether the log holds all again that counts: a leader has it, and a newer one's log does."""
+        """Tell whether the log holds all again that counts: a leader has it, and a newer one's log does."""
         if log is None or log.hard_state.term < self.term:
             return False
         return (log.term(log.last), log.last) >= (self.last_term, self.last)
 
     def may_be_said(self, message: Message, log: GroupLog | None) -> bool:
-        """Whether the message does no harm, with what the log holds now."""
+        """Tell whether the message does no harm, with what the log holds now."""
         if message.term < self.term:
             return False
         if self.is_held(log):
@@ -89,7 +89,7 @@ class Gag:
         return self._transport.send(peer, channel, payload)
 
     def is_connected(self, peer: int) -> bool:
-        """Whether a frame to this peer has a way to go."""
+        """Tell whether a frame to this peer has a way to go."""
         return self._transport.is_connected(peer)
 
     def _may_be_said(self, item: tuple[int, Message]) -> bool:

@@ -24,7 +24,7 @@ def simulate(seed: int, options: Options, *, kept: int | None = 400) -> Outcome:
 
 
 def replay_command(seed: int, options: Options) -> str:
-    """What to type to see a seed's run again."""
+    """Return what to type to see a seed's run again."""
     what = f"--drill {options.drill}" if options.drill else f"--faults {_name(options.faults)}"
     return f"mas sim --seed {seed} --nodes {options.nodes} --ticks {options.ticks} {what}"
 

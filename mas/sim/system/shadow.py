@@ -118,7 +118,7 @@ class _Tapped(Mailbox[CommitEvent]):
         return events
 
     def drain_nowait(self, limit: int | None = None) -> list[CommitEvent]:
-        """What waits now, once the shadow knows of it."""
+        """Take what waits now, once the shadow knows of it."""
         events = self._inner.drain_nowait(limit)
         self._shadows.on_events(self._bucket, events)
         return events

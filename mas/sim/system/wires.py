@@ -130,7 +130,7 @@ class Transport:
         return number is not None and self._wires.carry(self.node, peer, number, channel, payload)
 
     def is_connected(self, peer: int) -> bool:
-        """Whether a frame to this peer has a way to go."""
+        """Tell whether a frame to this peer has a way to go."""
         return peer == self.node or peer in self.connections
 
     # -- the wires' side -----------------------------------------------------------------------
@@ -234,7 +234,7 @@ class Wires:
             self.open_line(sender, to)
 
     def open_line(self, sender: int, to: int) -> None:
-        """What waits on this line arrives, late."""
+        """Let what waits on this line arrive, late."""
         line = self._line(sender, to)
         if line.is_silent:
             line.is_silent = False

@@ -217,7 +217,7 @@ class World:
         self.trace.violate(WORLD, "a client isn't answered though all is well")
 
     def _unsettled(self) -> list[str]:
-        """What of all that was begun hasn't ended."""
+        """Find what of all that was begun hasn't ended."""
         left = [
             f"manager {node.id} doesn't coordinate yet"
             for node in self.managers

@@ -34,7 +34,7 @@ class MemoryRaftLog:
         return sorted([*self._disk.groups, *self._disk.damaged])
 
     def storage(self, group: int) -> Storage:
-        """What the core reads: the state after the last commit. Raises `CorruptData`."""
+        """Return what the core reads: the state after the last commit. Raises `CorruptData`."""
         self._view(group)
         return GroupStorage(lambda: self._view(group), _nothing_below_tail)
 
@@ -52,7 +52,7 @@ class MemoryRaftLog:
         return self._view(group).note
 
     def removed_at(self, group: int) -> int:
-        """Where this node was removed, before the log began anew; 0: it was not. Raises `CorruptData`."""
+        """Return where this node was removed, before the log began anew; 0: it was not. Raises `CorruptData`."""
         return self._view(group).removed_at
 
     def lost(self, group: int) -> str:

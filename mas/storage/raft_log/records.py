@@ -49,12 +49,12 @@ def parse_key(key: bytes) -> tuple[int, int, int]:
 
 
 def entry_key(group: int, index: int) -> bytes:
-    """Where an entry stands."""
+    """Return the key of an entry."""
     return _KEY.pack(group, _ENTRY, index)
 
 
 def hard_state_key(group: int) -> bytes:
-    """Where a group's hard state stands."""
+    """Return the key of a group's hard state."""
     return _KEY.pack(group, _HARD_STATE, 0)
 
 

@@ -85,7 +85,7 @@ class RocksRaftLog:
         return sorted([*self._groups, *self._damaged])
 
     def storage(self, group: int) -> Storage:
-        """What the core reads: the state after the last commit.
+        """Return what the core reads: the state after the last commit.
 
         Raises:
             CorruptData: this group's records are damaged; the others can go on.
@@ -114,7 +114,7 @@ class RocksRaftLog:
         return self._view(group).note
 
     def removed_at(self, group: int) -> int:
-        """Where this node was removed, before the log began anew; 0: it was not. Raises `CorruptData`."""
+        """Return where this node was removed, before the log began anew; 0: it was not. Raises `CorruptData`."""
         return self._view(group).removed_at
 
     def lost(self, group: int) -> str:
