@@ -21,12 +21,9 @@ from mas.network import handshake
 from mas.raft import ConfChange, ConfChangeSingle, ConfChangeType, Message, MessageType, RaftError
 from mas.resource import proposals
 from mas.rpc import messages
-from mas.storage import (
-    account_db_rows,
-    account_db_sqlite,
-    rocksdb,
-    snapshot_file,
-)
+from mas.storage import rocksdb
+from mas.storage.account_db import layout, rows
+from mas.storage.account_db import snapshot as snapshot_file
 from mas.storage.raft_log import records as raft_log_records
 from mas.storage.tm_store import rocksdb as tm_store_rocksdb
 
@@ -59,9 +56,9 @@ FROM_DISK: dict[str, tuple[Decode, type[MasError]]] = {
     "kept identity": (data_directory._decode_kept, ConfigError),
     **{
         f"{module.__name__}.{name}": (decode, CorruptData)
-        for module in (account_db_rows, account_db_sqlite)
+        for module in (rows, layout, snapshot_file)
         for name, decode in vars(module).items()
-        if name.startswith("_decode_")
+        if name.lstrip("_").startswith("decode_")
     },
 }
 DECODERS = FROM_OUTSIDE | FROM_DISK

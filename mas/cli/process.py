@@ -137,6 +137,15 @@ def bench_raft(*, quick: bool, json_file: Path | None) -> None:
     run(quick=quick, json_file=json_file)
 
 
+@bench.command("storage")
+@_benchmark
+def bench_storage(*, quick: bool, json_file: Path | None) -> None:
+    """Measure what a payment costs the AccountDB at 0.1, 1 and 3 million records. Takes half an hour."""
+    from mas.bench.account_db import run
+
+    run(quick=quick, json_file=json_file)
+
+
 @click.command()
 def version() -> None:
     """Say which version this is."""

@@ -6,7 +6,7 @@ lock               held by the process that uses it
 cluster.secret     what nodes prove to each other
 jwt.secret         what signs and verifies clients' tokens (HS256)
 tls/               certificates
-raft/ tm/ snapshots/ NAME.sqlite3
+raft/ tm/ snapshots/ NAME.rocksdb/
 
 Nobody else may enter it: it holds every balance, and the keys. So it is this user's own, with mode 0700.
 """

@@ -15,7 +15,7 @@ from mas.daemon.replicas import ReplicaParts, Replicas
 from mas.multiraft import HostConfig, RaftHost, WorkerThread
 from mas.resource import ReplicaAdmin, ResourceSettings
 from mas.rpc.server import BucketServer
-from mas.storage.open import open_account_db, open_raft_log
+from mas.storage.open import check_version, open_account_db, open_raft_log
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ async def start(parts: NodeParts) -> ResourceRole:
     """
     async with AsyncExitStack() as started:
         directory = parts.directory
+        check_version(parts.config, directory.path)
         directory.check_log()
         log = open_raft_log(parts.config, directory.path)
         started.callback(log.close)

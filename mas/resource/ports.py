@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mas.ledger.rows import BucketRow, Loaded, Posting, ResidentState, WriteSet
+from mas.ledger.totals import Totals
 from mas.multiraft.events import CommitEvent, Refused
 from mas.raft import SnapshotMetadata
 from mas.runtime import Mailbox
@@ -47,17 +48,21 @@ class AccountDB(Protocol):
         """
 
     async def payment_ids(self, bucket: int, after: bytes, limit: int) -> list[bytes]:
-        """A page of all records' ids in ascending order, for the filter (rule 24)."""
+        """A page, in ascending order, of the ids of the records that were there when the bucket was opened (rule 24).
+
+        Of later ones some may be missing: whoever has flushed them knows them.
+        """
 
     async def postings(
         self, bucket: int, number: str, before: int, limit: int
     ) -> tuple[int, list[Posting]]:
         """Newest first below sequence `before` (0: from the newest), and the applied index they were read at (rule 29)."""
 
-    async def totals(
-        self, bucket: int
-    ) -> tuple[int, dict[str, int], dict[str, int], int, int, int]:
-        """(applied, balances by currency, @external by currency, accounts, COMMITTED records, postings), from the rows alone."""
+    async def totals(self, bucket: int) -> Totals:
+        """What the bucket's rows add up to, kept with its own row: no scan."""
+
+    async def verify(self, bucket: int) -> Totals:
+        """Read all rows, and hold them to the bucket's totals and state hash. Raises `CorruptData`."""
 
     async def export(self, bucket: int, path: Path) -> SnapshotMetadata: ...
 

@@ -309,23 +309,21 @@ class Reader:
     async def _bucket_view(self, request: ReadBucket, lag_ms: int) -> BucketView:
         replica = self._replica
         row = await self._database.bucket_row(replica.bucket)
-        applied, balances, external, accounts, records, postings = await self._database.totals(
-            replica.bucket
-        )
+        totals = await self._database.totals(replica.bucket)
         return BucketView(
             request=request.request,
             bucket=replica.bucket,
             leader=replica.leadership.leader,
             term=replica.rows.bucket.term,
             commit=replica.rows.bucket.applied,
-            applied=applied,
+            applied=totals.applied,
             flushed=replica.flusher.flushed,
-            accounts=accounts,
-            balances=balances,
-            external=external,
+            accounts=totals.accounts,
+            balances=totals.balances,
+            external=totals.external,
             prepared=len(replica.rows.legs),
-            records=records,
-            postings=postings,
+            records=totals.records,
+            postings=totals.postings,
             state_hash=f"{row.state_hash if row else 0:032x}",
             lag_ms=lag_ms,
         )

@@ -3,9 +3,26 @@
 from pathlib import Path
 
 from mas.config import Config
-from mas.storage.account_db_sqlite import SqliteAccountDB
+from mas.errors import DataDirectoryError
+from mas.storage.account_db.rocksdb import RocksAccountDB
 from mas.storage.raft_log.rocksdb import RocksRaftLog
 from mas.storage.tm_store.rocksdb import RocksTmStore
+
+
+def check_version(config: Config, directory: Path) -> None:
+    """Before anything is opened: whether a former version of MAS has kept its accounts here.
+
+    Raises:
+        DataDirectoryError: it has. Nothing is touched.
+    """
+    former = directory / f"{config.storage.database}.sqlite3"
+    if former.exists():
+        raise DataDirectoryError(
+            f"{former} holds the accounts of a former version of MAS, which kept them in SQLite; this version can't read "
+            "it, and nothing is touched. To move, start the former version here, read each account's balance through its "
+            "API (`mas account get`), and create the accounts with these balances in a cluster of this version that has "
+            "data directories of its own (`mas account create NUMBER --balance AMOUNT`)"
+        )
 
 
 def open_raft_log(config: Config, directory: Path) -> RocksRaftLog:
@@ -13,10 +30,10 @@ def open_raft_log(config: Config, directory: Path) -> RocksRaftLog:
     return RocksRaftLog.open(directory / "raft", config.node.cluster_id, config.node.id)
 
 
-def open_account_db(config: Config, directory: Path) -> SqliteAccountDB:
-    """Open or create this node's AccountDB. Raises as `SqliteAccountDB.connect` does."""
-    return SqliteAccountDB.connect(
-        directory / f"{config.storage.database}.sqlite3",
+def open_account_db(config: Config, directory: Path) -> RocksAccountDB:
+    """Open or create this node's AccountDB. Raises as `RocksAccountDB.connect` does."""
+    return RocksAccountDB.connect(
+        directory / f"{config.storage.database}.rocksdb",
         config.node.cluster_id,
         config.node.id,
         reserve_bytes=config.storage.log_reserve_mb << 20,

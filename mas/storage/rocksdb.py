@@ -28,18 +28,29 @@ class Identity(msgspec.Struct, frozen=True, array_like=True):
     node: int
 
 
-def open_database(path: Path, *, kind: str, cluster: str, node: int, remedy: str) -> Rdict:
-    """Open or create the database of this node. `remedy`: what to do without it where it is damaged.
+def open_database(
+    path: Path,
+    *,
+    kind: str,
+    cluster: str,
+    node: int,
+    remedy: str,
+    version: int = _FORMAT,
+    options: Options | None = None,
+) -> Rdict:
+    """Open or create the database of this node, whose records are of this version.
+
+    `remedy` says what to do without it where it is damaged; `options` are the `common_options` and more.
 
     Raises:
         DataDirectoryError: it can't be written, another process uses it, or it belongs to another cluster or node.
         CorruptData: there is damage that isn't a torn tail.
     """
-    wanted = Identity(_FORMAT, kind, cluster, node)
+    wanted = Identity(version, kind, cluster, node)
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
         check_files(path)
-        database = Rdict(str(path), _options())
+        database = Rdict(str(path), options or common_options())
         try:
             _check_identity(path, database, wanted)
         except BaseException:
@@ -86,7 +97,8 @@ def damaged(path: Path, what: str, remedy: str) -> CorruptData:
     )
 
 
-def _options() -> Options:
+def common_options() -> Options:
+    """What all databases here have in common."""
     options = Options(raw_mode=True)
     options.create_if_missing(create_if_missing=True)
     # The default mode silently drops synced records behind a damaged one; this one forgives a torn tail, and what

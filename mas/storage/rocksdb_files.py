@@ -50,6 +50,9 @@ def check_files(path: Path) -> None:
         CorruptData: a file holds what no torn write leaves behind.
         OSError: a file can't be read.
     """
+    if not (path / "CURRENT").exists() and any(path.glob("*.sst")):
+        # RocksDB would make a new database, and delete the files of the old one.
+        raise CorruptData("there are files of a database, and CURRENT, which names them, is gone")
     following: int | None = None
     for file in sorted(filter(_is_numbered, path.glob("*.log")), key=_number):
         following = _check_log(file, following)

@@ -35,7 +35,7 @@ from mas.resource.applier import Applier
 from mas.rpc.messages import ReadReplica, ReplicaState, ReplicaView
 from mas.rpc.server import BucketServer
 from mas.runtime import Supervisor, SystemClock
-from mas.storage.account_db_sqlite import SqliteAccountDB
+from mas.storage.account_db.rocksdb import RocksAccountDB
 from mas.storage.raft_log.memory import MemoryRaftLog
 
 pytestmark = pytest.mark.asyncio
@@ -108,7 +108,7 @@ class World:
     async def start(self) -> None:
         self.calls.clear()
         clock = SystemClock()
-        self.database = SqliteAccountDB.connect(self.folder / "db.sqlite3", "mas", NODE)
+        self.database = RocksAccountDB.connect(self.folder / "db", "mas", NODE)
         self.threads = [WorkerThread("log"), WorkerThread("files")]
         self.membership = Membership(NODE, self.roster_file.roster, Peers(), self.roster_file)
         self.host = RaftHost(

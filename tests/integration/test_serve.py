@@ -113,12 +113,30 @@ def test_a_node_whose_log_and_database_are_gone_is_refused(tmp_path: Path) -> No
         pass
     shutil.rmtree(server.data / "raft")
     (server.data / "raft").mkdir()  # as where a mount failed
-    for file in server.data.glob("mas.sqlite3*"):
-        file.unlink()
+    shutil.rmtree(server.data / "mas.rocksdb")
     failed = server.fails()
     assert failed.returncode == 2
     assert "is gone or empty, and with it what this node has promised" in failed.stderr
     assert "Traceback" not in failed.stderr
+
+
+def test_a_directory_of_a_former_version_is_refused_and_stays_as_it_is(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    with server.running():
+        pass
+    shutil.rmtree(server.data / "mas.rocksdb")
+    (server.data / "mas.sqlite3").write_bytes(b"SQLite format 3\0")
+    before = contents(server.data)
+    failed = server.fails()
+    assert failed.returncode == 2
+    assert "mas.sqlite3 holds the accounts of a former version" in failed.stderr
+    assert "mas account create NUMBER --balance AMOUNT" in failed.stderr
+    assert contents(server.data) == before
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    return {file: file.read_bytes() for file in files}
 
 
 def test_a_data_directory_in_use_is_refused(tmp_path: Path) -> None:

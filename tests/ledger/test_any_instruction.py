@@ -41,7 +41,7 @@ from mas.ledger import (
     encode,
 )
 from mas.limits import BALANCE_MAX
-from mas.storage.account_db_sqlite import SqliteAccountDB
+from mas.storage.account_db.rocksdb import RocksAccountDB
 from tests.ledger.harness import BUCKET, BUCKETS, HOME_HERE, OTHER_TC, TC, decide, pid, prepare, xid
 
 # -- What a decoder lets pass: any bytes, any text, any number of 64 bits. Mostly in their places ---------------------
@@ -151,7 +151,7 @@ ENTRIES = st.lists(
 class Replica:
     """A ledger over a real database, which it meets after each entry, or only at the end."""
 
-    def __init__(self, database: SqliteAccountDB, bucket: int, *, eager: bool) -> None:
+    def __init__(self, database: RocksAccountDB, bucket: int, *, eager: bool) -> None:
         self.database, self.bucket, self.eager = database, bucket, eager
         self.ledger: Ledger
 
@@ -190,8 +190,8 @@ _buckets = count(1)
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SqliteAccountDB]:
-    database = SqliteAccountDB.connect(tmp_path_factory.mktemp("any") / "a.sqlite3", "test", 1)
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RocksAccountDB]:
+    database = RocksAccountDB.connect(tmp_path_factory.mktemp("any") / "a", "test", 1)
     yield database
     asyncio.run(database.close())
 
@@ -219,7 +219,7 @@ FIRST = Proposal(
 )
 
 
-async def agree(database: SqliteAccountDB, entries: list[Proposal]) -> None:
+async def agree(database: RocksAccountDB, entries: list[Proposal]) -> None:
     """Both replicas answer alike and hold the same, also after a start from what the database has."""
     eager, lazy = (Replica(database, next(_buckets), eager=each) for each in (True, False))
     await eager.start()
@@ -235,6 +235,8 @@ async def agree(database: SqliteAccountDB, entries: list[Proposal]) -> None:
     assert eager.ledger.rows.state_hash() == lazy.ledger.rows.state_hash()
     kept = [await eager.database.bucket_row(each.bucket) for each in (eager, lazy)]
     assert kept[0].state_hash == kept[1].state_hash == lazy.ledger.rows.state_hash()
+    for each in (eager, lazy):
+        await database.verify(each.bucket)
     await eager.start()
     assert eager.ledger.rows.state_hash() == lazy.ledger.rows.state_hash()
 
@@ -242,7 +244,7 @@ async def agree(database: SqliteAccountDB, entries: list[Proposal]) -> None:
 @settings(max_examples=30, deadline=None)
 @given(entries=ENTRIES)
 def test_twopc_a1_whatever_an_instruction_holds_every_replica_does_the_same(
-    database: SqliteAccountDB, entries: list[Proposal]
+    database: RocksAccountDB, entries: list[Proposal]
 ) -> None:
-    """Through the decoder, the loads, the rules, the filter, the digests, JSON and SQLite: nothing raises."""
+    """Through the decoder, the loads, the rules, the filter, the digests, MessagePack and RocksDB: nothing raises."""
     asyncio.run(agree(database, entries))

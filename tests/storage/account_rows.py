@@ -20,6 +20,7 @@ from mas.ledger.rows import (
     Posting,
     PreparedLegs,
     Record,
+    ResidentState,
     WriteSet,
 )
 
@@ -40,6 +41,16 @@ def record(number: int, payer: str = "alice", payee: str = "bob") -> Record:
         xid=make_xid(INCARNATION, number),
         time_us=1_700_000_000_000_000 + number,
         account_bucket=number % 3,
+    )
+
+
+def undecided(number: int, attempt: int = 1) -> Record:
+    return Record(
+        payment_id(number),
+        Code.ABORTED,
+        reason=Reason.LOCK_CONFLICT,
+        attempt=attempt,
+        xid=make_xid(INCARNATION, number),
     )
 
 
@@ -81,6 +92,13 @@ class Book:
         self.accounts[number] = self.writes.accounts[number] = account
         return account
 
+    def open(self, number: str, balance: int, currency: str = "USD") -> None:
+        """An account that has this balance, by postings as every balance."""
+        self.account(number, currency=currency)
+        halves = (balance // 2, balance - balance // 2)  # no amount has more than 63 bits
+        for amount in halves:
+            self.post(number, amount)
+
     def post(
         self, number: str, amount: int, payment: int = 1, counterparty: str = "@external"
     ) -> None:
@@ -117,6 +135,10 @@ class Book:
         self.writes.legs[xid] = None
         del self.digests["legs", xid]
 
+    def settle_all(self, state: ResidentState) -> None:
+        """Legs that another book has prepared."""
+        self.writes.legs = dict.fromkeys(state.legs)
+
     def claim(self, number: str, bucket: int) -> None:
         self.writes.claims[number] = bucket
         self._digest(("claim", number), claim_digest(number, bucket))
@@ -150,22 +172,23 @@ class Book:
 def everything(bucket: int = 1) -> Book:
     """A bucket with rows of every kind, each with its hardest values."""
     book = Book(bucket)
+    book.open("alice", 2**62)
     book.account(
         "alice",
-        balance=2**62,
         debits_pending=5,
         credits_pending=6,
         marks=(Token(2, 1), Token(2, 9, LockMode.SHARED)),
     )
     book.account('o"br\\ien é€', overdraft_limit=2**61, frozen=True, fence=Token(1, 1))
     book.account("bob", closed=True, passed=Token(3, 3))
-    book.account("@external/USD", balance=-(2**62))
+    book.open("@external/USD", -(2**62))
     for number in range(1, 6):
         book.pay(number)
     refused = Record(
         payment_id(90), Code.REFUSED, reason=Reason.CANCELLED, detail="by hand", payer="alice"
     )
     book.record(refused)
+    book.record(undecided(91))
     book.prepare(prepared(50))
     book.prepare(prepared(51))
     book.claim("alice", 1)

@@ -1,0 +1,1 @@
+"""AccountDB engines behind `mas.resource.ports.AccountDB`, and the snapshot file that they share."""
