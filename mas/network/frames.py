@@ -39,7 +39,7 @@ class Packer:
         self._count = 0
 
     def pack(self, frames: list[Frame]) -> bytes:
-        """The next message."""
+        """Make the next message."""
         parts = []
         for channel, payload in frames:
             parts.append(_HEADER.pack(channel, len(payload)))
@@ -61,7 +61,7 @@ class Unpacker:
         self._count = 0
 
     def unpack(self, message: bytes) -> list[Frame]:
-        """The frames of the next message.
+        """Return the frames of the next message.
 
         Raises:
             NetworkError: it isn't the next message of this connection, as it was sent.

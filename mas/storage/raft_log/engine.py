@@ -121,7 +121,7 @@ class ChangeBatch(ABC):
         self.changes.append((group, SetConfState(conf_state)))
 
     def restore(self, group: int, metadata: SnapshotMetadata) -> None:
-        """The log begins behind this snapshot; term, vote and note stay (rule 28)."""
+        """The log begins behind this snapshot; term, vote and note stay (rule 28, snapshots)."""
         self.changes.append((group, Restore(metadata)))
 
     def compact(self, group: int, index: int) -> None:

@@ -58,7 +58,7 @@ class Compact(msgspec.Struct, frozen=True):
 
 
 class SetNote(msgspec.Struct, frozen=True):
-    """A snapshot being installed (rule 28)."""
+    """A snapshot being installed (rule 28, snapshots)."""
 
     note: bytes | None
 
