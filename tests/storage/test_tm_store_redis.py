@@ -138,6 +138,23 @@ async def test_r1_a_kill_loses_nothing_that_was_answered(
     assert "was emptied" not in caplog.text
 
 
+async def test_a_later_epoch_is_taken_and_an_earlier_one_is_not(
+    server: RedisServer, store: RedisTmStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another coordinator begins one; or the server is put back to one of before."""
+    async with admin_of(server) as admin:
+        await admin.hset("mas:test:9.abc:directory", "alice", "4")
+        await admin.set("mas:test:epoch", "9.abc")
+        assert await store.find_buckets(["alice"]) == [4]
+        assert "went back" not in caplog.text
+
+        for earlier in ("8.def", "9.def", "no number"):
+            await admin.hset(f"mas:test:{earlier}:directory", "alice", "5")
+            await admin.set("mas:test:epoch", earlier)
+            assert await store.find_buckets(["alice"]) == [0]
+    assert caplog.text.count("went back") == 3
+
+
 async def test_r5_nothing_is_lost_silently_where_memory_is_full(
     server: RedisServer, store: RedisTmStore
 ) -> None:

@@ -1,6 +1,6 @@
 """The TM store in Redis: hints and caches that several coordinators share, nothing that can't be rebuilt.
 
-    mas:CLUSTER:epoch                   the name of the store's present life, a word of chance
+    mas:CLUSTER:epoch                   the name of the store's present life: a number and a word of chance
     mas:CLUSTER:EPOCH:calls             counts every call
     mas:CLUSTER:EPOCH:max_id
     mas:CLUSTER:EPOCH:directory         hash: a number's bucket
@@ -60,7 +60,13 @@ class _Epoch(msgspec.Struct, eq=False):
 
     prefix: str
     name: bytes
+    """A number, by which a later epoch is told from an earlier one, and a word of chance."""
     calls: int = 0
+
+    @property
+    def number(self) -> int:
+        """Raises `ValueError` where nobody of ours has named it."""
+        return int(self.name.partition(b".")[0])
 
     def key(self, kind: str) -> str:
         return f"{self.prefix}:{self.name.decode()}:{kind}"
@@ -211,24 +217,34 @@ class RedisTmStore:
         async with self._redis.pipeline(transaction=True) as pipe:
             await cast(Awaitable[object], pipe.watch(key))
             name: bytes | None = await cast(Awaitable[bytes | None], pipe.get(key))
-            begins = name is None or (left is not None and name == left.name)
-            if name is None or begins:
-                name = self._dice.randbytes(8).hex().encode()
+            epoch = self._later_epoch(name, left)
             pipe.multi()  # type: ignore[no-untyped-call]
-            pipe.set(key, name)
+            pipe.set(key, epoch.name)
             if left is not None:
                 pipe.unlink(*left.keys())
             try:
                 await pipe.execute()
             except WatchError:
                 return  # another coordinator has; the caller looks again
-        if left is not None and begins:
+        if left is not None and epoch.name != name:
             _log.error(
                 "%s was emptied or went back to an earlier state: nothing that it held is taken, and it is filled "
                 "anew from the buckets",
                 self._name,
             )
-        self._epoch = _Epoch(self._prefix, name)
+        self._epoch = epoch
+
+    def _later_epoch(self, name: bytes | None, left: _Epoch | None) -> _Epoch:
+        """The epoch that the server names, where another coordinator has begun it; else a new one."""
+        number = 0 if left is None else left.number
+        if name is not None:
+            named = _Epoch(self._prefix, name)
+            try:
+                if named.number > number:
+                    return named
+            except ValueError:
+                _log.warning("%s names an epoch %r that isn't ours", self._name, name[:40])
+        return _Epoch(self._prefix, f"{number + 1}.{self._dice.randbytes(8).hex()}".encode())
 
     @property
     def _name(self) -> str:
