@@ -12,9 +12,8 @@ don't wait for those that have. A tick costs what is awake: quiet groups aren't 
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any
 
 import msgspec
 
@@ -105,11 +104,18 @@ class RaftHost(Actor):
         self._writer = LogWriter(log, log_thread, config.log_write_seconds)
         self.logs = ReplicaLogs(config.node, log, self._writer, self._groups)
         self._sender = SnapshotSender(
-            config, self._groups, snapshots, file_thread, peers, clock, self._spawn
+            config, self._groups, snapshots, file_thread, peers, clock, self._tasks.spawn
         )
         self._compactor = LogCompactor(self._groups, self._writer, self._sender.spare)
         self._receiver = SnapshotReceiver(
-            config, self._groups, snapshots, file_thread, peers, self._writer, clock, self._spawn
+            config,
+            self._groups,
+            snapshots,
+            file_thread,
+            peers,
+            self._writer,
+            clock,
+            self._tasks.spawn,
         )
         self._context = GroupContext(
             config=config,
@@ -399,9 +405,6 @@ class RaftHost(Actor):
         self._quiescence.wake(group)
         self._busy[group.id] = group
         self._wake.set()
-
-    def _spawn(self, name: str, coroutine: Coroutine[Any, Any, None]) -> None:
-        self._tasks.spawn(name, coroutine)
 
     def _drop_frame(self, peer: int, error: NetworkError) -> None:
         self._frames_dropped += 1

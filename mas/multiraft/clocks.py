@@ -1,6 +1,6 @@
-"""The peers' clocks as their frames tell them, for the stamps of proposals (rule 12).
+"""Compares this node's clock with its peers', for the stamps of proposals (rule 12).
 
-They decide nothing: a stamp is for people. But one leader an hour ahead shouldn't spoil an hour of everybody's. So all
+Clocks decide nothing: a stamp is for people. But one leader an hour ahead shouldn't spoil an hour of everybody's. So all
 wall clocks, this node's own too, are kept against this node's monotonic clock, which doesn't jump: a wall clock that
 does differs from the peers' at once, and not only once they are heard of again.
 """

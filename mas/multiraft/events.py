@@ -44,7 +44,7 @@ CommitEvent = Committed | Leadership | ReadReady | Restored
 
 
 class Refused(msgspec.Struct, frozen=True, gc=False):
-    """Over error_c: this proposal, or this read, was not taken by the group (`NotLeading`, `Overloaded`), and never will be."""
+    """Says over error_c that the group didn't take this proposal or read (`NotLeading`, `Overloaded`), and never will."""
 
     number: int
     error: MasError

@@ -68,7 +68,7 @@ def encode_frame(
 
 
 class Outbox:
-    """What a turn sends, by peer.
+    """Gathers what a turn sends, by peer.
 
     An APPEND without entries tells a follower how far it may apply, which no client waits for: it needs no frame of its
     own, and its answer none either. It rides with the next frame to that peer, or with the next tick's.
@@ -92,7 +92,7 @@ class Outbox:
     def send(
         self, clock_us: int, heartbeats: Mapping[int, HostHeartbeat], *, with_riders: bool
     ) -> list[tuple[int, Message]]:
-        """Send it all, one frame a peer unless that grows too long; what was not sent, for the groups to know.
+        """Send it all, one frame a peer unless that grows too long. Return what was not sent, for the groups to know.
 
         `heartbeats` go with the peers' last frames. `with_riders`: also where only riders wait.
         """

@@ -1,4 +1,4 @@
-"""How long to wait before what has failed is tried again: each time twice as long, up to a bound."""
+"""Pauses before what has failed is tried again: each twice as long as the one before, up to a bound."""
 
 from collections.abc import Hashable
 from typing import Generic, TypeVar
@@ -16,7 +16,7 @@ class _Pause(msgspec.Struct):
 
 
 class Pauses(Generic[K]):
-    """A pause for each thing that fails."""
+    """Keeps a pause for each thing that fails."""
 
     def __init__(self, clock: Clock, least: float, most: float) -> None:
         self._clock = clock

@@ -3,9 +3,9 @@
     file complete ─ checked ─► note synced ─► rows swapped ─► log restored, note cleared ─► core told
                  snapshot.received  snapshot.noted  snapshot.installed   snapshot.restored
 
-Whatever it dies between, a start finds either the old state or the note, and then finishes the work. Whatever fails
-on the way delays this replica, or stops it: never the process, whose other replicas have nothing to do with it. The sender
-hears why, so that it neither keeps its log for this replica meanwhile nor takes its file for a bad one.
+If the process dies at any step, a start finds either the old state or the note, and then finishes the work. A failure on
+the way delays or stops this replica, but never the process, whose other replicas have nothing to do with it. The sender
+hears the reason, so that it neither keeps its log for this replica meanwhile nor takes its file for a damaged one.
 """
 
 import errno
@@ -63,14 +63,14 @@ _WINDOW_BYTES = 8 * SNAPSHOT_CHUNK_BYTES
 _PIECES = 256
 _TRANSFERS_MAX = 4
 _GONE_PATIENCE = 6
-"""What nobody has sent anything of for so many times the patience is given up, and its file's room given back."""
+"""A transfer of which nothing has come for so many times the patience is given up, and its file deleted."""
 _RETRY_SECONDS = 1.0
 _RETRY_SECONDS_MAX = 30.0
 _WHY_CHARACTERS = 512
 
 
 class _Transfer(msgspec.Struct):
-    """A file on its way here: written <= arrived <= asked."""
+    """Tracks a file on its way here: written <= arrived <= asked."""
 
     peer: int
     offer: Offer
@@ -85,7 +85,7 @@ class _Transfer(msgspec.Struct):
 
 
 class _Refused(msgspec.Struct, frozen=True):
-    """What couldn't be taken in here, and is asked for again."""
+    """Remembers an offer that couldn't be taken in here, to ask for it again."""
 
     peer: int
     needs: int
@@ -93,7 +93,7 @@ class _Refused(msgspec.Struct, frozen=True):
 
 
 class SnapshotReceiver:
-    """The taking side of a node's snapshots."""
+    """Receives and installs the snapshots of a node's groups."""
 
     def __init__(
         self,

@@ -71,7 +71,7 @@ class _Export(msgspec.Struct, frozen=True):
 
 
 class SnapshotSender:
-    """The giving side of a node's snapshots."""
+    """Exports, offers and sends the snapshots of a node's groups."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class SnapshotSender:
             self._end(group_id, peer, ok=False)
 
     def spare(self, group_id: int, cut: int) -> int:
-        """`cut`, or less: the entries that follow a snapshot on its way must not be cut away, while it gets on."""
+        """Return `cut`, or less: while a snapshot on its way gets on, the entries behind it must not be cut."""
         now = self._clock.monotonic()
         indexes = [cut]
         files = [offered.file for (group, _), offered in self._offers.items() if group == group_id]
