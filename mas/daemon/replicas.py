@@ -159,7 +159,7 @@ class Replicas(Actor):
         self._stopped.pop(bucket, None)
 
     def _check_rows(self, row: BucketRow) -> None:
-        """Raises CorruptData where the database is of another cluster, as its first entry says (rule 20)."""
+        """Raises CorruptData where the database is of another cluster, as its first entry says (rule 20, genesis)."""
         ours = self._settings.cluster, self._settings.buckets
         if row.buckets and (row.cluster, row.buckets) != ours:
             raise CorruptData(

@@ -156,7 +156,7 @@ class GlobalLockService(Leases, Actor):
         return self._settings.lease
 
     def statistics(self) -> TableStatistics:
-        """What the table has seen; all zero before the service has its epoch."""
+        """Return what the table has seen; all zero before the service has its epoch."""
         if self._book is None:
             return TableStatistics(held=0, waiting=0, granted=0, timed_out=0, expired=0)
         return self._book.statistics()

@@ -131,7 +131,9 @@ class RaftHost(Actor):
     # -- the start -----------------------------------------------------------------------------
 
     async def finish_snapshots(self) -> None:
-        """Finish the installations that the last run was stopped in (rule 28); before the databases are opened."""
+        """Finish the installations that the last run was stopped in (rule 28, snapshots); before the databases are
+        opened.
+        """
         folder = self._config.snapshot_folder
         folder.mkdir(parents=True, exist_ok=True)
         for path in sorted(folder.glob("*.outgoing*")):  # those that were being written too
@@ -144,8 +146,9 @@ class RaftHost(Actor):
         """Take part in a group.
 
         `voters` are those that the group began with, on a node that joins later too, since its log tells of the changes.
-        `applied` is what the AccountDB holds, and `applied_term` the term of that entry (rule 27). Where the log is to be
-        made or a snapshot's installation finished, the call blocks for a write (`logs.create` makes it beforehand).
+        `applied` is what the AccountDB holds, and `applied_term` the term of that entry (rule 27, commits and members).
+        Where the log is to be made or a snapshot's installation finished, the call blocks for a write (`logs.create`
+        makes it beforehand).
 
         Raises:
             LostLog: the database is ahead of the log.

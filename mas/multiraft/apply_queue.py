@@ -39,7 +39,7 @@ class ApplyQueue:
         return bool(self._waiting)
 
     def commit(self, entries: tuple[Entry, ...]) -> None:
-        """Hand out committed entries, which are in this node's own synced log (rule 21)."""
+        """Hand out committed entries, which are in this node's own synced log (rule 21, apply what is synced)."""
         first, last = entries[0].index, entries[-1].index
         assert first == self.committed + 1
         self.committed = last

@@ -1,4 +1,4 @@
-"""Compares this node's clock with its peers', for the stamps of proposals (rule 12).
+"""Compares this node's clock with its peers', for the stamps of proposals (rule 12, time decides no outcome).
 
 Clocks decide nothing: a stamp is for people. But one leader an hour ahead shouldn't spoil an hour of everybody's. So all
 wall clocks, this node's own too, are kept against this node's monotonic clock, which doesn't jump: a wall clock that

@@ -1,4 +1,4 @@
-"""Says how far a group's log may be cut: behind what the AccountDB durably has, with a margin (rule 26).
+"""Says how far a group's log may be cut: behind what the AccountDB durably has, with a margin (rule 26, durably applied).
 
 The margin, in entries and in seconds, spares a follower that was away for a moment the whole snapshot.
 """

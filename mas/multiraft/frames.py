@@ -1,7 +1,7 @@
 """Frames between hosts: all groups' messages of a turn to one peer travel together, heartbeats too.
 
-A frame carries the sender's clock, from which a leader that is off finds its group's median (rule 12), and one of each
-tick a host heartbeat for the groups that are quiescent.
+A frame carries the sender's clock, from which a leader that is off finds its group's median (rule 12, time decides no
+outcome), and one of each tick a host heartbeat for the groups that are quiescent.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -141,7 +141,9 @@ def _continues(group: int, first: Message, next_group: int, message: Message) ->
 
 
 def _cut(messages: list[tuple[int, Message]]) -> Iterator[list[tuple[int, Message]]]:
-    """Cut messages into parts, at least one, each of at most a turn's messages and bytes or one message (rule 38)."""
+    """Cut messages into parts, at least one, each of at most a turn's messages and bytes or one message (rule 38,
+    bounded turns).
+    """
     start = size = 0
     for position, (_, message) in enumerate(messages):
         own = _MESSAGE_BYTES + sum(_ENTRY_BYTES + len(entry.data) for entry in message.entries)

@@ -212,7 +212,9 @@ class RaftGroup:
         self._wake_to_take()
 
     def set_applied(self, applied: int, flushed: int) -> None:
-        """Note how far the state is applied in memory, and durably (rule 26): the log is cut up to the latter."""
+        """Note how far the state is applied in memory, and durably (rule 26, durably applied): the log is cut up to the
+        latter.
+        """
         self.applied, self.flushed = applied, flushed
         self._release_flush_waiters()
         if self.apply_queue.is_waiting or self._intake.is_refusing:
@@ -220,7 +222,7 @@ class RaftGroup:
 
     def stamp_us(self) -> int:
         """Return the time to stamp a proposal with, in microseconds: this node's clock, or its peers' median where that is off
-        by a second (rule 12).
+        by a second (rule 12, time decides no outcome).
         """
         return self._context.clocks.stamp_us(self.members.newest.voters)
 
@@ -498,7 +500,9 @@ class RaftGroup:
         )
 
     def hard_state_to_write(self, ready: Ready) -> HardState | None:
-        """Return the hard state to write where a write is due anyway: a commit index alone isn't worth one (rule 27)."""
+        """Return the hard state to write where a write is due anyway: a commit index alone isn't worth one (rule 27,
+        commits and members).
+        """
         return ready.hard_state or self._unwritten
 
     def may_send_before_write(self, ready: Ready) -> bool:

@@ -36,7 +36,9 @@ class LogBatch(Protocol):
     def set_conf_state(self, group: int, conf_state: ConfState) -> None: ...
 
     def restore(self, group: int, metadata: SnapshotMetadata) -> None:
-        """Begin the log behind this snapshot. Entries behind it stay where the log holds its (index, term) (rule 28)."""
+        """Begin the log behind this snapshot. Entries behind it stay where the log holds its (index, term) (rule 28,
+        snapshots).
+        """
 
     def compact(self, group: int, index: int) -> None:
         """Drop entries up to and including `index`; its term is still known."""

@@ -143,7 +143,7 @@ def check_founders(group: int, storage: Storage, founders: ConfState) -> None:
 
 
 def check_database(group: int, storage: Storage, applied: int, applied_term: int) -> None:
-    """Refuse a log that the AccountDB's state can't have come from (rule 28).
+    """Refuse a log that the AccountDB's state can't have come from (rule 28, snapshots).
 
     Raises:
         LostLog: the database is ahead of the log.

@@ -135,7 +135,7 @@ class _SnapshotFrame(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Note(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """In the log while a snapshot is being installed: a start that finds it finishes the work (rule 28)."""
+    """In the log while a snapshot is being installed: a start that finds it finishes the work (rule 28, snapshots)."""
 
     metadata: SnapshotMetadata
 

@@ -5,8 +5,8 @@
 
 What queued up for a peer since the last write is one message: one encryption, one system call. A message that was
 damaged, lost, repeated, forged, or meant for another connection is never taken for the next one, so a frame is taken once
-(rule 6). TLS sees to that; where there is none, the key is the connection's own for this direction, and the nonce counts
-the messages.
+(rule 6, decide). TLS sees to that; where there is none, the key is the connection's own for this direction, and the
+nonce counts the messages.
 """
 
 import struct

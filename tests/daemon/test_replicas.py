@@ -415,7 +415,7 @@ async def test_a_database_that_failed_ends_the_process(
 
 
 async def test_consensus_a1_a_roster_file_that_was_edited_erases_nothing(world: World) -> None:
-    """faults: consensus A1. Erased by an edited file, and opened again by a mended one, the replica had an empty log and
+    """Erased by an edited file, and opened again by a mended one, the replica had an empty log and
     voted with it.
     """
     await world.start()

@@ -385,7 +385,7 @@ def test_rule_20_genesis_is_said_once() -> None:
     )
 
 
-def test_twopc_a3_openings_under_way_reserve_what_external_has_room_for() -> None:
+def test_openings_under_way_reserve_what_external_has_room_for() -> None:
     """Each was judged against the same balance, and together they left no number that a database holds."""
     bank = Bank()
     count = 10
@@ -405,7 +405,7 @@ def test_twopc_a3_openings_under_way_reserve_what_external_has_room_for() -> Non
     assert bank.one(too_many).reason is Reason.BALANCE_LIMIT, "nothing gives the room back"
 
 
-def test_twopc_a3_what_an_opening_reserved_is_freed_with_it(bank: Bank) -> None:
+def test_what_an_opening_reserved_is_freed_with_it(bank: Bank) -> None:
     before = bank.account(USD)
     opening = prepare(1, ("new", 70), kind=Kind.CREATION)
     bank.do(opening)
@@ -418,7 +418,7 @@ def test_twopc_a3_what_an_opening_reserved_is_freed_with_it(bank: Bank) -> None:
     assert (row.balance, row.debits_pending) == (before.balance - 70, 0)
 
 
-def test_twopc_a3_deposits_of_one_payment_count_together(bank: Bank) -> None:
+def test_deposits_of_one_payment_count_together(bank: Bank) -> None:
     half = 4 * BALANCE_MAX
     answer = bank.one(prepare(1, (EXTERNAL, -half), (EXTERNAL, -half), kind=Kind.DEPOSIT))
     assert (answer.code, answer.reason) == (Code.CONTENDED, Reason.CONTENDED)

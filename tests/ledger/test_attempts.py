@@ -28,7 +28,7 @@ from tests.ledger.harness import (
 )
 
 
-def test_security_b2_an_id_finds_and_ends_its_payers_payment_alone(bank: Bank) -> None:
+def test_an_id_finds_and_ends_its_payers_payment_alone(bank: Bank) -> None:
     """An id is a hash that anybody can compute; whose it is is judged in the entry, where nobody can have changed it."""
     bank.do(decide(1, ("a", -1), ("b", 1)), end(2, payer="a", **CANCEL), ask(3))
     before = bank.ledger.rows.state_hash()
@@ -51,7 +51,7 @@ def test_security_b2_an_id_finds_and_ends_its_payers_payment_alone(bank: Bank) -
     assert codes(others) == [Code.NONE] * 2
 
 
-def test_twopc_a1_an_end_whose_body_is_another_payers_is_failed(bank: Bank) -> None:
+def test_an_end_whose_body_is_another_payers_is_failed(bank: Bank) -> None:
     stolen = end(1, payer="b", body=end(1).body)
     assert bank.one(stolen).code is Code.FAILED
 

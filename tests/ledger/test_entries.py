@@ -115,7 +115,7 @@ def test_a_row_that_nobody_has_loaded_stops_the_replica() -> None:
         (Genesis("cluster", 2, 1), "bucket"),
     ],
 )
-def test_twopc_a1_what_cannot_be_is_failed_alike_and_nothing_else_is_harmed(
+def test_what_cannot_be_is_failed_alike_and_nothing_else_is_harmed(
     bank: Bank, instruction: object, field: str
 ) -> None:
     """It stands in the log for ever: a replica that fell over it would fall again at every start."""
@@ -131,7 +131,7 @@ def test_twopc_a1_what_cannot_be_is_failed_alike_and_nothing_else_is_harmed(
     assert before != bank.ledger.rows.state_hash() == other.ledger.rows.state_hash()
 
 
-def test_twopc_a1_the_systems_accounts_are_nobodys_to_name(bank: Bank) -> None:
+def test_the_systems_accounts_are_nobodys_to_name(bank: Bank) -> None:
     """`@external` is reached by that name alone, which is judged by the room in 64 bits."""
     bank.do(decide(1, (EXTERNAL, -4), ("a", 4), kind=Kind.DEPOSIT))
     assert bank.one(decide(2, ("a", -1), (USD, 1))).code is Code.FAILED
@@ -141,7 +141,7 @@ def test_twopc_a1_the_systems_accounts_are_nobodys_to_name(bank: Bank) -> None:
     assert set(bank.accounts()) == {"a", "b", "c", USD}
 
 
-def test_twopc_a1_a_batch_whose_head_cannot_be_is_failed_whole(bank: Bank) -> None:
+def test_a_batch_whose_head_cannot_be_is_failed_whole(bank: Bank) -> None:
     for batch in (
         Batch(b"short", 0, (QueryRecord(pid(1)),)),
         Batch(TC, 2**49, (QueryRecord(pid(1)),)),
@@ -151,13 +151,13 @@ def test_twopc_a1_a_batch_whose_head_cannot_be_is_failed_whole(bank: Bank) -> No
     assert bank.one(prepare(1, ("a", -1))).code is Code.PREPARED
 
 
-def test_twopc_a1_a_stamp_beyond_all_time_is_kept_within_it(bank: Bank) -> None:
+def test_a_stamp_beyond_all_time_is_kept_within_it(bank: Bank) -> None:
     """The stamp is written to a column of 64 bits."""
     bank.do(decide(1, ("a", -1), ("b", 1)), time_us=2**64 - 1)
     assert bank.ledger.rows.bucket.time_us == 2**63 - 1
 
 
-def test_twopc_b1_however_much_waits_on_an_account_a_batch_is_judged_by_sums(bank: Bank) -> None:
+def test_however_much_waits_on_an_account_a_batch_is_judged_by_sums(bank: Bank) -> None:
     """Legs left out are summed once a batch, and what a leg waits for is named once an account, not once a payout."""
     count = 300
     bank.do(*[prepare(n, ("c", 1)) for n in range(1, count + 1)])
@@ -178,7 +178,7 @@ def test_twopc_b1_however_much_waits_on_an_account_a_batch_is_judged_by_sums(ban
     assert bank.one(too_much, left_out=undecided).reason is Reason.INSUFFICIENT_FUNDS
 
 
-def test_twopc_b1_too_much_waiting_on_one_account_ends_the_attempt_at_once(bank: Bank) -> None:
+def test_too_much_waiting_on_one_account_ends_the_attempt_at_once(bank: Bank) -> None:
     most = limits.UNDECIDED_PER_ACCOUNT_MAX
     bank.do(*[prepare(n, ("c", 1)) for n in range(1, most + 1)])
     spend = prepare(5_000, ("c", -1))

@@ -85,7 +85,7 @@ def test_rule_34_the_anchors_own_leg_passes_too(bank: Bank) -> None:
     assert bank.account("b").marks == ()
 
 
-def test_twopc_a2_marks_exclude_each_other_whatever_two_lock_services_grant(bank: Bank) -> None:
+def test_marks_exclude_each_other_whatever_two_lock_services_grant(bank: Bank) -> None:
     """A service that was taken for dead still marks behind the new one; one EXCLUSIVE mark stands at the most."""
     late, newer = Token(1, 5), Token(2, 1)
     bank.do(Mark("a", late))
@@ -107,9 +107,7 @@ def test_rule_34_readers_marks_stand_together_and_an_older_exclusive_one_goes(ba
 
 
 @pytest.mark.parametrize("mode", [LockMode.EXCLUSIVE, LockMode.SHARED])
-def test_twopc_a2_a_mark_that_comes_behind_its_unmark_is_not_set(
-    bank: Bank, mode: LockMode
-) -> None:
+def test_a_mark_that_comes_behind_its_unmark_is_not_set(bank: Bank, mode: LockMode) -> None:
     token = Token(1, 4, mode)
     assert codes(bank.do(Unmark("a", token), Mark("a", token))) == [
         Code.UNCHANGED,
@@ -118,7 +116,7 @@ def test_twopc_a2_a_mark_that_comes_behind_its_unmark_is_not_set(
     assert bank.account("a").marks == ()
 
 
-def test_twopc_b3_an_account_being_created_is_not_in_a_wrong_bucket(bank: Bank) -> None:
+def test_an_account_being_created_is_not_in_a_wrong_bucket(bank: Bank) -> None:
     """Its creation may be committed: whoever asks waits for it, and doesn't look for the account elsewhere."""
     bank.do(prepare(1, ("new", 5), kind=Kind.CREATION))
     pending = Answer(Code.PENDING_ON, xids=(xid(1),))
@@ -133,7 +131,7 @@ def test_twopc_b3_an_account_being_created_is_not_in_a_wrong_bucket(bank: Bank) 
     assert bank.one(QueryRecord(pid(2), "new")).code is Code.WRONG_BUCKET
 
 
-def test_twopc_c1_a_change_is_judged_once_by_its_name(bank: Bank) -> None:
+def test_a_change_is_judged_once_by_its_name(bank: Bank) -> None:
     freeze = SetAccount("a", frozen=True, change_id=pid(7))
     state = bank.one(freeze).state
     bank.do(SetAccount("a", frozen=False), Mark("a", NEWER))
@@ -144,7 +142,7 @@ def test_twopc_c1_a_change_is_judged_once_by_its_name(bank: Bank) -> None:
     assert other.code is Code.KEY_REUSED
 
 
-def test_twopc_c1_a_refusal_of_a_change_is_for_ever_and_a_lock_is_not(bank: Bank) -> None:
+def test_a_refusal_of_a_change_is_for_ever_and_a_lock_is_not(bank: Bank) -> None:
     close = SetAccount("a", closed=True, change_id=pid(7))
     assert bank.one(close).reason is Reason.ACCOUNT_NOT_EMPTY
     bank.do(Mark("b", OLD))
@@ -204,7 +202,7 @@ def test_rule_36_an_epoch_is_taken_once() -> None:
     assert bank.one(TakeEpoch("one")).value == 3
 
 
-def test_twopc_b1_marks_on_one_account_are_bounded(bank: Bank) -> None:
+def test_marks_on_one_account_are_bounded(bank: Bank) -> None:
     most = limits.MARKS_PER_ACCOUNT_MAX
     readers = [Mark("a", Token(1, n, LockMode.SHARED)) for n in range(1, most + 2)]
     assert codes(bank.do(*readers)) == [Code.DONE] * most + [Code.LOCK_CONFLICT]

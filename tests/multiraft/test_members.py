@@ -748,7 +748,7 @@ async def test_hosts_tell_of_groups_that_come_and_of_each_change(cluster: "Clust
 # -- removal -------------------------------------------------------------------------------------------
 
 
-async def test_consensus_b1_a_removed_member_that_stays_lets_those_who_stay_elect(
+async def test_a_removed_member_that_stays_lets_those_who_stay_elect(
     cluster: "Cluster",
 ) -> None:
     """Only the leader and the one removed know that the removal is committed, and the leader dies: the two others are a
@@ -785,7 +785,7 @@ async def test_consensus_b1_a_removed_member_that_stays_lets_those_who_stay_elec
     assert gone.id not in members(elected).voters
 
 
-async def test_consensus_b1_a_change_of_members_is_on_disk_once_it_is_applied(
+async def test_a_change_of_members_is_on_disk_once_it_is_applied(
     cluster: "Cluster",
 ) -> None:
     """Who was removed leaves by the word of those who applied it: a power cut must not take that back."""

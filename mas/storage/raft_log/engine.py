@@ -89,7 +89,7 @@ class GroupStorage:
         return self._view().last
 
     def snapshot(self) -> Snapshot:
-        """What stands for the compacted entries: a place in the log only, the host sends the file."""
+        """Return what stands for the compacted entries: a place in the log only, the host sends the file."""
         view = self._view()
         return Snapshot(SnapshotMetadata(view.start, view.start_term, view.conf_state))
 

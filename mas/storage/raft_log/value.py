@@ -113,7 +113,7 @@ class GroupLog(msgspec.Struct, frozen=True):
         return self.terms[bisect_right(self.terms, index, key=_first) - 1][1]
 
     def holds(self, index: int, term: int) -> bool:
-        """Whether the log has this entry, or begins behind it."""
+        """Tell whether the log has this entry, or begins behind it."""
         return self.start <= index <= self.last and self.term(index) == term
 
     def change(self, change: Change) -> "GroupLog":
