@@ -8,17 +8,15 @@ again as soon as it says anything.
 from collections.abc import Callable, Sequence
 
 from mas.ledger.instructions import RejectReason
-from mas.rpc.messages import Rejected, ReplicaView
-
-NOWHERE = 0
-"""No node has this id."""
+from mas.rpc.calls import NOWHERE
+from mas.rpc.messages import ForLeader, PassOn, Rejected, ReplicaView, Request
 
 
 class Leaders:
     """The replicas of every bucket, and which of them probably leads."""
 
     def __init__(self, is_connected: Callable[[int], bool]) -> None:
-        self._is_connected = is_connected
+        self.is_connected = is_connected
         self._replicas: dict[int, tuple[int, ...]] = {}
         self._guess: dict[int, int] = {}
         self._terms: dict[int, int] = {}
@@ -49,7 +47,7 @@ class Leaders:
 
     def reaches(self, node: int) -> bool:
         """Tell whether what is sent there is likely to arrive."""
-        return self._is_connected(node) and node not in self._silent
+        return self.is_connected(node) and node not in self._silent
 
     def next_hop(self, bucket: int) -> int:
         """The guessed leader, or else the next replica that is reached; `NOWHERE` without one."""
@@ -63,6 +61,13 @@ class Leaders:
         """The leader, where it is known and out of reach from here, so that somebody has to pass on; else `NOWHERE`."""
         leader = self._away.get(bucket, NOWHERE)
         return NOWHERE if leader == NOWHERE or self.reaches(leader) else leader
+
+    def to_leader(self, bucket: int, message: Request) -> Request:
+        """Wrap what is for the leader, where somebody has to pass it on."""
+        leader = self.away(bucket)
+        if leader != NOWHERE and isinstance(message, ForLeader):
+            return PassOn(message.request, bucket, leader, message)
+        return message
 
     # -- what is heard ------------------------------------------------------------------------------
 
