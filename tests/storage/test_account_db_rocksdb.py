@@ -304,11 +304,11 @@ async def test_no_write_holds_the_interpreter_for_many_rows(
     monkeypatch.setattr(rocksdb, "try_write", try_write)
     assert await database.flush(book.take(), before=1, writer=b"me")
     appended = len(sizes)
-    assert sum(rows for rows, _ in sizes) < 5_000 / 128 + 10_000 / 256 + 10_000 / 400 + 5
+    assert sum(rows for rows, _ in sizes) < 5_000 / 128 + 10_000 / 256 + 10_000 / 250 + 5
     await database.open(1, b"me")
     assert sum(rows for rows, _ in sizes[appended:]) > 15_000
-    assert max(rows for rows, _ in sizes) <= 400
-    assert max(size for _, size in sizes) < 400_000
+    assert max(rows for rows, _ in sizes) <= 250
+    assert max(size for _, size in sizes) < 200_000
     await database.close()
 
 

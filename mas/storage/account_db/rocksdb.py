@@ -85,6 +85,7 @@ from mas.storage.account_db.layout import (
 from mas.storage.account_db.rows import (
     JUMP,
     NewChunks,
+    count_chunks,
     decode_account,
     decode_claim,
     decode_incarnation,
@@ -112,6 +113,8 @@ REMEDY = (
 
 _UNINDEXED_ROWS_MAX = 150_000
 """Rows that wait in memory for the index: the more, the fewer times an account that many flushes change is written."""
+_PIECES_PER_BREATH = 4
+_ROWS_PER_LOOK = 4_000
 _STALL_SECONDS = 0.01
 _KEYS_PER_READ = 32
 """Of one read, which holds the interpreter while the disk is waited for."""
@@ -352,8 +355,7 @@ class RocksAccountDB:
     def _is_flushed(self, writes: WriteSet, header: Header) -> bool:
         if header.applied != writes.bucket.applied:
             return False
-        chunks = NewChunks(writes, 0)
-        chunks.first = header.chunks_end - chunks.count
+        chunks = NewChunks(writes, header.chunks_end - count_chunks(writes))
         for _ in chunks.cut():
             """Links the accounts as the earlier try has stored them."""
         return True
@@ -383,12 +385,15 @@ class RocksAccountDB:
             journals_end += 1
             rows.append(piece)
         writer.end()
-        header = Header.of(writes.bucket, totals, chunks.first + chunks.count)
+        header = Header.of(writes.bucket, totals, chunks.end)
         return Head(before.generation, before.writer, header, journals_end), rows
 
     def _find_new(self, accounts: dict[str, Account], bucket: _Bucket) -> list[str]:
         """The accounts that have no row yet. One that was posted to before has, and needn't be looked for."""
-        unposted = [number for number, account in accounts.items() if not account.chunk]
+        unposted: list[str] = []
+        for piece in pieces(accounts.values(), _ROWS_PER_LOOK):
+            unposted += [account.number for account in piece if not account.chunk]
+            breathe()
         keys = {ACCOUNT + number.encode(): number for number in unposted}
         with self._lock:
             found = bucket.find(keys)
@@ -400,8 +405,11 @@ class RocksAccountDB:
         self, bucket: _Bucket, head: Head, rows: list[Mapping[bytes, bytes | None]]
     ) -> None:
         with self._lock:
-            for piece in rows:
-                bucket.add(piece)
+            rows.reverse()
+            while rows:
+                bucket.add(rows.pop())
+                if len(rows) % _PIECES_PER_BREATH == 0:
+                    breathe()
             bucket.head = head
 
     def _commit(self, head: Head) -> None:
@@ -473,7 +481,11 @@ class RocksAccountDB:
         writer.put(prefix + INDEXED, encode(indexed))
         writer.end()
         with self._lock:
-            bucket.indexing = {}
+            indexed_rows, bucket.indexing = bucket.indexing, {}
+        while indexed_rows:  # to let go of all of them at once takes milliseconds
+            for key in list(islice(indexed_rows, _ROWS_PER_LOOK)):
+                del indexed_rows[key]
+            breathe()
 
     def _reclaim(self, bucket: int) -> None:
         """Give back the room of what was deleted of the bucket."""
