@@ -11,13 +11,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, thread_time
 
 import pytest
 from rocksdict import Rdict, WriteBatch
 
 from mas.errors import CorruptData, DatabaseUnavailable, DataDirectoryError, StorageError
 from mas.storage.account_db import rocksdb
+from mas.storage.account_db import writes as module_of_writes
 from mas.storage.account_db.rocksdb import RocksAccountDB
 from tests.storage.account_rows import Book, everything, payment_id, prepared, undecided
 
@@ -309,6 +310,40 @@ async def test_no_write_holds_the_interpreter_for_many_rows(
     assert sum(rows for rows, _ in sizes[appended:]) > 15_000
     assert max(rows for rows, _ in sizes) <= 250
     assert max(size for _, size in sizes) < 200_000
+    await database.close()
+
+
+@pytest.mark.asyncio
+async def test_a_large_flush_gives_up_the_interpreter_all_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CPU time between two moments at which the loop can run: in one piece a flush of these rows would take 100 ms."""
+    database = connect(tmp_path / "db")
+    await flushed(database, Book())
+    book = Book()
+    book.row.applied = 1
+    for number in range(8_000):
+        book.pay(number, payer=f"payer{number}", payee=f"payee{number}")
+    writes = book.take()
+    marks: list[float] = []
+
+    def marking(work: Callable[..., object]) -> Callable[..., object]:
+        def marked(*arguments: object) -> object:
+            marks.append(thread_time())
+            result = work(*arguments)
+            marks.append(thread_time())
+            return result
+
+        return marked
+
+    for module, name in ((rocksdb, "pack"), (rocksdb, "breathe"), (module_of_writes, "breathe")):
+        monkeypatch.setattr(module, name, marking(getattr(module, name)))
+    assert await database.flush(writes, before=1, writer=b"me")
+
+    held = [end - start for start, end in zip(marks[1::2], marks[2::2], strict=False)]
+    assert len(held) > 100
+    assert max(held) < 0.25 * sum(held), "no piece is as long as a quarter of all"
+    assert max(held) < 0.025
     await database.close()
 
 

@@ -12,7 +12,7 @@ from itertools import chain
 from struct import Struct
 
 import msgspec
-from rocksdict import RdictIter, Snapshot
+from rocksdict import Rdict, RdictIter, Snapshot
 
 from mas.decoding import msgpack_decoder
 from mas.errors import CorruptData
@@ -67,6 +67,17 @@ _decode_journal = msgpack_decoder(dict[bytes, bytes | None], "a journal", Corrup
 
 def head_key(bucket: int) -> bytes:
     return PREFIX.pack(bucket, NO_GENERATION) + HEAD
+
+
+def find_buckets(database: Rdict) -> Iterator[int]:
+    """Buckets of which there are rows, ascending; whether there is a head that makes them count, `read_head` says."""
+    scan = database.iter()
+    scan.seek(PREFIX.pack(1, NO_GENERATION))
+    while scan.valid():
+        bucket, _ = PREFIX.unpack_from(scan.key())
+        yield bucket
+        scan.seek(PREFIX.pack(bucket, BEHIND))
+    scan.status()
 
 
 def changed_rows(writes: WriteSet) -> Iterator[IndexRows]:

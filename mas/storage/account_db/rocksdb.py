@@ -62,7 +62,6 @@ from mas.storage.account_db.layout import (
     INDEXED,
     JOURNAL,
     LEG,
-    NO_GENERATION,
     NUMBER,
     PAYMENT,
     PLACE,
@@ -72,6 +71,7 @@ from mas.storage.account_db.layout import (
     Indexed,
     IndexRows,
     changed_rows,
+    find_buckets,
     get_from,
     head_key,
     places,
@@ -263,6 +263,10 @@ class RocksAccountDB:
         """The bucket as of its applied index, None where it isn't here."""
         header = await self._run(self._reader, partial(self._header, bucket))
         return None if header is None else header.row()
+
+    async def buckets(self) -> list[int]:
+        """The buckets that are here, ascending."""
+        return await self._run(self._reader, self._find_all)
 
     async def verify(self, bucket: int) -> Totals:
         """Read all rows of the bucket, and hold them to its totals and its state hash, and the index to the chunks.
@@ -512,6 +516,11 @@ class RocksAccountDB:
                 found = _Bucket(head, read_unindexed(self._database.get, head))
                 self._buckets[bucket] = found
             return found
+
+    def _find_all(self) -> list[int]:
+        database = self._database
+        buckets = list(find_buckets(database))
+        return [bucket for bucket in buckets if read_head(database.get, bucket) is not None]
 
     def _header(self, bucket: int) -> Header | None:
         found = self._find(bucket)
@@ -863,19 +872,15 @@ def _check(bucket: int, path: Path) -> Header:
 
 def _drop_unfinished(database: Rdict) -> None:
     """Delete what installations that never ended have left: rows of a generation that no head names."""
-    scan = database.iter()
-    scan.seek(PREFIX.pack(1, NO_GENERATION))
-    while scan.valid():
-        bucket, _ = PREFIX.unpack_from(scan.key())
+    for bucket in find_buckets(database):
         head = read_head(database.get, bucket)
         for generation in (FIRST, SECOND):
             if head is None or head.generation != generation:
                 begin, end = PREFIX.pack(bucket, generation), PREFIX.pack(bucket, generation + 1)
+                scan = database.iter()
                 scan.seek(begin)
                 if scan.valid() and scan.key() < end:
                     database.delete_range(begin, end)
-        scan.seek(PREFIX.pack(bucket, BEHIND))
-    scan.status()
 
 
 def _whole_compaction() -> CompactOptions:
