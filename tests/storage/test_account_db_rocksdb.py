@@ -17,14 +17,16 @@ import pytest
 from rocksdict import Rdict, WriteBatch
 
 from mas.errors import CorruptData, DatabaseUnavailable, DataDirectoryError, StorageError
-from mas.storage.account_db import rocksdb
+from mas.storage.account_db import files, rocksdb
 from mas.storage.account_db import writes as module_of_writes
+from mas.storage.account_db.files import database_options
 from mas.storage.account_db.rocksdb import RocksAccountDB
 from tests.storage.account_rows import Book, everything, payment_id, prepared, undecided
 
 FLUSHING = """
 import asyncio, sys
 from pathlib import Path
+from mas.storage.account_db.files import database_options
 from mas.storage.account_db.rocksdb import RocksAccountDB
 from tests.storage.account_rows import everything
 
@@ -144,7 +146,7 @@ async def test_f7_a_kill_in_an_installation_leaves_old_or_new(
 
 def keys(path: Path) -> Iterator[bytes]:
     """All that the database holds of buckets."""
-    database = Rdict(str(path), rocksdb._options())
+    database = Rdict(str(path), database_options())
     scan = database.iter()
     scan.seek(bytes((0, 0, 0, 1)))
     while scan.valid():
@@ -184,7 +186,7 @@ async def test_t10_a_database_that_went_back_in_time_is_noticed(tmp_path: Path) 
 def small_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """The index follows after few rows already."""
     monkeypatch.setattr(rocksdb, "_UNINDEXED_ROWS_MAX", 20)
-    monkeypatch.setattr(rocksdb, "_MEMTABLE_BYTES_KEPT", 100_000)
+    monkeypatch.setattr(files, "_MEMTABLE_BYTES_KEPT", 100_000)
 
 
 @pytest.mark.asyncio
@@ -230,6 +232,21 @@ async def flush(database: RocksAccountDB, book: Book) -> None:
 
 
 @pytest.mark.asyncio
+async def test_a_leg_that_was_settled_prepared_again_and_settled_is_gone(tmp_path: Path) -> None:
+    """A late copy of its `Prepare` came behind its `Abort`, while the index had the first of them."""
+    database = connect(tmp_path / "db")
+    book = Book()
+    book.prepare(prepared(7))
+    await flushed(database, book)
+    await database.open(1, b"me")  # brings the index to the present
+    for change in (book.settle, lambda _: book.prepare(prepared(7)), book.settle):
+        change(prepared(7).xid)
+        await flush(database, book)
+    assert (await database.open(1, b"again")).legs == {}
+    await database.close()
+
+
+@pytest.mark.asyncio
 async def test_the_filter_hears_of_all_records_there_at_the_opening(tmp_path: Path) -> None:
     """Rule 24: those that the index lacks too."""
     database = connect(tmp_path / "db")
@@ -254,7 +271,7 @@ async def test_an_index_that_leads_astray_is_found(tmp_path: Path) -> None:
     database = connect(path)
     await flushed(database, everything())
     await database.close()
-    raw = Rdict(str(path), rocksdb._options())
+    raw = Rdict(str(path), database_options())
     one, other = (bytes((0, 0, 0, 1, 1, 2)) + payment_id(number) for number in (1, 2))
     raw[one] = raw[other]
     raw.close()
@@ -301,8 +318,8 @@ async def test_no_write_holds_the_interpreter_for_many_rows(
         sizes.append((batch.len(), batch.size_in_bytes()))
         return rocksdb_try_write(raw, batch)
 
-    rocksdb_try_write = rocksdb.try_write
-    monkeypatch.setattr(rocksdb, "try_write", try_write)
+    rocksdb_try_write = files.try_write
+    monkeypatch.setattr(files, "try_write", try_write)
     assert await database.flush(book.take(), before=1, writer=b"me")
     appended = len(sizes)
     assert sum(rows for rows, _ in sizes) < 5_000 / 128 + 10_000 / 256 + 10_000 / 250 + 5
@@ -393,7 +410,7 @@ async def test_anothers_database_is_refused(
 @pytest.mark.asyncio
 async def test_another_schema_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(rocksdb, "SCHEMA_VERSION", 99)
+        patch.setattr(files, "SCHEMA_VERSION", 99)
         await connect(tmp_path / "db").close()
     with pytest.raises(DataDirectoryError, match=r"format 99.*format 4"):
         connect(tmp_path / "db")
@@ -408,7 +425,7 @@ async def test_a_database_in_use_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_programs_database_is_refused(tmp_path: Path) -> None:
-    database = Rdict(str(tmp_path / "db"), rocksdb._options())
+    database = Rdict(str(tmp_path / "db"), database_options())
     database[b"song"] = b"title"
     database.close()
     with pytest.raises(CorruptData, match="another program"):
@@ -566,7 +583,7 @@ async def test_a_flush_that_failed_is_tried_again_with_the_same_write_set(
     writes = book.take()
 
     with monkeypatch.context() as patch:
-        patch.setattr(rocksdb, "try_write", failing(nth))
+        patch.setattr(files, "try_write", failing(nth))
         with pytest.raises(DatabaseUnavailable, match=r"No space.*nothing is lost"):
             await database.flush(writes, before=1, writer=b"me")
         assert {n: (row.chunk, row.chunk64) for n, row in book.accounts.items()} == before
@@ -583,7 +600,7 @@ async def test_a_flush_that_failed_is_tried_again_with_the_same_write_set(
 def failing(nth: int) -> Callable[[Rdict, WriteBatch], bool]:
     """A write that fails from the nth on, as RocksDB says it."""
     writes = 0
-    real = rocksdb.try_write
+    real = files.try_write
 
     def try_write(raw: Rdict, batch: WriteBatch) -> bool:
         nonlocal writes
@@ -610,7 +627,7 @@ async def test_a_flush_whose_sync_failed_is_whole_or_not_there(
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(database._mark, "write", fail)
+        patch.setattr(database._files._mark, "write", fail)
         with pytest.raises(StorageError):
             await database.flush(writes, before=1, writer=b"me")
     assert await database.flush(writes, before=1, writer=b"me")
@@ -639,7 +656,7 @@ async def test_an_installation_beside_a_failure_starts_over(
 
     def write_rows(bucket: int, path: Path) -> object:
         head = real(bucket, path)
-        database._failed = True
+        database._files.has_failed = True
         database._mend()
         return head
 

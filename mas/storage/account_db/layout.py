@@ -80,6 +80,18 @@ def find_buckets(database: Rdict) -> Iterator[int]:
     scan.status()
 
 
+def drop_unfinished(database: Rdict, bucket: int) -> None:
+    """Delete what an installation that never ended has left: rows of a generation that no head names."""
+    head = read_head(database.get, bucket)
+    for generation in (FIRST, SECOND):
+        if head is None or head.generation != generation:
+            begin, end = PREFIX.pack(bucket, generation), PREFIX.pack(bucket, generation + 1)
+            scan = database.iter()
+            scan.seek(begin)
+            if scan.valid() and scan.key() < end:
+                database.delete_range(begin, end)
+
+
 def changed_rows(writes: WriteSet) -> Iterator[IndexRows]:
     """All rows but those that stand in chunks, in pieces."""
     for accounts in pieces(writes.accounts.values(), BATCH_ROWS):

@@ -28,30 +28,20 @@ from typing import Self, TypeVar
 
 import msgspec
 from rocksdict import (
-    BlockBasedOptions,
-    BottommostLevelCompaction,
-    Cache,
-    CompactOptions,
-    DbClosedError,
-    DBCompressionType,
-    Options,
-    Rdict,
     WriteBatch,
 )
 
 from mas.errors import (
     CorruptData,
     DatabaseUnavailable,
-    DataDirectoryError,
-    MasError,
     StorageError,
 )
-from mas.files import free_bytes
 from mas.ledger.rows import Account, BucketRow, Loaded, Posting, Record, ResidentState, WriteSet
 from mas.ledger.totals import Totals
 from mas.raft import SnapshotMetadata
 from mas.runtime import failpoint
 from mas.storage.account_db import snapshot as snapshots
+from mas.storage.account_db.files import REMEDY, DatabaseFiles
 from mas.storage.account_db.layout import (
     ACCOUNT,
     BEHIND,
@@ -71,6 +61,7 @@ from mas.storage.account_db.layout import (
     Indexed,
     IndexRows,
     changed_rows,
+    drop_unfinished,
     find_buckets,
     get_from,
     head_key,
@@ -98,36 +89,18 @@ from mas.storage.account_db.rows import (
 )
 from mas.storage.account_db.snapshot import Header
 from mas.storage.account_db.view import View
-from mas.storage.account_db.writes import BATCH_ROWS, BatchWriter, breathe, pieces, try_write
-from mas.storage.rocksdb import common_options, damaged, open_database
-from mas.storage.rocksdb_files import SyncedMark
+from mas.storage.account_db.writes import BATCH_ROWS, BatchWriter, breathe, pieces
 
 _log = logging.getLogger(__name__)
-
-SCHEMA_VERSION = 4
-"""3 was the last one in SQLite."""
-REMEDY = (
-    "move the directory away and start this node again: its replicas take what they lack from its Raft log or from the "
-    "other nodes"
-)
 
 _UNINDEXED_ROWS_MAX = 150_000
 """Rows that wait in memory for the index: the more, the fewer times an account that many flushes change is written."""
 _PIECES_PER_BREATH = 4
 _ROWS_PER_LOOK = 4_000
-_STALL_SECONDS = 0.01
 _KEYS_PER_READ = 32
 """Of one read, which holds the interpreter while the disk is waited for."""
 _INSTALL_ROOM = 3
 """Bytes that an installation may take for one of the snapshot's: in the WAL, in the file, and while the old is taken away."""
-_MEMTABLE_BYTES_MAX = 64 * 1024 * 1024
-_MEMTABLE_BYTES_KEPT = 24 * 1024 * 1024
-"""What is more is written out when the index has caught up: the journals are deleted then, and needn't be written again."""
-_CACHE_BYTES = 32 * 1024 * 1024
-_BLOB_BYTES_MIN = 1024
-"""Values of this size are kept out of the tree: they are appended once, and never sorted again."""
-_GARBAGE_COLLECTION = "enable_blob_garbage_collection"
-"""Off but when something was erased: it would write all chunks anew, again and again."""
 _NOBODY = b""
 """The writer of a bucket whose rows have just been swapped: no flush of anybody's is conditional on it."""
 
@@ -160,12 +133,7 @@ class _Bucket:
 
     def add(self, rows: Mapping[bytes, bytes | None]) -> None:
         """Rows of a flush."""
-        settled = [key for key, row in rows.items() if row is None]
-        # Legs that came and went within one turn: an xid is used once, so the index has never heard of them.
-        unheard = [key for key in settled if self.unindexed.get(key) is not None]
         self.unindexed.update(rows)
-        for key in unheard:
-            del self.unindexed[key]
 
     def begin_turn(self) -> None:
         """Hand over what the index lacks."""
@@ -180,21 +148,12 @@ class RocksAccountDB:
 
     def __init__(self, path: Path, cluster: str, node: int, reserve_bytes: int) -> None:
         """Use `connect`."""
-        self._path = path
-        self._cluster = cluster
-        self._node = node
-        self._reserve_bytes = reserve_bytes
+        self._files = DatabaseFiles(path, cluster, node, reserve_bytes)
         self._buckets: dict[int, _Bucket] = {}
         self._lock = threading.Lock()
         """Held to look at a bucket, or to change it: head and rows in memory are of one moment."""
         self._index_lock = threading.Lock()
         """Held while rows of a bucket are written to the index, and to take a bucket or the database away from that."""
-        self._mark = SyncedMark(path)
-        self._failed = False
-        """A write has failed: the files are opened anew before the next."""
-        self._opened = 0
-        """How often the files were opened."""
-        self._database = self._open_files()
         self._writer = _Worker("flush")
         self._reader = _Worker("load")
         self._walker = _Worker("walk")
@@ -291,11 +250,11 @@ class RocksAccountDB:
 
         Whoever was its writer isn't any more: `open` it again.
         """
-        opened = await self._run(self._writer, lambda: self._opened)
+        opened = await self._run(self._writer, lambda: self._files.opened)
         try:
             head = await self._run(self._walker, partial(self._write_rows, bucket, path))
         except StorageError:
-            await self._run(self._writer, lambda: _drop_unfinished(self._database))
+            await self._run(self._writer, partial(drop_unfinished, self._files.database, bucket))
             await self._run(self._indexer, partial(self._reclaim, bucket))
             raise
         await self._run(self._writer, partial(self._switch, head, opened))
@@ -303,7 +262,7 @@ class RocksAccountDB:
 
     def room_for(self, size: int) -> bool:
         """Whether a snapshot of so many bytes can be received and installed without taking the Raft log's reserve."""
-        return self._room() >= (1 + _INSTALL_ROOM) * size
+        return self._files.room() >= (1 + _INSTALL_ROOM) * size
 
     async def erase(self, bucket: int) -> None:
         """Forget all of a bucket that this node holds no more; whoever was its writer isn't any more."""
@@ -316,7 +275,7 @@ class RocksAccountDB:
             if self._turn is not None:
                 await asyncio.wrap_future(self._turn)
             await self._run(self._indexer, self._index)
-        await self._run(self._indexer, self._close)
+        await self._run(self._indexer, self._files.close)
         for worker in (self._writer, self._reader, self._walker, self._indexer):
             worker.close()
 
@@ -337,7 +296,7 @@ class RocksAccountDB:
                 found.head = head
 
     def _flush(self, writes: WriteSet, before: int, writer: bytes) -> bool:
-        self._check_room(self._owed_bytes())
+        self._files.check_room(self._files.owed_bytes())
         bucket = self._find(writes.bucket.bucket)
         if bucket is None or bucket.head.writer != writer:
             return False
@@ -373,7 +332,7 @@ class RocksAccountDB:
         totals.applied = writes.bucket.applied
         for created in self._find_new(writes.accounts, bucket):
             totals.add_account(writes.accounts[created], 0)
-        writer = BatchWriter(self._write)
+        writer = BatchWriter(self._files.write)
         rows: list[Mapping[bytes, bytes | None]] = []
         for number, chunk in chunks.cut():
             writer.put(before.prefix + CHUNK + NUMBER.pack(number), pack(encode(chunk)))
@@ -419,8 +378,8 @@ class RocksAccountDB:
     def _commit(self, head: Head) -> None:
         batch = WriteBatch(raw_mode=True)
         batch.put(head_key(head.header.bucket), encode(head))
-        self._write(batch)
-        self._sync()
+        self._files.write(batch)
+        self._files.sync()
 
     def _erase(self, bucket: int) -> None:
         batch = WriteBatch(raw_mode=True)
@@ -431,8 +390,8 @@ class RocksAccountDB:
         """Write what takes the bucket's rows away; nobody looks at them or writes to its index meanwhile."""
         with self._index_lock, self._lock:
             self._buckets.pop(bucket, None)
-            self._write(batch)
-            self._sync()
+            self._files.write(batch)
+            self._files.sync()
 
     # -- the index, in a thread of its own -----------------------------------------------------
 
@@ -447,7 +406,7 @@ class RocksAccountDB:
             self._turn = None
             await asyncio.wrap_future(turn)
         if rows > _UNINDEXED_ROWS_MAX and self._turn is None:
-            self._turn = self._indexer.begin(partial(self._guarded, self._index))
+            self._turn = self._indexer.begin(partial(self._files.translate, self._index))
 
     def _index(self) -> None:
         """Bring the index of every bucket to where its head is now."""
@@ -464,13 +423,12 @@ class RocksAccountDB:
                 if bucket.indexing:
                     self._write_index(bucket)
         with self._index_lock:
-            if self._read_property("rocksdb.cur-size-active-mem-table") > _MEMTABLE_BYTES_KEPT:
-                self._database.flush(wait=True)
+            self._files.shrink_log()
 
     def _write_index(self, bucket: _Bucket) -> None:
         head = bucket.indexing_to
         prefix = head.prefix
-        writer = BatchWriter(self._write)
+        writer = BatchWriter(self._files.write)
         for key, value in bucket.indexing.items():
             if value is None:
                 writer.delete(prefix + key)
@@ -492,17 +450,8 @@ class RocksAccountDB:
             breathe()
 
     def _reclaim(self, bucket: int) -> None:
-        """Give back the room of what was deleted of the bucket."""
         with self._index_lock:
-            self._database.flush(wait=True)
-            self._database.compact_range(head_key(bucket), PREFIX.pack(bucket, BEHIND))
-            # Chunks of other buckets are in the same files, which are written anew without the garbage.
-            live = self._read_property("rocksdb.live-blob-file-size")
-            garbage = self._read_property("rocksdb.live-blob-file-garbage-size")
-            if garbage and self._room() > self._owed_bytes() + live:
-                self._database.set_options({_GARBAGE_COLLECTION: "true"})
-                self._database.compact_range(None, None, _whole_compaction())
-                self._database.set_options({_GARBAGE_COLLECTION: "false"})
+            self._files.reclaim(head_key(bucket), PREFIX.pack(bucket, BEHIND))
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -510,15 +459,15 @@ class RocksAccountDB:
         with self._lock:
             found = self._buckets.get(bucket)
             if found is None:
-                head = read_head(self._database.get, bucket)
+                head = read_head(self._files.database.get, bucket)
                 if head is None:
                     return None
-                found = _Bucket(head, read_unindexed(self._database.get, head))
+                found = _Bucket(head, read_unindexed(self._files.database.get, head))
                 self._buckets[bucket] = found
             return found
 
     def _find_all(self) -> list[int]:
-        database = self._database
+        database = self._files.database
         buckets = list(find_buckets(database))
         return [bucket for bucket in buckets if read_head(database.get, bucket) is not None]
 
@@ -561,7 +510,7 @@ class RocksAccountDB:
 
     def _get_many(self, prefix: bytes, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         rows: dict[bytes, bytes] = {}
-        database = self._database
+        database = self._files.database
         for piece in pieces(keys, _KEYS_PER_READ):
             values = database.get([prefix + key for key in piece]) or ()
             rows.update(
@@ -602,12 +551,14 @@ class RocksAccountDB:
                     chunks[number] = decode_records(self._read_chunk(prefix, number))
                 record = record_at(chunks[number], place, number)
             if record.payment_id != payment_id:
-                raise CorruptData(f"{self._path}: payment {payment_id.hex()} leads to another")
+                raise CorruptData(
+                    f"{self._files.path}: payment {payment_id.hex()} leads to another"
+                )
             records[payment_id] = record
         return records
 
     def _read_chunk(self, prefix: bytes, number: int) -> bytes:
-        return read_appended(self._database.get, prefix + CHUNK, number)
+        return read_appended(self._files.database.get, prefix + CHUNK, number)
 
     def _postings(
         self, number: str, before: int, limit: int, bucket: _Bucket
@@ -631,7 +582,7 @@ class RocksAccountDB:
             ]
             if not lines:
                 raise CorruptData(
-                    f"{self._path}: chunk {chunk} has no posting of account {account.number!r}"
+                    f"{self._files.path}: chunk {chunk} has no posting of account {account.number!r}"
                 )
             for line in reversed(lines):
                 if line.posting.sequence <= last:
@@ -663,14 +614,14 @@ class RocksAccountDB:
         return list(islice((key for key, _ in rows if key != after), limit))
 
     def _scan(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        return scan_prefix(self._database.iter(), prefix, start)
+        return scan_prefix(self._files.database.iter(), prefix, start)
 
     # -- snapshots -----------------------------------------------------------------------------
 
     def _export(self, bucket: int, path: Path) -> SnapshotMetadata:
         view = self._view(bucket)
         try:
-            snapshots.write_snapshot(path, view.header, view.frames(), self._check_room)
+            snapshots.write_snapshot(path, view.header, view.frames(), self._files.check_room)
         except OSError as error:
             raise DatabaseUnavailable(
                 f"snapshot {path} can't be written: {error.strerror}. Make room for it, or mend the directory"
@@ -683,11 +634,11 @@ class RocksAccountDB:
             snapshots.check_rows(view.header, view.frames())
             view.check_places()
         except CorruptData as error:
-            raise CorruptData(f"{self._path}, bucket {bucket}: {error}; {REMEDY}") from error
+            raise CorruptData(f"{self._files.path}, bucket {bucket}: {error}; {REMEDY}") from error
         return view.header.totals()
 
     def _view(self, bucket: int) -> "View":
-        snapshot = self._database.snapshot()
+        snapshot = self._files.database.snapshot()
         head = read_head(partial(get_from, snapshot), bucket)
         if head is None:
             raise StorageError(f"bucket {bucket} has no rows here: there is nothing to export")
@@ -695,17 +646,17 @@ class RocksAccountDB:
 
     def _write_rows(self, bucket: int, path: Path) -> Head:
         """Write the rows of a snapshot beside those that count; the head that makes them count."""
-        self._check_room(_INSTALL_ROOM * path.stat().st_size)
+        self._files.check_room(_INSTALL_ROOM * path.stat().st_size)
         header = snapshots.read_header(path)
         assert header.bucket == bucket, "check() comes before install()"
-        now = read_head(self._database.get, bucket)
+        now = read_head(self._files.database.get, bucket)
         generation = SECOND if now is not None and now.generation == FIRST else FIRST
         head = Head(generation, _NOBODY, header, journals_end=1)
-        writer = BatchWriter(self._write)
+        writer = BatchWriter(self._files.write)
         writer.delete_range(head.prefix, PREFIX.pack(bucket, generation + 1))
         failpoint("account_db.install_emptied")
         for frame in snapshots.read_rows(path):
-            self._check_room(self._owed_bytes() + len(frame.data))
+            self._files.check_room(self._files.owed_bytes() + len(frame.data))
             for key, value in snapshot_rows(frame):
                 writer.put(head.prefix + key, value)
             failpoint("account_db.install_rows")
@@ -714,9 +665,9 @@ class RocksAccountDB:
         return head
 
     def _switch(self, head: Head, opened: int) -> None:
-        if self._opened != opened:
+        if self._files.opened != opened:
             raise DatabaseUnavailable(
-                f"{self._path} failed while a snapshot was installed, and was opened anew: try again"
+                f"{self._files.path} failed while a snapshot was installed, and was opened anew: try again"
             )
         bucket = head.header.bucket
         batch = WriteBatch(raw_mode=True)
@@ -727,121 +678,21 @@ class RocksAccountDB:
         self._replace(bucket, batch)
         failpoint("account_db.install_after_commit")
 
-    # -- the files -----------------------------------------------------------------------------
-
-    def _open_files(self) -> Rdict:
-        database = open_database(
-            self._path,
-            kind="AccountDB",
-            cluster=self._cluster,
-            node=self._node,
-            remedy=REMEDY,
-            version=SCHEMA_VERSION,
-            options=_options(),
-        )
-        try:
-            self._check_end(database)
-            _drop_unfinished(database)
-        except BaseException:
-            database.close()
-            raise
-        self._opened += 1
-        return database
-
-    def _check_end(self, database: Rdict) -> None:
-        synced, newest = self._mark.read(), database.latest_sequence_number()
-        if newest < synced:
-            what = f"it was synced up to change {synced}, and ends at {newest}"
-            raise damaged(self._path, what, REMEDY)
-
-    def _write(self, batch: WriteBatch) -> None:
-        if self._failed:
-            raise DatabaseUnavailable(f"{self._path} has failed and is about to be opened anew")
-        try:
-            while not try_write(self._database, batch):
-                breathe(_STALL_SECONDS)
-        except BaseException:
-            self._failed = True
-            raise
-
-    def _sync(self) -> None:
-        # Read before: what another thread writes meanwhile may not be synced.
-        newest = self._database.latest_sequence_number()
-        try:
-            self._database.flush_wal(sync=True)
-            self._mark.write(newest)
-        except BaseException:
-            self._failed = True
-            raise
-
-    def _mend(self) -> None:
-        """In the writer's thread: after a failed write, go on from what the files say."""
-        if not self._failed:
-            return
-        self._check_room(0)
-        with self._index_lock, self._lock:
-            self._buckets.clear()
-            self._database.close()
-            try:
-                self._database = self._open_files()
-            except DataDirectoryError as error:
-                raise DatabaseUnavailable(str(error)) from error
-            self._failed = False
-            _log.warning("%s was opened anew, since a write to it had failed", self._path)
-
-    def _close(self) -> None:
-        try:
-            if not self._failed:
-                self._database.flush(wait=True)
-        finally:
-            self._database.close()
-            self._mark.close()
-
-    def _owed_bytes(self) -> int:
-        """What RocksDB may write by itself: memtables, and the tables that a compaction reads before it deletes them."""
-        memtables = self._read_property("rocksdb.cur-size-all-mem-tables")
-        return memtables + self._read_property("rocksdb.live-sst-files-size")
-
-    def _read_property(self, name: str) -> int:
-        return self._database.property_int_value(name) or 0
-
-    def _room(self) -> int:
-        return free_bytes(self._path.parent) - self._reserve_bytes
-
-    def _check_room(self, size: int) -> None:
-        room = self._room()
-        if room < size:
-            raise DatabaseUnavailable(
-                f"{self._path.parent} has {room + self._reserve_bytes:,} bytes left, {self._reserve_bytes:,} are kept for "
-                f"the Raft log, and {size:,} are needed: make room; what waits goes on by itself"
-            )
-
     # -- threads -------------------------------------------------------------------------------
 
     async def _run(self, worker: "_Worker", work: Callable[[], _T]) -> _T:
         def mended() -> _T:
-            if worker is self._writer:
+            if worker is self._writer and self._files.has_failed:
                 self._mend()
             return work()
 
-        return await worker.run(partial(self._guarded, mended))
+        return await worker.run(partial(self._files.translate, mended))
 
-    def _guarded(self, work: Callable[[], _T]) -> _T:
-        try:
-            return work()
-        except MasError:
-            raise
-        except OSError as error:
-            raise StorageError(f"{error.filename} can't be read: {error.strerror}") from error
-        except Exception as error:
-            if type(error) not in (Exception, DbClosedError):
-                raise  # not RocksDB's
-            if "Corruption" in str(error) or "No such file" in str(error):
-                raise damaged(self._path, str(error), REMEDY) from error
-            raise DatabaseUnavailable(
-                f"{self._path}: {error}. Flushes wait and nothing is lost: make room on the disk, or mend it; this node "
-                "goes on by itself"
-            ) from error
+    def _mend(self) -> None:
+        """After a failed write, go on from what the files say; what is in memory may be more than they hold."""
+        with self._index_lock, self._lock:
+            self._buckets.clear()
+            self._files.open_anew()
 
 
 class _Worker:
@@ -868,37 +719,3 @@ def _check(bucket: int, path: Path) -> Header:
     if header.bucket != bucket:
         raise CorruptData(f"snapshot {path} is of bucket {header.bucket}, not of {bucket}")
     return header
-
-
-def _drop_unfinished(database: Rdict) -> None:
-    """Delete what installations that never ended have left: rows of a generation that no head names."""
-    for bucket in find_buckets(database):
-        head = read_head(database.get, bucket)
-        for generation in (FIRST, SECOND):
-            if head is None or head.generation != generation:
-                begin, end = PREFIX.pack(bucket, generation), PREFIX.pack(bucket, generation + 1)
-                scan = database.iter()
-                scan.seek(begin)
-                if scan.valid() and scan.key() < end:
-                    database.delete_range(begin, end)
-
-
-def _whole_compaction() -> CompactOptions:
-    options = CompactOptions()
-    options.set_bottommost_level_compaction(BottommostLevelCompaction.force())
-    return options
-
-
-def _options() -> Options:
-    table = BlockBasedOptions()
-    table.set_block_cache(Cache(_CACHE_BYTES))
-    table.set_bloom_filter(10, block_based=False)
-    table.set_format_version(5)
-    options = common_options()
-    options.set_block_based_table_factory(table)
-    options.set_write_buffer_size(_MEMTABLE_BYTES_MAX)
-    options.set_compression_type(DBCompressionType.lz4())
-    options.set_enable_blob_files(val=True)
-    options.set_min_blob_size(_BLOB_BYTES_MIN)
-    options.set_blob_gc_age_cutoff(1.0)
-    return options
