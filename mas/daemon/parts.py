@@ -41,7 +41,7 @@ class NodeParts(msgspec.Struct, frozen=True):
 
     @property
     def bucket_count(self) -> int:
-        """The number of buckets at the cluster's creation, by which accounts have their homes (rule 20).
+        """The number of buckets at the cluster's creation, by which accounts have their homes (rule 20, genesis).
 
         Every node has it from the roster: the configuration of one that joins names no buckets.
         """

@@ -101,10 +101,10 @@ class Replicas(Actor):
         """
         for members in self._membership.roster.buckets:
             bucket = members.bucket
-            stays = members.index > 0 and self._host.holds_log(bucket)
+            stays = members.index > 0 and self._host.logs.holds_entries(bucket)
             if self._node in members.holders or stays:
                 await self._open(members, host_runs=False)
-            elif bucket in self._host.stored_groups:
+            elif bucket in self._host.logs.groups:
                 self._stopped[bucket] = _REMOVED
         self._membership.on_change(self._changed.set)
 
@@ -142,7 +142,7 @@ class Replicas(Actor):
         try:
             self._check_rows(kept.bucket)
             if host_runs:
-                await self._host.create_group(bucket, members.founders, applied=applied)
+                await self._host.logs.create(bucket, members.founders, applied=applied)
             group = self._host.add_group(
                 bucket, members.founders, applied=applied, applied_term=term
             )
@@ -159,7 +159,7 @@ class Replicas(Actor):
         self._stopped.pop(bucket, None)
 
     def _check_rows(self, row: BucketRow) -> None:
-        """Raises CorruptData where the database is of another cluster, as its first entry says (rule 20)."""
+        """Raises CorruptData where the database is of another cluster, as its first entry says (rule 20, genesis)."""
         ours = self._settings.cluster, self._settings.buckets
         if row.buckets and (row.cluster, row.buckets) != ours:
             raise CorruptData(
@@ -197,7 +197,7 @@ class Replicas(Actor):
         if self._known.get(bucket) != members.index:
             self._ask(members)
             return
-        if self._host.is_member_behind(bucket, members.index):
+        if self._host.logs.is_member_behind(bucket, members.index):
             _log.info("bucket %d: removed, and added again: the replica stays", bucket)
             return
         self._membership.save()
@@ -239,7 +239,7 @@ class Replicas(Actor):
         await self._database.erase(bucket)
         founders = self._membership.roster.holders()[bucket].founders
         try:
-            await self._host.erase_group(bucket, founders, removed_at=self._leaving[bucket])
+            await self._host.logs.erase(bucket, founders, removed_at=self._leaving[bucket])
         except CorruptData as error:
             self._stopped[bucket] = (
                 f"{error}. Its term and vote are lost too: retire this node, and join a new one under a new id"

@@ -700,7 +700,7 @@ class Ledger:
         return Answer(Code.PENDING_ON, xids=xids) if xids else _DONE
 
     def _unmark(self, unmark: Unmark) -> Answer:
-        """Take a mark away. One that isn't there may still be on its way, and is set no more (rule 34)."""
+        """Take a mark away. One that isn't there may still be on its way, and is set no more (rule 34, escrow mode)."""
         account, token = self.rows.require_account(unmark.account), unmark.token
         if account is None:
             return _WRONG_BUCKET

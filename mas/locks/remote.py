@@ -20,7 +20,8 @@ from mas.decoding import Buffer, msgpack_decoder
 from mas.errors import MasError, NetworkError, NotFound, Overloaded, Unavailable
 from mas.ledger.instructions import LockMode, Token
 from mas.limits import PAGE_ITEMS_MAX
-from mas.locks.actor import GlobalLockService, LockRequest
+from mas.locks.actor import GlobalLockService
+from mas.locks.commands import LockRequest
 from mas.locks.leases import Leases
 from mas.locks.table import Grant
 from mas.rpc.ports import Peers

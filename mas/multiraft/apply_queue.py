@@ -39,7 +39,7 @@ class ApplyQueue:
         return bool(self._waiting)
 
     def commit(self, entries: tuple[Entry, ...]) -> None:
-        """Entries that are committed, and in this node's own synced log (rule 21)."""
+        """Hand out committed entries, which are in this node's own synced log (rule 21, apply what is synced)."""
         first, last = entries[0].index, entries[-1].index
         assert first == self.committed + 1
         self.committed = last
@@ -51,12 +51,12 @@ class ApplyQueue:
             self._waiting.append(_Range(first, last))
 
     def push(self, event: CommitEvent) -> None:
-        """An event that stands behind all that is committed by now."""
+        """Hand out an event behind all that is committed by now."""
         if self.paused or self._waiting or not self._offer(event):
             self._waiting.append(event)
 
     def resume(self) -> None:
-        """There may be room again."""
+        """Hand out what waits, as far as there is room."""
         while self._waiting and not self.paused:
             item = self._waiting[0]
             if not (self._push_range(item) if isinstance(item, _Range) else self._offer(item)):
@@ -71,7 +71,7 @@ class ApplyQueue:
         return events
 
     def restart(self, restored: Restored) -> None:
-        """The state is another one now: what waited is part of it or comes again."""
+        """Begin anew from a restored state: what waited is part of it, or comes again."""
         self._waiting.clear()
         self.paused = False
         self.committed = self.pushed = restored.index

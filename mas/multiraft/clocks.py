@@ -1,6 +1,6 @@
-"""The peers' clocks as their frames tell them, for the stamps of proposals (rule 12).
+"""Compares this node's clock with its peers', for the stamps of proposals (rule 12, time decides no outcome).
 
-They decide nothing: a stamp is for people. But one leader an hour ahead shouldn't spoil an hour of everybody's. So all
+Clocks decide nothing: a stamp is for people. But one leader an hour ahead shouldn't spoil an hour of everybody's. So all
 wall clocks, this node's own too, are kept against this node's monotonic clock, which doesn't jump: a wall clock that
 does differs from the peers' at once, and not only once they are heard of again.
 """
@@ -22,12 +22,12 @@ class PeerClocks:
         self._offsets: dict[int, tuple[int, float]] = {}
 
     def heard(self, peer: int, clock_us: int) -> None:
-        """A frame has brought the peer's clock; its time on the way is neglected."""
+        """Note a peer's clock that a frame has brought, neglecting its time on the way."""
         now = self._clock.monotonic()
         self._offsets[peer] = clock_us - int(now * 1e6), now
 
     def stamp_us(self, members: Sequence[int]) -> int:
-        """This node's time, or the members' median where it is off by more than a second.
+        """Return this node's time, or the members' median where it is off by more than a second.
 
         Two clocks have no median: a third must have been heard of lately.
         """

@@ -10,7 +10,7 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     node: int
     snapshot_folder: Path
-    """Snapshots on their way out and in; nothing in it is needed but by a note in the log (rule 28)."""
+    """Snapshots on their way out and in; nothing in it is needed but by a note in the log (rule 28, snapshots)."""
     tick_ms: int = 100
     heartbeat_tick: int = 1
     """Ticks between a leader's heartbeats."""
@@ -20,7 +20,7 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Ticks between two looks at how evenly the leaders are spread, give or take half; a peer has been back for so many
     before it leads more."""
     log_margin_entries: int = 10_000
-    """Entries kept behind what the AccountDB durably has (rule 26)."""
+    """Entries kept behind what the AccountDB durably has (rule 26, durably applied)."""
     log_margin_seconds: float = 60.0
     """Seconds of entries kept likewise, at least."""
     log_write_seconds: float = 20.0

@@ -10,7 +10,9 @@ from mas.raft import ConfState, Entry
 
 
 class Committed(msgspec.Struct, frozen=True, gc=False):
-    """Entries to apply, in order, already in this node's own synced log (rule 21). Configuration changes and empty ones included."""
+    """Entries to apply, in order, already in this node's own synced log (rule 21, apply what is synced). Configuration
+    changes and empty ones included.
+    """
 
     entries: tuple[Entry, ...]
 
@@ -42,7 +44,7 @@ CommitEvent = Committed | Leadership | ReadReady | Restored
 
 
 class Refused(msgspec.Struct, frozen=True, gc=False):
-    """Over error_c: this proposal, or this read, was not taken by the group (`NotLeading`, `Overloaded`), and never will be."""
+    """Says over error_c that the group didn't take this proposal or read (`NotLeading`, `Overloaded`), and never will."""
 
     number: int
     error: MasError

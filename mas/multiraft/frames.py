@@ -1,7 +1,7 @@
 """Frames between hosts: all groups' messages of a turn to one peer travel together, heartbeats too.
 
-A frame carries the sender's clock, from which a leader that is off finds its group's median (rule 12), and one of each
-tick a host heartbeat for the groups that are quiescent.
+A frame carries the sender's clock, from which a leader that is off finds its group's median (rule 12, time decides no
+outcome), and one of each tick a host heartbeat for the groups that are quiescent.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -63,12 +63,12 @@ decode_frame = msgpack_decoder(
 def encode_frame(
     clock_us: int, messages: Sequence[tuple[int, Message]], heartbeat: HostHeartbeat | None = None
 ) -> bytes:
-    """The bytes of a `RaftFrame`."""
+    """Return the bytes of a `RaftFrame`."""
     return _encoder.encode((1, clock_us, messages, heartbeat))
 
 
 class Outbox:
-    """What a turn sends, by peer.
+    """Gathers what a turn sends, by peer.
 
     An APPEND without entries tells a follower how far it may apply, which no client waits for: it needs no frame of its
     own, and its answer none either. It rides with the next frame to that peer, or with the next tick's.
@@ -80,7 +80,7 @@ class Outbox:
         self._riding: dict[int, dict[int, Message]] = {}
 
     def add(self, group: int, message: Message) -> None:
-        """For the end of the turn."""
+        """Add a message to what is sent at the end of the turn."""
         if message.type is MessageType.APPEND:
             riding = self._riding.setdefault(message.to, {})
             if not message.entries:
@@ -92,7 +92,7 @@ class Outbox:
     def send(
         self, clock_us: int, heartbeats: Mapping[int, HostHeartbeat], *, with_riders: bool
     ) -> list[tuple[int, Message]]:
-        """Send it all, one frame a peer unless that grows too long; what was not sent, for the groups to know.
+        """Send it all, one frame a peer unless that grows too long. Return what was not sent, for the groups to know.
 
         `heartbeats` go with the peers' last frames. `with_riders`: also where only riders wait.
         """
@@ -115,7 +115,7 @@ class Outbox:
 
 
 def _joined(messages: list[tuple[int, Message]]) -> list[tuple[int, Message]]:
-    """A group's APPENDs that continue each other, as one: its core sends one for each proposal of the turn."""
+    """Join a group's APPENDs that continue each other, since its core sends one for each proposal of the turn."""
     joined: list[tuple[int, Message]] = []
     size = 0
     for group, message in messages:
@@ -141,7 +141,9 @@ def _continues(group: int, first: Message, next_group: int, message: Message) ->
 
 
 def _cut(messages: list[tuple[int, Message]]) -> Iterator[list[tuple[int, Message]]]:
-    """Parts in order, at least one, each of at most a turn's messages and bytes, or one message (rule 38)."""
+    """Cut messages into parts, at least one, each of at most a turn's messages and bytes or one message (rule 38,
+    bounded turns).
+    """
     start = size = 0
     for position, (_, message) in enumerate(messages):
         own = _MESSAGE_BYTES + sum(_ENTRY_BYTES + len(entry.data) for entry in message.entries)

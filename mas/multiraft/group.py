@@ -6,10 +6,9 @@
     error_c  ◄── what the group did not take
 
 The users' methods come first; those behind them are the host's, which calls them in its turns only. What users ask waits
-in `group_intake`; which members and leaders a group may get says `reconfiguration`.
+in `group_intake`; `reconfiguration` says which members and leaders a group may get.
 """
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
@@ -17,11 +16,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
-from mas.errors import (
-    CorruptData,
-    NotLeading,
-    Unavailable,
-)
+from mas.errors import CorruptData, NotLeading, Unavailable
 from mas.limits import TURN_BYTES_MAX, check_message_size
 from mas.multiraft import reconfiguration
 from mas.multiraft.apply_queue import ApplyQueue
@@ -55,7 +50,7 @@ from mas.raft import (
     Status,
     Storage,
 )
-from mas.runtime import Clock, Dice, Mailbox
+from mas.runtime import Clock, Dice, Mailbox, Promise
 
 _log = logging.getLogger(__name__)
 
@@ -104,7 +99,7 @@ class GroupContext(msgspec.Struct, frozen=True):
     newest_snapshot: Callable[[int], Snapshot | None]
     members_changed: Callable[["RaftGroup"], None]
     """Called where `members` has another newest membership, and not only this node knows."""
-    write_lost: Callable[["RaftGroup", str], None]
+    write_lost: Callable[[int, str], None]
     """Writes down that the group's log has lost what this node had acknowledged."""
 
 
@@ -152,7 +147,7 @@ class RaftGroup:
         self._context = context
         self._intake = GroupIntake(group)
         self.error_c = self._intake.error_c
-        self._flush_waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._flush_waiters: list[tuple[int, Promise[None]]] = []
         self._margin = LogMargin(
             context.config.log_margin_entries, context.config.log_margin_seconds, context.clock
         )
@@ -217,7 +212,9 @@ class RaftGroup:
         self._wake_to_take()
 
     def set_applied(self, applied: int, flushed: int) -> None:
-        """Note how far the state is applied in memory, and durably (rule 26): the log is cut up to the latter."""
+        """Note how far the state is applied in memory, and durably (rule 26, durably applied): the log is cut up to the
+        latter.
+        """
         self.applied, self.flushed = applied, flushed
         self._release_flush_waiters()
         if self.apply_queue.is_waiting or self._intake.is_refusing:
@@ -225,7 +222,7 @@ class RaftGroup:
 
     def stamp_us(self) -> int:
         """Return the time to stamp a proposal with, in microseconds: this node's clock, or its peers' median where that is off
-        by a second (rule 12).
+        by a second (rule 12, time decides no outcome).
         """
         return self._context.clocks.stamp_us(self.members.newest.voters)
 
@@ -330,7 +327,7 @@ class RaftGroup:
                 self._core.step(msgspec.structs.replace(message, commit=0))
                 return
             proof = f"node {peer} proves it: {error}"
-            self._context.write_lost(self, proof)
+            self._context.write_lost(self.id, proof)
             raise lost_acknowledged(self.id, self._context.config.node, proof) from error
         except IllegalMessage as error:
             self._complain(peer, error)
@@ -340,7 +337,7 @@ class RaftGroup:
         self._introduced = frozenset(holders)
 
     def _check_sender(self, peer: int, message: Message) -> None:
-        """Raises `IllegalMessage` for what comes from nobody who has a say in this group."""
+        """Raise `IllegalMessage` for what comes from a node that has no say in this group."""
         if peer not in self._introduced and peer not in members_of(self.members.newest):
             raise IllegalMessage(f"{message.type.name} of a node that isn't a member")
         if message.from_ != peer and message.type is not MessageType.READ_INDEX:
@@ -503,7 +500,9 @@ class RaftGroup:
         )
 
     def hard_state_to_write(self, ready: Ready) -> HardState | None:
-        """Return the hard state to write where a write is due anyway: a commit index alone isn't worth one (rule 27)."""
+        """Return the hard state to write where a write is due anyway: a commit index alone isn't worth one (rule 27,
+        commits and members).
+        """
         return ready.hard_state or self._unwritten
 
     def may_send_before_write(self, ready: Ready) -> bool:
@@ -533,7 +532,7 @@ class RaftGroup:
             or self.flushed >= self.apply_queue.pushed
         ):
             return
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiter: Promise[None] = Promise()
         self._flush_waiters.append((self.apply_queue.pushed, waiter))
         await waiter
         self._flush_waiters = [item for item in self._flush_waiters if not item[1].done()]
@@ -577,8 +576,8 @@ class RaftGroup:
 
     def _release_flush_waiters(self) -> None:
         for index, waiter in self._flush_waiters:
-            if (self.flushed >= index or self.error is not None) and not waiter.done():
-                waiter.set_result(None)
+            if self.flushed >= index or self.error is not None:
+                waiter.set(None)
 
     def _wake_to_take(self) -> None:
         """Wake the host, but not while a Ready is in flight: nothing is taken then, and its end wakes the host anyway."""

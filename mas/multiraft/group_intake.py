@@ -54,7 +54,7 @@ class GroupIntake:
     # -- to the core ---------------------------------------------------------------------------
 
     def take_proposals(self, core: RawNode) -> None:
-        """Propose what waits, up to a turn's bytes (rule 38)."""
+        """Propose what waits, up to a turn's bytes (rule 38, bounded turns)."""
         size = 0
         while size < TURN_BYTES_MAX and len(self.propose_c):
             [proposal] = self.propose_c.drain_nowait(1)
@@ -68,7 +68,7 @@ class GroupIntake:
                 self._refuse(Refused(number, _why_dropped(core, error)))
 
     def take_reads(self, core: RawNode) -> None:
-        """Begin one round of heartbeats for all reads that wait (rule 32). Call it on the leader only."""
+        """Begin one round of heartbeats for all reads that wait (rule 32, lease-based reads). Call it on the leader only."""
         if not len(self.reads):
             return
         self._last_round += 1

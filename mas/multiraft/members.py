@@ -17,7 +17,7 @@ from mas.raft import (
 
 
 def members_of(conf_state: ConfState) -> tuple[int, ...]:
-    """All of a membership: voters, of both halves where it is joint, and learners."""
+    """Return all members: voters, of both halves where the membership is joint, and learners."""
     return conf_state.voters + conf_state.voters_outgoing + conf_state.learners
 
 
@@ -38,24 +38,24 @@ class Members:
         return self._history[-1][0]
 
     def changed(self, index: int, conf_state: ConfState) -> None:
-        """The entry at `index` has made the membership this."""
+        """Note that the entry at `index` has made the membership this."""
         assert index > self._history[-1][0]
         self._history.append((index, conf_state))
 
     def at(self, index: int) -> ConfState:
-        """As of the entry at `index`."""
+        """Return the membership as of the entry at `index`."""
         assert index >= self._history[0][0]
         return next(conf for changed, conf in reversed(self._history) if changed <= index)
 
     def forget_before(self, index: int) -> None:
-        """Nobody asks about an earlier index any more."""
+        """Forget what only matters before `index`, which nobody asks about any more."""
         conf_state = self.at(index)
         later = [item for item in self._history if item[0] > index]
         self._history = [(index, conf_state), *later]
 
 
 def read_members(storage: Storage, until: int) -> Members:
-    """The membership up to the index `until`, from the log alone."""
+    """Return the membership up to the index `until`, from the log alone."""
     first = storage.first_index()
     members = Members(first - 1, storage.initial_state()[1])
     while first <= until:
@@ -72,7 +72,7 @@ def read_members(storage: Storage, until: int) -> Members:
 
 
 def is_member_behind(storage: Storage, index: int, node: int) -> bool:
-    """Whether a log says that the node is a member behind `index`, be it committed or not.
+    """Return whether a log says that the node is a member behind `index`, committed or not.
 
     A node that was removed at `index` and has such a log was added again since, and may have acknowledged entries
     as a member.
@@ -92,7 +92,7 @@ def is_member_behind(storage: Storage, index: int, node: int) -> bool:
 
 
 def adds(entry: Entry, node: int) -> bool:
-    """Whether the entry is a change that makes the node a member."""
+    """Return whether the entry is a change that makes the node a member."""
     return entry.type is EntryType.CONF_CHANGE and any(
         one.node_id == node and one.type is not ConfChangeType.REMOVE_NODE
         for one in ConfChange.decode(entry.data).changes

@@ -1,4 +1,4 @@
-"""How long to wait before what has failed is tried again: each time twice as long, up to a bound."""
+"""Pauses before what has failed is tried again: each twice as long as the one before, up to a bound."""
 
 from collections.abc import Hashable
 from typing import Generic, TypeVar
@@ -16,7 +16,7 @@ class _Pause(msgspec.Struct):
 
 
 class Pauses(Generic[K]):
-    """A pause for each thing that fails."""
+    """Keeps a pause for each thing that fails."""
 
     def __init__(self, clock: Clock, least: float, most: float) -> None:
         self._clock = clock
@@ -25,21 +25,21 @@ class Pauses(Generic[K]):
         self._pauses: dict[K, _Pause] = {}
 
     def failed(self, key: K) -> float:
-        """It has failed (again); the seconds until it may be tried."""
+        """Note that it has failed again, and return the seconds until it may be tried."""
         before = self._pauses.get(key)
         seconds = self._least if before is None else min(2 * before.seconds, self._most)
         self._pauses[key] = _Pause(seconds, self._clock.monotonic() + seconds)
         return seconds
 
     def is_over(self, key: K) -> bool:
-        """Whether it may be tried now."""
+        """Return whether it may be tried now."""
         pause = self._pauses.get(key)
         return pause is None or pause.until <= self._clock.monotonic()
 
     def end(self, key: K) -> None:
-        """It has worked, or there is a reason to try it now: what fails next pauses shortly."""
+        """End the pause, because it has worked or there is a reason to try it now; the next pause is a short one."""
         self._pauses.pop(key, None)
 
     def failing(self) -> list[K]:
-        """All that have failed and not worked since."""
+        """Return all that have failed and not worked since."""
         return list(self._pauses)

@@ -23,29 +23,31 @@ class LogBatch(Protocol):
     """Writes of one turn, for all groups; nothing is stored before `commit`. Used by one thread at a time."""
 
     def create(self, group: int, conf_state: ConfState, *, removed_at: int = 0) -> None:
-        """A new group with an empty log: first index 1, this configuration.
+        """Make a new group with an empty log: first index 1, this configuration.
 
         `removed_at`: this node's log was erased, behind the change at this index that had removed it from the group.
         """
 
     def append(self, group: int, entries: Sequence[Entry]) -> None:
-        """Entries without a gap; whatever stood at their indexes and behind them is gone."""
+        """Write entries without a gap in place of whatever stood at their indexes and behind them."""
 
     def set_hard_state(self, group: int, hard_state: HardState) -> None: ...
 
     def set_conf_state(self, group: int, conf_state: ConfState) -> None: ...
 
     def restore(self, group: int, metadata: SnapshotMetadata) -> None:
-        """The log begins behind this snapshot. Entries behind it stay where the log holds its (index, term) (rule 28)."""
+        """Begin the log behind this snapshot. Entries behind it stay where the log holds its (index, term) (rule 28,
+        snapshots).
+        """
 
     def compact(self, group: int, index: int) -> None:
         """Drop entries up to and including `index`; its term is still known."""
 
     def set_note(self, group: int, note: bytes | None) -> None:
-        """A snapshot being installed (rule 28)."""
+        """Keep a note of a snapshot that is being installed, None for none (rule 28)."""
 
     def set_lost(self, group: int, proof: str) -> None:
-        """This log has lost what its node had acknowledged: no life of this node takes part by it any more."""
+        """Note that this log has lost what its node had acknowledged: no life of this node takes part by it any more."""
 
     def drop(self, group: int) -> None:
         """Forget the group, a damaged one too: it leaves this node, or is created anew, perhaps in the same batch.
@@ -64,17 +66,17 @@ class RaftLog(Protocol):
     """The log of all groups of a node."""
 
     def groups(self) -> list[int]:
-        """The groups that this node holds, ascending; those with a damaged log too."""
+        """Return the groups that this node holds, ascending; those with a damaged log too."""
 
     def storage(self, group: int) -> Storage:
-        """What the core reads. Sees a batch's writes once `commit` has been called on the loop's side (see `LogBatch`).
+        """Return what the core reads. It sees a batch's writes once `commit` has been called (see `LogBatch`).
 
         To be asked for again once the group has been dropped. Raises `CorruptData`: this group's log is damaged; the
         others can go on.
         """
 
     def hard_state(self, group: int) -> HardState:
-        """Term, vote and commit, also where the rest of the group's log is damaged: a rebuilt replica keeps them.
+        """Return term, vote and commit, also where the rest of the group's log is damaged: a rebuilt replica keeps them.
 
         Raises `CorruptData` where this very record is damaged: what the node has promised is lost, and only another
         node, with an id of its own, can take its place.
@@ -83,10 +85,10 @@ class RaftLog(Protocol):
     def note(self, group: int) -> bytes | None: ...
 
     def removed_at(self, group: int) -> int:
-        """As the group's log was created. Raises `CorruptData`."""
+        """Return what `LogBatch.create` was given. Raises `CorruptData`."""
 
     def lost(self, group: int) -> str:
-        """As `LogBatch.set_lost` wrote it; empty where it didn't. Raises `CorruptData`."""
+        """Return what `LogBatch.set_lost` wrote, empty where it didn't. Raises `CorruptData`."""
 
     def batch(self) -> LogBatch: ...
 
@@ -97,7 +99,7 @@ class Peers(Protocol):
     """Frames to other nodes. A frame is delivered once, in order, or never; never copied to another connection."""
 
     def send(self, peer: int, channel: int, payload: bytes) -> bool:
-        """Never waits. False: not connected, or the bounded queue to this peer is full; nothing was sent."""
+        """Send a frame without waiting. False: nothing was sent, since the peer isn't connected or its bounded queue is full."""
 
     def is_connected(self, peer: int) -> bool: ...
 
@@ -109,13 +111,13 @@ class SnapshotFiles(Protocol):
     """
 
     def room_for(self, size: int) -> bool:
-        """Whether so many bytes of snapshots can be received and installed, and the Raft log keeps its reserve."""
+        """Return whether so many bytes of snapshots can be received and installed, and the Raft log keeps its reserve."""
 
     async def export(self, group: int, path: Path) -> SnapshotMetadata:
         """Write the rows of one read transaction, with the applied index, term and membership that it read."""
 
     async def check(self, group: int, path: Path) -> SnapshotMetadata:
-        """Raises `CorruptData` where the file's state hash isn't that of its rows."""
+        """Check a file; raise `CorruptData` where its state hash isn't that of its rows."""
 
     async def install(self, group: int, path: Path) -> None:
         """Swap rows and applied index in one transaction."""

@@ -3,9 +3,9 @@
     file complete ─ checked ─► note synced ─► rows swapped ─► log restored, note cleared ─► core told
                  snapshot.received  snapshot.noted  snapshot.installed   snapshot.restored
 
-Whatever it dies between, a start finds either the old state or the note, and then finishes the work. Whatever fails
-on the way delays this replica, or stops it: never the process, whose other replicas have nothing to do with it. The sender
-hears why, so that it neither keeps its log for this replica meanwhile nor takes its file for a bad one.
+If the process dies at any step, a start finds either the old state or the note, and then finishes the work. A failure on
+the way delays or stops this replica, but never the process, whose other replicas have nothing to do with it. The sender
+hears the reason, so that it neither keeps its log for this replica meanwhile nor takes its file for a damaged one.
 """
 
 import errno
@@ -63,14 +63,14 @@ _WINDOW_BYTES = 8 * SNAPSHOT_CHUNK_BYTES
 _PIECES = 256
 _TRANSFERS_MAX = 4
 _GONE_PATIENCE = 6
-"""What nobody has sent anything of for so many times the patience is given up, and its file's room given back."""
+"""A transfer of which nothing has come for so many times the patience is given up, and its file deleted."""
 _RETRY_SECONDS = 1.0
 _RETRY_SECONDS_MAX = 30.0
 _WHY_CHARACTERS = 512
 
 
 class _Transfer(msgspec.Struct):
-    """A file on its way here: written <= arrived <= asked."""
+    """Tracks a file on its way here: written <= arrived <= asked."""
 
     peer: int
     offer: Offer
@@ -85,7 +85,7 @@ class _Transfer(msgspec.Struct):
 
 
 class _Refused(msgspec.Struct, frozen=True):
-    """What couldn't be taken in here, and is asked for again."""
+    """Remembers an offer that couldn't be taken in here, to ask for it again."""
 
     peer: int
     needs: int
@@ -93,7 +93,7 @@ class _Refused(msgspec.Struct, frozen=True):
 
 
 class SnapshotReceiver:
-    """The taking side of a node's snapshots."""
+    """Receives and installs the snapshots of a node's groups."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class SnapshotReceiver:
         self._pauses: Pauses[int] = Pauses(clock, _RETRY_SECONDS, _RETRY_SECONDS_MAX)
 
     def on_message(self, peer: int, message: Offer | Piece | Gone) -> None:
-        """What a sender says."""
+        """Take in what a sender says."""
         match message:
             case Offer():
                 self._on_offer(peer, message)
@@ -160,17 +160,17 @@ class SnapshotReceiver:
                 self._request(group, turn)
 
     def progress(self, group_id: int) -> tuple[int, int] | None:
-        """Bytes that have come, and the file's size; None where nothing is on its way."""
+        """Return the bytes that have come and the file's size; None where nothing is on its way."""
         transfer = self._transfers.get(group_id)
         return None if transfer is None else (transfer.written, transfer.offer.file.size)
 
     def is_installing(self, group_id: int) -> bool:
-        """Whether a file is complete, and on its way into database and log."""
+        """Return whether a file is complete, and on its way into database and log."""
         transfer = self._transfers.get(group_id)
         return transfer is not None and transfer.is_complete
 
     def forget(self, group_id: int) -> None:
-        """The group leaves this node."""
+        """Forget a group that leaves this node."""
         self._asked.pop(group_id, None)
         self._refused.pop(group_id, None)
         self._pauses.end(group_id)
@@ -200,7 +200,7 @@ class SnapshotReceiver:
             self._send(others[turn % len(others)], Request(group.id, least_index))
 
     def _ask_again(self, group_id: int) -> None:
-        """Once what was in the way is gone: whoever offered it can't know."""
+        """Ask for the snapshot again once what was in the way is gone, since whoever offered it can't know."""
         refused, group = self._refused[group_id], self._groups[group_id]
         if (
             group.error is None
@@ -231,7 +231,7 @@ class SnapshotReceiver:
     def _judge(
         self, group: RaftGroup, offer: Offer, transfer: _Transfer | None
     ) -> tuple[Verdict | None, str]:
-        """None where the offer is to be taken in."""
+        """Return why an offer isn't taken in; None where it is to be."""
         index = offer.metadata.index
         if group.error is not None:
             return Verdict.FAILED, f"the replica is stopped: {group.error}"
@@ -366,7 +366,7 @@ class SnapshotReceiver:
         group.restart(members, Restored(metadata.index, metadata.term, metadata.conf_state))
 
     async def _persist(self, transfer: _Transfer, work: Callable[[], Awaitable[T]]) -> T:
-        """Until the database is there; the sender hears that it takes long, and needn't keep its log for it."""
+        """Try until the database is there. The sender hears that it takes long, and needn't keep its log for it."""
         offer = transfer.offer
         while True:
             try:
@@ -414,7 +414,7 @@ class SnapshotReceiver:
 
 
 async def finish_installs(log: RaftLog, files: SnapshotFiles, folder: Path) -> None:
-    """At a start, before anybody reads the databases: swap the rows of every snapshot that the log has a note of.
+    """Swap the rows of every snapshot that the log has a note of; at a start, before anybody reads the databases.
 
     Where that can't be done the rows stay as they were, and whole: the replica waits for another offer, and no other one for it.
     """
@@ -450,7 +450,7 @@ async def _finish_install(
 
 
 def settle_note(log: RaftLog, group_id: int, applied: int) -> None:
-    """At a start, the database being at `applied`: bring the log to the snapshot that it holds, and clear the note."""
+    """Bring the log to the snapshot that the database holds at a start, being at `applied`, and clear the note."""
     note = log.note(group_id)
     if note is None:
         return

@@ -71,7 +71,7 @@ class _Export(msgspec.Struct, frozen=True):
 
 
 class SnapshotSender:
-    """The giving side of a node's snapshots."""
+    """Exports, offers and sends the snapshots of a node's groups."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class SnapshotSender:
         self._pulls: Mailbox[tuple[int, Pull]] = Mailbox("snapshot pulls", _PULLS)
 
     def newest(self, group_id: int) -> Snapshot | None:
-        """What the leader's core can send now; None begins an export, and the core asks again."""
+        """Return what the leader's core can send now. Where that is None an export begins, and the core asks again."""
         group = self._groups[group_id]
         file = self._usable(group, group.storage.first_index() - 1)
         if file is None:
@@ -112,7 +112,7 @@ class SnapshotSender:
         return Snapshot(file.metadata, encode_reference(file.reference))
 
     def offer(self, group_id: int, peer: int) -> None:
-        """The core's SNAPSHOT message: the file goes first, and the core hears how it went."""
+        """Send the file that the core's SNAPSHOT message stands for, and tell the core how it went."""
         if not self._offer_pauses.is_over((group_id, peer)):
             self._postponed[group_id, peer] = None
             return
@@ -121,7 +121,7 @@ class SnapshotSender:
             self._end(group_id, peer, ok=False)
 
     def spare(self, group_id: int, cut: int) -> int:
-        """`cut`, or less: the entries that follow a snapshot on its way must not be cut away, while it gets on."""
+        """Return `cut`, or less: while a snapshot on its way gets on, the entries behind it must not be cut."""
         now = self._clock.monotonic()
         indexes = [cut]
         files = [offered.file for (group, _), offered in self._offers.items() if group == group_id]
@@ -134,7 +134,7 @@ class SnapshotSender:
         return min(indexes)
 
     def on_message(self, peer: int, message: Pull | Done | Request) -> None:
-        """What a receiver says."""
+        """Take in what a receiver says."""
         match message:
             case Pull():
                 self._pulls.offer((peer, message))  # no room: it is pulled again
@@ -144,7 +144,7 @@ class SnapshotSender:
                 self._on_request(peer, message)
 
     def on_peer_down(self, peer: int) -> None:
-        """What was on its way has failed, for now; whoever comes back may have been mended."""
+        """Give up what was on its way to a peer, for now: a peer that comes back may have been mended."""
         for group_id, offered_to in [*self._offers, *self._postponed]:
             if offered_to == peer:
                 self._end(group_id, peer, ok=False)
@@ -174,7 +174,7 @@ class SnapshotSender:
                 file.path.unlink(missing_ok=True)
 
     def forget(self, group_id: int) -> None:
-        """The group leaves this node."""
+        """Forget a group that leaves this node."""
         for key in [key for key in self._offers if key[0] == group_id]:
             del self._offers[key]
         for key in [key for key in self._postponed if key[0] == group_id]:
@@ -260,7 +260,7 @@ class SnapshotSender:
                 self._offer(group.id, peer, file)
 
     async def _examine(self, group: RaftGroup, file: _File) -> None:
-        """A receiver has found the file bad. If it is bad here too, then so are the rows that it was made of."""
+        """Check a file that a receiver has found bad. If it is bad here too, then so are the rows that it was made of."""
         try:
             await self._source.check(group.id, file.path)
         except CorruptData as error:
@@ -305,7 +305,7 @@ class SnapshotSender:
         self._end(done.group, peer, ok=done.verdict is Verdict.HELD)
 
     def _replace(self, done: Done) -> None:
-        """The next offer is of another file."""
+        """Have the next offer be of another file."""
         group, file = self._groups.get(done.group), self._files.get(done.group)
         if group is None or file is None or file.reference.name != done.name:
             return
@@ -334,7 +334,7 @@ class SnapshotSender:
             self._requests.setdefault(group.id, {})[peer] = request.least_index
 
     async def _serve(self, peer: int, pull: Pull) -> None:
-        """A receiver may go on where it was, though its offer has been given up meanwhile."""
+        """Send a receiver what it pulls. It may go on where it was, though its offer has been given up meanwhile."""
         file = self._find(pull.group, pull.name)
         if file is None:
             self._send(peer, Gone(pull.group, pull.name))

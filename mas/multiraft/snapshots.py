@@ -135,7 +135,7 @@ class _SnapshotFrame(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Note(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """In the log while a snapshot is being installed: a start that finds it finishes the work (rule 28)."""
+    """In the log while a snapshot is being installed: a start that finds it finishes the work (rule 28, snapshots)."""
 
     metadata: SnapshotMetadata
 
@@ -149,32 +149,32 @@ decode_note = msgpack_decoder(Note, "the note of a snapshot in the log", Corrupt
 
 
 def encode_message(message: SnapshotMessage) -> bytes:
-    """A frame of the SNAPSHOT channel."""
+    """Return a frame of the SNAPSHOT channel."""
     return _encoder.encode((1, message))
 
 
 def decode_message(payload: bytes) -> SnapshotMessage:
-    """What a frame of the SNAPSHOT channel says. Raises `NetworkError`."""
+    """Return what a frame of the SNAPSHOT channel says. Raises `NetworkError`."""
     return _decode_frame(payload).message
 
 
 def encode_reference(reference: SnapshotReference) -> bytes:
-    """For a Raft snapshot's `data`."""
+    """Return the bytes for a Raft snapshot's `data`."""
     return _encoder.encode(reference)
 
 
 def encode_note(note: Note) -> bytes:
-    """For `LogBatch.set_note`."""
+    """Return the bytes for `LogBatch.set_note`."""
     return _encoder.encode(note)
 
 
 def incoming_path(folder: Path, group: int) -> Path:
-    """Where a group's snapshot is received: one at a time, and the only one that a note can mean."""
+    """Return where a group's snapshot is received: one at a time, and the only one that a note can mean."""
     return folder / f"bucket-{group}.incoming"
 
 
 def read_digest(path: Path) -> bytes:
-    """XXH3-128 of a file. Blocks."""
+    """Return the XXH3-128 of a file. Blocks."""
     digest = xxhash.xxh3_128()
     with path.open("rb") as file:
         while block := file.read(4 * SNAPSHOT_CHUNK_BYTES):

@@ -99,7 +99,7 @@ class Connection:
             take(self.peer, frames)
 
     def statistics(self) -> ConnectionStatistics:
-        """What has gone over it so far."""
+        """Return what has gone over it so far."""
         return ConnectionStatistics(
             frames_sent=self._sent,
             frames_received=self._received,
@@ -127,7 +127,7 @@ class _Lane:
         return True
 
     def take(self) -> tuple[list[Frame], int]:
-        """The frames of the next message, at least one, and their bytes."""
+        """Take the frames of the next message, at least one, and return them and their bytes."""
         batch: list[Frame] = []
         total = 0
         while self.frames:

@@ -43,7 +43,7 @@ class DoorSettings(msgspec.Struct, frozen=True):
 
 
 async def listening_socket(host: str, port: int) -> socket.socket:
-    """A socket that listens on this port; "::" is IPv4's addresses as well.
+    """Return a socket that listens on this port; "::" is IPv4's addresses as well.
 
     Raises:
         ConfigError: the port can't be listened on.
@@ -115,7 +115,7 @@ class Door:
                 guest.socket.close()
 
     def welcome(self, protocol: asyncio.Protocol) -> bool:
-        """Whoever speaks there has proved itself: a stranger no more. False: it has been sent away meanwhile."""
+        """Count a caller that has proved itself as a stranger no more. False: it has been sent away meanwhile."""
         guest = self._guests.get(protocol)
         if guest is None:
             return False
@@ -128,7 +128,7 @@ class Door:
         return True
 
     def strangers(self) -> int:
-        """How many stand at the door."""
+        """Return how many strangers there are."""
         return len(self._guests)
 
     # -- strangers --------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ class Door:
         self._admit(connection, _network(address[0]))
 
     def _pause(self, listening: socket.socket, error: OSError) -> None:
-        """This process has no more files, and strangers hold some of them."""
+        """Accept nobody for a moment, because this process has no more files and strangers hold some of them."""
         self._log.warning("files", "nobody can be let in for a moment: %s", error.strerror)
         if self._guests:
             self._send_away(next(iter(self._guests.values())))
@@ -189,7 +189,7 @@ class Door:
         self._send_away(oldest)
 
     async def _greet(self, guest: "_Guest") -> None:
-        """TLS, where there is; then `inner` has the word."""
+        """Begin TLS, where there is any, and then give the connection to `inner`."""
         guest.greeted = True
         timeout = self._settings.seconds if self._tls else None
         try:
@@ -287,7 +287,7 @@ class _Guest(asyncio.Protocol):
 
 
 def _network(address: str) -> str:
-    """What one caller can come from: an IPv4 address, or the network of an IPv6 one."""
+    """Return what one caller can come from: an IPv4 address, or the network of an IPv6 one."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -5,8 +5,8 @@
 
 What queued up for a peer since the last write is one message: one encryption, one system call. A message that was
 damaged, lost, repeated, forged, or meant for another connection is never taken for the next one, so a frame is taken once
-(rule 6). TLS sees to that; where there is none, the key is the connection's own for this direction, and the nonce counts
-the messages.
+(rule 6, decide). TLS sees to that; where there is none, the key is the connection's own for this direction, and the
+nonce counts the messages.
 """
 
 import struct
@@ -39,7 +39,7 @@ class Packer:
         self._count = 0
 
     def pack(self, frames: list[Frame]) -> bytes:
-        """The next message."""
+        """Make the next message."""
         parts = []
         for channel, payload in frames:
             parts.append(_HEADER.pack(channel, len(payload)))
@@ -61,7 +61,7 @@ class Unpacker:
         self._count = 0
 
     def unpack(self, message: bytes) -> list[Frame]:
-        """The frames of the next message.
+        """Return the frames of the next message.
 
         Raises:
             NetworkError: it isn't the next message of this connection, as it was sent.

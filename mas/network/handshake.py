@@ -105,7 +105,7 @@ Recognise = Callable[[int, bytes], None]
 
 
 def recognise_all(_node: int, _store: bytes) -> None:
-    """Any store will do."""
+    """Accept any store."""
 
 
 encode = msgspec.msgpack.Encoder().encode
@@ -133,7 +133,7 @@ class Dialler:
         self._seal: _Seal | None = None
 
     def hello(self) -> bytes:
-        """The first word."""
+        """Return the first message."""
         return encode(self._hello)
 
     def on_challenge(self, data: bytes) -> bytes:
@@ -149,7 +149,7 @@ class Dialler:
         return encode(Proof(self._seal.proof("dialler")))
 
     def on_welcome(self, data: bytes) -> tuple[bytes, bytes]:
-        """The connection's keys: of what the dialler sends, and of what the listener sends."""
+        """Return the connection's keys: of what the dialler sends, and of what the listener sends."""
         _expect(Welcome, data)
         assert self._seal is not None
         return self._seal.keys()
@@ -202,7 +202,7 @@ class Listener:
         return encode(Welcome())
 
     def keys(self) -> tuple[bytes, bytes]:
-        """The connection's keys: of what the dialler sends, and of what the listener sends."""
+        """Return the connection's keys: of what the dialler sends, and of what the listener sends."""
         assert self._seal is not None
         return self._seal.keys()
 
@@ -234,7 +234,7 @@ class Listener:
 
 
 def refusal(error: PeerRefused) -> bytes:
-    """The last word to a dialler that is refused."""
+    """Return the last message to a dialler that is refused."""
     return encode(Refused(Refusal(error.reason), str(error)))
 
 
@@ -264,7 +264,7 @@ def _expect(kind: type[T], data: bytes) -> T:
 
 
 def _check_version(data: bytes) -> None:
-    """Before anything else of a Hello is read: another version's other fields may be anything."""
+    """Check a Hello's version before anything else of it is read: another version's other fields may be anything."""
     _check_size(data)
     fields = _decode_fields(data)
     if len(fields) < 2:

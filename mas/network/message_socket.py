@@ -37,12 +37,12 @@ class MessageSocket:
         self._close_seconds = close_seconds
 
     def certificate(self) -> Mapping[str, Any] | None:
-        """What the peer has shown over TLS, in the form of `ssl.SSLSocket.getpeercert`; None without TLS."""
+        """Return the peer's certificate in the form of `ssl.SSLSocket.getpeercert`; None without TLS."""
         found: Mapping[str, Any] | None = self._socket.get_extra_info("peercert")
         return found
 
     async def receive(self) -> bytes:
-        """The next message. Raises `ConnectionEnded`."""
+        """Return the next message. Raises `ConnectionEnded`."""
         try:
             message = await self._socket.receive()
         except Exception as error:

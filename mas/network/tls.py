@@ -50,7 +50,7 @@ class TlsFiles(msgspec.Struct, frozen=True):
 
     @classmethod
     def within(cls, directory: Path, node: int) -> "TlsFiles":
-        """A node's files in a directory, by their names."""
+        """Return a node's files in a directory, by their names."""
         return cls(
             directory / "ca.crt", directory / f"node-{node}.crt", directory / f"node-{node}.key"
         )
@@ -68,7 +68,7 @@ def make_ca(directory: Path, clock: Clock) -> None:
 
 
 def ensure_certificate(directory: Path, node: int, names: Sequence[str], clock: Clock) -> TlsFiles:
-    """A node's files in this directory; its certificate is made where the CA's key lies there too.
+    """Return a node's files in this directory; make its certificate where the CA's key lies there too.
 
     The certificate is for `names` (host names or addresses) and this machine's own; it is made anew where it lacks one
     of them or is about to expire.
@@ -137,7 +137,7 @@ def check_node(files: TlsFiles, node: int) -> None:
 
 
 def certified_nodes(certificate: Mapping[str, Any] | None) -> frozenset[int]:
-    """Which nodes a peer may be by its certificate, as `getpeercert` gives it; none where it has shown none."""
+    """Return which nodes a peer may be by its certificate, as `getpeercert` gives it; none where it has shown none."""
     names = certificate.get("subjectAltName", ()) if certificate else ()
     uris = [value for kind, value in names if kind == "URI" and value.startswith(_NODE_URI)]
     numbers = [uri.removeprefix(_NODE_URI) for uri in uris]
@@ -145,7 +145,7 @@ def certified_nodes(certificate: Mapping[str, Any] | None) -> frozenset[int]:
 
 
 def server_context(files: TlsFiles) -> ssl.SSLContext:
-    """For the peer port: callers show a certificate of the CA."""
+    """Return the context of the peer port: callers show a certificate of the CA."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(files.ca))
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_cert_chain(files.certificate, files.key)
@@ -154,7 +154,7 @@ def server_context(files: TlsFiles) -> ssl.SSLContext:
 
 
 def client_context(files: TlsFiles) -> ssl.SSLContext:
-    """For a connection to a peer, which is known by its node's name and not by its host's (`certified_nodes`)."""
+    """Return the context of a connection to a peer, known by its node's name and not by its host's (`certified_nodes`)."""
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=str(files.ca))
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
@@ -240,7 +240,7 @@ def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
 
 
 def _all_names(node: int, names: Sequence[str]) -> list[x509.GeneralName]:
-    """The node's, and of the hosts those given and this machine's own, each once."""
+    """Return the node's name, the given hosts' and this machine's own, each once."""
     hosts = dict.fromkeys([*_LOCAL_NAMES, os.uname().nodename, *filter(None, names)])
     return [_node_name(node), *(_general_name(host) for host in hosts)]
 
@@ -276,7 +276,7 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _is_wanting(files: TlsFiles, node: int, names: Sequence[str], now: datetime) -> bool:
-    """Whether there is no certificate yet, or one that won't do."""
+    """Return whether there is no certificate yet, or one that won't do."""
     if not files.certificate.exists() or not files.key.exists():
         return True
     certificate = _read_certificate(files.certificate)
@@ -335,7 +335,7 @@ def _writing(directory: Path) -> Iterator[None]:
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """One process at a time makes files in this directory."""
+    """Let one process at a time make files in this directory."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

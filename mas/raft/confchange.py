@@ -19,7 +19,7 @@ NOBODY = 0
 
 
 def apply(conf: ConfState, change: ConfChange) -> ConfState:
-    """The configuration after `change`; raises ConfigError where `conf` doesn't allow it."""
+    """Return the configuration after `change`; raises ConfigError where `conf` doesn't allow it."""
     if not change.changes:
         return leave_joint(conf)
     if change.transition is ConfChangeTransition.AUTO and len(change.changes) == 1:
@@ -61,7 +61,7 @@ def leave_joint(conf: ConfState) -> ConfState:
 
 
 def check(conf: ConfState) -> None:
-    """Raises ConfigError where `conf` is no configuration that changes could have led to."""
+    """Raise ConfigError where `conf` is no configuration that changes could have led to."""
     groups = (conf.voters, conf.voters_outgoing, conf.learners, conf.learners_next)
     for members in groups:
         if list(members) != sorted(set(members)) or (members and members[0] < 1):

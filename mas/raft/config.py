@@ -12,7 +12,7 @@ class Dice(Protocol):
     """The only source of chance; `random.Random` fits."""
 
     def randrange(self, stop: int, /) -> int:
-        """A number from 0 up to, not including, `stop`."""
+        """Return a number from 0 up to, not including, `stop`."""
         ...
 
 
@@ -54,7 +54,7 @@ class Config(msgspec.Struct, kw_only=True):
     read_only: ReadOnlyOption = ReadOnlyOption.SAFE
 
     def validate(self) -> None:
-        """Raises ConfigError at the first setting that can't be."""
+        """Raise ConfigError at the first setting that can't be."""
         at_least = {
             "id": 1,
             "heartbeat_tick": 1,

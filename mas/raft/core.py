@@ -150,7 +150,7 @@ class Raft:
     # -- what the host asks ------------------------------------------------------------------
 
     def tick(self) -> None:
-        """One tick has passed: campaign after silence, or lead on."""
+        """Let a tick pass: campaign after silence, or lead on."""
         if self.role is Role.LEADER:
             self._tick_leader()
             return
@@ -188,7 +188,7 @@ class Raft:
         self._HANDLERS[message.type](self, message)
 
     def check(self, message: Message) -> None:
-        """Raises IllegalMessage for what no correct peer would send."""
+        """Raise IllegalMessage for what no correct peer would send."""
         check_message(message, self.id, self.term, self._log.last_index)
         if self.role is not Role.LEADER or message.term != self.term:
             return
@@ -273,7 +273,7 @@ class Raft:
             progress.become_probe()
 
     def report_snapshot(self, node_id: int, *, ok: bool) -> None:
-        """The snapshot sent there has arrived, or has failed. Either way wait for a sign of life."""
+        """Note that the snapshot sent there has arrived, or has failed; either way wait for a sign of life."""
         progress = self._progress.get(node_id)
         if progress is None or progress.state is not ProgressState.SNAPSHOT:
             return
@@ -283,7 +283,7 @@ class Raft:
         progress.flow_paused = True
 
     def status(self) -> Status:
-        """This node at a glance."""
+        """Return this node's state at a glance."""
         return Status(
             id=self.id,
             role=self.role,
@@ -322,14 +322,14 @@ class Raft:
             self._broadcast_heartbeat()
 
     def persisted(self, last: Entry | None, *, snapshot: bool) -> None:
-        """A Ready's entries up to `last`, its hard state and its snapshot are on disk."""
+        """Note that a Ready's entries up to `last`, its hard state and its snapshot are on disk."""
         if snapshot:
             self._log.snapshot_persisted()
         if last is not None:
             self._log.persisted(last)
 
     def applied(self, entries: tuple[Entry, ...]) -> None:
-        """The state machine has applied these entries."""
+        """Note that the state machine has applied these entries."""
         if entries:
             self._log.applied_to(entries[-1].index)
             if self._uncommitted_size:
@@ -353,7 +353,7 @@ class Raft:
     # -- terms and roles (Raft, 5.1 and 5.2) -------------------------------------------------
 
     def _settle_term(self, message: Message) -> bool:
-        """Bring the terms of message and node together; False where the message ends here."""
+        """Bring the terms of message and node together; return False where the message ends here."""
         if message.term < self.term:
             self._answer_the_past(message)
             return False
@@ -526,7 +526,7 @@ class Raft:
         return request.type in _ANSWER and request.log_term == request.term and self.vote == NOBODY
 
     def _may_vote_for(self, message: Message) -> bool:
-        """One vote a term; a pre-vote for a later term is no vote."""
+        """Return whether this node may grant its vote: it has one a term, and a pre-vote for a later term is none."""
         if message.type == MessageType.PRE_VOTE and message.term > self.term:
             return True
         return self.vote == message.from_ or (self.vote == NOBODY and self.leader == NOBODY)
@@ -577,7 +577,7 @@ class Raft:
         )
 
     def _on_timeout_now(self, message: Message) -> None:
-        """The leader hands over: no pre-vote, since it wants to be disturbed (dissertation, 3.10)."""
+        """Campaign because the leader transfers leadership: without a pre-vote, since it wants to be disturbed (3.10)."""
         if self.role is Role.FOLLOWER and not self._blocks_campaign():
             self._begin_election(context=TRANSFER)
 
@@ -754,13 +754,13 @@ class Raft:
             self._count_acknowledgement(message.from_, message.index, progress)
 
     def _begin_anew(self, node: int, life: int) -> Progress:
-        """The peer was erased and added again: what it acknowledged before, it holds no more."""
+        """Begin a peer's progress anew: it was erased and added again, and no longer holds what it acknowledged before."""
         progress = self._new_progress(node, max(self._log.last_index, 1), life=life)
         self._progress[node] = progress
         return progress
 
     def _step_back(self, message: Message, progress: Progress) -> None:
-        """A peer's log doesn't match: go back to where it may, skipping what can't (end of 5.3).
+        """Go back to where a peer's log may match, skipping what can't (end of 5.3).
 
         The peer holds `log_term` at the hint, so it agrees with nothing of ours of a later term up to there.
         """
@@ -809,7 +809,7 @@ class Raft:
                 self._answer_confirmed_reads()
 
     def _commit_if_possible(self) -> bool:
-        """Commit what a quorum holds, if it is of this term (5.4.2); whether that is news."""
+        """Commit what a quorum holds, if it is of this term (5.4.2); return whether that is news."""
         progress = self._progress
         index = joint_index(
             [progress[node].match for node in self.conf.voters],
@@ -822,7 +822,7 @@ class Raft:
         return True
 
     def _may_commit(self, index: int) -> bool:
-        """Entries of earlier terms are never committed by counting copies (5.4.2, figure 8).
+        """Return whether counting copies may commit up to `index`: never entries of earlier terms (5.4.2, figure 8).
 
         A leader's own come behind its first; a group that begins with entries of term 1 has some before it.
         """
@@ -973,7 +973,7 @@ class Raft:
         self._send(Message(kind, self.leader, reader, reject_hint=number, context=context))
 
     def _read(self, read: PendingRead) -> None:
-        """Fix a read's index. Before it has committed in its term a leader doesn't know its commit."""
+        """Fix a read's index, but only once the leader has committed in its term: before that it doesn't know its commit."""
         if self._log.committed < self._first_of_term:
             self._postponed_reads.append(read)
             return
@@ -1027,7 +1027,7 @@ class Raft:
             self._log.commit_to(message.index)
 
     def _forwarded_reads(self) -> ForwardedReads:
-        """The reads sent to a leader, numbered from 0 on in a node's first life, anywhere in others."""
+        """Return the reads sent to a leader, numbered from 0 on in a node's first life, anywhere in others."""
         if self._forwarded is None:
             first_number = 0 if self._first_life else self._config.rng.randrange(1 << 61)
             self._forwarded = ForwardedReads(first_number)

@@ -48,7 +48,7 @@ class Log:
         return self.storage.first_index()
 
     def term(self, index: int) -> int:
-        """The term of an entry, or of the one before the first; raises Compacted, Unavailable."""
+        """Return the term of an entry, or of the one before the first; raises Compacted, Unavailable."""
         if index == self.last_index:
             return self.last_term
         if index >= self._offset:
@@ -73,7 +73,7 @@ class Log:
         return (last_term, last_index) >= (self.last_term, self.last_index)
 
     def slice(self, lo: int, hi: int, max_bytes: int | None = None) -> list[Entry]:
-        """The entries [lo, hi) within max_bytes of data, at least one; raises Compacted."""
+        """Return the entries [lo, hi) within max_bytes of data, at least one; raises Compacted."""
         offset = self._offset
         if lo >= offset:
             return within(self._memory[lo - offset : hi - offset], max_bytes)
@@ -86,7 +86,7 @@ class Log:
         return entries
 
     def agreement_at_most(self, index: int, term: int) -> tuple[int, int]:
-        """The last entry up to `index` whose term is at most `term`, as (index, its term).
+        """Return the last entry up to `index` whose term is at most `term`, as (index, its term).
 
         Another log that has `term` at `index` can agree with this one nowhere behind that entry, so
         that one answer skips a whole term (Raft, end of 5.3). The term is 0 where it isn't known.
@@ -102,7 +102,7 @@ class Log:
         return 0, 0
 
     def append_own(self, entry: Entry) -> None:
-        """A leader's next entry."""
+        """Append a leader's next entry."""
         self._memory.append(entry)
         self.last_index = entry.index
         self.last_term = entry.term
@@ -135,7 +135,7 @@ class Log:
         return True
 
     def unstable(self) -> list[Entry]:
-        """The entries that are not persisted."""
+        """Return the entries that are not persisted."""
         return self._memory[self.stable + 1 - self._offset :]
 
     def has_unstable(self) -> bool:
@@ -147,24 +147,24 @@ class Log:
         return self.committed > self.applied and self.snapshot is None
 
     def unapplied(self, max_bytes: int) -> list[Entry]:
-        """Committed entries to apply next; behind a snapshot that isn't applied, none."""
+        """Return the committed entries to apply next; behind a snapshot that isn't applied, none."""
         if not self.has_unapplied():
             return []
         return self.slice(self.applied + 1, self.committed + 1, max_bytes)
 
     def persisted(self, last: Entry) -> None:
-        """Entries up to `last` were written; what replaced them meanwhile was not."""
+        """Note that entries up to `last` were written; what replaced them meanwhile was not."""
         if self.stable < last.index <= self.last_index and self.matches(last.index, last.term):
             self.stable = last.index
 
     def snapshot_persisted(self) -> None:
-        """The snapshot was written and applied."""
+        """Note that the snapshot was written and applied."""
         assert self.snapshot is not None
         self.applied = max(self.applied, self.snapshot.metadata.index)
         self.snapshot = None
 
     def applied_to(self, index: int) -> None:
-        """Entries up to `index` are applied."""
+        """Note that entries up to `index` are applied."""
         assert self.applied <= index <= self.committed
         self.applied = index
 

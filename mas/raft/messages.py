@@ -106,12 +106,15 @@ class ConfChange(msgspec.Struct, frozen=True, array_like=True, gc=False):
     context: bytes = b""
 
     def encode(self) -> bytes:
-        """The bytes that a CONF_CHANGE entry carries."""
+        """Return the bytes that a CONF_CHANGE entry carries."""
         return _conf_change_encoder.encode(self)
 
     @staticmethod
     def decode(data: bytes) -> "ConfChange":
-        """The change that `data` encodes, the empty one where there is none; raises CorruptState where it encodes nothing."""
+        """Return the change that `data` encodes, the empty one where `data` is empty.
+
+        Raises CorruptState where it encodes no change.
+        """
         return _decode_conf_change(data) if data else ConfChange()
 
 

@@ -49,7 +49,7 @@ class RawNode:
         self._deferred_snapshot: Message | None = None
 
     def tick(self) -> None:
-        """One tick has passed."""
+        """Let one tick pass."""
         self._core.tick()
 
     def campaign(self) -> None:
@@ -101,11 +101,11 @@ class RawNode:
         self._core.forget_leader()
 
     def report_unreachable(self, node_id: int) -> None:
-        """The last message to this peer wasn't delivered."""
+        """Note that the last message to this peer wasn't delivered."""
         self._core.report_unreachable(node_id)
 
     def report_snapshot(self, node_id: int, ok: bool) -> None:  # noqa: FBT001  (etcd's signature)
-        """The snapshot sent to this peer has arrived, or has failed."""
+        """Note that the snapshot sent to this peer has arrived, or has failed."""
         self._core.report_snapshot(node_id, ok=ok)
 
     @property
@@ -155,7 +155,7 @@ class RawNode:
         return ready
 
     def advance(self, ready: Ready) -> None:
-        """The host has done what `ready` asked for."""
+        """Note that the host has done what `ready` asked for."""
         assert ready is self._outstanding, "advance takes the Ready that ready gave last"
         self._outstanding = None
         core = self._core
@@ -168,7 +168,7 @@ class RawNode:
             core.step(deferred)
 
     def status(self) -> Status:
-        """This node at a glance."""
+        """Return this node's state at a glance."""
         return self._core.status()
 
     @property
@@ -204,7 +204,7 @@ class RawNode:
 
 
 def _persisted(storage: Storage) -> HardState:
-    """The hard state on the disk; a snapshot there says by itself that it is committed."""
+    """Return the hard state on the disk; a snapshot there says by itself that it is committed."""
     known = storage.initial_state()[0]
     return HardState(known.term, known.vote, max(known.commit, storage.first_index() - 1))
 

@@ -70,19 +70,19 @@ class Progress:
         self.sent_commit = min(self.sent_commit, self.next - 1)
 
     def become_replicate(self) -> None:
-        """The logs agree up to `match`: send ahead of the answers."""
+        """Send ahead of the answers, because the logs agree up to `match`."""
         self._become(ProgressState.REPLICATE)
         self.next = self.match + 1
 
     def become_snapshot(self, index: int) -> None:
-        """A snapshot of `index` is on its way."""
+        """Wait for a snapshot of `index` that is on its way."""
         self._become(ProgressState.SNAPSHOT)
         self.pending_snapshot = index
         self.next = index + 1
         self.sent_commit = index
 
     def sent(self, count: int, commit: int) -> None:
-        """An APPEND of `count` entries that tells `commit` is on its way."""
+        """Note that an APPEND of `count` entries that tells `commit` is on its way."""
         if self.state is ProgressState.REPLICATE:
             if count:
                 self.next += count
@@ -93,7 +93,7 @@ class Progress:
         self.sent_commit = commit
 
     def acknowledged(self, index: int) -> bool:
-        """The peer holds everything up to `index`; whether that is news."""
+        """Note that the peer holds everything up to `index`; return whether that is news."""
         if index <= self.match:
             return False
         self.match = index
@@ -108,7 +108,7 @@ class Progress:
             inflight.popleft()
 
     def rejected(self, index: int, hint: int) -> bool:
-        """The peer refused an APPEND behind `index`; step back to `hint`. False for stale news.
+        """Step back to `hint`, because the peer refused an APPEND behind `index`; return False for stale news.
 
         What it has acknowledged it can't refuse, unless it has lost it: to send that again at once would go on for ever.
         """
@@ -125,7 +125,7 @@ class Progress:
         return True
 
     def status(self) -> ProgressStatus:
-        """A copy for people and tests."""
+        """Return a copy for people and tests."""
         return ProgressStatus(
             match=self.match,
             next=self.next,

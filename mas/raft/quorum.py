@@ -20,14 +20,14 @@ class VoteResult(IntEnum):
 
 
 def majority_index(indexes: list[int]) -> int:
-    """The highest index that a majority has reached, given what each voter has reached."""
+    """Return the highest index that a majority has reached, given what each voter has reached."""
     if not indexes:
         return EVERYTHING
     return sorted(indexes)[(len(indexes) - 1) // 2]
 
 
 def joint_index(incoming: list[int], outgoing: list[int]) -> int:
-    """The highest index that a majority of both halves has reached."""
+    """Return the highest index that a majority of both halves has reached."""
     return min(majority_index(incoming), majority_index(outgoing))
 
 

@@ -42,7 +42,7 @@ class ReadRounds:
         return bool(self._newest)
 
     def add(self, read: PendingRead) -> None:
-        """A read for the next round."""
+        """Add a read to the next round."""
         key = read.reader, read.context
         older = self._newest.pop(key, None)
         if older is not None:
@@ -83,7 +83,7 @@ class ForwardedReads:
         self._next_number = first_number
 
     def add(self, context: bytes, count: int) -> int:
-        """A read begins; its number."""
+        """Begin a read, and return its number."""
         _, older = self._waiting.pop(context, (0, 0))
         if len(self._waiting) >= MAX_FORWARDED:
             del self._waiting[next(iter(self._waiting))]
@@ -101,7 +101,7 @@ class ForwardedReads:
         return newest[1]
 
     def forget(self, context: bytes) -> None:
-        """No answer that is on its way is good any longer."""
+        """Forget all reads: no answer that is on its way is good any longer."""
         self._waiting.pop(context, None)
 
 
@@ -117,12 +117,12 @@ class ReadAnswers:
         return bool(self._untaken)
 
     def add(self, context: bytes, index: int, count: int) -> None:
-        """This many reads of a context may be served at `index`."""
+        """Note that this many reads of a context may be served at `index`."""
         _, older = self._untaken.pop(context, (0, 0))
         self._untaken[context] = index, older + count
 
     def withdraw(self, context: bytes) -> int:
-        """A newer read begins, and these answers are too old for it; how many reads wait again."""
+        """Withdraw answers that are too old for a newer read; return how many reads wait again."""
         _, count = self._untaken.pop(context, (0, 0))
         return count
 

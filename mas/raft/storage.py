@@ -14,32 +14,32 @@ class Storage(Protocol):
     """
 
     def initial_state(self) -> tuple[HardState, ConfState]:
-        """The hard state, and the configuration as of Config.applied."""
+        """Return the hard state, and the configuration as of Config.applied."""
         ...
 
     def entries(self, lo: int, hi: int, max_bytes: int | None = None) -> list[Entry]:
-        """The entries [lo, hi), as many as fit into max_bytes of data, at least one."""
+        """Return the entries [lo, hi), as many as fit into max_bytes of data, at least one."""
         ...
 
     def term(self, index: int) -> int:
-        """The term of an entry; of first_index - 1 too, which is 0 where that is 0."""
+        """Return the term of an entry; of first_index - 1 too, which is 0 where that is 0."""
         ...
 
     def first_index(self) -> int:
-        """The first index whose entry is held, or would be."""
+        """Return the first index whose entry is held, or would be."""
         ...
 
     def last_index(self) -> int:
-        """The last index held, first_index - 1 where there is none."""
+        """Return the last index held, first_index - 1 where there is none."""
         ...
 
     def snapshot(self) -> Snapshot:
-        """The newest snapshot; raises Unavailable where none can be given out now."""
+        """Return the newest snapshot; raises Unavailable where none can be given out now."""
         ...
 
 
 def within(entries: list[Entry], max_bytes: int | None) -> list[Entry]:
-    """The longest beginning of `entries` with at most max_bytes of data, at least one entry; 0: that one."""
+    """Return the longest beginning of `entries` with at most max_bytes of data, at least one entry; 0: that one."""
     if max_bytes is None:
         return entries
     if not max_bytes:
@@ -67,34 +67,34 @@ class MemoryStorage:
         self._compacted_term = 0
 
     def initial_state(self) -> tuple[HardState, ConfState]:
-        """The hard state, and the configuration that was set last, or else the snapshot's."""
+        """Return the hard state, and the configuration that was set last, or else the snapshot's."""
         if self._conf_state is not None:
             return self._hard_state, self._conf_state
         return self._hard_state, self._snapshot.metadata.conf_state
 
     def first_index(self) -> int:
-        """The index behind what was compacted."""
+        """Return the index behind what was compacted."""
         return self._compacted + 1
 
     def last_index(self) -> int:
-        """The index of the last entry."""
+        """Return the index of the last entry."""
         return self._compacted + len(self._entries)
 
     def term(self, index: int) -> int:
-        """The term of an entry, or of the last one compacted."""
+        """Return the term of an entry, or of the last one compacted."""
         if index == self._compacted:
             return self._compacted_term
         return self._entries[self._position(index)].term
 
     def entries(self, lo: int, hi: int, max_bytes: int | None = None) -> list[Entry]:
-        """The entries [lo, hi), at least one, within max_bytes."""
+        """Return the entries [lo, hi), at least one, within max_bytes."""
         if lo > self._compacted and hi <= lo:
             return []
         first, last = self._position(lo), self._position(hi - 1)
         return within(self._entries[first : last + 1], max_bytes)
 
     def snapshot(self) -> Snapshot:
-        """The snapshot last created or applied; index 0 where there was none."""
+        """Return the snapshot last created or applied; index 0 where there was none."""
         return self._snapshot
 
     def append(self, entries: Sequence[Entry]) -> None:

@@ -15,7 +15,7 @@ from mas.raft.storage import Storage
 
 
 def check_message(message: Message, node_id: int, term: int, last_index: int) -> None:
-    """Raises IllegalMessage for what no correct peer would send to this node, LostAcknowledged for what proves a loss.
+    """Raise IllegalMessage for what no correct peer would send to this node, LostAcknowledged for what proves a loss.
 
     Terms are persisted, so one that leaves no room for a next would end the group for good: what isn't within reach of
     this node's own is damage.
@@ -46,7 +46,7 @@ def _check_counters(message: Message, term: int) -> None:
 def check_persisted(
     config: Config, storage: Storage, hard_state: HardState, conf_state: ConfState
 ) -> None:
-    """Raises CorruptState where the storage can't be what a node has left behind.
+    """Raise CorruptState where the storage can't be what a node has left behind.
 
     Any prefix of what a Ready asks to be written is fine: a snapshot or entries without the hard
     state that came with them were never acknowledged to anybody.
@@ -77,7 +77,7 @@ def check_persisted(
 
 
 def _check_unapplied(storage: Storage, index: int, last: int, config: Config) -> None:
-    """Entries that are still to be handed out follow each other, and their terms never fall."""
+    """Check that entries still to be handed out follow each other, and that their terms never fall."""
     term = storage.term(index - 1) if index <= last else 0
     while index <= last:
         entries = storage.entries(index, last + 1, config.max_committed_size_per_ready)
@@ -110,7 +110,7 @@ def _check_append(message: Message, _term: int, _last_index: int) -> None:
 
 
 def _check_heartbeat(message: Message, term: int, last_index: int) -> None:
-    """A leader commits by a HEARTBEAT no more than this node has acknowledged to it, in that very term."""
+    """Check that a leader commits by a HEARTBEAT no more than this node has acknowledged to it in that very term."""
     if message.commit > last_index:
         error = LostAcknowledged if message.term >= term else IllegalMessage
         raise error(

@@ -22,7 +22,7 @@ from mas.runtime import Clock
 
 
 def deadline_after(now: float, left_ms: int) -> float:
-    """When a sender gives up, counted from here, as clocks needn't agree; never, where it doesn't say."""
+    """Return when a sender gives up, counted from here, as clocks needn't agree; never, where it doesn't say."""
     return now + left_ms / 1000 if left_ms else math.inf
 
 

@@ -50,7 +50,7 @@ class Flusher:
         self._dirty.set()
 
     def lag_seconds(self) -> float:
-        """How old the oldest change is that the database doesn't hold yet."""
+        """Return how old the oldest change is that the database doesn't hold yet, in seconds."""
         oldest = self._taken_since if self._taken_since is not None else self._dirty_since
         return 0.0 if oldest is None else self._clock.monotonic() - oldest
 

@@ -55,7 +55,7 @@ class FollowUp:
 def _second_proposals(
     items: Iterable[Waiting], left_out: tuple[bytes, ...]
 ) -> Iterator[tuple[Batch, ReplyTo]]:
-    """What waited together, as one batch for each request that brought some: what is left out is named once for all of it."""
+    """Gather what waited together in one batch for each request that brought some: what is left out is named once for all of it."""
     by_request: dict[tuple[int, int], list[Waiting]] = {}
     for item in items:
         by_request.setdefault((item.reply_to.peer, item.reply_to.request), []).append(item)

@@ -24,22 +24,28 @@ class Group(Protocol):
         """Comes back as a `ReadReady`, or over error_c. Raises `Overloaded`."""
 
     def set_applied(self, applied: int, flushed: int) -> None:
-        """How far the state is applied in memory, and durably (rule 26): the log is cut behind the latter."""
+        """Tell how far the state is applied in memory, and durably (rule 26, durably applied): the log is cut behind the
+        latter.
+        """
 
     def stamp_us(self) -> int:
-        """The time to stamp a proposal with: this node's clock, or its peers' median where it is off by a second (rule 12)."""
+        """The time to stamp a proposal with: this node's clock, or its peers' median where it is off by a second (rule
+        12, time decides no outcome).
+        """
 
 
 class AccountDB(Protocol):
     """The materialised state of this node's buckets. Everything runs off the loop. Raises `DatabaseUnavailable`."""
 
     async def open(self, bucket: int, writer: bytes) -> ResidentState:
-        """Become the bucket's writer (rule 25) and read what is always kept in memory; a new bucket is made with applied 0."""
+        """Become the bucket's writer (rule 25, conditional flush) and read what is always kept in memory; a new bucket
+        is made with applied 0.
+        """
 
     async def load(
         self, bucket: int, accounts: Sequence[str], records: Sequence[bytes], claims: Sequence[str]
     ) -> Loaded:
-        """One autocommit query that reads the applied index with the rows (rule 23)."""
+        """One autocommit query that reads the applied index with the rows (rule 23, loads)."""
 
     async def flush(self, writes: WriteSet, *, before: int, writer: bytes) -> bool:
         """One transaction, conditional on the applied index `before` and the writer; False: no row changed (rule 25).
@@ -48,7 +54,8 @@ class AccountDB(Protocol):
         """
 
     async def payment_ids(self, bucket: int, after: bytes, limit: int) -> list[bytes]:
-        """A page, in ascending order, of the ids of the records that were there when the bucket was opened (rule 24).
+        """A page, in ascending order, of the ids of the records that were there when the bucket was opened (rule 24,
+        record filter).
 
         Of later ones some may be missing: whoever has flushed them knows them.
         """
@@ -56,10 +63,12 @@ class AccountDB(Protocol):
     async def postings(
         self, bucket: int, number: str, before: int, limit: int
     ) -> tuple[int, list[Posting]]:
-        """Newest first below sequence `before` (0: from the newest), and the applied index they were read at (rule 29)."""
+        """Newest first below sequence `before` (0: from the newest), and the applied index they were read at (rule 29,
+        database reads).
+        """
 
     async def totals(self, bucket: int) -> Totals:
-        """What the bucket's rows add up to, kept with its own row: no scan."""
+        """Read what the bucket's rows add up to, kept with its own row: no scan."""
 
     async def verify(self, bucket: int) -> Totals:
         """Read all rows, and hold them to the bucket's totals and state hash. Raises `CorruptData`."""

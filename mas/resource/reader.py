@@ -106,7 +106,7 @@ class Reader:
             self._taken.append(Read(peer, request, gives_up))
 
     def _admit(self, peer: int, request: ReadRequest) -> float | None:
-        """When its asker gives it up; until then, or until it is answered, it holds a place. None: there is none left."""
+        """Give a read a place until its asker gives it up or it is answered, and return when that is; None if no place is left."""
         now = self._clock.monotonic()
         if len(self._open) >= _OPEN_MAX and now - self._swept > _SWEEP_SECONDS:
             self._swept = now

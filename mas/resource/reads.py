@@ -52,7 +52,7 @@ class Stored(msgspec.Struct, gc=False):
 
 
 def missing_numbers(rows: RowCache, request: RowsRequest) -> list[str]:
-    """Which of the rows that this read needs aren't in memory."""
+    """List the rows that this read needs and that aren't in memory."""
     match request:
         case ReadNodes():
             return []

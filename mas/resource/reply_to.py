@@ -37,12 +37,12 @@ class Proposed(msgspec.Struct, gc=False):
     reply_to: tuple[ReplyTo, ...]
 
     def instructions(self) -> int:
-        """How many there are in all batches."""
+        """Count the instructions of all batches."""
         return sum(len(batch.instructions) for batch in self.batches)
 
 
 def reject_reason(error: MasError) -> tuple[RejectReason, int]:
-    """Why a request that this error has ended is rejected, and the node to ask instead, 0 where unknown."""
+    """Return why a request that this error has ended is rejected, and the node to ask instead, 0 where unknown."""
     match error:
         case NotLeading():
             return RejectReason.NOT_LEADING, error.leader

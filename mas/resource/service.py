@@ -141,7 +141,7 @@ class AccountService(Actor):
         self._proposals.send()
 
     def _on_leadership(self, leadership: Leadership) -> None:
-        """What an earlier leadership proposed and lost sight of is unknown to whoever asked (rule 39, unknown results)."""
+        """Answer that what an earlier leadership proposed and lost sight of is unknown (rule 39, unknown results)."""
         self._replica.leadership = leadership
         self._proposals.give_up(leadership.leader)
         self._contention.give_up()

@@ -15,11 +15,11 @@ class Clock(Protocol):
     """Time, as an actor sees it."""
 
     def monotonic(self) -> float:
-        """Seconds since some fixed moment: never backwards, and counting suspension."""
+        """Return seconds since some fixed moment, which never run backwards and count suspension."""
         ...
 
     def now_us(self) -> int:
-        """Microseconds since the epoch, for people: it may jump, and decides nothing (rule 12, time decides no outcome)."""
+        """Return microseconds since the epoch, for people: it may jump, and decides nothing (rule 12, time decides no outcome)."""
         ...
 
     async def sleep(self, seconds: float) -> None:
@@ -31,11 +31,11 @@ class SystemClock:
     """The machine's time."""
 
     def monotonic(self) -> float:
-        """Seconds since the machine started, suspension included."""
+        """Return seconds since the machine started, suspension included."""
         return time.clock_gettime(_STEADY_CLOCK)
 
     def now_us(self) -> int:
-        """Microseconds since the epoch."""
+        """Return microseconds since the epoch."""
         return time.time_ns() // 1000
 
     async def sleep(self, seconds: float) -> None:

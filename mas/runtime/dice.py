@@ -11,7 +11,7 @@ class Dice(Protocol):
     """Chance, as an actor or a core sees it. A seeded `random.Random` fits."""
 
     def randrange(self, stop: int, /) -> int:
-        """A number from 0 to `stop` - 1, each as likely."""
+        """Return a number from 0 to `stop` - 1, each as likely."""
         ...
 
     def randbytes(self, n: int, /) -> bytes:
@@ -23,7 +23,7 @@ class SystemDice:
     """The machine's chance, good enough for secrets."""
 
     def randrange(self, stop: int, /) -> int:
-        """A number from 0 to `stop` - 1, each as likely."""
+        """Return a number from 0 to `stop` - 1, each as likely."""
         return secrets.randbelow(stop)
 
     def randbytes(self, n: int, /) -> bytes:

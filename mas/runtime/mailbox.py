@@ -90,7 +90,7 @@ class Mailbox(Generic[T]):
         return True
 
     async def drain(self, limit: int | None = None) -> list[T]:
-        """All that waits, in order, at least one and at most `limit`.
+        """Return all that waits, in order, at least one and at most `limit`.
 
         Every call lets other tasks run once, so an owner with a backlog starves nobody. A
         cancelled call has taken nothing.

@@ -98,7 +98,7 @@ def damaged(path: Path, what: str, remedy: str) -> CorruptData:
 
 
 def common_options() -> Options:
-    """What all databases here have in common."""
+    """Return the options that all databases here have in common."""
     options = Options(raw_mode=True)
     options.create_if_missing(create_if_missing=True)
     # The default mode silently drops synced records behind a damaged one; this one forgives a torn tail, and what

@@ -205,7 +205,7 @@ def test_a_statement(edge: Edge) -> None:
     ]
     lines = mas("account", "postings", "alice").stdout.splitlines()
     assert lines[1].split()[:6] == ["2", "2023-11-14", "22:13:20", "-12.50", "87.50", "ab" * 16]
-    # Who was on the other side, and what the payer said (faults: users 7).
+    # Who was on the other side, and what the payer said.
     assert lines[1].endswith("to bob: invoice 9")
     assert lines[2].endswith("from @external")
     assert len(lines) == 3

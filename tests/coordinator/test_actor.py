@@ -747,7 +747,7 @@ async def test_rule_35_exclusive_payments_take_their_locks_first_and_give_them_b
 
 
 @pytest.mark.asyncio
-async def test_twopc_e_nobody_waits_for_a_store_that_hangs(
+async def test_nobody_waits_for_a_store_that_hangs(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An id only chooses a place: what waits for one is bounded by time, and while the store hangs nothing waits."""
@@ -842,7 +842,7 @@ async def test_entries_of_a_coordinator_that_lives_are_left_alone(world: World) 
 
 
 @pytest.mark.asyncio
-async def test_twopc_d3_a_slow_store_makes_a_coordinator_take_over_nothing_of_its_own(
+async def test_a_slow_store_makes_a_coordinator_take_over_nothing_of_its_own(
     world: World,
 ) -> None:
     """What it has noted beside the reading is under way: to ask about it with the abort would end it."""
@@ -868,7 +868,7 @@ async def test_twopc_d3_a_slow_store_makes_a_coordinator_take_over_nothing_of_it
 
 
 @pytest.mark.asyncio
-async def test_twopc_b3_a_payment_from_an_account_to_be_waits_with_pauses(world: World) -> None:
+async def test_a_payment_from_an_account_to_be_waits_with_pauses(world: World) -> None:
     """Its creation was answered, and its bucket hasn't heard: thousands of questions a second would ask for it."""
     number = number_at(1, BUCKETS)
     world.buckets.fault = lambda _, each: "silent" if isinstance(each, Commit) else None
@@ -953,7 +953,7 @@ async def test_a_read_led_astray_by_the_directory_finds_the_account(world: World
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("level", [ReadLevel.READ_COMMITTED, ReadLevel.STALE])
-async def test_twopc_c4_an_account_whose_creation_was_answered_is_not_said_to_be_missing(
+async def test_an_account_whose_creation_was_answered_is_not_said_to_be_missing(
     world: World, level: ReadLevel
 ) -> None:
     """Its bucket hears of it behind its client: whoever asks meanwhile waits, or is told to try again."""
@@ -984,7 +984,7 @@ async def test_twopc_c4_an_account_whose_creation_was_answered_is_not_said_to_be
 
 
 @pytest.mark.asyncio
-async def test_twopc_b2_one_account_out_of_reach_fails_no_other(world: World) -> None:
+async def test_one_account_out_of_reach_fails_no_other(world: World) -> None:
     world.buckets.unreachable = {ELSEWHERE}
     world.store.directory = {PAYER: SOMEWHERE, PAYEE: ELSEWHERE}
     world.start()
@@ -1016,7 +1016,7 @@ async def test_a_payments_record_is_read_at_its_anchor(world: World) -> None:
 
 
 @pytest.mark.asyncio
-async def test_twopc_c3_a_payment_that_is_open_has_no_outcome(world: World) -> None:
+async def test_a_payment_that_is_open_has_no_outcome(world: World) -> None:
     """An attempt was declared dead by a question, and the next one may commit: ABORTED is no outcome (rule 3)."""
     world.start()
     request = pay(30)
@@ -1044,7 +1044,7 @@ async def test_an_administrators_change_is_carried_out_at_the_accounts_bucket(wo
 
 
 @pytest.mark.asyncio
-async def test_twopc_c1_a_change_whose_answer_was_lost_undoes_nothing_behind_it(
+async def test_a_change_whose_answer_was_lost_undoes_nothing_behind_it(
     world: World,
 ) -> None:
     """One freezes and isn't heard; another sees it and thaws; the first one's second copy does nothing (M2)."""
@@ -1070,7 +1070,7 @@ async def test_twopc_c1_a_change_whose_answer_was_lost_undoes_nothing_behind_it(
 
 
 @pytest.mark.asyncio
-async def test_twopc_c1_a_lock_that_came_between_does_not_make_a_change_undone(
+async def test_a_lock_that_came_between_does_not_make_a_change_undone(
     world: World,
 ) -> None:
     world.buckets.fault = once(SetAccount, "unheard")
@@ -1086,9 +1086,7 @@ async def test_twopc_c1_a_lock_that_came_between_does_not_make_a_change_undone(
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("fault", ["unheard", "silent"])
-async def test_twopc_c1_a_change_that_was_lost_sight_of_is_unknown(
-    world: World, fault: str
-) -> None:
+async def test_a_change_that_was_lost_sight_of_is_unknown(world: World, fault: str) -> None:
     """Every answer is lost: whoever is told that nothing has happened would be told wrong."""
     world.buckets.fault = lambda _, each: fault if isinstance(each, SetAccount) else None
     world.start()
@@ -1098,7 +1096,7 @@ async def test_twopc_c1_a_change_that_was_lost_sight_of_is_unknown(
 
 
 @pytest.mark.asyncio
-async def test_twopc_c1_a_lock_speaks_for_its_copy_alone(world: World) -> None:
+async def test_a_lock_speaks_for_its_copy_alone(world: World) -> None:
     """The copy that was lost sight of may yet find the lock gone: nobody may say that nothing will change."""
     world.buckets.fault = once(SetAccount, "lost")
     world.locks.is_away = True
@@ -1194,7 +1192,7 @@ def _true_of(record: Record | None, request: PaymentRequest, *, is_only_try: boo
 
 
 @pytest.mark.asyncio
-async def test_twopc_a1_a_claim_that_names_no_bucket_ends_payments_to_it_and_nothing_else(
+async def test_a_claim_that_names_no_bucket_ends_payments_to_it_and_nothing_else(
     world: World,
 ) -> None:
     """Any client that paid that number ended the process."""

@@ -43,7 +43,7 @@ class World:
             settings=LockSettings(BUCKETS),
         )
         task = self._supervisor.spawn("locks", self.locks.run())
-        await until(lambda: self.locks._table is not None)
+        await until(lambda: self.locks._book is not None)
         return task
 
     def start_coordinator(self) -> None:

@@ -124,7 +124,7 @@ async def test_what_was_kept_is_newer_than_the_configuration_but_for_where_its_n
     ids=["others", "one more", "a bucket more"],
 )
 @pytest.mark.parametrize("moved_on", [False, True])
-async def test_consensus_a1_a_file_that_names_other_founders_is_refused(
+async def test_a_file_that_names_other_founders_is_refused(
     tmp_path: Path, buckets: tuple[BucketConfig, ...], said: str, *, moved_on: bool
 ) -> None:
     """It was taken for the bucket's own word that this node had been removed, and rows and log were erased."""
@@ -140,7 +140,7 @@ async def test_consensus_a1_a_file_that_names_other_founders_is_refused(
         assert await find_roster(FOUNDED, directory) == kept, "and as it was it is taken"
 
 
-async def test_consensus_a1_a_bucket_that_is_left_out_is_missed(tmp_path: Path) -> None:
+async def test_a_bucket_that_is_left_out_is_missed(tmp_path: Path) -> None:
     two = (BucketConfig(id=1, voters=(2,)), BucketConfig(id=2, voters=(2,)))
     with opened(tmp_path, 2) as directory:
         await find_roster(msgspec.structs.replace(FOUNDED, buckets=two), directory)

@@ -124,13 +124,13 @@ class World:
         await self.host.finish_snapshots()
         self.door = ReplicaAdmin(NODE, self.host)
         server = BucketServer(Peers(), self.door.answer)
-        for owner, name in [
-            (self.database, "open"),
-            (self.database, "erase"),
-            (self.host, "create_group"),
-            (self.host, "erase_group"),
+        for owner, name, step in [
+            (self.database, "open", "open"),
+            (self.database, "erase", "erase"),
+            (self.host.logs, "create", "create_log"),
+            (self.host.logs, "erase", "erase_log"),
         ]:
-            setattr(owner, name, self._noting(name, getattr(owner, name)))
+            setattr(owner, name, self._noting(step, getattr(owner, name)))
         parts = ReplicaParts(
             self.membership,
             self.host,
@@ -415,7 +415,7 @@ async def test_a_database_that_failed_ends_the_process(
 
 
 async def test_consensus_a1_a_roster_file_that_was_edited_erases_nothing(world: World) -> None:
-    """faults: consensus A1. Erased by an edited file, and opened again by a mended one, the replica had an empty log and
+    """Erased by an edited file, and opened again by a mended one, the replica had an empty log and
     voted with it.
     """
     await world.start()
@@ -469,7 +469,7 @@ async def test_consensus_a1_no_log_is_erased_but_behind_an_entry(world: World) -
     await world.wait_led()
     world.host.leave_group(1)
     with pytest.raises(AssertionError, match="the entry that removed"):
-        await world.host.erase_group(1, (NODE,), removed_at=0)
+        await world.host.logs.erase(1, (NODE,), removed_at=0)
     assert not world.is_erased()
 
 
@@ -551,8 +551,8 @@ async def test_a_bucket_that_changes_while_another_is_left_is_judged_as_it_is_th
 
 # -- in the middle of it -------------------------------------------------------------------------------
 
-STEPS = [(when, step) for step in ("erase", "erase_group") for when in ("before", "after")]
-OPENING = [(when, step) for step in ("open", "create_group") for when in ("before", "after")]
+STEPS = [(when, step) for step in ("erase", "erase_log") for when in ("before", "after")]
+OPENING = [(when, step) for step in ("open", "create_log") for when in ("before", "after")]
 
 
 @pytest.mark.parametrize(("when", "step"), STEPS)
@@ -631,15 +631,15 @@ async def test_a_replica_is_not_absent_before_it_is_erased_and_opens_only_then(
     async def held() -> None:
         await gate.wait()
 
-    world.before["erase_group"] = held
+    world.before["erase_log"] = held
     world.learn(1, 9, (8,))
-    await world.wait(lambda: "erase_group" in world.calls)
+    await world.wait(lambda: "erase_log" in world.calls)
     assert world.view().state is ReplicaState.STOPPED
     assert "being erased" in world.view().trouble
     world.learn(1, 12, (NODE,))
     for _ in range(20):
         await asyncio.sleep(0.001)
-    assert world.calls[-1] == "erase_group"
+    assert world.calls[-1] == "erase_log"
     gate.set()
     await world.wait_anew()
 

@@ -25,7 +25,7 @@ def balance_of(server: Server, number: str) -> str:
 
 
 def assert_nobody_else_may_read(data: Path) -> None:
-    """Every balance and name, and the keys (faults: security B14)."""
+    """Every balance and name, and the keys."""
     everything = [data, *data.rglob("*")]
     assert len(everything) > 20
     loose = [path for path in everything if path.stat().st_mode & 0o077]

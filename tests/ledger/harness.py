@@ -21,12 +21,17 @@ from mas.ledger import (
     Kind,
     Ledger,
     Loaded,
+    LockMode,
     Posting,
     Prepare,
     PreparedLegs,
     Proposal,
+    Reason,
     Record,
+    RecordRefusal,
     ResidentState,
+    Resolve,
+    Token,
     WriteSet,
     account_digest,
     claim_digest,
@@ -266,3 +271,25 @@ class Bank:
                 assert row.balance - row.debits_pending >= -row.overdraft_limit
                 assert row.balance + row.credits_pending <= BALANCE_MAX
         assert not (set(posted) - set(self.accounts()))
+
+
+def codes(answers: list[Answer]) -> list[Code]:
+    return [answer.code for answer in answers]
+
+
+def ask(number: int, attempt: int = 1, who: bytes = b"") -> Resolve:
+    return Resolve(pid(number), attempt, who or xid(number), HASH)
+
+
+def end(number: int, attempt: int = 1, payer: str = "a", **rest: object) -> RecordRefusal:
+    body = Body(Kind.PAYMENT, "USD", ((payer, -5), ("far", 5)))
+    given: dict[str, object] = {
+        "payer": payer,
+        "body": body,
+        "body_hash": HASH,
+        "reason": Reason.ACCOUNT_FROZEN,
+    }
+    return RecordRefusal(pid(number), Kind.PAYMENT, attempt=attempt, **{**given, **rest})
+
+
+OLD, NEW, NEWER = Token(1, 1), Token(1, 2, LockMode.ESCROW), Token(2, 1)

@@ -243,7 +243,7 @@ async def agree(database: RocksAccountDB, entries: list[Proposal]) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(entries=ENTRIES)
-def test_twopc_a1_whatever_an_instruction_holds_every_replica_does_the_same(
+def test_whatever_an_instruction_holds_every_replica_does_the_same(
     database: RocksAccountDB, entries: list[Proposal]
 ) -> None:
     """Through the decoder, the loads, the rules, the filter, the digests, MessagePack and RocksDB: nothing raises."""

@@ -177,7 +177,7 @@ class World:
             settings=self.settings,
         )
         task = asyncio.create_task(service.run())
-        await until(lambda: service._table is not None)
+        await until(lambda: service._book is not None)
         return service, task
 
     async def crash(self, task: "asyncio.Task[None]") -> None:

@@ -137,7 +137,7 @@ class World:
         )
         run = asyncio.create_task(service.run())
         if waits_for_epoch:
-            await until(lambda: service._table is not None or run.done())
+            await until(lambda: service._book is not None or run.done())
         try:
             yield service
         finally:
@@ -349,10 +349,10 @@ async def test_rule_36_a_new_service_knows_outsiders_leases(world: World) -> Non
 async def test_a_release_that_nobody_hears_is_no_success(world: World) -> None:
     """The account stays shut for the lease, though its holder was told that it is open."""
     async with world.service(waits_for_epoch=False) as locks:
-        if locks._table is None:
+        if locks._book is None:
             with pytest.raises(Unavailable):
                 await ClientLocks(locks, world.clock).release(b"outsider")
-        await until(lambda: locks._table is not None)
+        await until(lambda: locks._book is not None)
         await ClientLocks(locks, world.clock).acquire(b"outsider", ["alice"], X, 1.0)
         assert await locks.release_owner(b"outsider")
         assert not await locks.release_owner(b"outsider"), "of nothing is fine"
@@ -465,5 +465,5 @@ async def test_l5_a_global_lock_that_ran_out_releases_nobody_elses(world: World)
         assert await two.lock()
         assert not await one.unlock()
         assert two.status() is LockStatus.HELD
-        (holder,) = locks._table.holders("account:alice")
+        (holder,) = locks._book._table.holders("account:alice")
         assert holder.owner == b"2"

@@ -217,7 +217,7 @@ def test_l7_a_service_that_waits_for_its_epoch_grants_nothing() -> None:
         with pytest.raises(Unavailable):
             await service.acquire(b"tx", [ALICE], E, 1.0)
         world.buckets.is_down[1] = False
-        await until(lambda: service._table is not None)
+        await until(lambda: service._book is not None)
         assert (await service.acquire(b"tx", [ALICE], E, 1.0))[ALICE].epoch == 1
         await world.crash(task)
 

@@ -167,7 +167,7 @@ class Walk:
             assert isinstance(answer, Answer)
             assert answer.code is Code.COMMITTED, answer
         supervisor.spawn("locks", self.locks.run())
-        await until(lambda: self.locks._table is not None)
+        await until(lambda: self.locks._book is not None)
 
     def xid(self) -> bytes:
         self.counter += 1
@@ -242,13 +242,13 @@ async def walk(seed: int) -> Walk:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_twopc_a2_no_mark_outlives_its_holder_whatever_happens(seed: int) -> None:
+def test_no_mark_outlives_its_holder_whatever_happens(seed: int) -> None:
     world = run_virtual(walk(seed))
     assert world.granted, "nobody was granted anything: nothing was tried"
     assert world.denied, "nobody gave up while the marks were on their way"
 
 
-def test_twopc_a2_a_mark_whose_anchor_has_no_leader() -> None:
+def test_a_mark_whose_anchor_has_no_leader() -> None:
     """The schedule itself: the lock service gives up while its mark waits for a leg's anchor, and the anchor comes back."""
 
     async def story() -> None:

@@ -107,7 +107,7 @@ async def test_loop_goes_on_while_a_write_is_on_its_way(cluster: "Cluster") -> N
     await cluster.wait(lambda: leader.machines[1].data == [b"a"])
 
 
-async def test_consensus_d3_a_write_that_hangs_ends_the_process_and_nothing_piles_up_meanwhile(
+async def test_a_write_that_hangs_ends_the_process_and_nothing_piles_up_meanwhile(
     cluster: "Cluster",
 ) -> None:
     """What the core said to others grew by hundreds a second, for as long as the disk didn't answer."""
@@ -135,7 +135,7 @@ async def test_consensus_d3_a_write_that_hangs_ends_the_process_and_nothing_pile
     await cluster.propose(leader, b"others go on")
 
 
-async def test_consensus_d3_a_process_that_stood_still_goes_on(cluster: "Cluster") -> None:
+async def test_a_process_that_stood_still_goes_on(cluster: "Cluster") -> None:
     """Its clock says that a write took a minute: it was the process, not the disk."""
     await cluster.start(nodes=(1,), log_write_seconds=20.0)
     node = await cluster.leader()

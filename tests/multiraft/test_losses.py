@@ -63,7 +63,7 @@ async def roll_back(cluster: "Cluster") -> tuple["Node", "Node", "Node"]:
 # -- lost acknowledgements -----------------------------------------------------------------------------
 
 
-async def test_consensus_a3_a_replica_that_is_told_that_it_lost_what_it_acknowledged_votes_no_more(
+async def test_a_replica_that_is_told_that_it_lost_what_it_acknowledged_votes_no_more(
     cluster: "Cluster",
 ) -> None:
     """It logged a line a heartbeat, and voted: so it elected one who lacked what had been acknowledged."""
@@ -81,7 +81,7 @@ async def test_consensus_a3_a_replica_that_is_told_that_it_lost_what_it_acknowle
     assert away.machines[1].data == [b"old"]
 
 
-async def test_consensus_a3_what_was_lost_is_known_after_a_restart_too(cluster: "Cluster") -> None:
+async def test_what_was_lost_is_known_after_a_restart_too(cluster: "Cluster") -> None:
     _, back, _ = await roll_back(cluster)
     await cluster.restart(back)
     await cluster.wait(lambda: back.log.lost(1))
@@ -90,7 +90,7 @@ async def test_consensus_a3_what_was_lost_is_known_after_a_restart_too(cluster: 
         await cluster.restart(back)
 
 
-async def test_consensus_a3_a_replica_that_lost_entries_is_built_anew(cluster: "Cluster") -> None:
+async def test_a_replica_that_lost_entries_is_built_anew(cluster: "Cluster") -> None:
     leader, back, away = await roll_back(cluster)
     await cluster.restart(away)
     await cluster.restart(back)
@@ -104,7 +104,7 @@ async def test_consensus_a3_a_replica_that_lost_entries_is_built_anew(cluster: "
     await cluster.wait(lambda: len(back.machines[1].data) == 6)
 
 
-async def test_consensus_a3_a_leader_that_hears_of_more_than_it_has_lost_its_end(
+async def test_a_leader_that_hears_of_more_than_it_has_lost_its_end(
     cluster: "Cluster",
 ) -> None:
     await cluster.start()
@@ -120,7 +120,7 @@ async def test_consensus_a3_a_leader_that_hears_of_more_than_it_has_lost_its_end
     await cluster.wait(lambda: leaders(cluster) not in ([], [leader.id]))
 
 
-async def test_consensus_a3_what_a_stranger_says_proves_nothing(cluster: "Cluster") -> None:
+async def test_what_a_stranger_says_proves_nothing(cluster: "Cluster") -> None:
     await cluster.start()
     leader = await cluster.leader()
     follower = cluster.followers(leader)[0]
@@ -131,7 +131,7 @@ async def test_consensus_a3_what_a_stranger_says_proves_nothing(cluster: "Cluste
     assert follower.log.lost(1) == ""
 
 
-async def test_consensus_a3_who_abstains_may_hear_late_words_of_its_life_before(
+async def test_who_abstains_may_hear_late_words_of_its_life_before(
     cluster: "Cluster",
 ) -> None:
     await cluster.start()
@@ -149,7 +149,7 @@ async def test_consensus_a3_who_abstains_may_hear_late_words_of_its_life_before(
     assert (gone.host.groups[1].error, gone.log.lost(1)) == (None, "")
 
 
-async def test_consensus_g_a_stopped_group_says_so_though_its_events_wait(
+async def test_a_stopped_group_says_so_though_its_events_wait(
     cluster: "Cluster",
 ) -> None:
     """Its owner went on believing that it leads, for as long as commit_c had been full."""
@@ -179,7 +179,7 @@ async def test_consensus_g_a_stopped_group_says_so_though_its_events_wait(
 # -- lives ---------------------------------------------------------------------------------------------
 
 
-async def test_consensus_b2_words_of_an_earlier_life_are_not_counted_for_the_new_one(
+async def test_words_of_an_earlier_life_are_not_counted_for_the_new_one(
     cluster: "Cluster",
 ) -> None:
     """One such word made a voter of an empty log, which was never fed."""
@@ -229,7 +229,7 @@ async def test_consensus_b2_words_of_an_earlier_life_are_not_counted_for_the_new
     assert progress()[0] == group.storage.last_index(), "what is late still counts for nothing"
 
 
-async def test_consensus_b2_a_refusal_does_not_chase_its_append(cluster: "Cluster") -> None:
+async def test_a_refusal_does_not_chase_its_append(cluster: "Cluster") -> None:
     """A peer that refuses what it has acknowledged was sent it again at once, thousands of times a second."""
     await cluster.start()
     leader = await cluster.leader()
@@ -268,7 +268,7 @@ async def test_consensus_b2_a_refusal_does_not_chase_its_append(cluster: "Cluste
 
 @pytest.mark.parametrize("kind", [MessageType.HEARTBEAT, MessageType.APPEND, MessageType.VOTE])
 @pytest.mark.parametrize("ahead", [0, 1, 2**62])
-async def test_security_b9_who_is_no_member_is_not_heard(
+async def test_who_is_no_member_is_not_heard(
     cluster: "Cluster", caplog: pytest.LogCaptureFixture, kind: MessageType, ahead: int
 ) -> None:
     """A node of the cluster that holds no replica of the bucket was taken for its leader, and its term persisted."""
@@ -289,7 +289,7 @@ async def test_security_b9_who_is_no_member_is_not_heard(
     assert len([one for one in caplog.records if "isn't a member" in one.message]) == 3
 
 
-async def test_security_b9_a_member_is_not_heard_beyond_reach(cluster: "Cluster") -> None:
+async def test_a_member_is_not_heard_beyond_reach(cluster: "Cluster") -> None:
     await cluster.start()
     leader = await cluster.leader()
     follower = cluster.followers(leader)[0]
@@ -301,7 +301,7 @@ async def test_security_b9_a_member_is_not_heard_beyond_reach(cluster: "Cluster"
     assert all(node.host.groups[1].hard_state.term < 100 for node in cluster.nodes.values())
 
 
-async def test_security_b9_a_log_that_is_far_behind_hears_those_that_the_cluster_names(
+async def test_a_log_that_is_far_behind_hears_those_that_the_cluster_names(
     cluster: "Cluster",
 ) -> None:
     """All members that it knows may have left."""
@@ -349,7 +349,7 @@ _messages = st.builds(
 
 @settings(max_examples=30, suppress_health_check=list(HealthCheck), deadline=None)
 @given(st.lists(_messages, min_size=1, max_size=8))
-async def test_security_b9_no_numbers_end_more_than_the_group(
+async def test_no_numbers_end_more_than_the_group(
     cluster: "Cluster", messages: list[Message]
 ) -> None:
     if not cluster.nodes:
@@ -370,7 +370,7 @@ async def test_security_b9_no_numbers_end_more_than_the_group(
         node.files = type(node.files)(node.databases)
 
 
-async def test_security_b9_a_persisted_term_beyond_all_stops_the_replica_alone(
+async def test_a_persisted_term_beyond_all_stops_the_replica_alone(
     cluster: "Cluster",
 ) -> None:
     await cluster.start()

@@ -77,7 +77,7 @@ async def propose_change(cluster: "Cluster", wanted: ConfChange) -> "Node":
 async def open_group(node: "Node", voters: tuple[int, ...] = VOTERS) -> Machine:
     """As `Replicas` does while the host runs."""
     rows = node.databases.get(1, Rows())
-    await node.host.create_group(1, voters, applied=rows.applied)
+    await node.host.logs.create(1, voters, applied=rows.applied)
     group = node.host.add_group(1, voters, applied=rows.applied, applied_term=rows.term)
     machine = node.machines[1] = Machine(group, node.databases)
     loop = asyncio.get_running_loop()
@@ -95,7 +95,7 @@ async def erase(node: "Node") -> None:
     machine = node.machines.pop(1)
     machine.databases = dict(machine.databases)  # its writer is ended, as `Replicas` does
     node.databases.pop(1, None)
-    await node.host.erase_group(1, VOTERS, removed_at=removed_at)
+    await node.host.logs.erase(1, VOTERS, removed_at=removed_at)
 
 
 def members(node: "Node") -> ConfState:
@@ -389,7 +389,7 @@ async def test_a_write_in_flight_when_its_group_leaves_says_nothing(cluster: "Cl
     await cluster.wait(lambda: gone.log.waiting)
     sent = len(cluster.network.sent)
     gone.host.leave_group(1)
-    erasing = asyncio.get_running_loop().create_task(gone.host.erase_group(1, VOTERS, removed_at=1))
+    erasing = asyncio.get_running_loop().create_task(gone.host.logs.erase(1, VOTERS, removed_at=1))
     gone.log.gate.set()
     await erasing
     await cluster.wait(lambda: other.machines[1].data == [b"a"])
@@ -412,7 +412,7 @@ async def test_a_term_in_flight_when_its_group_leaves_is_kept(cluster: "Cluster"
     await cluster.wait(lambda: gone.log.waiting and gone.host.groups[1].in_flight)
     assert gone.log.hard_state(1).term < term
     gone.host.leave_group(1)
-    erasing = asyncio.get_running_loop().create_task(gone.host.erase_group(1, VOTERS, removed_at=1))
+    erasing = asyncio.get_running_loop().create_task(gone.host.logs.erase(1, VOTERS, removed_at=1))
     gone.log.gate.set()
     await erasing
     after = gone.log.hard_state(1)
@@ -441,7 +441,7 @@ async def test_erasing_ends_whole_or_not_at_all(cluster: "Cluster") -> None:
     promised = gone.log.hard_state(1)
     gone.host.leave_group(1)
     gone.log.gate.clear()
-    erasing = asyncio.get_running_loop().create_task(gone.host.erase_group(1, VOTERS, removed_at=1))
+    erasing = asyncio.get_running_loop().create_task(gone.host.logs.erase(1, VOTERS, removed_at=1))
     await cluster.wait(lambda: gone.log.waiting)
     gone.log.fail_next_sync()
     await gone.kill()
@@ -464,12 +464,12 @@ async def test_a_damaged_log_can_be_erased_unless_its_promises_are_lost(
     await gone.kill()
     gone.log.damage(1, hard_state=hard_state)
     await gone.start({})
-    assert not gone.host.is_member_behind(1, 0), "of a damaged log nobody knows"
+    assert not gone.host.logs.is_member_behind(1, 0), "of a damaged log nobody knows"
     if hard_state:
         with pytest.raises(CorruptData, match="hard state"):
-            await gone.host.erase_group(1, VOTERS, removed_at=1)
+            await gone.host.logs.erase(1, VOTERS, removed_at=1)
         return
-    await gone.host.erase_group(1, VOTERS, removed_at=1)
+    await gone.host.logs.erase(1, VOTERS, removed_at=1)
     assert gone.log.hard_state(1) == HardState(promised.term, promised.vote)
 
 
@@ -726,7 +726,7 @@ async def test_whether_a_log_makes_a_node_a_member_again(
 
 async def test_no_log_makes_nobody_a_member(cluster: "Cluster") -> None:
     await cluster.start()
-    assert not cluster.nodes[1].host.is_member_behind(9, 0)
+    assert not cluster.nodes[1].host.logs.is_member_behind(9, 0)
 
 
 async def test_hosts_tell_of_groups_that_come_and_of_each_change(cluster: "Cluster") -> None:
@@ -742,13 +742,13 @@ async def test_hosts_tell_of_groups_that_come_and_of_each_change(cluster: "Clust
     await cluster.wait(lambda: heard)
     assert heard == [(1, (4,), members(leader) and leader.host.groups[1].members.changed_at)]
     assert leader.host.groups[1].status().raft.progress[4].state is not ProgressState.SNAPSHOT
-    assert follower.host.stored_groups == [1]
+    assert follower.host.logs.groups == [1]
 
 
 # -- removal -------------------------------------------------------------------------------------------
 
 
-async def test_consensus_b1_a_removed_member_that_stays_lets_those_who_stay_elect(
+async def test_a_removed_member_that_stays_lets_those_who_stay_elect(
     cluster: "Cluster",
 ) -> None:
     """Only the leader and the one removed know that the removal is committed, and the leader dies: the two others are a
@@ -785,7 +785,7 @@ async def test_consensus_b1_a_removed_member_that_stays_lets_those_who_stay_elec
     assert gone.id not in members(elected).voters
 
 
-async def test_consensus_b1_a_change_of_members_is_on_disk_once_it_is_applied(
+async def test_a_change_of_members_is_on_disk_once_it_is_applied(
     cluster: "Cluster",
 ) -> None:
     """Who was removed leaves by the word of those who applied it: a power cut must not take that back."""

@@ -108,8 +108,9 @@ def test_a_voter_more_may_not_lose_the_quorum_either() -> None:
 
 
 def test_a_joint_change_needs_a_quorum_of_both_halves() -> None:
-    """Nodes 2 and 3 give way to 4 and 5: of the old ones only the leader answers."""
-    silent = leader({2: peer(answers=False), 3: peer(answers=False)})
+    """Nodes 2 and 3 give way to 4 and 5, which answer: of the old half only the leader does."""
+    new = {node: peer(is_learner=True) for node in (4, 5)}
+    silent = leader({2: peer(answers=False), 3: peer(answers=False), **new}, learners=(4, 5))
     swap = ConfChange(
         tuple(
             ConfChangeSingle(kind, node)

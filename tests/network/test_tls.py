@@ -12,6 +12,7 @@ from cryptography import x509
 from mas.channels import Channel
 from mas.errors import ConfigError
 from mas.network.handshake import Identity, Refusal
+from mas.network.settings import TransportSettings
 from mas.network.tls import (
     TlsFiles,
     certified_nodes,
@@ -22,7 +23,7 @@ from mas.network.tls import (
     make_ca,
     server_context,
 )
-from mas.network.transport import PeerTransport, TransportSettings
+from mas.network.transport import PeerTransport
 from mas.runtime import SystemClock
 
 DAY_US = 24 * 3600 * 1_000_000

@@ -18,7 +18,9 @@ from mas.network.connection import Connection
 from mas.network.door import DoorSettings
 from mas.network.frames import Packer
 from mas.network.handshake import Identity, Refusal
-from mas.network.transport import PeerStatistics, PeerTransport, TransportSettings
+from mas.network.peer import PeerStatistics
+from mas.network.settings import TransportSettings
+from mas.network.transport import PeerTransport
 from mas.rpc.messages import decode_replies
 from mas.runtime import SystemClock
 
@@ -194,7 +196,7 @@ async def test_nobody_to_send_to() -> None:
 async def test_m7_a_stranger_is_refused_and_told_once(
     stranger: Node, reason: Refusal, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.WARNING, "mas.network.transport")
+    caplog.set_level(logging.WARNING, "mas.network")
     two = Node(2)
     tries = 0
 
@@ -207,8 +209,9 @@ async def test_m7_a_stranger_is_refused_and_told_once(
         two.transport.add_peer(1)
         peer = 3 if stranger.id == 2 else 2
         stranger.transport.add_peer(peer, two.address)
-        dial = stranger.transport._connect
-        stranger.transport._connect = lambda each: (count(), dial(each))[1]  # type: ignore[method-assign]
+        dialler = stranger.transport._dialler
+        dial = dialler._connect
+        dialler._connect = lambda each: (count(), dial(each))[1]  # type: ignore[method-assign]
         await until(lambda: tries >= 3)
         assert stranger.peer(peer).trouble == reason
         assert not two.transport.is_connected(stranger.id) or stranger.id == 2
@@ -439,7 +442,7 @@ async def test_silent_callers_keep_no_peer_out(
     one, two = Node(1, settings=patient), Node(2)
     async with running(one, two), aiohttp.ClientSession() as session:
         crowd = [await session.ws_connect(f"http://{one.address}/peer") for _ in range(80)]
-        door = one.transport._door
+        door = one.transport._listener._door
         assert door is not None
         assert door.strangers() == DoorSettings().per_address
         one.transport.add_peer(2)

@@ -128,7 +128,7 @@ async def test_an_unreadable_batch_harms_none_beside_it(world: World) -> None:
 
 
 @pytest.mark.asyncio
-async def test_twopc_b3_a_question_about_an_account_to_be_has_its_creation_settled(
+async def test_a_question_about_an_account_to_be_has_its_creation_settled(
     world: World,
 ) -> None:
     world.service._resolver._legs = Resolver(1000.0)
@@ -222,7 +222,7 @@ async def test_flushes_go_on_after_a_snapshot_took_the_database_over(world: Worl
 
 
 @pytest.mark.asyncio
-async def test_consensus_c4_a_database_that_refuses_behind_a_snapshot_is_waited_for(
+async def test_a_database_that_refuses_behind_a_snapshot_is_waited_for(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An installation may have used the disk up; opening the database writes, and ended the process."""
@@ -246,7 +246,7 @@ async def test_consensus_c4_a_database_that_refuses_behind_a_snapshot_is_waited_
 
 
 @pytest.mark.asyncio
-async def test_consensus_d4_a_follower_stops_where_its_database_is_too_far_behind() -> None:
+async def test_a_follower_stops_where_its_database_is_too_far_behind() -> None:
     """It has nobody to turn away: it leaves what is committed to the log, which costs no memory."""
     world = World()
     world.settings = ResourceSettings("test", 3, flush_pause=0.001, unflushed=1_000)
@@ -278,7 +278,7 @@ async def test_consensus_d4_a_follower_stops_where_its_database_is_too_far_behin
 
 
 @pytest.mark.asyncio
-async def test_twopc_a1_what_no_rule_can_read_is_failed_at_every_replay(
+async def test_what_no_rule_can_read_is_failed_at_every_replay(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each replica died of it, was started, and died of it again: the bucket was gone until somebody edited a log."""

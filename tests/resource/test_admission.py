@@ -64,7 +64,7 @@ async def _fill_the_way(world: World, entries: int) -> list[int]:
 
 
 @pytest.mark.asyncio
-async def test_twopc_d1_what_ends_a_payment_goes_before_all_that_begins_one(world: World) -> None:
+async def test_what_ends_a_payment_goes_before_all_that_begins_one(world: World) -> None:
     """Behind ten thousand new payments a COMMIT would be in the eleventh entry, and its money held as long."""
     await open_accounts(world, alice=100_000, bob=0)
     prepared = world.prepare((("bob", 5),), "coming")
@@ -97,7 +97,7 @@ async def test_twopc_d1_what_ends_a_payment_goes_before_all_that_begins_one(worl
 
 
 @pytest.mark.asyncio
-async def test_twopc_d1_what_nobody_waits_for_any_more_is_not_begun(world: World) -> None:
+async def test_what_nobody_waits_for_any_more_is_not_begun(world: World) -> None:
     """Rule 16: under overload a bucket would carry out payments whose callers have gone, and then their copies."""
     await open_accounts(world, alice=100_000, bob=0)
     prepared = world.prepare((("bob", 5),), "coming")
@@ -125,7 +125,7 @@ async def test_twopc_d1_what_nobody_waits_for_any_more_is_not_begun(world: World
 
 
 @pytest.mark.asyncio
-async def test_twopc_a2_what_waits_to_be_prepared_ends_with_its_attempt(world: World) -> None:
+async def test_what_waits_to_be_prepared_ends_with_its_attempt(world: World) -> None:
     """Its ABORT goes first; prepared behind that, it would hold funds for nobody."""
     await open_accounts(world, alice=100_000, bob=0)
     await _fill_the_way(world, 6)

@@ -89,7 +89,7 @@ async def two_that_wait(world: World) -> tuple[Prepare, Prepare, int, int]:
 
 
 @pytest.mark.asyncio
-async def test_twopc_b2_each_instruction_goes_on_when_its_own_questions_are_answered(
+async def test_each_instruction_goes_on_when_its_own_questions_are_answered(
     world: World,
 ) -> None:
     """Rule 37: no answer waits for the slowest bucket of its turn."""
@@ -105,7 +105,7 @@ async def test_twopc_b2_each_instruction_goes_on_when_its_own_questions_are_answ
 
 
 @pytest.mark.asyncio
-async def test_twopc_b2_an_anchor_that_is_silent_ends_an_attempt_soon(world: World) -> None:
+async def test_an_anchor_that_is_silent_ends_an_attempt_soon(world: World) -> None:
     """Before whoever asked takes it for lost, and sends it again to somebody else."""
     _, _, _, r2 = await two_that_wait(world)
     before = time.monotonic()
@@ -115,7 +115,7 @@ async def test_twopc_b2_an_anchor_that_is_silent_ends_an_attempt_soon(world: Wor
 
 
 @pytest.mark.asyncio
-async def test_twopc_b2_who_comes_later_is_not_content_with_an_older_no(world: World) -> None:
+async def test_who_comes_later_is_not_content_with_an_older_no(world: World) -> None:
     """Rule 15: the leg was undecided when its anchor was asked, and may have been committed and told before this came."""
     a, _, r1, _ = await two_that_wait(world)
     late = world.submit(world.pay("alice", "bob", 49, "late"))
@@ -129,7 +129,7 @@ async def test_twopc_b2_who_comes_later_is_not_content_with_an_older_no(world: W
 
 
 @pytest.mark.asyncio
-async def test_twopc_a2_a_mark_is_not_proposed_again(world: World) -> None:
+async def test_a_mark_is_not_proposed_again(world: World) -> None:
     """Its service may have taken it away meanwhile: it is told at once that legs are in the way, and asks again."""
     one, two = await two_incoming(world)
     token = Token(1, 1)
@@ -145,7 +145,7 @@ async def test_twopc_a2_a_mark_is_not_proposed_again(world: World) -> None:
 
 
 @pytest.mark.asyncio
-async def test_twopc_a2_what_was_set_aside_ends_with_its_attempt(world: World) -> None:
+async def test_what_was_set_aside_ends_with_its_attempt(world: World) -> None:
     """Prepared behind its own Abort, it would hold funds for nobody."""
     world.service._resolver._legs = Resolver(1000.0)
     await open_accounts(world, alice=0)

@@ -38,7 +38,7 @@ from tests.resource.harness import CALLER, World, balance, committed, open_accou
 
 
 @pytest.mark.asyncio
-async def test_security_b1_a_read_that_raises_is_answered_and_ends_nothing_else(
+async def test_a_read_that_raises_is_answered_and_ends_nothing_else(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A number that the database can't take raises what nobody named: once it ended the process, and then the next."""
@@ -69,7 +69,7 @@ def _raise(*_: object) -> None:
 
 
 @pytest.mark.asyncio
-async def test_security_b8_statements_of_a_turn_share_a_flush_and_keep_no_other_read_waiting(
+async def test_statements_of_a_turn_share_a_flush_and_keep_no_other_read_waiting(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each waited for a flush of its own, one behind the other, and whatever had to be loaded behind them all."""
@@ -107,7 +107,7 @@ async def test_security_b8_statements_of_a_turn_share_a_flush_and_keep_no_other_
 
 
 @pytest.mark.asyncio
-async def test_security_b8_what_nobody_waits_for_any_more_is_not_read(
+async def test_what_nobody_waits_for_any_more_is_not_read(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await open_accounts(world, alice=100)
@@ -317,7 +317,7 @@ async def test_bank_3_a_page_of_old_postings_waits_for_nobody(world: World) -> N
 
 
 @pytest.mark.asyncio
-async def test_twopc_c4_a_statement_of_an_account_whose_creation_was_answered(world: World) -> None:
+async def test_a_statement_of_an_account_whose_creation_was_answered(world: World) -> None:
     world.service._resolver._legs = Resolver(1000.0)
     creation = Prepare(
         world.xid(), b"c".ljust(16), 1, b"h", 2, (1,), Kind.CREATION, "USD", (("carol", 70),)
@@ -331,7 +331,7 @@ async def test_twopc_c4_a_statement_of_an_account_whose_creation_was_answered(wo
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("level", [ReadLevel.READ_COMMITTED, ReadLevel.READ_UNCOMMITTED])
-async def test_twopc_c4_a_read_of_an_account_to_be_has_its_creation_settled(
+async def test_a_read_of_an_account_to_be_has_its_creation_settled(
     world: World, level: ReadLevel
 ) -> None:
     """It says "not here" without waiting; whoever knows of the creation asks again, and finds it."""
@@ -350,7 +350,7 @@ async def test_twopc_c4_a_read_of_an_account_to_be_has_its_creation_settled(
 
 
 @pytest.mark.asyncio
-async def test_twopc_b2_each_account_of_a_read_has_its_own_answer(world: World) -> None:
+async def test_each_account_of_a_read_has_its_own_answer(world: World) -> None:
     """One account waits for an anchor that is away; the others are told."""
     await open_accounts(world, bob=5)
     await two_incoming(world)
@@ -382,9 +382,7 @@ async def test_a_read_sees_an_account_whose_creation_was_answered(world: World) 
 
 
 @pytest.mark.asyncio
-async def test_consensus_d2_reads_under_way_are_bounded(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_reads_under_way_are_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the database is away nothing was turned away, and memory grew with every read."""
     monkeypatch.setattr(reader, "_OPEN_MAX", 10)
     await open_accounts(world, alice=100)
@@ -403,7 +401,7 @@ async def test_consensus_d2_reads_under_way_are_bounded(
 
 
 @pytest.mark.asyncio
-async def test_consensus_d2_an_abandoned_read_gives_its_place_back_and_costs_no_work(
+async def test_an_abandoned_read_gives_its_place_back_and_costs_no_work(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reader, "_OPEN_MAX", 1)
@@ -424,7 +422,7 @@ async def test_consensus_d2_an_abandoned_read_gives_its_place_back_and_costs_no_
 
 
 @pytest.mark.asyncio
-async def test_twopc_e_a_replica_that_replays_its_log_has_heard_of_nobody() -> None:
+async def test_a_replica_that_replays_its_log_has_heard_of_nobody() -> None:
     """A STALE read says how old it may be: a replica without a leader isn't fresh because it has just started."""
     world = World()
     await world.open()

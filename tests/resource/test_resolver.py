@@ -43,7 +43,7 @@ async def test_an_old_leg_is_asked_about_and_settled(world: World) -> None:
 
 
 @pytest.mark.asyncio
-async def test_twopc_d2_an_incarnation_is_forgotten_only_once_it_is_closed(
+async def test_an_incarnation_is_forgotten_only_once_it_is_closed(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A leg of it that was prepared at that moment would have kept its row, and its posted xids, for ever."""

@@ -56,7 +56,7 @@ def append(log: RocksRaftLog, first: int, size: int) -> None:
     batch.commit(sync=True)
 
 
-async def test_consensus_c1_an_installation_stops_before_the_reserve_and_gives_back_what_it_took(
+async def test_an_installation_stops_before_the_reserve_and_gives_back_what_it_took(
     tmp_path: Path, small_disk: "SmallDisk", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Room that was there at first is lost to somebody else."""
@@ -113,7 +113,7 @@ async def test_s5_a_flush_on_a_full_disk_waits_until_there_is_room(
     await target.close()
 
 
-async def test_consensus_c1_an_installation_that_would_take_the_logs_reserve_isnt_begun(
+async def test_an_installation_that_would_take_the_logs_reserve_isnt_begun(
     tmp_path: Path, small_disk: "SmallDisk"
 ) -> None:
     snap = await snapshot(tmp_path / "source")
@@ -133,7 +133,7 @@ async def test_consensus_c1_an_installation_that_would_take_the_logs_reserve_isn
     await target.close()
 
 
-async def test_consensus_c2_exports_leave_the_log_its_reserve(small_disk: "SmallDisk") -> None:
+async def test_exports_leave_the_log_its_reserve(small_disk: "SmallDisk") -> None:
     """A leader that was well lost its log to a snapshot for somebody else, and the next leader after it."""
     log = RocksRaftLog.open(small_disk.path / "raft", "test", 1)
     append(log, 1, 1000)
@@ -151,7 +151,7 @@ async def test_consensus_c2_exports_leave_the_log_its_reserve(small_disk: "Small
     log.close()
 
 
-async def test_consensus_c2_room_is_looked_at_before_each_write(
+async def test_room_is_looked_at_before_each_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = connect(tmp_path, reserve=MB)
@@ -170,7 +170,7 @@ async def test_consensus_c2_room_is_looked_at_before_each_write(
     await database.close()
 
 
-async def test_consensus_c_a_flush_waits_for_the_reserve_and_says_so(
+async def test_a_flush_waits_for_the_reserve_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """S5, before the disk is full: the write set is the same at the next try."""
@@ -189,7 +189,7 @@ async def test_consensus_c_a_flush_waits_for_the_reserve_and_says_so(
     await database.close()
 
 
-async def test_consensus_d5_the_write_ahead_log_shrinks_behind_what_made_it_grow(
+async def test_the_write_ahead_log_shrinks_behind_what_made_it_grow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SQLite's stayed at 135 MB after an installation of 98, and at 396 for flushes beside one export."""

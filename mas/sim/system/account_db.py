@@ -1,7 +1,7 @@
 """The AccountDB of a simulated node: rows in memory that outlive the process, with what an AccountDB promises.
 
 A flush commits durably or not at all, each piece of work takes virtual time, and the whole may be away for a while, or be put
-back to what it held some time ago, as a database that fails over may be (rule 25).
+back to what it held some time ago, as a database that fails over may be (rule 25, conditional flush).
 """
 
 from collections.abc import Sequence
@@ -162,7 +162,7 @@ class SimAccountDB:
     async def load(
         self, bucket: int, accounts: Sequence[str], records: Sequence[bytes], claims: Sequence[str]
     ) -> Loaded:
-        """Rows and the applied index, of one moment (rule 23)."""
+        """Rows and the applied index, of one moment (rule 23, loads)."""
         return await self._worker.run(partial(self._load, bucket, accounts, records, claims))
 
     async def flush(self, writes: WriteSet, *, before: int, writer: bytes) -> bool:
@@ -194,7 +194,7 @@ class SimAccountDB:
         return True
 
     async def export(self, bucket: int, path: Path) -> SnapshotMetadata:
-        """Write the rows of one moment to a file (rule 28)."""
+        """Write the rows of one moment to a file (rule 28, snapshots)."""
         return await self._worker.run(partial(self._export, bucket, path))
 
     async def check(self, bucket: int, path: Path) -> SnapshotMetadata:

@@ -1,4 +1,4 @@
-"""A snapshot as a file (rule 28): a header, and frames of rows, each with a checksum; the same from every engine.
+"""A snapshot as a file (rule 28, snapshots): a header, and frames of rows, each with a checksum; the same from every engine.
 
     magic | frame: header | frame: rows | ... | frame: end
 
@@ -178,7 +178,7 @@ def _write_all(
 
 
 def read_header(path: Path) -> Header:
-    """What the snapshot is of. Raises `CorruptData`."""
+    """Read what the snapshot is of. Raises `CorruptData`."""
     with path.open("rb") as file:
         return _read_header(path, file)
 

@@ -46,7 +46,7 @@ class View:
             breathe()
 
     def check_places(self) -> None:
-        """Whether the index leads to every settled record, and to nothing else. Raises `CorruptData`."""
+        """Check that the index leads to every settled record, and to nothing else. Raises `CorruptData`."""
         missing = sum(len(row) == PLACE.size for _, row in self._rows(PAYMENT))
         for number in range(1, self.header.chunks_end):
             for key, place in places(number, decode_records(self._read_chunk(number))).items():

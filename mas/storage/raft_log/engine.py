@@ -89,7 +89,7 @@ class GroupStorage:
         return self._view().last
 
     def snapshot(self) -> Snapshot:
-        """What stands for the compacted entries: a place in the log only, the host sends the file."""
+        """Return what stands for the compacted entries: a place in the log only, the host sends the file."""
         view = self._view()
         return Snapshot(SnapshotMetadata(view.start, view.start_term, view.conf_state))
 
@@ -121,7 +121,7 @@ class ChangeBatch(ABC):
         self.changes.append((group, SetConfState(conf_state)))
 
     def restore(self, group: int, metadata: SnapshotMetadata) -> None:
-        """The log begins behind this snapshot; term, vote and note stay (rule 28)."""
+        """The log begins behind this snapshot; term, vote and note stay (rule 28, snapshots)."""
         self.changes.append((group, Restore(metadata)))
 
     def compact(self, group: int, index: int) -> None:

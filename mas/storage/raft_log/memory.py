@@ -48,7 +48,7 @@ class MemoryRaftLog:
         return hard_state
 
     def note(self, group: int) -> bytes | None:
-        """The snapshot being installed (rule 28). Raises `CorruptData`."""
+        """The snapshot being installed (rule 28, snapshots). Raises `CorruptData`."""
         return self._view(group).note
 
     def removed_at(self, group: int) -> int:

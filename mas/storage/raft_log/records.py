@@ -72,7 +72,7 @@ class Recovery:
     """One group, put together from its records in the order of their keys: entries come last."""
 
     def __init__(self, tail_entries: int, tail_bytes: int) -> None:
-        """How much of it is kept in memory."""
+        """Set how much of it is kept in memory."""
         self._tail_entries = tail_entries
         self._tail_bytes = tail_bytes
         self._fields: dict[int, bytes] = {}

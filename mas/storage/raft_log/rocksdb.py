@@ -110,7 +110,7 @@ class RocksRaftLog:
             ) from error
 
     def note(self, group: int) -> bytes | None:
-        """The snapshot being installed (rule 28). Raises `CorruptData`."""
+        """The snapshot being installed (rule 28, snapshots). Raises `CorruptData`."""
         return self._view(group).note
 
     def removed_at(self, group: int) -> int:

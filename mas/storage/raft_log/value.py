@@ -58,7 +58,7 @@ class Compact(msgspec.Struct, frozen=True):
 
 
 class SetNote(msgspec.Struct, frozen=True):
-    """A snapshot being installed (rule 28)."""
+    """A snapshot being installed (rule 28, snapshots)."""
 
     note: bytes | None
 
@@ -113,7 +113,7 @@ class GroupLog(msgspec.Struct, frozen=True):
         return self.terms[bisect_right(self.terms, index, key=_first) - 1][1]
 
     def holds(self, index: int, term: int) -> bool:
-        """Whether the log has this entry, or begins behind it."""
+        """Tell whether the log has this entry, or begins behind it."""
         return self.start <= index <= self.last and self.term(index) == term
 
     def change(self, change: Change) -> "GroupLog":

@@ -93,7 +93,7 @@ class RocksTmStore:
     # -- transactions --------------------------------------------------------------------------
 
     async def create_transaction_entries(self, entries: Sequence[PendingEntry]) -> None:
-        """Note these as PENDING (rule 40)."""
+        """Note these as PENDING (rule 40, pending notes)."""
         rows = {_TRANSACTION + entry.xid: _encode(entry) for entry in entries}
         await self._run(lambda: self._write(rows))
 
@@ -111,7 +111,7 @@ class RocksTmStore:
     # -- locks ---------------------------------------------------------------------------------
 
     async def put_locks(self, entries: Sequence[LockEntry]) -> None:
-        """Store these locks, granted to outsiders; synced (rule 36)."""
+        """Store these locks, granted to outsiders; synced (rule 36, lock tokens)."""
         rows = {_lock_key(entry.lock_id, entry.token): _encode(entry) for entry in entries}
         await self._run(lambda: self._write(rows, sync=True))
 

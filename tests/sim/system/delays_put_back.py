@@ -14,7 +14,7 @@ from tests.sim.system.faults_put_back import Fault
 
 DELAYS_PUT_BACK = [
     Fault(
-        "twopc A1: an instruction is carried out without a look at its fields, and asked what it needs without a guard",
+        "an instruction is carried out without a look at its fields, and asked what it needs without a guard",
         (
             (
                 Ledger._carry_out,
@@ -30,7 +30,7 @@ DELAYS_PUT_BACK = [
     ),
     Fault(
         # The mends of the bucket, the lock service and the ledger are out at once: they cover for one another.
-        "twopc A2: a mark that met prepared legs is proposed again, behind its own end, and nothing says that it has ended",
+        "a mark that met prepared legs is proposed again, behind its own end, and nothing says that it has ended",
         (
             (
                 Applier._answer,
@@ -61,7 +61,7 @@ DELAYS_PUT_BACK = [
         4,
     ),
     Fault(
-        "twopc B2: what waits for other payments' anchors waits for the slowest of its turn",
+        "what waits for other payments' anchors waits for the slowest of its turn",
         (
             (
                 Contention.add,
@@ -91,7 +91,7 @@ DELAYS_PUT_BACK = [
         7,
     ),
     Fault(
-        "twopc B3: an account that is about to be opened is looked for again and again without a pause",
+        "an account that is about to be opened is looked for again and again without a pause",
         (
             (
                 Ledger._absent,

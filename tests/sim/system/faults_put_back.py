@@ -1,6 +1,6 @@
 """Faults put back into the production source: each must be found within a stated number of seeds.
 
-Those that are named after where they were found were in the product once; the others break one rule each. A fault that is
+Those that name no rule were in the product once; the others break the rule that they name. A fault that is
 mended twice over is put back wholly: each of its mends is taken out.
 """
 
@@ -114,7 +114,7 @@ FAULTS_PUT_BACK = [
         10,
     ),
     Fault(
-        "twopc C4: the statement of an account that has been created says that there is none",
+        "the statement of an account that has been created says that there is none",
         (
             (
                 reads.shown,
@@ -133,7 +133,7 @@ FAULTS_PUT_BACK = [
         3,
     ),
     Fault(
-        "twopc C4: a committed read of an account that has been created says that there is none",
+        "a committed read of an account that has been created says that there is none",
         ((Reads._page, "_not_here(number) if view is None else view", "view"),),
         "found none",
         CREATIONS,
@@ -141,7 +141,7 @@ FAULTS_PUT_BACK = [
         3,
     ),
     Fault(
-        "twopc C3: a dead attempt is told as the payment's outcome",
+        "a dead attempt is told as the payment's outcome",
         (
             (
                 Queries.read_payment,
@@ -160,7 +160,7 @@ FAULTS_PUT_BACK = [
         5,
     ),
     Fault(
-        "twopc C1: an administrator's change that is sent again is carried out again",
+        "an administrator's change that is sent again is carried out again",
         ((Queries.set_account, "if not change.change_id:", "if False:"),),
         "have no order",
         CHANGES,
@@ -168,7 +168,7 @@ FAULTS_PUT_BACK = [
         10,
     ),
     Fault(
-        "twopc C1: a change that was carried out is told to have met a lock",
+        "a change that was carried out is told to have met a lock",
         (
             (
                 Ledger._set_account,
@@ -187,7 +187,7 @@ FAULTS_PUT_BACK = [
         10,
     ),
     Fault(
-        "twopc C1: a change whose answers are all lost is told to have done nothing",
+        "a change whose answers are all lost is told to have done nothing",
         ((Queries._answer_from, "if tries.may_be_done:", "if False:"),),
         "have no order",
         CHANGES,
@@ -225,7 +225,7 @@ FAULTS_PUT_BACK = [
         3,
     ),
     Fault(
-        "consensus B1: a removed replica leaves by its own word",
+        "a removed replica leaves by its own word",
         (
             (
                 replicas.Replicas._leave,
@@ -253,7 +253,7 @@ FAULTS_PUT_BACK = [
         60,
     ),
     Fault(
-        "consensus A3: a replica that is told that it lost what it had acknowledged goes on",
+        "a replica that is told that it lost what it had acknowledged goes on",
         ((group.RaftGroup.step, "if self.votes_suspended:", "if True:"),),
         "is behind",
         OLDER,
@@ -261,7 +261,7 @@ FAULTS_PUT_BACK = [
         4,
     ),
     Fault(
-        "consensus B2: words of an earlier life count for the new one",
+        "words of an earlier life count for the new one",
         (
             (
                 core.Raft._on_append_response,
@@ -280,7 +280,7 @@ FAULTS_PUT_BACK = [
         10,
     ),
     Fault(
-        "consensus A1: a file that names other founders than the first start had is believed",
+        "a file that names other founders than the first start had is believed",
         ((joining._check_founders, "if says != was:", "if False:"),),
         "other founders",
         FILES,
@@ -288,7 +288,7 @@ FAULTS_PUT_BACK = [
         3,
     ),
     Fault(
-        "consensus A2: nodes that were founded otherwise talk to each other",
+        "nodes that were founded otherwise talk to each other",
         ((Membership._check_founders, "if ours.founders != members.founders:", "if False:"),),
         "",
         FILES,

@@ -1,4 +1,4 @@
-"""Known traps of the libraries that this core follows: none is fallen into again."""
+"""Faults that libraries like this core have had: each is tried here, and the core has none of them."""
 
 import random
 
