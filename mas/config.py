@@ -217,6 +217,11 @@ class StorageConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     database: str = "mas"
     """The name of this node's database."""
+    tm_store: str = "embedded"
+    """Where a manager keeps its hints and its clients' locks: `embedded` in `data_dir`, or a Redis that several managers may
+    share, "redis://user:password@host:port/number", with "rediss" over TLS and `?ssl_ca=FILE` for its CA."""
+    tm_store_connections: Count = 4
+    """Connections to that Redis, at most."""
     cache_accounts: Count = 100_000
     """Accounts that a bucket keeps in memory."""
     log_reserve_mb: Annotated[int, msgspec.Meta(ge=0)] = 256

@@ -129,7 +129,7 @@ class Process:
 
     async def _start_transaction_manager(self) -> None:
         """Start locks and coordinator, which share a store and the clients' tokens."""
-        store = open_tm_store(self._config, self._directory.path)
+        store = await open_tm_store(self._config, self._directory.path, self.parts.dice)
         self._started.push_async_callback(store.close)
         authenticator = make_authenticator(self.parts)
         locks = await lock_role.start(self.parts, store, authenticator)

@@ -10,6 +10,7 @@ from pathlib import Path
 from mas.addresses import join_address
 from mas.api import AccountServicer, ApiServer, Authenticator, TokenIssuer
 from mas.api import Role as ClientRole
+from mas.api.requests import TIMEOUT_SECONDS_MAX
 from mas.client import profile
 from mas.config import Role
 from mas.coordinator import CoordinatorSettings, Ports, TransactionCoordinator, TransactionStore
@@ -46,7 +47,14 @@ async def start(
         starting = Starting("coordinator", parts, started)
         coordinator = TransactionCoordinator(
             Ports(parts.buckets, store, leases),
-            CoordinatorSettings(parts.bucket_count, config.locking),
+            CoordinatorSettings(
+                parts.bucket_count,
+                config.locking,
+                # Other coordinators' payments are in a shared store too, and theirs while they may live.
+                recovery_pause=0.0
+                if config.storage.tm_store == "embedded"
+                else TIMEOUT_SECONDS_MAX,
+            ),
             parts.clock,
             parts.dice,
         )

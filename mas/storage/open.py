@@ -1,12 +1,18 @@
 """Opens the stores of a node: the one place that chooses an engine, and where in the data directory it has its files."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mas.config import Config
 from mas.errors import DataDirectoryError
+from mas.runtime import Dice
 from mas.storage.account_db.rocksdb import RocksAccountDB
+from mas.storage.dsn import parse_dsn
 from mas.storage.raft_log.rocksdb import RocksRaftLog
 from mas.storage.tm_store.rocksdb import RocksTmStore
+
+if TYPE_CHECKING:
+    from mas.storage.tm_store.redis import RedisTmStore
 
 
 def check_version(config: Config, directory: Path) -> None:
@@ -40,6 +46,17 @@ def open_account_db(config: Config, directory: Path) -> RocksAccountDB:
     )
 
 
-def open_tm_store(config: Config, directory: Path) -> RocksTmStore:
-    """Open or create this node's TM store. Raises as `RocksTmStore.open` does."""
-    return RocksTmStore.open(directory / "tm", config.node.cluster_id, config.node.id)
+async def open_tm_store(
+    config: Config, directory: Path, dice: Dice
+) -> "RocksTmStore | RedisTmStore":
+    """Open or create the TM store. Raises as `RocksTmStore.open` and `RedisTmStore.connect` do."""
+    storage = config.storage
+    if storage.tm_store == "embedded":
+        return RocksTmStore.open(directory / "tm", config.node.cluster_id, config.node.id)
+    # On demand: whoever has no Redis needs no driver for one.
+    from mas.storage.tm_store.redis import PORTS, RedisTmStore  # noqa: PLC0415
+
+    dsn = parse_dsn("storage.tm_store", storage.tm_store, PORTS)
+    return await RedisTmStore.connect(
+        dsn, config.node.cluster_id, dice, storage.tm_store_connections
+    )

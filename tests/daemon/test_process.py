@@ -20,7 +20,7 @@ from mas.membership import Roster
 from mas.membership.roster import founding_roster
 from mas.multiraft import RaftHost
 from mas.rpc.messages import ReadClaims, ReadLevel
-from mas.runtime import Supervisor
+from mas.runtime import Supervisor, SystemDice
 from mas.storage.open import open_account_db, open_raft_log, open_tm_store
 
 pytestmark = pytest.mark.asyncio
@@ -106,7 +106,7 @@ async def test_a_manager_that_cannot_start_leaves_nothing_open(
         with pytest.raises(ConfigError, match=f"can't listen on 127.0.0.1:{taken}"):
             await process.start()
     assert len(asyncio.all_tasks()) == 1
-    await open_tm_store(settings, tmp_path).close()
+    await (await open_tm_store(settings, tmp_path, SystemDice())).close()
 
 
 async def test_a_resource_manager_that_cannot_start_leaves_nothing_open(

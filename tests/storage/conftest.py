@@ -1,5 +1,6 @@
-"""A disk that is small, and may be filled."""
+"""A disk that is small, and may be filled; a Redis for all tests of a run."""
 
+import asyncio
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mas.files import free_bytes
+from mas.testing import RedisServer
 
 
 class SmallDisk:
@@ -40,3 +42,14 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
         yield SmallDisk(path)
     finally:
         subprocess.run(["umount", "-l", path], check=True)
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis that nobody harms; each test has a cluster of its own there."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    try:
+        asyncio.run(server.restart())
+        yield server
+    finally:
+        server.end()

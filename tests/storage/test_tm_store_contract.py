@@ -1,10 +1,10 @@
 """Holds every TM store to its ports, `mas.coordinator.ports.TransactionStore` and `mas.locks.ports.LockStore`.
 
-An engine joins by a line in `ENGINES`: it opens the store of one test anew, as a restarted process would.
+An engine joins by its place in `ENGINES`: it opens the store of one test anew, as a restarted process would.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +14,11 @@ import pytest_asyncio
 from mas.coordinator.ports import TransactionStore
 from mas.ledger import Token
 from mas.locks.ports import LockStore
+from mas.runtime import SystemDice
+from mas.storage.dsn import parse_dsn
+from mas.storage.tm_store.redis import PORTS, RedisTmStore
 from mas.storage.tm_store.rocksdb import RocksTmStore
+from mas.testing import RedisServer
 from mas.transaction.stored import LockEntry, PendingEntry
 
 
@@ -22,10 +26,23 @@ class Store(TransactionStore, LockStore, Protocol):
     """Both ports: one engine serves the coordinator and the lock service."""
 
 
-Open = Callable[[], Store]
-ENGINES: dict[str, Callable[[Path], Store]] = {
-    "rocksdb": lambda folder: RocksTmStore.open(folder / "tm", "test", 1)
-}
+Open = Callable[[], Awaitable[Store]]
+
+
+def rocksdb(folder: Path, _: pytest.FixtureRequest) -> Open:
+    async def open_() -> Store:
+        return RocksTmStore.open(folder / "tm", "test", 1)
+
+    return open_
+
+
+def redis(folder: Path, request: pytest.FixtureRequest) -> Open:
+    server: RedisServer = request.getfixturevalue("redis_server")
+    dsn = parse_dsn("tm_store", server.url, PORTS)
+    return lambda: RedisTmStore.connect(dsn, folder.name, SystemDice(), 4)
+
+
+ENGINES = {engine.__name__: engine for engine in (rocksdb, redis)}
 
 pytestmark = pytest.mark.asyncio
 
@@ -33,19 +50,24 @@ pytestmark = pytest.mark.asyncio
 class Stored:
     """A store that can be closed and opened again, as a restart would."""
 
-    def __init__(self, open_: Open) -> None:
+    def __init__(self, open_: Open, store: Store) -> None:
         self._open = open_
-        self.store = open_()
+        self.store = store
 
     async def restart(self) -> Store:
         await self.store.close()
-        self.store = self._open()
+        self.store = await self._open()
         return self.store
 
 
-@pytest_asyncio.fixture(params=ENGINES)
-async def stored(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stored]:
-    stored = Stored(lambda: ENGINES[request.param](tmp_path))
+@pytest.fixture(params=ENGINES)
+def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
+    return ENGINES[request.param](tmp_path, request)
+
+
+@pytest_asyncio.fixture
+async def stored(open_store: Open) -> AsyncIterator[Stored]:
+    stored = Stored(open_store, await open_store())
     yield stored
     await stored.store.close()
 

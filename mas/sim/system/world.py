@@ -119,7 +119,7 @@ class World:
         self._loop.set_exception_handler(self._on_error)
         with self.trace.hear_logs(hide=str(self._folder)):
             self.trace.add(WORLD, f"begins: faults: {', '.join(self.plan.classes) or 'none'}")
-            self._nemesis.mistype_first()
+            self._nemesis.mistakes.mistype_first()
             for node in self.nodes:
                 node.start()
             tasks = [self._loop.create_task(self.wires.run())]
@@ -168,11 +168,11 @@ class World:
                 node.process.thaw()
             else:
                 node.start()
-        self._nemesis.stop_mistyping()
+        self._nemesis.mistakes.stop_mistyping()
         began = self._loop.time()
         while not self.trace.violation:
             await self._wait(_LOOK_SECONDS)
-            left = [*self._unsettled(), *self._nemesis.give_back()]
+            left = [*self._unsettled(), *self._nemesis.replicas.give_back()]
             if not left:
                 break
             if self._loop.time() - began > _CALM_SECONDS:
@@ -266,7 +266,7 @@ class World:
             for bucket, books in self._shadows.books.buckets.items()
             for number in books.accounts
         }
-        troubles = self._nemesis.troubles
+        troubles = self._nemesis.quorum.troubles
         tries = [one for one in self._clients.history.tries if one.began > self._opened]
         return list(judge_bound(tries, bucket_of, troubles, DRILL_BOUND_SECONDS))
 
@@ -320,7 +320,7 @@ class World:
 
     def on_note(self, node: Node) -> None:
         """The installation of a snapshot begins or ends."""
-        self._nemesis.on_note(node)
+        self._nemesis.processes.on_note(node)
 
     def on_erased(self, node: Node, bucket: int, removed_at: int) -> None:
         """A replica may go once a majority of those who stay has its removal's commit on the disk: they can do without it."""
@@ -342,7 +342,7 @@ class World:
 
     def on_answer(self, node: Node, *, is_creation: bool) -> None:
         """A manager has just said that a payment is committed."""
-        self._nemesis.on_answer(node, is_creation=is_creation)
+        self._nemesis.processes.on_answer(node, is_creation=is_creation)
 
     def on_death(self, node: Node) -> None:
         """It comes back after a while."""
@@ -405,7 +405,7 @@ class World:
             refused=sum(record.outcome.name == "REFUSED" for record in records),
             crashes=sum(node.crashes for node in self.nodes),
             files_refused=sum(node.files_refused for node in self.nodes),
-            rebuilt=len(self._nemesis.rebuilt),
+            rebuilt=len(self._nemesis.replicas.rebuilt),
             reads=sum(read.is_known for read in history.reads),
             statements=sum(one.is_known for one in history.statements),
             holds=len(history.holds),
