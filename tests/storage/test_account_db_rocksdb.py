@@ -18,7 +18,7 @@ import pytest
 from rocksdict import Rdict, WriteBatch
 
 from mas.errors import CorruptData, DatabaseUnavailable, DataDirectoryError, StorageError
-from mas.storage.account_db import files, flushes, rocksdb
+from mas.storage.account_db import buckets, files, flushes, rocksdb
 from mas.storage.account_db import writes as module_of_writes
 from mas.storage.account_db.buckets import Bucket
 from mas.storage.account_db.files import database_options
@@ -362,8 +362,9 @@ async def test_a_large_flush_gives_up_the_interpreter_all_the_time(
 
         return marked
 
-    for module, name in ((flushes, "pack"), (flushes, "breathe"), (module_of_writes, "breathe")):
-        monkeypatch.setattr(module, name, marking(getattr(module, name)))
+    monkeypatch.setattr(flushes, "pack", marking(flushes.pack))
+    for module in (flushes, buckets, module_of_writes):
+        monkeypatch.setattr(module, "breathe", marking(module.breathe))
     gc.disable()  # a collection of all that the tests have left would count as the flush's
     try:
         assert await database.flush(writes, before=1, writer=b"me")

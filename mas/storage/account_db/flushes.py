@@ -26,7 +26,7 @@ from mas.storage.account_db.snapshot import Header
 from mas.storage.account_db.writes import BATCH_ROWS, BatchWriter, breathe, pieces
 
 _PIECES_PER_BREATH = 4
-_ROWS_PER_BREATH = 4_000
+_ACCOUNTS_PER_BREATH = 1_000
 
 
 class Flushes:
@@ -106,16 +106,17 @@ class Flushes:
 
     def _find_new(self, accounts: dict[str, Account], bucket: Bucket) -> list[str]:
         """The accounts that have no row yet. One that was posted to before has, and needn't be looked for."""
-        unposted: list[str] = []
-        for piece in pieces(accounts.values(), _ROWS_PER_BREATH):
-            unposted += [account.number for account in piece if not account.chunk]
+        new: list[str] = []
+        for piece in pieces(accounts.values(), _ACCOUNTS_PER_BREATH):
+            numbers = [account.number for account in piece if not account.chunk]
+            keys = [ACCOUNT + number.encode() for number in numbers]
+            with self._buckets.lock:
+                found = bucket.find(keys)
+            missing = [key for key in keys if key not in found]
+            stored = self._buckets.get_many(bucket.head.prefix, missing)
+            new += [key[len(ACCOUNT) :].decode() for key in missing if key not in stored]
             breathe()
-        keys = {ACCOUNT + number.encode(): number for number in unposted}
-        with self._buckets.lock:
-            found = bucket.find(keys)
-        missing = [key for key in keys if key not in found]
-        stored = self._buckets.get_many(bucket.head.prefix, missing)
-        return [keys[key] for key in missing if key not in stored]
+        return new
 
     def _publish(
         self, bucket: Bucket, head: Head, rows: list[Mapping[bytes, bytes | None]]
