@@ -1,7 +1,7 @@
 """The lock service of another node: one at a time is at work in a cluster, and the others' coordinators call it.
 
-    RemoteLocks, where a coordinator is   ── Acquire, Release ──►   LockDoor, where the service is
-                                          ◄── Granted, Denied ──
+    LockClient, where a coordinator is   ── Acquire, Release ──►   LockServer, where the service is
+                                         ◄── Granted, Denied ──
 
 A frame that is lost is a lock not had, or a lease that ends by itself.
 """
@@ -24,8 +24,9 @@ from mas.locks.actor import GlobalLockService
 from mas.locks.commands import LockRequest
 from mas.locks.leases import Leases
 from mas.locks.table import Grant
+from mas.rpc.calls import Call, Calls
 from mas.rpc.ports import Peers
-from mas.runtime import Clock, Dice
+from mas.runtime import Clock, Dice, Promise
 
 _log = logging.getLogger(__name__)
 _SECONDS_MAX = 86_400.0
@@ -181,10 +182,29 @@ class LockServer:
             _log.warning("a reply about locks to node %d is lost: not connected, or too slow", peer)
 
 
-class _Asked(msgspec.Struct, frozen=True, eq=False):
-    node: int
-    answer: type[Granted | Released]
-    future: asyncio.Future[Reply]
+class _Asked(Call[Reply]):
+    """A question under way at the lock service's node."""
+
+    __slots__ = ("kind", "reply")
+
+    def __init__(self, node: int, kind: type[Question]) -> None:
+        super().__init__(node)
+        self.kind = kind
+        self.reply: Promise[Reply] = Promise()
+
+    def accepts(self, reply: Reply) -> bool:
+        """See `Call`."""
+        answer = Granted if self.kind is Acquire else Released
+        return isinstance(reply, answer | Denied)
+
+    def on_reply(self, reply: Reply) -> None:
+        """See `Call`."""
+        self.reply.set(reply)
+
+    def on_lost(self, detail: str) -> None:
+        """See `Call`."""
+        detail = f"{detail}, and the lock service is there: try again"
+        self.reply.set(Denied(self.number, Denial.UNAVAILABLE, detail))
 
 
 class LockClient(Leases):
@@ -194,9 +214,7 @@ class LockClient(Leases):
         self._peers = peers
         self._where = where
         self._clock = clock
-        # A reply to this process's previous life must find nobody.
-        self._last_request = dice.randrange(1 << 62)
-        self._waiting: dict[int, _Asked] = {}
+        self._calls: Calls[_Asked, Reply] = Calls(dice)
 
     async def acquire_locks(
         self,
@@ -210,12 +228,11 @@ class LockClient(Leases):
         lease: float = 0.0,
     ) -> Grant:
         """See `Leases`."""
-        request = self._next_request()
-        question = Acquire(request, owner, tuple(lock_ids), mode, timeout, marked, durable, lease)
-        reply = await self._ask(request, question, timeout + _GRACE_SECONDS)
+        question = Acquire(0, owner, tuple(lock_ids), mode, timeout, marked, durable, lease)
+        reply = await self._ask(question, timeout + _GRACE_SECONDS)
         assert isinstance(reply, Granted)
         deadline = self._clock.monotonic() + reply.left
-        return Grant(request, owner, reply.locks, reply.token, deadline)
+        return Grant(reply.request, owner, reply.locks, reply.token, deadline)
 
     def release(self, owner: bytes) -> None:
         """See `Leases`."""
@@ -223,16 +240,13 @@ class LockClient(Leases):
 
     async def release_owner(self, owner: bytes) -> bool:
         """See `Leases`."""
-        request = self._next_request()
-        reply = await self._ask(request, Release(owner, request), 1.0 + _GRACE_SECONDS)
+        reply = await self._ask(Release(owner), 1.0 + _GRACE_SECONDS)
         assert isinstance(reply, Released)
         return reply.was_held
 
     async def release_lock(self, lock_id: str, owner: bytes, token: Token) -> bool:
         """See `Leases`."""
-        request = self._next_request()
-        question = ReleaseLock(request, lock_id, owner, token)
-        reply = await self._ask(request, question, 1.0 + _GRACE_SECONDS)
+        reply = await self._ask(ReleaseLock(0, lock_id, owner, token), 1.0 + _GRACE_SECONDS)
         assert isinstance(reply, Released)
         return reply.was_held
 
@@ -242,54 +256,41 @@ class LockClient(Leases):
         Raises:
             NetworkError: it isn't an answer to what was asked.
         """
-        asked = self._waiting.get(reply.request)
-        if asked is None or asked.node != peer or asked.future.done():
-            return
-        if not isinstance(reply, asked.answer | Denied):
-            raise NetworkError(f"node {peer} answers with {type(reply).__name__}")
-        asked.future.set_result(reply)
+        self._calls.on_reply(peer, reply.request, reply)
 
     def on_peer(self, peer: int, up: bool) -> None:  # noqa: FBT001 - the transport calls it so
-        """A peer came or went: what was asked of one that went isn't had."""
-        if up:
-            return
-        for request, asked in list(self._waiting.items()):
-            if asked.node == peer and not asked.future.done():
-                detail = f"the connection with node {peer}, where the lock service is, broke"
-                asked.future.set_result(Denied(request, Denial.UNAVAILABLE, detail))
+        """Note that a peer came or went: what was asked of one that went isn't had."""
+        if not up:
+            self._calls.lose(peer)
 
-    async def _ask(self, request: int, question: Question, timeout: float) -> Granted | Released:
+    async def _ask(
+        self, question: Acquire | Release | ReleaseLock, timeout: float
+    ) -> Granted | Released:
         node = self._where()
-        if not self._peers.send(node, Channel.LOCKS, _encode(question)):
-            raise Unavailable(
-                f"node {node}, where the lock service is, can't be reached: try again"
-            )
-        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        answer = Granted if isinstance(question, Acquire) else Released
-        self._waiting[request] = _Asked(node, answer, future)
+        asked = _Asked(node, type(question))
+        question = msgspec.structs.replace(question, request=self._calls.add(asked))
         try:
-            async with asyncio.timeout(timeout):
-                reply = await future
+            if not self._peers.send(node, Channel.LOCKS, _encode(question)):
+                raise Unavailable(
+                    f"node {node}, where the lock service is, can't be reached: try again"
+                )
+            reply = await asked.reply.wait(timeout)
         except TimeoutError:
-            self._withdraw(node, request)
+            self._withdraw(asked)
             raise Unavailable(
                 f"the lock service on node {node} doesn't answer: try again"
             ) from None
         except asyncio.CancelledError:
-            self._withdraw(node, request)
+            self._withdraw(asked)
             raise
         finally:
-            del self._waiting[request]
+            self._calls.remove(asked)
         if isinstance(reply, Denied):
             raise _to_error(reply)
         return reply
 
-    def _withdraw(self, node: int, request: int) -> None:
-        self._peers.send(node, Channel.LOCKS, _encode(Withdraw(request)))
-
-    def _next_request(self) -> int:
-        self._last_request += 1
-        return self._last_request
+    def _withdraw(self, asked: _Asked) -> None:
+        self._peers.send(asked.node, Channel.LOCKS, _encode(Withdraw(asked.number)))
 
 
 def join(door: LockServer | None, remote: LockClient | None) -> Callable[[int, bytes], None]:

@@ -321,6 +321,11 @@ def can_answer(request: type[Request], reply: Reply) -> bool:
 encode = msgspec.msgpack.Encoder().encode
 
 
+def to_left_ms(seconds: float) -> int:
+    """Return the time that a sender waits as its message carries it; never 0, which would say that nobody knows."""
+    return max(1, round(1000 * seconds))
+
+
 def batches(items: Iterable[T], data_of: Callable[[T], bytes]) -> Iterator[list[T]]:
     """Items in order, put together as far as the bounds of a turn allow: bytes as well as number (rule 38, bounded turns).
 

@@ -3,9 +3,8 @@
 Nothing is decided here: a bucket's service hands in where its requests go, and calls `reply` when it has an answer.
 """
 
-import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mas.channels import Channel
 from mas.errors import MailboxClosed
@@ -19,11 +18,10 @@ from mas.rpc.messages import (
     Rejected,
     Reply,
     Request,
-    batches,
     decode_requests,
     encode,
-    frame_of,
 )
+from mas.rpc.outgoing import Message, Outgoing
 from mas.rpc.ports import Peers
 
 _log = logging.getLogger(__name__)
@@ -38,10 +36,9 @@ class BucketServer:
     """Routes requests to the buckets of this node, and replies to their senders. One per node."""
 
     def __init__(self, peers: Peers, answer_replica: AnswerReplica) -> None:
-        self._peers = peers
+        self._outgoing = Outgoing(peers, Channel.REPLY, _warn)
         self._answer_replica = answer_replica
         self._offers: dict[int, Offer] = {}
-        self._replies: dict[int, list[bytes]] = {}
 
     def add(self, bucket: int, offer: Offer) -> None:
         """Serve one more bucket: its requests are offered here."""
@@ -50,10 +47,6 @@ class BucketServer:
     def remove(self, bucket: int) -> None:
         """Serve a bucket no more; what waits for it is unknown to whoever asked (rule 39, unknown results)."""
         self._offers.pop(bucket, None)
-
-    def buckets(self) -> list[int]:
-        """Return the buckets that are served, ascending."""
-        return sorted(self._offers)
 
     def on_frame(self, peer: int, payload: bytes) -> None:
         """Take a frame of requests from a peer.
@@ -92,13 +85,8 @@ class BucketServer:
             _log.error("to node %d: %s", peer, detail)
             why = RejectReason.UNKNOWN if isinstance(reply, Answers) else RejectReason.FAILED
             data = encode(Rejected(reply.request, why, detail=detail))
-        if not self._replies:
-            asyncio.get_running_loop().call_soon(self._send_replies)
-        self._replies.setdefault(peer, []).append(data)
+        self._outgoing.add(peer, reply.request, data)
 
-    def _send_replies(self) -> None:
-        gathered, self._replies = self._replies, {}
-        for peer, replies in gathered.items():
-            for batch in batches(replies, bytes):
-                if not self._peers.send(peer, Channel.REPLY, frame_of(batch)):
-                    _log.warning("replies to node %d are lost: not connected, or too slow", peer)
+
+def _warn(peer: int, replies: Sequence[Message]) -> None:
+    _log.warning("%d replies to node %d are lost: not connected, or too slow", len(replies), peer)

@@ -253,7 +253,7 @@ async def test_a_replica_that_is_held_no_more_is_erased_but_for_term_and_vote(wo
     assert (after.term, after.vote) == (before.term, before.vote) == (before.term, NODE)
     assert await world.database.bucket_row(1) is None
     assert "account-service-1" not in [task.get_name() for task in asyncio.all_tasks()]
-    assert world.replicas._server.buckets() == [2]
+    assert list(world.replicas._server._offers) == [2]
     await world.wait_led(2)
 
 
@@ -364,7 +364,7 @@ async def test_consensus_c4_an_entry_of_a_newer_program_stops_its_bucket_alone(
     for _ in range(2):
         await world.wait_state(ReplicaState.STOPPED)
         assert "run the newer program on this node" in world.view().trouble
-        assert world.replicas._server.buckets() == [2]
+        assert list(world.replicas._server._offers) == [2]
         await world.restart()
         await world.wait_led(2)
 

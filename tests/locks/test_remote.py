@@ -160,7 +160,7 @@ async def test_a_broken_connection_is_a_lock_not_had() -> None:
         await asking
     request.on_result(grant(request))
     await asyncio.sleep(0)
-    assert not wire.remote._waiting
+    assert not wire.remote._calls
 
 
 @pytest.mark.asyncio

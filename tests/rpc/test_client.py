@@ -21,7 +21,7 @@ from mas.ledger.instructions import (
     Token,
     decode_batch,
 )
-from mas.rpc.client import BucketClient, BucketClientSettings
+from mas.rpc.client import BucketClient
 from mas.rpc.messages import (
     AccountViews,
     Answers,
@@ -39,6 +39,7 @@ from mas.rpc.messages import (
     decode_requests,
     encode,
 )
+from mas.rpc.settings import BucketClientSettings
 from mas.runtime import SystemClock
 
 DONE = Answer(Code.DONE)
@@ -344,12 +345,12 @@ async def test_room_is_given_back_however_it_ends() -> None:
     await caller.next_submit()
     caller.router.on_peer(1, False)
     await until(lambda: len(caller.answers) == 5)
-    assert caller.router._beginning == 0
+    assert caller.router._submissions.beginning == 0
     caller.submit(*marks(10))
     await caller.next_submit()
     caller.router.close()
     assert len(caller.answers) == 15
-    assert caller.router._beginning == 0
+    assert caller.router._submissions.beginning == 0
 
 
 @pytest.mark.asyncio
@@ -383,7 +384,7 @@ async def test_a_read_follows_the_leader_until_it_is_answered() -> None:
     assert peer == 3
     caller.reply(3, AccountViews(request.request, (None,)))
     assert await reading == AccountViews(request.request, (None,))
-    assert not caller.router._live
+    assert not caller.router._calls
 
 
 @pytest.mark.asyncio
