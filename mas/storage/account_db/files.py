@@ -44,7 +44,7 @@ _STALL_SECONDS = 0.01
 _MEMTABLE_BYTES_MAX = 64 * 1024 * 1024
 _MEMTABLE_BYTES_KEPT = 24 * 1024 * 1024
 _CACHE_BYTES = 32 * 1024 * 1024
-_TABLES_PER_COMPACTION = 12
+_TABLES_PER_COMPACTION = 20
 """Tables of a few MB that are merged into the index at once: it is written anew each time, all 90 MB at 3 million records."""
 _BLOB_BYTES_MIN = 1024
 """Values of this size are kept out of the tree: they are appended once, and never sorted again."""

@@ -23,15 +23,9 @@ from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
 
-from rocksdict import (
-    WriteBatch,
-)
+from rocksdict import WriteBatch
 
-from mas.errors import (
-    CorruptData,
-    DatabaseUnavailable,
-    StorageError,
-)
+from mas.errors import CorruptData, DatabaseUnavailable, StorageError
 from mas.ledger.rows import BucketRow, Loaded, Posting, ResidentState, WriteSet
 from mas.ledger.totals import Totals
 from mas.raft import SnapshotMetadata
@@ -61,7 +55,7 @@ from mas.storage.account_db.snapshot import Header
 from mas.storage.account_db.view import View
 from mas.storage.account_db.writes import BatchWriter
 
-_UNINDEXED_ROWS_MAX = 150_000
+_UNINDEXED_ROWS_MAX = 250_000
 """Rows that wait in memory for the index: the more, the fewer times an account that many flushes change is written."""
 _INSTALL_ROOM = 3
 """Bytes that an installation may take for one of the snapshot's: in the WAL, in the file, and while the old is taken away."""
