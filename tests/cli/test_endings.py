@@ -13,7 +13,7 @@ import click
 import pytest
 
 from mas import errors
-from mas.bench import payments, raft
+from mas.bench import account_db, payments, raft
 from mas.cli import cli, demo
 from mas.client import Client, operator, profile
 from mas.daemon import main as daemon
@@ -208,6 +208,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("demo",): (),
     ("bench",): (),
     ("bench", "raft"): (),
+    ("bench", "storage"): (),
     ("version",): (),
     ("account", "create"): ("a",),
     ("account", "get"): ("a",),
@@ -259,7 +260,7 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         raise errors.Unavailable("nobody is there")
 
     monkeypatch.setattr(daemon, "serve", lambda config: None)
-    for room in (demo, payments, raft):
+    for room in (account_db, demo, payments, raft):
         monkeypatch.setattr(room, "run", lambda **options: None)
     monkeypatch.setattr(operator, "connected", nobody)
 
