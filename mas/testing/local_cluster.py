@@ -262,7 +262,7 @@ class LocalCluster:
         end_all(self.nodes.values())
         for node in self.resource_managers:
             config = parse_config(node.config_file.read_text())
-            database = open_account_db(config, Path(config.node.data_dir))
+            database = await open_account_db(config, Path(config.node.data_dir))
             for bucket in await database.buckets():
                 await database.verify(bucket)
             await database.close()

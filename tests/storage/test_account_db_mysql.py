@@ -455,6 +455,7 @@ async def test_snapshots_are_carried_between_engines(
     await database.open(1, b"me")
     await flush_at_last(database, book.take(), 0)
     await flush_payments(database, book, 30)
+    assert await database.buckets() == [1]
 
     await database.export(1, tmp_path / "snapshot")
     await rocks.check(1, tmp_path / "snapshot")

@@ -56,6 +56,7 @@ from mas.storage.account_db.rows import (
     JUMP,
     Line,
     NewChunks,
+    count_chunks,
     decode_claim,
     decode_incarnation,
     decode_legs,
@@ -242,6 +243,12 @@ class MySqlAccountDB:
         async with self._reading() as run:
             header = await self._header(run, bucket)
         return None if header is None else header.row()
+
+    async def buckets(self) -> list[int]:
+        """Every bucket that has rows here, ascending."""
+        async with self._reading() as run:
+            found = await run("SELECT bucket FROM bucket ORDER BY bucket")
+        return [bucket for (bucket,) in found]
 
     async def verify(self, bucket: int) -> Totals:
         """Read all rows of the bucket, and hold them to its totals and its state hash. Raises `CorruptData`."""
@@ -510,8 +517,7 @@ def _chunk_before(lines: Sequence[Line], last: int) -> int:
 def _is_flushed(writes: WriteSet, header: Header) -> bool:
     if header.applied != writes.bucket.applied:
         return False
-    chunks = NewChunks(writes, 0)
-    chunks.first = header.chunks_end - chunks.count
+    chunks = NewChunks(writes, header.chunks_end - count_chunks(writes))
     for _ in chunks.cut():
         """Links the accounts as the earlier try has stored them."""
     return True

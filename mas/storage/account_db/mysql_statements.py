@@ -88,7 +88,7 @@ def flush_statements(
     yield from _blob_statements("claim_row", bucket, claims)
     incarnations = {key: encode(row) for key, row in writes.incarnations.items()}
     yield from _blob_statements("incarnation_row", bucket, incarnations)
-    header = Header.of(writes.bucket, totals, chunks.first + chunks.count)
+    header = Header.of(writes.bucket, totals, chunks.end)
     yield put_bucket_row(header, writer, payments_end)
 
 
