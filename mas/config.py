@@ -217,6 +217,11 @@ class StorageConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     database: str = "mas"
     """The name of this node's database."""
+    account_db: str = "embedded"
+    """Where a resource manager keeps its accounts: `embedded` in `data_dir`, or a MySQL or MariaDB, with a database there
+    that is this node's alone, "mysql://user:password@host:port/name"; over TLS with `?ssl_ca=FILE`, its CA."""
+    account_db_connections: Count = 8
+    """Connections to that database, at most."""
     tm_store: str = "embedded"
     """Where a manager keeps its hints and its clients' locks: `embedded` in `data_dir`, or a Redis that several managers may
     share, "redis://user:password@host:port/number", with "rediss" over TLS and `?ssl_ca=FILE` for its CA."""

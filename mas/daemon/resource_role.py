@@ -44,7 +44,7 @@ async def start(parts: NodeParts) -> ResourceRole:
         log = open_raft_log(parts.config, directory.path)
         started.callback(log.close)
         directory.note_log()
-        database = open_account_db(parts.config, directory.path)
+        database = await open_account_db(parts.config, directory.path)
         started.push_async_callback(database.close)
         file_thread, log_thread = WorkerThread("snapshots"), WorkerThread("raft-log")
         started.callback(file_thread.close)

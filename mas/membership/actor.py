@@ -1,6 +1,6 @@
 """The membership actor: owns this process's roster, keeps it on disk, and tells every peer what is news to it.
 
-    own groups, the register, peers' frames ──► merge ──► transport, router, replicas of this node
+    own groups, the register, peers' frames ──► merge ──► transport, bucket client, replicas of this node
                                                    └────► news to all other peers; the file
 
 News spreads by telling everybody what one didn't know oneself, and a peer that connects hears everything: so it

@@ -14,8 +14,16 @@ from mas.ledger.instructions import Answer, Code, RegisterNode, RetireNode
 from mas.ledger.register import REGISTER_BUCKET
 from mas.ledger.rows import NodeRow
 from mas.membership.actor import Membership
+from mas.membership.checks import (
+    check_address,
+    check_bucket,
+    check_may_hold,
+    check_node,
+    check_not_the_last_manager,
+    check_store,
+)
 from mas.membership.removal import is_removal_known
-from mas.membership.roster import Roster, can_hold
+from mas.membership.roster import Roster
 from mas.rpc.messages import (
     Change,
     ChangeMembers,
@@ -86,10 +94,10 @@ class Operations:
                 f"node {node.node} wants to join cluster {cluster!r}, and this is {self._cluster!r}"
             )
         for bucket in buckets:
-            self._check_bucket(bucket)
-            self._check_may_hold(bucket, node)
-        self._check_store(node)
-        self._check_address(node)
+            check_bucket(self.roster, bucket)
+            check_may_hold(self.roster, bucket, node)
+        check_store(self.roster, node)
+        check_address(self.roster, node)
         await self._register(
             RegisterNode(node.node, node.address, node.roles, node.host, node.store), deadline
         )
@@ -110,8 +118,8 @@ class Operations:
                 f"node {node} holds replicas of the buckets {holds}: take them off first "
                 f"(`mas admin node drain {node}`)"
             )
-        self._check_node(node)
-        self._check_not_the_last_manager(node)
+        check_node(self.roster, node)
+        check_not_the_last_manager(self.roster, node)
         if node == self._membership.node:
             raise InvalidRequest(f"node {node} is the one that you ask: have another retire it")
         if self.roster.may_hold(node):
@@ -131,14 +139,14 @@ class Operations:
             InvalidRequest: the node's role isn't to hold buckets, or its machine holds this one already.
             Unavailable: not now; ask again.
         """
-        self._check_bucket(bucket)
+        check_bucket(self.roster, bucket)
         row = self.roster.nodes().get(node)
         if row is None or row.retired:
             raise NotFound(
                 f"there is no node {node}: start it with `mas serve --join`, or name one of "
                 f"{[n for n, known in self.roster.nodes().items() if not known.retired]}"
             )
-        self._check_may_hold(bucket, row)
+        check_may_hold(self.roster, bucket, row)
         deadline = self._clock.monotonic() + timeout
         await self._change(bucket, Change.ADD, node, deadline)
         # Whoever retires the node marks it first and looks for its replicas then: one of the two sees the other.
@@ -154,9 +162,9 @@ class Operations:
             NotFound: there is no such bucket, or no such node.
             Unavailable: not now, or too few of the others answer; ask again.
         """
-        self._check_bucket(bucket)
+        check_bucket(self.roster, bucket)
         if node not in self.roster.holders()[bucket].holders:
-            self._check_node(node)
+            check_node(self.roster, node)
         deadline = self._clock.monotonic() + timeout
         view = await self._change(bucket, Change.REMOVE, node, deadline)
         await self._wait_until_known(view, node, deadline)
@@ -168,8 +176,8 @@ class Operations:
             NotFound: there is no such bucket, or no such node.
             Unavailable: it isn't a voter, or doesn't come to lead in time; ask again.
         """
-        self._check_bucket(bucket)
-        self._check_node(node)
+        check_bucket(self.roster, bucket)
+        check_node(self.roster, node)
         await self._change(bucket, Change.LEAD, node, self._clock.monotonic() + timeout)
 
     async def replicas(self, bucket: int, timeout: float = _VIEW_SECONDS) -> list[ReplicaView]:
@@ -178,7 +186,7 @@ class Operations:
         Raises:
             NotFound: there is no such bucket.
         """
-        self._check_bucket(bucket)
+        check_bucket(self.roster, bucket)
         nodes = list(self.roster.holders()[bucket].holders)
         views = await asyncio.gather(*(self._view(bucket, node, timeout) for node in nodes))
         return sorted(
@@ -193,8 +201,8 @@ class Operations:
             NotFound: there is no such bucket, or no such node.
             Unavailable: the node doesn't answer.
         """
-        self._check_bucket(bucket)
-        self._check_node(node)
+        check_bucket(self.roster, bucket)
+        check_node(self.roster, node)
         return await self._read_replica(bucket, node, timeout)
 
     # -- inside --------------------------------------------------------------------------------
@@ -276,27 +284,6 @@ class Operations:
         assert isinstance(reply, Nodes), f"{reply} in answer to a question for the register"
         self._membership.learn(Roster(register_index=reply.index, register=reply.nodes))
 
-    def _check_bucket(self, bucket: int) -> None:
-        known = list(self.roster.holders())
-        if bucket not in known:
-            raise NotFound(
-                f"there is no bucket {bucket}: expected one from {known[0]} to {known[-1]}"
-            )
-
-    def _check_may_hold(self, bucket: int, row: NodeRow) -> None:
-        """A learner that never answers would never become a voter; two replicas on one machine fall together."""
-        if not can_hold(row):
-            raise InvalidRequest(
-                f"node {row.node} runs {', '.join(row.roles)}, and holds no buckets: expected one with the role rm or all"
-            )
-        nodes = self.roster.nodes()
-        for holder in self.roster.holders()[bucket].holders:
-            if row.host and holder != row.node and nodes[holder].host == row.host:
-                raise InvalidRequest(
-                    f"nodes {holder} and {row.node} are both on {row.host!r}, and would fall together: "
-                    f"name a node elsewhere, or remove the replica of node {holder} first"
-                )
-
     async def _take_off(self, node: int, deadline: float) -> None:
         """Take a retired node off the buckets that it was added to as it was retired.
 
@@ -333,43 +320,6 @@ class Operations:
             raise Unavailable(
                 f"node {node} still votes in the buckets {left}, until enough of the others know that it was removed: "
                 "ask again"
-            )
-
-    def _check_node(self, node: int) -> None:
-        known = list(self.roster.nodes())
-        if node not in known:
-            raise NotFound(f"there is no node {node}: expected one of {known}")
-
-    def _check_not_the_last_manager(self, node: int) -> None:
-        """Only resource managers can join later: who gives away the last coordinator or lock service has none for ever."""
-        for role in ("tc", "gls"):
-            able = [
-                each
-                for each, row in self.roster.nodes().items()
-                if not row.retired and {role, "tm", "all"}.intersection(row.roles)
-            ]
-            if able == [node]:
-                raise InvalidRequest(
-                    f"node {node} is the only one left with the role {role}, and no other can take its place: it stays"
-                )
-
-    def _check_address(self, node: NodeRow) -> None:
-        for other in self.roster.nodes().values():
-            if other.address == node.address and other.node != node.node and not other.retired:
-                raise InvalidRequest(
-                    f"{node.address} is the address of node {other.node}: give node {node.node} its own"
-                )
-
-    def _check_store(self, node: NodeRow) -> None:
-        """Whoever comes under an id that is used has to be the one that used it."""
-        known = self.roster.store_of(node.node)
-        if not known and any(founder.node == node.node for founder in self.roster.founders):
-            raise InvalidRequest(
-                f"node {node.node} is one of the cluster's first nodes: join under a new id"
-            )
-        if known and known != node.store:
-            raise InvalidRequest(
-                f"node {node.node} is known with another data directory: give it that one, or join under a new id"
             )
 
 

@@ -44,7 +44,7 @@ class LogBatch(Protocol):
         """Drop entries up to and including `index`; its term is still known."""
 
     def set_note(self, group: int, note: bytes | None) -> None:
-        """Keep a note of a snapshot that is being installed, None for none (rule 28)."""
+        """Keep a note of a snapshot that is being installed, None for none (rule 28, snapshots)."""
 
     def set_lost(self, group: int, proof: str) -> None:
         """Note that this log has lost what its node had acknowledged: no life of this node takes part by it any more."""

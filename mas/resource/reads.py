@@ -29,7 +29,7 @@ from mas.rpc.messages import (
 )
 
 _PATIENCE_SECONDS = 0.75
-"""Below the time after which a router asks another replica: whoever reads hears why it has no answer."""
+"""Below the time after which a bucket client asks another replica: whoever reads hears why it has no answer."""
 
 RowsRequest = ReadAccounts | ReadClaims | ReadNodes | ReadPostings
 

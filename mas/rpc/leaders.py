@@ -24,25 +24,25 @@ class Leaders:
         self._away: dict[int, int] = {}
 
     def set_replicas(self, bucket: int, nodes: Sequence[int]) -> None:
-        """The nodes that hold this bucket, from now on."""
+        """Take these nodes for those that hold the bucket, from now on."""
         assert nodes
         self._replicas[bucket] = tuple(nodes)
         if self._guess.get(bucket) not in nodes:
             self._guess[bucket] = nodes[0]
 
     def replicas(self, bucket: int) -> tuple[int, ...]:
-        """The nodes that hold this bucket."""
+        """Return the nodes that hold this bucket."""
         return self._replicas[bucket]
 
     def buckets(self) -> list[int]:
-        """Every bucket of the cluster, ascending."""
+        """Return every bucket of the cluster, ascending."""
         return sorted(self._replicas)
 
     def __contains__(self, bucket: int) -> bool:
         return bucket in self._replicas
 
     def guess(self, bucket: int) -> int:
-        """The node that probably leads this bucket."""
+        """Return the node that probably leads this bucket."""
         return self._guess[bucket]
 
     def reaches(self, node: int) -> bool:
@@ -50,7 +50,7 @@ class Leaders:
         return self.is_connected(node) and node not in self._silent
 
     def next_hop(self, bucket: int) -> int:
-        """The guessed leader, or else the next replica that is reached; `NOWHERE` without one."""
+        """Return the guessed leader, or else the next replica that is reached; `NOWHERE` without one."""
         for node in _ring(self._replicas[bucket], self._guess[bucket]):
             if self.reaches(node):
                 self._guess[bucket] = node
@@ -58,7 +58,7 @@ class Leaders:
         return NOWHERE
 
     def away(self, bucket: int) -> int:
-        """The leader, where it is known and out of reach from here, so that somebody has to pass on; else `NOWHERE`."""
+        """Return the leader where it is known and out of reach, so that somebody has to pass on; else `NOWHERE`."""
         leader = self._away.get(bucket, NOWHERE)
         return NOWHERE if leader == NOWHERE or self.reaches(leader) else leader
 
@@ -87,13 +87,13 @@ class Leaders:
         return self.reaches(self._guess[bucket])
 
     def move(self, bucket: int, node: int) -> None:
-        """It wasn't this one. Somebody may have found that out before."""
+        """Guess the next replica, since this one doesn't lead; unless another caller has moved on before."""
         if self._guess[bucket] == node:
             replicas = self._replicas[bucket]
             self._guess[bucket] = _ring(replicas, node)[1 % len(replicas)]
 
     def learn(self, bucket: int, view: ReplicaView, silent: int) -> bool:
-        """A replica has told who leads, while `silent` doesn't answer; whether that is somebody else."""
+        """Believe a replica that says who leads while `silent` doesn't answer; tell whether that is somebody else."""
         if view.leader not in self._replicas[bucket] or view.term < self._terms.get(bucket, 0):
             return False
         self._terms[bucket] = view.term
@@ -105,15 +105,15 @@ class Leaders:
         return True
 
     def lose(self, node: int) -> None:
-        """It is connected, others hear it, and nothing comes from it to here."""
+        """Count a node as silent: it is connected and others hear it, but nothing comes from it to here."""
         self._silent[node] = None
 
     def heard(self, node: int) -> None:
-        """It has said something, or its connection is a new one."""
+        """Count a node as silent no longer: it has said something, or its connection is a new one."""
         self._silent.pop(node, None)
 
 
 def _ring(nodes: tuple[int, ...], first: int) -> tuple[int, ...]:
-    """All nodes, beginning with this one."""
+    """Return all nodes, beginning with this one."""
     start = nodes.index(first) if first in nodes else 0
     return nodes[start:] + nodes[:start]

@@ -12,6 +12,7 @@ from mas.storage.raft_log.rocksdb import RocksRaftLog
 from mas.storage.tm_store.rocksdb import RocksTmStore
 
 if TYPE_CHECKING:
+    from mas.storage.account_db.mysql import MySqlAccountDB
     from mas.storage.tm_store.redis import RedisTmStore
 
 
@@ -36,13 +37,27 @@ def open_raft_log(config: Config, directory: Path) -> RocksRaftLog:
     return RocksRaftLog.open(directory / "raft", config.node.cluster_id, config.node.id)
 
 
-def open_account_db(config: Config, directory: Path) -> RocksAccountDB:
-    """Open or create this node's AccountDB. Raises as `RocksAccountDB.connect` does."""
-    return RocksAccountDB.connect(
-        directory / f"{config.storage.database}.rocksdb",
+async def open_account_db(config: Config, directory: Path) -> "RocksAccountDB | MySqlAccountDB":
+    """Open or create this node's AccountDB. Raises as `RocksAccountDB.connect` and `MySqlAccountDB.connect` do."""
+    storage = config.storage
+    reserve = storage.log_reserve_mb << 20
+    if storage.account_db == "embedded":
+        return RocksAccountDB.connect(
+            directory / f"{storage.database}.rocksdb",
+            config.node.cluster_id,
+            config.node.id,
+            reserve_bytes=reserve,
+        )
+    # On demand: whoever has no MySQL needs no driver for one.
+    from mas.storage.account_db.mysql import PORTS, MySqlAccountDB  # noqa: PLC0415
+
+    return await MySqlAccountDB.connect(
+        parse_dsn("storage.account_db", storage.account_db, PORTS),
         config.node.cluster_id,
         config.node.id,
-        reserve_bytes=config.storage.log_reserve_mb << 20,
+        connections=storage.account_db_connections,
+        folder=directory,
+        reserve_bytes=reserve,
     )
 
 

@@ -35,12 +35,14 @@ from mas.config import (
     StorageConfig,
     TlsConfig,
     format_config,
+    parse_config,
 )
 from mas.config import Role as NodeRole
 from mas.errors import MasError
 from mas.files import read_secret, write_private
 from mas.network.tls import make_ca
 from mas.runtime import SystemClock, SystemDice
+from mas.storage.open import open_account_db
 from mas.testing.program import Program, end_all
 
 _START_SECONDS = 30.0
@@ -250,6 +252,20 @@ class LocalCluster:
         """Start a node that has ended, and wait until it serves."""
         node.start(environment)
         await self.wait_ready(node)
+
+    async def verify_databases(self) -> None:
+        """End every process, and read all rows of every replica.
+
+        Raises:
+            CorruptData: they don't add up to what was kept, or the index doesn't lead to them.
+        """
+        end_all(self.nodes.values())
+        for node in self.resource_managers:
+            config = parse_config(node.config_file.read_text())
+            database = await open_account_db(config, Path(config.node.data_dir))
+            for bucket in await database.buckets():
+                await database.verify(bucket)
+            await database.close()
 
     def close(self) -> None:
         """End every process, and remove every file that this cluster made."""

@@ -199,7 +199,7 @@ SET @skip_auth_anonymous = 1;
 """
 _USERS = """
 CREATE USER IF NOT EXISTS {user}@'{host}' IDENTIFIED BY '{password}';
-GRANT ALL ON *.* TO {user}@'{host}';
+GRANT ALL ON *.* TO {user}@'{host}' WITH GRANT OPTION;
 CREATE DATABASE IF NOT EXISTS mas1;
 """
 

@@ -134,6 +134,7 @@ async def run(seed: int, who: str, *, count: int, rounds: int, failpoint: str = 
         assert {v.number: v.balance for v in views if v is not None} == expected
         assert money.total == {"USD": OPENING * len(expected)}
         assert money.payments == len(expected) + len(committed)
+        await cluster.verify_databases()
 
 
 @pytest.mark.asyncio

@@ -119,7 +119,7 @@ async def test_a_resource_manager_that_cannot_start_leaves_nothing_open(
             await process.start()
     assert len(asyncio.all_tasks()) == 1
     open_raft_log(settings, tmp_path).close()
-    await open_account_db(settings, tmp_path).close()
+    await (await open_account_db(settings, tmp_path)).close()
 
 
 async def test_a_role_whose_part_fails_fails_the_process(

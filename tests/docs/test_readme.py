@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import PAGES, README, ROOT, blocks, typed
+from tests.docs.pages import README, ROOT, blocks, typed
 from tests.integration.processes import Server
 
 
@@ -60,16 +60,3 @@ def test_the_commands_for_the_playground_work_as_they_stand(tmp_path: Path) -> N
 @pytest.mark.parametrize("code", blocks(README, "python"))
 def test_the_python_is_python(code: str) -> None:
     compile(code, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-
-
-def test_every_file_that_the_pages_point_to_is_there() -> None:
-    for page in PAGES:
-        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name} points to {target}"
-
-
-def test_every_file_that_the_pages_name_is_there() -> None:
-    for page in PAGES:
-        for name in re.findall(r"`((?:\w+/)+[\w.]*)`", page.read_text()):
-            places = (ROOT, ROOT / "mas", page.parent)
-            assert any((place / name).exists() for place in places), f"{page.name}: {name}"

@@ -80,6 +80,7 @@ async def test_a_leader_dies_or_stands_still_in_the_middle(how: str) -> None:
         again = await storm(client, numbers, "storm", 400)
         assert [r.payment_id for r in again] == [r.payment_id for r in receipts]
         await check(cluster, len(numbers), 450)
+        await cluster.verify_databases()
 
 
 @pytest.mark.asyncio

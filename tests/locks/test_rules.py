@@ -8,6 +8,7 @@ from mas.errors import Overloaded, Unavailable
 from mas.ledger import Code, Mark, Reason, TakeEpoch, Token, Unmark
 from mas.ledger.instructions import Abort
 from mas.locks import ClientLocks, GlobalLock, GlobalLockService, LockProperties, LockSettings
+from mas.locks.leases import ACCOUNT
 from mas.sim import run_virtual
 from tests.locks.harness import ALICE, ANN, BOB, BUCKETS, E, S, World, X, run, until
 
@@ -318,6 +319,31 @@ def test_rule_36_a_lock_is_forgotten_only_once_its_mark_is_gone() -> None:
         await world.crash(task)
 
     run_virtual(main())
+
+
+def test_rule_36_a_lock_that_is_let_go_while_it_is_marked_stays_stored_until_its_mark_is_gone() -> (
+    None
+):
+    """Or a service that died in the meantime would leave a mark behind that nobody knows of."""
+
+    async def story(world: World, locks: GlobalLockService) -> None:
+        world.buckets.is_down[1] = True
+        asking = asyncio.create_task(
+            locks.acquire_locks(
+                b"o", [ACCOUNT + ALICE], X, 3.0, marked=True, durable=True, lease=60.0
+            )
+        )
+        await until(lambda: world.store.entries)
+        locks.release(b"o")
+        with pytest.raises(Unavailable, match="released before they were marked"):
+            await asking
+        await asyncio.sleep(0.1)
+        assert world.store.entries, "its mark is on its way"
+        world.buckets.is_down[1] = False
+        await until(lambda: not world.store.entries)
+        assert not world.buckets.marks(ALICE)
+
+    run(story)
 
 
 def test_a_bucket_that_turns_everything_away_at_once_is_asked_now_and_then() -> None:

@@ -1,4 +1,4 @@
-"""A disk that is small, and may be filled; a Redis for all tests of a run."""
+"""A disk that is small, and may be filled; a Redis and a MariaDB for all tests of a run."""
 
 import asyncio
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mas.files import free_bytes
-from mas.testing import RedisServer
+from mas.testing import MariaDbServer, RedisServer
 
 
 class SmallDisk:
@@ -48,6 +48,17 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """A Redis that nobody harms; each test has a cluster of its own there."""
     server = RedisServer(tmp_path_factory.mktemp("redis"))
+    try:
+        asyncio.run(server.restart())
+        yield server
+    finally:
+        server.end()
+
+
+@pytest.fixture(scope="session")
+def mariadb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDbServer]:
+    """A MariaDB that nobody harms; each test makes databases of its own there."""
+    server = MariaDbServer(tmp_path_factory.mktemp("mariadb"), "--debug-no-sync")
     try:
         asyncio.run(server.restart())
         yield server

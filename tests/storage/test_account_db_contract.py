@@ -1,10 +1,11 @@
 """What every AccountDB promises, asked of each engine: the port's words are in `mas.resource.ports`.
 
-An engine joins by a line in `ENGINES`.
+An engine joins by its place in `ENGINES`.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -38,29 +39,49 @@ from tests.storage.account_rows import (
     record,
     undecided,
 )
+from tests.storage.mysql_databases import mysql_database
 
-ENGINES: dict[str, Callable[[Path], AccountDB]] = {
-    "rocksdb": lambda folder: RocksAccountDB.connect(folder / "mas.rocksdb", "test", 1),
-    "simulated": lambda _: SimAccountDB(DatabaseDisk(), SimWorker(lambda: 0.0)),
-}
+Engine = Callable[[Path], Awaitable[AccountDB]]
+"""Opens the database of a folder."""
+
+
+def rocksdb(_: pytest.FixtureRequest) -> Engine:
+    async def open_(folder: Path) -> AccountDB:
+        return RocksAccountDB.connect(folder / "mas.rocksdb", "test", 1)
+
+    return open_
+
+
+def simulated(_: pytest.FixtureRequest) -> Engine:
+    async def open_(_: Path) -> AccountDB:
+        return SimAccountDB(DatabaseDisk(), SimWorker(lambda: 0.0))
+
+    return open_
+
+
+def mariadb(request: pytest.FixtureRequest) -> Engine:
+    return partial(mysql_database, request.getfixturevalue("mariadb_server"))
+
+
+ENGINES = {engine.__name__: engine for engine in (rocksdb, simulated, mariadb)}
 
 
 @pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    return request.param
+def engine(request: pytest.FixtureRequest) -> Engine:
+    return ENGINES[request.param](request)
 
 
 @pytest_asyncio.fixture
-async def database(engine: str, tmp_path: Path) -> AsyncIterator[AccountDB]:
-    database = ENGINES[engine](tmp_path)
+async def database(engine: Engine, tmp_path: Path) -> AsyncIterator[AccountDB]:
+    database = await engine(tmp_path)
     yield database
     await database.close()
 
 
 @pytest_asyncio.fixture
-async def other(engine: str, tmp_path: Path) -> AsyncIterator[AccountDB]:
+async def other(engine: Engine, tmp_path: Path) -> AsyncIterator[AccountDB]:
     """Another node's database, to carry snapshots to."""
-    database = ENGINES[engine](tmp_path / "other")
+    database = await engine(tmp_path / "other")
     yield database
     await database.close()
 

@@ -7,7 +7,7 @@ import pytest
 
 from mas.errors import DatabaseUnavailable
 from mas.raft import ConfState, Entry
-from mas.storage.account_db import rocksdb
+from mas.storage.account_db import files, rocksdb
 from mas.storage.account_db.rocksdb import RocksAccountDB
 from mas.storage.raft_log.rocksdb import RocksRaftLog
 from tests.storage.account_rows import Book
@@ -74,8 +74,8 @@ async def test_an_installation_stops_before_the_reserve_and_gives_back_what_it_t
         least.append(small_disk.free)
         return looks.pop() if looks else rocksdb_free_bytes(path)
 
-    rocksdb_free_bytes = rocksdb.free_bytes
-    monkeypatch.setattr(rocksdb, "free_bytes", free_bytes)
+    rocksdb_free_bytes = files.free_bytes
+    monkeypatch.setattr(files, "free_bytes", free_bytes)
     with pytest.raises(DatabaseUnavailable, match="4,000,000 are kept for the Raft log"):
         await target.install(1, snap)
 
@@ -162,7 +162,7 @@ async def test_room_is_looked_at_before_each_write(
         looks.append(path)
         return 3 * MB - len(looks) * MB // 2
 
-    monkeypatch.setattr(rocksdb, "free_bytes", shrinking)
+    monkeypatch.setattr(files, "free_bytes", shrinking)
     with pytest.raises(DatabaseUnavailable, match="make room"):
         await database.export(1, tmp_path / "snapshot")
     assert len(looks) > 2
@@ -181,7 +181,7 @@ async def test_a_flush_waits_for_the_reserve_and_says_so(
     book.pay(77)
     writes = book.take()
     with monkeypatch.context() as patch:
-        patch.setattr(rocksdb, "free_bytes", lambda _: 9 * MB)
+        patch.setattr(files, "free_bytes", lambda _: 9 * MB)
         with pytest.raises(DatabaseUnavailable, match="9,000,000 bytes left, 10,000,000 are kept"):
             await database.flush(writes, before=1, writer=b"me")
         await database.open(1, b"me")  # a start needs no room to speak of
@@ -194,7 +194,7 @@ async def test_the_write_ahead_log_shrinks_behind_what_made_it_grow(
 ) -> None:
     """SQLite's stayed at 135 MB after an installation of 98, and at 396 for flushes beside one export."""
     monkeypatch.setattr(rocksdb, "_UNINDEXED_ROWS_MAX", 5_000)
-    monkeypatch.setattr(rocksdb, "_MEMTABLE_BYTES_KEPT", MB)
+    monkeypatch.setattr(files, "_MEMTABLE_BYTES_KEPT", MB)
     snap = await snapshot(tmp_path / "source")
     database = connect(tmp_path)
     await database.install(1, snap)

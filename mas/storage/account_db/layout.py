@@ -12,7 +12,7 @@ from itertools import chain
 from struct import Struct
 
 import msgspec
-from rocksdict import RdictIter, Snapshot
+from rocksdict import Rdict, RdictIter, Snapshot
 
 from mas.decoding import msgpack_decoder
 from mas.errors import CorruptData
@@ -67,6 +67,29 @@ _decode_journal = msgpack_decoder(dict[bytes, bytes | None], "a journal", Corrup
 
 def head_key(bucket: int) -> bytes:
     return PREFIX.pack(bucket, NO_GENERATION) + HEAD
+
+
+def find_buckets(database: Rdict) -> Iterator[int]:
+    """Buckets of which there are rows, ascending; whether there is a head that makes them count, `read_head` says."""
+    scan = database.iter()
+    scan.seek(PREFIX.pack(1, NO_GENERATION))
+    while scan.valid():
+        bucket, _ = PREFIX.unpack_from(scan.key())
+        yield bucket
+        scan.seek(PREFIX.pack(bucket, BEHIND))
+    scan.status()
+
+
+def drop_unfinished(database: Rdict, bucket: int) -> None:
+    """Delete what an installation that never ended has left: rows of a generation that no head names."""
+    head = read_head(database.get, bucket)
+    for generation in (FIRST, SECOND):
+        if head is None or head.generation != generation:
+            begin, end = PREFIX.pack(bucket, generation), PREFIX.pack(bucket, generation + 1)
+            scan = database.iter()
+            scan.seek(begin)
+            if scan.valid() and scan.key() < end:
+                database.delete_range(begin, end)
 
 
 def changed_rows(writes: WriteSet) -> Iterator[IndexRows]:

@@ -18,7 +18,7 @@ through all that came since.
 import zlib
 from collections.abc import Iterator
 from enum import IntEnum
-from typing import TypeVar
+from itertools import islice
 
 import msgspec
 
@@ -37,8 +37,6 @@ _CHUNK_BYTES_MAX = 64 * 1024 * 1024
 """Of a chunk, unpacked: what claims to be more is damaged."""
 _RAW_DEFLATE = -zlib.MAX_WBITS
 """Without zlib's own header and checksum: engines and snapshots have theirs."""
-
-_T = TypeVar("_T")
 
 encode = msgspec.msgpack.Encoder().encode
 
@@ -132,29 +130,27 @@ class NewChunks:
 
     def __init__(self, writes: WriteSet, first: int) -> None:
         """The chunks are numbered from `first`, so that a flush that is tried again makes the same ones."""
-        self.first = first
-        self._records = [each for each in writes.records.values() if has_outcome(each)]
-        self._postings = writes.postings
+        self.end = first
+        """The number behind the last chunk that was made."""
+        self._first = first
+        self._records = filter(has_outcome, writes.records.values())
+        self._postings = iter(writes.postings)
         self._accounts = writes.accounts
         self._links_before: list[tuple[Account, int, int]] = []
-
-    @property
-    def count(self) -> int:
-        """How many chunks there are."""
-        return max(
-            -(-len(self._records) // RECORDS_PER_CHUNK),
-            -(-len(self._postings) // POSTINGS_PER_CHUNK),
-        )
 
     def cut(self) -> Iterator[tuple[int, Chunk]]:
         """The chunks with their numbers, each made when it is asked for.
 
         Sets `chunk` and `chunk64` of the accounts; `undo` takes it back if the flush fails.
         """
-        for place in range(self.count):
-            records = _piece(self._records, place, RECORDS_PER_CHUNK)
-            postings = _piece(self._postings, place, POSTINGS_PER_CHUNK)
-            yield self.first + place, Chunk(records, self._link(self.first + place, postings))
+        while True:
+            records = list(islice(self._records, RECORDS_PER_CHUNK))
+            postings = list(islice(self._postings, POSTINGS_PER_CHUNK))
+            if not records and not postings:
+                return
+            number = self.end
+            self.end += 1
+            yield number, Chunk(records, self._link(number, postings))
 
     def undo(self) -> None:
         """Link the accounts as they were: the next try begins with that."""
@@ -163,7 +159,7 @@ class NewChunks:
         self._links_before.clear()
 
     def _link(self, number: int, postings: list[Posting]) -> list[Line]:
-        accounts, first = self._accounts, self.first
+        accounts, first = self._accounts, self._first
         lines = []
         for posting in postings:
             account = accounts[posting.account]
@@ -177,5 +173,7 @@ class NewChunks:
         return lines
 
 
-def _piece(rows: list[_T], place: int, size: int) -> list[_T]:
-    return rows[place * size : (place + 1) * size]
+def count_chunks(writes: WriteSet) -> int:
+    """How many chunks this write set makes."""
+    records = sum(map(has_outcome, writes.records.values()))
+    return max(-(-records // RECORDS_PER_CHUNK), -(-len(writes.postings) // POSTINGS_PER_CHUNK))

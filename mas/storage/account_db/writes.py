@@ -13,8 +13,8 @@ from rocksdict import Rdict, WriteBatch, WriteOptions
 
 _T = TypeVar("_T")
 
-BATCH_ROWS = 400
-_BATCH_BYTES = 256 * 1024
+BATCH_ROWS = 250
+_BATCH_BYTES = 128 * 1024
 """Of one write, which holds the interpreter for about 1 µs a row, and for as long as it takes to copy the bytes."""
 _BREATH_SECONDS = 0.0001
 """Between two of them: long enough for the loop's thread, if it waits for the interpreter, to take it."""
