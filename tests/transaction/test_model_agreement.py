@@ -48,7 +48,7 @@ from mas.transaction import participant, payment
 from mas.transaction.attempt import Alarm, Attempt
 from mas.transaction.effects import Reply, Retry, Send
 from mas.transaction.outcome import PaymentResult, Status, hash_body
-from mas.transaction.payment import PaymentRun
+from mas.transaction.payment import PaymentRun, Phase
 from mas.transaction.placement import place
 from mas.transaction.xid_source import XidSource
 
@@ -658,7 +658,11 @@ def repeat_runs(patch: Patch) -> None:
 
 
 def no_ask_before_error(patch: Patch) -> None:
-    patch(PaymentRun, "_check", lambda self: self._reply(Status.ABORTED))
+    def check(self: PaymentRun) -> None:
+        self._enter(Phase.CHECKING)
+        self._reply(Status.ABORTED)
+
+    patch(PaymentRun, "_check", check)
 
 
 def turned_away_ends(patch: Patch) -> None:
@@ -667,6 +671,7 @@ def turned_away_ends(patch: Patch) -> None:
 
 def refused_unwritten(patch: Patch) -> None:
     def refuse(self: PaymentRun, *_: object) -> None:
+        self._enter(Phase.REFUSING)
         self._reply(Status.REFUSED)
 
     patch(PaymentRun, "_refuse", refuse)
