@@ -102,7 +102,7 @@ def _welcome(
     issuer: TokenIssuer,
     authenticator: Authenticator,
 ) -> list[str]:
-    """A single node to play with: leave its address and an operator's token where the command line finds them."""
+    """A single node to play with: leave its address and a gateway's token where the command line finds them."""
     config, directory = parts.config, parts.directory.path
     address = join_address(config.listen.host, api.port)
     secret = config.node.secret_file or directory / "cluster.secret"
@@ -121,7 +121,7 @@ def _welcome(
     elsewhere = [f"{default} isn't this cluster's, and stays as it is."] if named else []
     return [
         *elsewhere,
-        f"API on {address}; its CA and an operator's token are in {kept}. Try:",
+        f"API on {address}; its CA and a gateway's token are in {kept}. Try:",
         "",
         f"  mas account create alice --balance 100.00{named}",
         f"  mas account create bob{named}",

@@ -45,7 +45,7 @@ async def test_a_read_that_raises_is_answered_and_ends_nothing_else(
     await open_accounts(world, alice=100)
 
     async def postings(bucket: int, number: str, before: int, limit: int) -> None:
-        raise OverflowError("Python int too large to convert to SQLite INTEGER")
+        raise OverflowError("Python int too large to convert to a 64-bit integer")
 
     monkeypatch.setattr(world.database, "postings", postings, raising=False)
     statement = await world.reply(world.ask(ReadPostings(0, 1, "alice", 2**63 + 1, 10)))
