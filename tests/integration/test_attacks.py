@@ -86,7 +86,7 @@ async def _paid(client: Client) -> int:
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("attack", ATTACKS)
-async def test_to_b8_payments_go_on_beside_an_attacker_at_its_limit(
+async def test_payments_go_on_beside_an_attacker_at_its_limit(
     cluster: LocalCluster, attack: str
 ) -> None:
     async with AsyncExitStack() as stack:
