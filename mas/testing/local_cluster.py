@@ -14,6 +14,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -47,6 +48,7 @@ from mas.testing.program import Program, end_all
 
 _START_SECONDS = 30.0
 _POLL_SECONDS = 0.02
+_PORTS = range(10_000, 32_768)
 
 
 class NodeFailed(MasError):
@@ -309,12 +311,20 @@ def _listen(host: str, ports: list[int]) -> ListenConfig:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago; all held at once, so that none comes twice."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """Ports that were free a moment ago; all held at once, so that none comes twice.
+
+    They are drawn from below those that Linux gives to connections (`net.ipv4.ip_local_port_range`), or a
+    connection might take one before its server does.
+    """
+    dice = SystemDice()
+    with ExitStack() as stack:
+        ports: list[int] = []
+        while len(ports) < count:
+            port = _PORTS.start + dice.randrange(len(_PORTS))
+            free = stack.enter_context(socket.socket())
+            try:
+                free.bind(("127.0.0.1", port))
+            except OSError:
+                continue  # somebody has it
+            ports.append(port)
+        return ports
