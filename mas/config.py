@@ -169,7 +169,7 @@ class ShareConfig(msgspec.Struct, frozen=True, kw_only=True):
     payments: Count = 256
     """Payments begun whose results the caller hasn't been sent. More wait, and these are what others' payments may wait
     behind in a bucket."""
-    statements: Count = 4
+    statements: Count = 1
     """Statements, and checks of buckets, being read. More wait."""
     refusals_a_day: Count = 10_000
     """Payments refused or cancelled: each leaves a record for ever. They are earned back evenly over a day."""
